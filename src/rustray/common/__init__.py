@@ -1,0 +1,1 @@
+"""Vocabulary that every layer shares; imports nothing of ours."""

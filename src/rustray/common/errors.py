@@ -1,0 +1,237 @@
+"""Every error that a user or a peer can see, in one tree.
+
+Each answers three questions: whose fault is it, does a retry help, and what to
+do next (in the message)::
+
+    RustRayError
+    ├─ ConfigError              yours: names the key, where its value came from, what is allowed
+    ├─ AuthenticationError      yours: no token, or one that is not good (any more)
+    ├─ AuthorizationError       yours: the token is good, its role does not allow this
+    ├─ CommunicationError       the network's, or a peer that broke the protocol
+    │  └─ HeadUnavailable       no head answers there (a retry helps)
+    ├─ WorkerNotFound           yours: no such worker
+    ├─ TaskNotFound             yours: no such task, or its result has expired
+    ├─ DuplicateTask            yours: the task id is taken by a task with other content
+    ├─ TaskExecutionFailed      the task's: user code raised (`.cause` has the exception)
+    ├─ TaskCancelled            somebody cancelled it
+    ├─ TaskTimeout              the task's: a queue, run or total limit passed; a TimeoutError
+    ├─ GetTimeout               the *wait* ended, the task goes on; a TimeoutError
+    ├─ WorkerLost               workers died under it more often than `max_retries`
+    ├─ TaskPoisoned             it killed its executors as often as its crash limit allows
+    ├─ ResourceNotAvailable     yours: no worker could ever run it (nearest miss named)
+    │  └─ FunctionNotFound      yours: no worker offers that function (near names listed)
+    ├─ ResourceExhausted        too much at once: quota, size, backpressure (later, a retry helps)
+    ├─ PayloadError             yours: an argument or result cannot travel (says which and where)
+    ├─ ObjectLost               the value's holders died
+    └─ InvariantError           ours: a bug in rustray; please report it
+
+``rpc/status.py`` maps each class to one gRPC status and back.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class RustRayError(Exception):
+    """Base of every error of rustray.
+
+    Attributes:
+        code: Stable name for programs, also sent over the wire.
+        retryable: Whether the same call may succeed later unchanged.
+    """
+
+    code: ClassVar[str] = "RUSTRAY"
+    retryable: ClassVar[bool] = False
+
+
+class ConfigError(RustRayError):
+    """A setting is unknown, malformed or unsafe."""
+
+    code = "CONFIG"
+
+
+class AuthenticationError(RustRayError):
+    """The caller did not prove who it is."""
+
+    code = "UNAUTHENTICATED"
+
+
+class AuthorizationError(RustRayError):
+    """The caller is known, and may not do this."""
+
+    code = "PERMISSION_DENIED"
+
+
+class CommunicationError(RustRayError):
+    """The connection failed, or a peer broke the protocol."""
+
+    code = "COMMUNICATION"
+
+
+class HeadUnavailable(CommunicationError):
+    """No head answers at the address."""
+
+    code = "HEAD_UNAVAILABLE"
+    retryable = True
+
+
+class WorkerNotFound(RustRayError):
+    """No worker has this id."""
+
+    code = "WORKER_NOT_FOUND"
+
+
+class TaskNotFound(RustRayError):
+    """No task has this id, or its result has expired."""
+
+    code = "TASK_NOT_FOUND"
+
+
+class DuplicateTask(RustRayError):
+    """The task id belongs to a task with other content."""
+
+    code = "DUPLICATE_TASK"
+
+
+class TaskError(RustRayError):
+    """Base of the errors that end one task.
+
+    Attributes:
+        task_id: The task, or "" where it is not known.
+        worker_id: Where its last attempt ran, or "".
+        attempt: Number of that attempt, from 1; 0 if none ever started.
+    """
+
+    code = "TASK"
+
+    def __init__(
+        self, message: str = "", *, task_id: str = "", worker_id: str = "", attempt: int = 0
+    ) -> None:
+        super().__init__(message)
+        self.task_id = task_id
+        self.worker_id = worker_id
+        self.attempt = attempt
+
+
+class TaskExecutionFailed(TaskError):
+    """User code raised an exception.
+
+    Attributes:
+        cause: The user's exception, rebuilt; None where that is not possible.
+        error_type: Qualified name of its class.
+        remote_traceback: The traceback as text, from the executor.
+    """
+
+    code = "TASK_FAILED"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        task_id: str = "",
+        worker_id: str = "",
+        attempt: int = 0,
+        cause: BaseException | None = None,
+        error_type: str = "",
+        remote_traceback: str = "",
+    ) -> None:
+        super().__init__(message, task_id=task_id, worker_id=worker_id, attempt=attempt)
+        self.cause = cause
+        self.error_type = error_type
+        self.remote_traceback = remote_traceback
+
+
+class TaskCancelled(TaskError):
+    """The task was cancelled before it ended."""
+
+    code = "TASK_CANCELLED"
+
+
+class TaskTimeout(TaskError, TimeoutError):
+    """A limit of the task itself passed.
+
+    Attributes:
+        phase: "queue", "run" or "total".
+    """
+
+    code = "TASK_TIMEOUT"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        task_id: str = "",
+        worker_id: str = "",
+        attempt: int = 0,
+        phase: str = "run",
+    ) -> None:
+        super().__init__(message, task_id=task_id, worker_id=worker_id, attempt=attempt)
+        self.phase = phase
+
+
+class GetTimeout(RustRayError, TimeoutError):
+    """The wait for a result ended; the task itself goes on."""
+
+    code = "GET_TIMEOUT"
+    retryable = True
+
+
+class WorkerLost(TaskError):
+    """Workers or executors died under the task, and its retries are used up."""
+
+    code = "WORKER_LOST"
+
+
+class TaskPoisoned(TaskError):
+    """The task killed its executor as often as its crash limit allows."""
+
+    code = "TASK_POISONED"
+
+
+class ResourceNotAvailable(RustRayError):
+    """No worker that exists or could exist can serve the request."""
+
+    code = "RESOURCE_NOT_AVAILABLE"
+
+
+class FunctionNotFound(ResourceNotAvailable):
+    """No worker offers a function of this name."""
+
+    code = "FUNCTION_NOT_FOUND"
+
+
+class ResourceExhausted(RustRayError):
+    """A limit on size, number or rate is reached."""
+
+    code = "RESOURCE_EXHAUSTED"
+    retryable = True
+
+
+class PayloadError(RustRayError):
+    """An argument or a result cannot travel; the message says which and where in it."""
+
+    code = "PAYLOAD"
+
+
+class ObjectLost(RustRayError):
+    """The value of a reference is gone with the nodes that held it."""
+
+    code = "OBJECT_LOST"
+
+
+class InvariantError(RustRayError):
+    """A bug in rustray itself."""
+
+    code = "INTERNAL"
+
+
+def all_error_classes() -> dict[str, type[RustRayError]]:
+    """Map each stable code to its class, over the whole tree."""
+    found: dict[str, type[RustRayError]] = {}
+    pending: list[type[RustRayError]] = [RustRayError]
+    while pending:
+        cls = pending.pop()
+        found[cls.code] = cls
+        pending.extend(cls.__subclasses__())
+    return found

@@ -1,0 +1,1 @@
+"""What a task is: its description, states, payload columns and encodings."""

@@ -1,0 +1,152 @@
+"""`FailureInfo` from an exception, and as bytes.
+
+Nothing that a task raises may break the executor: exceptions whose ``str`` raises, that
+refer to themselves, that cannot be pickled or do not survive it all become a bounded text.
+"""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any, Final
+
+import msgpack
+
+from rustray.common.errors import InvariantError, TaskExecutionFailed
+from rustray.task.result import FailureInfo
+from rustray.task.spec import Codec
+
+MAX_MESSAGE: Final = 8 * 1024
+"""Characters of an exception's own text that are kept."""
+MAX_TRACEBACK: Final = 64 * 1024
+"""Characters of a traceback that are kept, first and last ones."""
+MAX_CAUSES: Final = 4
+MAX_CAUSE_TRACEBACK: Final = 8 * 1024
+MAX_PICKLED: Final = 1024 * 1024
+"""Bytes of a pickled exception; a bigger one travels as text only."""
+
+_TEXT_FIELDS: Final = ("code", "message", "error_type", "traceback", "phase")
+_BYTES_FIELDS: Final = ("cause", "pickled")
+_INT_FIELDS: Final = ("exit_code", "signal")
+
+
+def encode_failure(info: FailureInfo) -> bytes:
+    """Encode as a msgpack map of the fields that are set; any language can read it."""
+    fields: dict[str, Any] = {}
+    for name in _TEXT_FIELDS + _BYTES_FIELDS:
+        value = getattr(info, name)
+        if value:
+            fields[name] = value
+    for name in _INT_FIELDS:
+        value = getattr(info, name)
+        if value is not None:
+            fields[name] = value
+    packed: bytes = msgpack.packb(fields, use_bin_type=True, unicode_errors="replace")
+    return packed
+
+
+def decode_failure(payload: bytes) -> FailureInfo:
+    """Decode; never raises: what is not a failure becomes one with code ``INTERNAL``."""
+    try:
+        fields = msgpack.unpackb(payload, raw=False, unicode_errors="replace")
+        known: dict[str, Any] = {}
+        for names, kind in ((_TEXT_FIELDS, str), (_BYTES_FIELDS, bytes), (_INT_FIELDS, int)):
+            for name in names:
+                if isinstance(fields.get(name), kind):
+                    known[name] = fields[name]
+        return FailureInfo(**{"code": InvariantError.code, "message": "", **known})
+    except Exception as exc:
+        text = f"a failure arrived that cannot be read ({type(exc).__name__})"
+        return FailureInfo(InvariantError.code, text)
+
+
+def failure_from_exception(
+    exc: BaseException, codec: Codec, *, skip_frames: int = 0
+) -> FailureInfo:
+    """Describe what a task raised.
+
+    Args:
+        exc: The exception, with its traceback.
+        codec: Of the task; only PICKLE tasks carry the pickled exception.
+        skip_frames: Outermost traceback frames to leave out (the executor's own).
+    """
+    return FailureInfo(
+        TaskExecutionFailed.code,
+        _message(exc),
+        error_type=qualified_name(type(exc)),
+        traceback=_traceback_text(exc, skip_frames, True, MAX_TRACEBACK),
+        cause=_encoded_cause(exc, MAX_CAUSES),
+        pickled=_pickled(exc) if codec == Codec.PICKLE else b"",
+    )
+
+
+def qualified_name(cls: type) -> str:
+    """Return ``module.QualName``."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def shorten(text: str, limit: int) -> str:
+    """Cut the middle out of a text that is over ``limit`` characters."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    left_out = len(text) - 2 * half
+    return f"{text[:half]}\n... {left_out} characters left out ...\n{text[-half:]}"
+
+
+def safe_text(exc: BaseException) -> str:
+    """``str(exc)``, or a remark where that raises."""
+    try:
+        return str(exc)
+    except Exception as inner:
+        return f"<the text of this {type(exc).__name__} raised {type(inner).__name__}>"
+
+
+def _message(exc: BaseException) -> str:
+    text = safe_text(exc)
+    return _clean(shorten(text, MAX_MESSAGE))
+
+
+def _clean(text: str) -> str:
+    """Replace lone surrogates, which UTF-8 cannot carry."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _traceback_text(exc: BaseException, skip_frames: int, chain: bool, limit: int) -> str:
+    frames = exc.__traceback__
+    for _ in range(skip_frames):
+        if frames is None:
+            break
+        frames = frames.tb_next
+    try:
+        lines = traceback.format_exception(type(exc), exc, frames, chain=chain)
+    except Exception as inner:
+        return f"<the traceback could not be written: {type(inner).__name__}>"
+    return _clean(shorten("".join(lines), limit))
+
+
+def _encoded_cause(exc: BaseException, depth: int) -> bytes:
+    cause = exc.__cause__
+    if cause is None or depth == 0:
+        return b""
+    return encode_failure(
+        FailureInfo(
+            TaskExecutionFailed.code,
+            _message(cause),
+            error_type=qualified_name(type(cause)),
+            traceback=_traceback_text(cause, 0, False, MAX_CAUSE_TRACEBACK),
+            cause=_encoded_cause(cause, depth - 1),
+        )
+    )
+
+
+def _pickled(exc: BaseException) -> bytes:
+    """Pickle the exception if a copy of the same class comes out again."""
+    from rustray.task import pickling
+
+    try:
+        data = pickling.dumps(exc)
+        if len(data) > MAX_PICKLED or type(pickling.loads(data)) is not type(exc):
+            return b""
+    except Exception:
+        return b""
+    return data

@@ -1,0 +1,225 @@
+"""The columnar frames that streams carry, as plain values.
+
+The in-process cluster passes these objects as they are; ``rpc/codec.py`` turns
+them into protobuf and back. One frame carries everything that waited for the
+stream to become free. ``number`` counts a session's frames from 1 in each direction,
+``ack`` is the number of the last frame received from the other side: a duplicate is
+dropped by its number, a gap ends the session, and what was never acked is sent
+again in the next one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rustray.task.columns import PayloadColumn
+from rustray.task.spec import TaskClass
+from rustray.task.state import TaskState
+
+
+@dataclass(frozen=True, slots=True)
+class ClassDefinition:
+    """Introduces a task class under a small number, once per session and direction.
+
+    Attributes:
+        number: The sender's number for the class; 1 to 2**31 - 1.
+        task_class: The class.
+        code: The cloudpickled function where the receiver does not have it yet, else b"".
+    """
+
+    number: int
+    task_class: TaskClass
+    code: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """Consecutive tasks of one class, client to head.
+
+    Attributes:
+        class_number: From an earlier (or this frame's) `ClassDefinition`.
+        first: Sequence of the first task under the session's prefix.
+        payloads: Arguments, one item a task.
+    """
+
+    class_number: int
+    first: int
+    payloads: PayloadColumn
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRange:
+    """Consecutive tasks of a session: ``first`` to ``first + count - 1``."""
+
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Tasks that the head refused, and the typed error."""
+
+    first: int
+    count: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Consecutive tasks that ended alike, head to client.
+
+    Attributes:
+        first: Sequence of the first task.
+        state: The terminal state that all of them reached.
+        payloads: One item a task: the encoded value, or an encoded `FailureInfo`.
+        worker_id: Where they ran, or "".
+        attempts: How often each was started.
+    """
+
+    first: int
+    state: TaskState
+    payloads: PayloadColumn
+    worker_id: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequest:
+    """Cancel consecutive tasks.
+
+    Attributes:
+        prefix: 10 bytes; b"" means the session's own.
+        first: Sequence of the first.
+        count: How many.
+        force: Kill the executor instead of asking the task to stop.
+    """
+
+    prefix: bytes
+    first: int
+    count: int
+    force: bool = False
+
+
+@dataclass(slots=True)
+class ClientFrame:
+    """Client to head."""
+
+    number: int = 0
+    ack: int = 0
+    classes: list[ClassDefinition] = field(default_factory=list)
+    submissions: list[Submission] = field(default_factory=list)
+    cancels: list[CancelRequest] = field(default_factory=list)
+    follow: list[TaskRange] = field(default_factory=list)
+    """After a reconnect: acked tasks whose outcomes the client still waits for."""
+    token: str = ""
+    """A renewed access token, before the one that opened the stream ends."""
+
+
+@dataclass(slots=True)
+class HeadFrame:
+    """Head to client."""
+
+    number: int = 0
+    ack: int = 0
+    accepted: list[TaskRange] = field(default_factory=list)
+    rejected: list[Rejection] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+    unknown: list[TaskRange] = field(default_factory=list)
+    """Answer to `ClientFrame.follow`: tasks that this head does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGrant:
+    """Head to worker: run these consecutive tasks, all under one attempt number.
+
+    Attributes:
+        lease: The head's number of this grant, never reused: it is the fence.
+        class_number: From a `ClassDefinition` on this session.
+        attempt: Attempt number of every task in it, from 1.
+        prefix: Task ids' session prefix, 10 bytes.
+        first: Task ids' first sequence.
+        payloads: Arguments, one item a task.
+    """
+
+    lease: int
+    class_number: int
+    attempt: int
+    prefix: bytes
+    first: int
+    payloads: PayloadColumn
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRange:
+    """Tasks ``offset`` to ``offset + count - 1`` of one lease."""
+
+    lease: int
+    offset: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseCancel:
+    """Head to worker: stop these tasks; ``force`` kills the executor at once."""
+
+    lease: int
+    offset: int
+    count: int
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseOutcome:
+    """Worker to head: consecutive tasks of a lease that ended alike.
+
+    Attributes:
+        lease: The grant they ran under.
+        offset: Position of the first in the lease.
+        state: SUCCEEDED, FAILED, CANCELLED or TIMED_OUT; or LEASED for "the executor died
+            under it" (the head decides whether to retry).
+        payloads: One item a task: encoded value or encoded `FailureInfo`.
+        run_us: Run time of all of them together, in microseconds.
+    """
+
+    lease: int
+    offset: int
+    state: TaskState
+    payloads: PayloadColumn
+    run_us: int
+
+
+@dataclass(slots=True)
+class AssignFrame:
+    """Head to worker."""
+
+    number: int = 0
+    ack: int = 0
+    classes: list[ClassDefinition] = field(default_factory=list)
+    leases: list[LeaseGrant] = field(default_factory=list)
+    cancels: list[LeaseCancel] = field(default_factory=list)
+    recall: list[LeaseRange] = field(default_factory=list)
+    """Give these back if they have not started (take-back for a higher priority or idle peer)."""
+    drain: bool = False
+    """Take no more work, finish what runs, give back the rest, then leave."""
+
+
+@dataclass(slots=True)
+class WorkerFrame:
+    """Worker to head."""
+
+    number: int = 0
+    ack: int = 0
+    held: list[LeaseRange] | None = None
+    """First frame of a session only: everything leased to the worker that it still answers for:
+    not started, running, or finished with an outcome that the head has not acked."""
+    outcomes: list[LeaseOutcome] = field(default_factory=list)
+    returned: list[LeaseRange] = field(default_factory=list)
+    """Given back unstarted, never to be started by this worker."""
+    started: list[LeaseRange] = field(default_factory=list)
+    """Running, for tasks that have been running for a while."""
+    draining: bool = False
+    """The worker takes no more work (it was told to stop); repeated in every frame from then on."""
+    drained: bool = False
+    """The last frame: the worker holds nothing any more and leaves."""
+    token: str = ""

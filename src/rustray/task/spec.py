@@ -1,0 +1,263 @@
+"""What a user asks for (`TaskSpec`), and what tasks of one kind share (`TaskClass`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from enum import IntEnum
+from typing import Any, Final
+
+from rustray.common import ids
+from rustray.common.resources import CPU, GPU, MEMORY, ResourceSet
+
+MIN_PRIORITY: Final = -(1 << 31)
+MAX_PRIORITY: Final = (1 << 31) - 1
+MAX_RETRIES_LIMIT: Final = 1_000_000
+MAX_SECONDS: Final = 10 * 365 * 86_400.0
+MAX_NAME: Final = 256
+
+
+class Codec(IntEnum):
+    """How a payload is encoded; the head only carries this number."""
+
+    PICKLE = 1
+    """Pickle protocol 5, cloudpickle where needed: only where the token's scope allows code."""
+    JSON = 2
+    """UTF-8 JSON, for programs of any language."""
+    MSGPACK = 3
+    """msgpack with rustray's extension types (task/codec.py): the default for data."""
+
+
+class ExecutorKind(IntEnum):
+    """Where in a worker the function runs."""
+
+    PROCESS = 1
+    """One task at a time in an executor process."""
+    THREAD = 2
+    """A thread of a shared executor process: for blocking I/O."""
+    ASYNC = 3
+    """A coroutine on the event loop of a shared executor process."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceRequirements:
+    """What one task needs while it runs.
+
+    Attributes:
+        cpu_cores: Cores, fractions allowed; 4 takes four slots.
+        memory_mb: Megabytes.
+        gpus: GPUs, fractions allowed.
+        resources: Amounts of resources that workers name themselves (``--resource K=V``).
+        labels: Labels that a worker must carry with exactly these values.
+
+    Raises:
+        ValueError: an amount is negative, NaN, infinite or not a number, or a name is bad.
+    """
+
+    cpu_cores: float = 1
+    memory_mb: float = 0
+    gpus: float = 0
+    resources: Mapping[str, float] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.to_set()
+        for key, value in self.labels.items():
+            if not isinstance(key, str) or not isinstance(value, str):
+                raise ValueError(f"label {key!r}={value!r}: both must be text")
+
+    def to_set(self) -> ResourceSet:
+        """Return the amounts as one vector."""
+        clash = {CPU, MEMORY, GPU} & set(self.resources)
+        if clash:
+            raise ValueError(f"{sorted(clash)[0]} has a field of its own; take it out of resources")
+        return ResourceSet.of(
+            {CPU: self.cpu_cores, MEMORY: self.memory_mb, GPU: self.gpus, **self.resources}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """One task for a registered function, as `HeadNode.submit_task` takes it.
+
+    Attributes:
+        function_name: Name that workers announced.
+        args: Positional arguments: data that msgpack or JSON can carry.
+        kwargs: Keyword arguments.
+        resource_requirements: Needs; None takes what the function declared, else one core.
+        priority: int32; higher runs first, equal ones first come first served.
+        max_retries: Re-runs after a lost worker or executor; None takes the head's default (3).
+        timeout_s: Limit of one attempt's run.
+        queue_timeout_s: Limit of the wait for a worker.
+        total_timeout_s: Limit from acceptance to the end, retries included.
+        task_id: Id to use instead of a new one. The same id with the same content is
+            the same task (it does not run twice); with other content it is an error.
+        wait_for_resources: Queue a request that no present worker could ever serve.
+
+    Raises:
+        ValueError: a field is out of range; the message names it and the range.
+    """
+
+    function_name: str
+    args: Sequence[Any] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    resource_requirements: ResourceRequirements | None = None
+    priority: int = 0
+    max_retries: int | None = None
+    timeout_s: float | None = None
+    queue_timeout_s: float | None = None
+    total_timeout_s: float | None = None
+    task_id: str | None = None
+    wait_for_resources: bool = False
+
+    def __post_init__(self) -> None:
+        check_name("function_name", self.function_name)
+        check_priority(self.priority)
+        check_retries(self.max_retries)
+        check_seconds("timeout_s", self.timeout_s)
+        check_seconds("queue_timeout_s", self.queue_timeout_s)
+        check_seconds("total_timeout_s", self.total_timeout_s)
+        if self.task_id is not None:
+            ids.split_task_id(self.task_id)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskClass:
+    """All that tasks of one kind share; equal classes queue together.
+
+    Attributes:
+        function: Registered name, or the qualified name of a function sent as code.
+        code_hash: SHA-256 of the cloudpickled function, or b"" for a registered one.
+        nargs: Number of positional arguments, for the check against the signature;
+            -1 where that is not known (code) and not checked.
+        kwarg_names: Names of the keyword arguments, in name order.
+        resources: Demand of one task while it runs.
+        labels: (key, value) pairs that a worker must carry, in key order.
+        priority: int32, higher first.
+        max_retries: Re-runs after infrastructure loss; -1 means without limit.
+        retry_exceptions: Whether an exception of user code is retried too, in the same budget.
+        timeout_s: Run limit of an attempt; 0 means none.
+        queue_timeout_s: Limit of waiting for a worker; 0 means none.
+        total_timeout_s: Limit from acceptance on; 0 means none.
+        codec: Encoding of arguments and result.
+        executor: Where in a worker it runs.
+        wait_for_resources: Accept although no present worker could ever run it.
+    """
+
+    function: str
+    code_hash: bytes = b""
+    nargs: int = -1
+    kwarg_names: tuple[str, ...] = ()
+    resources: ResourceSet = field(default_factory=lambda: ResourceSet.of({CPU: 1}))
+    labels: tuple[tuple[str, str], ...] = ()
+    priority: int = 0
+    max_retries: int = 3
+    retry_exceptions: bool = False
+    timeout_s: float = 0.0
+    queue_timeout_s: float = 0.0
+    total_timeout_s: float = 0.0
+    codec: Codec = Codec.MSGPACK
+    executor: ExecutorKind = ExecutorKind.PROCESS
+    wait_for_resources: bool = False
+    _hash: int = field(init=False, repr=False, compare=False, default=0)
+
+    def __post_init__(self) -> None:
+        # Classes key dictionaries on the hot path: hash the fifteen fields once.
+        fields = (
+            self.function,
+            self.code_hash,
+            self.nargs,
+            self.kwarg_names,
+            self.resources,
+            self.labels,
+            self.priority,
+            self.max_retries,
+            self.codec,
+        )
+        object.__setattr__(self, "_hash", hash(fields))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __reduce__(self) -> tuple[type[TaskClass], tuple[Any, ...]]:
+        # The hash of a text differs from process to process, so it must not travel.
+        return TaskClass, tuple(getattr(self, f.name) for f in fields(self) if f.init)
+
+    def validate(self) -> None:
+        """Check every field, as the head does for what a peer defined.
+
+        Raises:
+            ValueError: a field is out of range; the message names it and the range.
+        """
+        check_name("function", self.function)
+        check_priority(self.priority)
+        if self.max_retries != -1:
+            check_retries(self.max_retries)
+        for name in ("timeout_s", "queue_timeout_s", "total_timeout_s"):
+            value = getattr(self, name)
+            if value:
+                check_seconds(name, value)
+        if len(self.code_hash) not in (0, 32):
+            raise ValueError(f"code_hash must be 0 or 32 bytes, not {len(self.code_hash)}")
+        if len(self.kwarg_names) > MAX_NAME or len(self.labels) > MAX_NAME:
+            raise ValueError(f"at most {MAX_NAME} keyword arguments and labels are allowed")
+
+
+def check_name(field_name: str, name: object) -> None:
+    """Refuse names that are empty, over 256 characters, or not printable.
+
+    Raises:
+        ValueError: as said.
+    """
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{field_name} must be a non-empty text, not {name!r:.80}")
+    if len(name) > MAX_NAME:
+        raise ValueError(f"{field_name} has {len(name)} characters, at most {MAX_NAME} are allowed")
+    if not name.isprintable():
+        raise ValueError(f"{field_name} {ascii(name)[:80]} has characters that cannot be shown")
+
+
+def check_priority(priority: object) -> None:
+    """Refuse what is not an int32.
+
+    Raises:
+        ValueError: as said.
+    """
+    if isinstance(priority, bool) or not isinstance(priority, int):
+        raise ValueError(f"priority must be a whole number, not {priority!r:.80}")
+    if not MIN_PRIORITY <= priority <= MAX_PRIORITY:
+        raise ValueError(f"priority {priority} is outside {MIN_PRIORITY} to {MAX_PRIORITY}")
+
+
+def check_retries(max_retries: object) -> None:
+    """Refuse what is not None, -1 (no limit), or 0 to a million.
+
+    Raises:
+        ValueError: as said.
+    """
+    if max_retries is None:
+        return
+    if isinstance(max_retries, bool) or not isinstance(max_retries, int):
+        raise ValueError(f"max_retries must be a whole number, not {max_retries!r:.80}")
+    if not -1 <= max_retries <= MAX_RETRIES_LIMIT:
+        raise ValueError(
+            f"max_retries {max_retries} is outside -1 (no limit) to {MAX_RETRIES_LIMIT}"
+        )
+
+
+def check_seconds(field_name: str, seconds: object) -> None:
+    """Refuse what is neither None nor a positive, finite number of seconds up to ten years.
+
+    Raises:
+        ValueError: as said.
+    """
+    if seconds is None:
+        return
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise ValueError(f"{field_name} must be a number of seconds, not {seconds!r:.80}")
+    if math.isnan(seconds) or not 0 < seconds <= MAX_SECONDS:
+        raise ValueError(
+            f"{field_name}={seconds} is outside (0, {MAX_SECONDS:g}] seconds; "
+            "leave it out for no limit"
+        )

@@ -1,0 +1,197 @@
+"""Immutable pictures of the cluster, for CLI, clients and programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rustray.task.functions import FunctionInfo
+from rustray.task.state import TaskState
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """What a worker says of itself when it registers.
+
+    Attributes:
+        worker_id: ``<name>-<8 hex digits>``.
+        incarnation: Grows with each start under the same id; the newer one wins.
+        name: What the user called it, or the host's name.
+        address: host:port of its WorkerService; "" in the embedded cluster.
+        resources: Amounts by name (cores, megabytes, ...), as the user writes them.
+        labels: Key to value.
+        functions: What it offers by name.
+        version: rustray's version there.
+        pid: Process id.
+        host_key: Names the host's boot and process namespace; lets a head on the same host
+            find out at once that the process is gone. "" where unknown.
+    """
+
+    worker_id: str
+    incarnation: int
+    name: str
+    address: str
+    resources: Mapping[str, float]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    functions: tuple[FunctionInfo, ...] = ()
+    version: str = ""
+    pid: int = 0
+    host_key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The head's answer to a registration.
+
+    Attributes:
+        session: Number of this session; the stream and each heartbeat carry it.
+        heartbeat_interval_s: How often to send a heartbeat.
+        lease_ttl_s: How long the head waits for one before it gives the work to others.
+    """
+
+    session: int
+    heartbeat_interval_s: float
+    lease_ttl_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Worker to head, beside the stream so that it never waits behind data.
+
+    Attributes:
+        sent: Number of the last frame that the worker put on the stream.
+        received: Number of the last frame that it took from the stream.
+        held: Lease number and count of its unfinished tasks, as of ``received``.
+        running: Tasks running now.
+        cpu_load_ratio: Load average per core.
+        memory_used_mb: Of the worker's processes together.
+    """
+
+    worker_id: str
+    session: int
+    sent: int
+    received: int
+    held: tuple[tuple[int, int], ...] = ()
+    running: int = 0
+    cpu_load_ratio: float = 0.0
+    memory_used_mb: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatReply:
+    """``is_known`` False: the head does not know this session; register again."""
+
+    is_known: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """A worker as the head sees it.
+
+    Attributes:
+        state: "ready", "disconnected" (its lease still runs) or "draining".
+        resources: What it owns.
+        used: What the tasks leased to it need.
+        leased: Tasks leased to it, running or prefetched.
+        finished: Tasks it has finished since it joined.
+        last_seen_s: Seconds since the last heartbeat.
+    """
+
+    worker_id: str
+    name: str
+    address: str
+    state: str
+    resources: Mapping[str, float]
+    used: Mapping[str, float]
+    labels: Mapping[str, str]
+    functions: tuple[str, ...]
+    leased: int
+    running: int
+    finished: int
+    last_seen_s: float
+    version: str = ""
+    pid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """A task as the head sees it; times are wall clock, None where not there yet."""
+
+    task_id: str
+    function: str
+    state: TaskState
+    priority: int
+    attempts: int
+    worker_id: str
+    submitted_unix_s: float
+    finished_unix_s: float | None = None
+    error_code: str = ""
+    error_message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPage:
+    """One page of a task list.
+
+    Attributes:
+        tasks: In order of acceptance.
+        next_cursor: Pass it to get the next page; "" at the end.
+        total: How many tasks match in all.
+    """
+
+    tasks: tuple[TaskView, ...]
+    next_cursor: str
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReason:
+    """Why one worker does not run the task now (or that it could)."""
+
+    worker_id: str
+    is_feasible: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a task is where it is.
+
+    Attributes:
+        summary: One sentence for a person.
+        position: Tasks ahead of it in its own class queue; -1 if it is not queued.
+        workers: A reason per worker.
+        advice: What would unblock it, or "".
+    """
+
+    task_id: str
+    state: TaskState
+    summary: str
+    position: int = -1
+    workers: tuple[WorkerReason, ...] = ()
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterStatus:
+    """The cluster at a glance.
+
+    Attributes:
+        cluster_id: Of the head's state directory.
+        tasks: State name to number of tasks that the head still knows.
+        counters: Name to total since the head's start (accepted, finished, retried,
+            rejected by reason, ...).
+    """
+
+    cluster_id: str
+    version: str
+    address: str
+    uptime_s: float
+    security: str
+    durability: str
+    strategy: str
+    workers: int
+    tasks: Mapping[str, int]
+    resources: Mapping[str, float]
+    used: Mapping[str, float]
+    counters: Mapping[str, int]
