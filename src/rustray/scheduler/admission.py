@@ -1,0 +1,254 @@
+"""What the head accepts, and what it refuses with which error."""
+
+from __future__ import annotations
+
+from rustray.common.errors import (
+    DuplicateTask,
+    FunctionNotFound,
+    PayloadError,
+    ResourceExhausted,
+    ResourceNotAvailable,
+    RustRayError,
+)
+from rustray.scheduler.commands import (
+    AcceptTasks,
+    DeliverOutcome,
+    PersistBatch,
+    PublishEvents,
+    RejectTasks,
+    ReportUnknown,
+)
+from rustray.scheduler.deadlines import start_batch_timers
+from rustray.scheduler.events import FollowRequested, TasksSubmitted
+from rustray.scheduler.placement import add_span, capacity_of, new_queue
+from rustray.scheduler.records import Batch, ClassQueue
+from rustray.scheduler.state import SchedulerState
+from rustray.scheduler.view import outcome_of
+from rustray.task.columns import PayloadColumn
+from rustray.task.functions import near_names
+from rustray.task.spec import TaskClass
+from rustray.task.state import TaskState
+
+
+def on_submitted(state: SchedulerState, event: TasksSubmitted, now: float) -> None:
+    """Accept or refuse consecutive tasks; those that are there already count as accepted."""
+    count = len(event.payloads)
+    known = state.overlapping(event.prefix, event.first, count)
+    low = 0
+    for batch in known:
+        start = max(batch.first - event.first, 0)
+        end = min(batch.first + batch.count - event.first, count)
+        if low < start:
+            _accept_fresh(state, event, low, start, now)
+        _match_known(state, event, batch, start, end)
+        low = end
+    if low < count:
+        _accept_fresh(state, event, low, count, now)
+
+
+def _accept_fresh(
+    state: SchedulerState, event: TasksSubmitted, low: int, high: int, now: float
+) -> None:
+    payloads = event.payloads.slice(low, high)
+    first = event.first + low
+    queue = new_queue(state, event.task_class)
+    error = refusal(state, queue, payloads)
+    if error is not None:
+        _refuse(state, event.prefix, first, high - low, error)
+        if queue.batches == 0:
+            del state.queues[event.task_class]
+        return
+    batch = Batch(
+        state.next_batch, event.prefix, first, high - low, queue, payloads, event.is_pushed, now
+    )
+    state.next_batch += 1
+    queue.batches += 1
+    state.insert(batch)
+    state.pending_tasks += batch.count
+    state.pending_bytes += len(payloads.blob)
+    state.counts[TaskState.QUEUED] += batch.count
+    state.counters["tasks_accepted"] += batch.count
+    commands = state.commands
+    commands.append(PersistBatch(batch.prefix, first, event.task_class, payloads))
+    commands.append(AcceptTasks(batch.prefix, first, batch.count))
+    commands.append(
+        PublishEvents(
+            batch.prefix, first, batch.count, TaskState.QUEUED, 0, "", event.task_class.function
+        )
+    )
+    start_batch_timers(state, batch, now)
+    add_span(state, batch, 0, batch.count)
+
+
+def _refuse(
+    state: SchedulerState, prefix: bytes, first: int, count: int, error: RustRayError
+) -> None:
+    state.counters["tasks_rejected"] += count
+    state.counters[f"tasks_rejected_{error.code.lower()}"] += count
+    state.commands.append(RejectTasks(prefix, first, count, error))
+
+
+def _match_known(
+    state: SchedulerState, event: TasksSubmitted, batch: Batch, low: int, high: int
+) -> None:
+    """Compare tasks that exist already with what was submitted again under their ids.
+
+    Arguments of a batch that has ended are not kept; then equal ids and class are taken for
+    equal content, for the client that lost an answer asks once more in good faith.
+    """
+    first = event.first + low
+    start = first - batch.first
+    end = start + high - low
+    is_same = batch.queue.task_class == event.task_class and (
+        batch.payloads is None
+        or batch.payloads.slice(start, end) == event.payloads.slice(low, high)
+    )
+    if is_same:
+        state.counters["tasks_deduplicated"] += high - low
+        state.commands.append(AcceptTasks(batch.prefix, first, high - low, deduplicated=True))
+        return
+    error = DuplicateTask(
+        "a task with this id exists already and has other content; "
+        "give the new task an id of its own",
+    )
+    _refuse(state, event.prefix, first, high - low, error)
+
+
+def refusal(
+    state: SchedulerState, queue: ClassQueue, payloads: PayloadColumn
+) -> RustRayError | None:
+    """Say why tasks cannot be accepted, or None."""
+    settings = state.settings
+    task_class = queue.task_class
+    size = len(payloads.blob)
+    if size > settings.max_payload_bytes:
+        largest = max(map(len, payloads))
+        if largest > settings.max_payload_bytes:
+            return PayloadError(
+                f"the arguments of one task take {largest} bytes, at most "
+                f"{settings.max_payload_bytes} are allowed ([scheduler] max_payload_bytes); "
+                "pass a path or a smaller piece instead"
+            )
+    if state.pending_tasks + len(payloads) > settings.max_pending_tasks:
+        return ResourceExhausted(
+            f"{state.pending_tasks} tasks are pending and at most {settings.max_pending_tasks} "
+            "are allowed; submit again when some have ended"
+        )
+    if state.pending_bytes + size > settings.max_pending_bytes:
+        return ResourceExhausted(
+            f"the arguments of pending tasks take {state.pending_bytes} bytes and at most "
+            f"{settings.max_pending_bytes} are allowed; submit again when some have ended"
+        )
+    return call_error(state, task_class) or feasibility_error(state, queue)
+
+
+def call_error(state: SchedulerState, task_class: TaskClass) -> RustRayError | None:
+    """Check name and arguments of a call to a registered function."""
+    if task_class.code_hash:
+        if task_class.code_hash not in state.code:
+            return PayloadError(
+                f"the code of {task_class.function} has not arrived at the head; submit it again"
+            )
+        return None
+    info = state.functions.get(task_class.function)
+    if info is None:
+        if not state.workers and not state.functions:
+            return None  # No worker has ever joined: the one that offers it may come.
+        if task_class.wait_for_resources:
+            return None
+        near = near_names(task_class.function, state.functions)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else (
+            "offered are: " + (", ".join(sorted(state.functions)[:10]) or "none") + "."
+        )  # fmt: skip
+        return FunctionNotFound(
+            f"no worker offers a function {task_class.function!r}; {hint} "
+            "Start a worker with --functions MODULE, or pass wait_for_resources=True."
+        )
+    if task_class.nargs < 0:
+        return None
+    problem = info.check_call(task_class.nargs, task_class.kwarg_names)
+    if problem:
+        return PayloadError(f"{info.signature} cannot be called like this: {problem}")
+    return None
+
+
+def feasibility_error(state: SchedulerState, queue: ClassQueue) -> RustRayError | None:
+    """Check that some worker could ever run the class; name the nearest miss if not."""
+    task_class = queue.task_class
+    if task_class.wait_for_resources or not state.workers:
+        return None
+    if any(capacity_of(queue, worker) for worker in state.workers.values()):
+        return None
+    if not task_class.code_hash and not any(
+        task_class.function in worker.functions for worker in state.workers.values()
+    ):
+        return None  # A worker that offered it has left, and may come back.
+    best: tuple[int, float, str] | None = None
+    for worker in state.workers.values():
+        misses = misses_of(task_class, worker.info.labels, worker.load.total)
+        text = f"{worker.worker_id} comes nearest: " + ", ".join(misses)
+        missing = task_class.resources.shortage(worker.load.total)
+        gap = sum(need / max(have, 1e-9) for need, have in missing.values())
+        candidate = (len(misses), gap, text)
+        if best is None or candidate < best:
+            best = candidate
+    nearest = best[2] if best else ""
+    return ResourceNotAvailable(
+        f"no worker can ever run {task_class.function} with {_needs(task_class)}; {nearest}. "
+        "Ask for less, add such a worker, or pass wait_for_resources=True to wait for one."
+    )
+
+
+def misses_of(task_class: TaskClass, labels: object, total: dict[str, int]) -> list[str]:
+    """List what a worker lacks for a class, in words."""
+    assert hasattr(labels, "get")
+    misses = [
+        f"label {key} is {labels.get(key)!r}, {value!r} is needed"
+        for key, value in task_class.labels
+        if labels.get(key) != value
+    ]
+    for name, (need, have) in task_class.resources.shortage(total).items():
+        misses.append(f"it has {name}={have:g}, {need:g} is needed")
+    return misses
+
+
+def _needs(task_class: TaskClass) -> str:
+    parts = [f"{name}={amount:g}" for name, amount in task_class.resources.amounts().items()]
+    parts += [f"label {key}={value}" for key, value in task_class.labels]
+    return ", ".join(parts) or "no needs"
+
+
+def on_follow(state: SchedulerState, event: FollowRequested) -> None:
+    """Send a client that came back what has ended meanwhile, and name what is not known."""
+    sequence = event.first
+    end = event.first + event.count
+    while sequence < end:
+        found = state.find(event.prefix, sequence)
+        if found is None:
+            known = state.overlapping(event.prefix, sequence, end - sequence)
+            stop = known[0].first if known else end
+            state.commands.append(ReportUnknown(event.prefix, sequence, stop - sequence))
+            sequence = stop
+            continue
+        batch, offset = found
+        batch.is_pushed = True
+        stop_offset = min(batch.count, offset + end - sequence)
+        _send_again(state, batch, offset, stop_offset)
+        sequence += stop_offset - offset
+
+
+def _send_again(state: SchedulerState, batch: Batch, low: int, high: int) -> None:
+    offset = low
+    while offset < high:
+        if not TaskState(batch.state[offset]).is_terminal:
+            offset += 1
+            continue
+        stored = batch.outcomes[batch.lease[offset]]
+        if stored is None or stored.is_evicted:
+            state.commands.append(ReportUnknown(batch.prefix, batch.first + offset, 1))
+            offset += 1
+            continue
+        end = min(high, stored.offset + len(stored.payloads))
+        outcome = outcome_of(stored, offset, end)
+        state.commands.append(DeliverOutcome(batch.prefix, outcome, is_pushed=True))
+        offset = end

@@ -1,0 +1,317 @@
+"""How tasks end, or go back into the queue."""
+
+from __future__ import annotations
+
+from array import array
+
+from rustray.scheduler.commands import DeliverOutcome, PersistOutcome, PublishEvents
+from rustray.scheduler.events import OutcomesDelivered
+from rustray.scheduler.placement import enqueue
+from rustray.scheduler.records import Batch, Lease, StoredOutcome, WorkerRecord
+from rustray.scheduler.state import SchedulerState, push_front, runs
+from rustray.scheduler.view import outcome_of
+from rustray.task.columns import PayloadColumn
+from rustray.task.failures import encode_failure
+from rustray.task.frames import LeaseOutcome, LeaseRange
+from rustray.task.result import FailureInfo
+from rustray.task.state import TaskState
+
+MEAN_WEIGHT = 0.3
+"""Weight of the newest report in the moving average of run times."""
+REPORTABLE = frozenset(
+    {
+        TaskState.SUCCEEDED,
+        TaskState.FAILED,
+        TaskState.CANCELLED,
+        TaskState.TIMED_OUT,
+        TaskState.LEASED,
+    }
+)
+
+
+def owned_runs(
+    state: SchedulerState, lease: Lease, offset: int, count: int
+) -> list[tuple[int, int, TaskState]]:
+    """Return the runs of a lease's range that are really still under this lease.
+
+    Everything else (a result that came twice, work that was given to another worker
+    meanwhile, an offset that a lying worker made up) is counted as stale and left out.
+    """
+    if offset < 0 or count <= 0 or offset + count > lease.count:
+        state.counters["stale_reports"] += max(count, 1)
+        return []
+    batch = lease.batch
+    low = lease.low + offset
+    high = low + count
+    first = batch.state[low]
+    if (
+        first < TaskState.SUCCEEDED
+        and batch.lease[low:high] == array("Q", (lease.number,)) * count
+        and batch.state.count(first, low, high) == count
+    ):
+        return [(low, high, TaskState(first))]
+    found: list[tuple[int, int, TaskState]] = []
+    for start, end, byte in runs(batch.state, low, high):
+        if byte >= TaskState.SUCCEEDED or byte == TaskState.QUEUED:
+            state.counters["stale_reports"] += end - start
+            continue
+        run_start = -1
+        for index in range(start, end + 1):
+            mine = index < end and batch.lease[index] == lease.number
+            if mine and run_start < 0:
+                run_start = index
+            elif not mine:
+                if run_start >= 0:
+                    found.append((run_start, index, TaskState(byte)))
+                    run_start = -1
+                if index < end:
+                    state.counters["stale_reports"] += 1
+    return found
+
+
+def on_outcome(
+    state: SchedulerState, worker: WorkerRecord, report: LeaseOutcome, now: float
+) -> None:
+    """Take a worker's report of how consecutive tasks of a lease ended."""
+    lease = worker.leases.get(report.lease)
+    count = len(report.payloads)
+    if lease is None or report.state not in REPORTABLE:
+        state.counters["stale_reports"] += max(count, 1)
+        return
+    queue = lease.batch.queue
+    if report.state is TaskState.SUCCEEDED and count:
+        mean = max(report.run_us, 0) / count / 1e6
+        old = queue.mean_run_s
+        queue.mean_run_s = mean if old < 0 else old + MEAN_WEIGHT * (mean - old)
+    for low, high, present in owned_runs(state, lease, report.offset, count):
+        start = low - lease.low - report.offset
+        payloads = report.payloads.slice(start, start + high - low)
+        release(state, lease, high - low)
+        worker.finished += high - low
+        if present is TaskState.CANCELLING and report.state is TaskState.LEASED:
+            finish(state, lease.batch, low, high, present, TaskState.CANCELLED, payloads, worker, now)
+        elif report.state is TaskState.LEASED:
+            retry_or_fail(state, lease, low, high, present, payloads, now)
+        elif report.state is TaskState.FAILED and queue.task_class.retry_exceptions:
+            retry_or_fail(state, lease, low, high, present, payloads, now)
+        else:
+            finish(state, lease.batch, low, high, present, report.state, payloads, worker, now)
+
+
+def release(state: SchedulerState, lease: Lease, number: int) -> None:
+    """Take tasks off their lease and its worker."""
+    lease.remaining -= number
+    worker = lease.worker
+    if lease.remaining == 0:
+        del state.leases[lease.number]
+        del worker.leases[lease.number]
+        worker.running.pop(lease.number, None)
+    state.charge(worker, lease.batch.queue, -number)
+
+
+def retry_or_fail(
+    state: SchedulerState,
+    lease: Lease,
+    low: int,
+    high: int,
+    present: TaskState,
+    payloads: PayloadColumn,
+    now: float,
+) -> None:
+    """Queue released tasks for another attempt while their budget lasts, else fail them.
+
+    Args:
+        payloads: Encoded failures to end with, one a task.
+    """
+    batch = lease.batch
+    budget = batch.queue.task_class.max_retries
+    for offset in range(low, high):
+        used = batch.reruns.get(offset, 0)
+        if budget < 0 or used < budget:
+            batch.reruns[offset] = used + 1
+            state.counters["tasks_retried"] += 1
+            requeue(state, lease, offset, offset + 1, present)
+        else:
+            item = PayloadColumn.of([payloads[offset - low]])
+            finish(
+                state, batch, offset, offset + 1, present, TaskState.FAILED, item, lease.worker, now
+            )
+
+
+def requeue(state: SchedulerState, lease: Lease, low: int, high: int, present: TaskState) -> None:
+    """Put released tasks back at the head of their queue, under the next attempt number."""
+    batch = lease.batch
+    for offset in range(low, high):
+        batch.grants[offset] = lease.attempt
+    batch.lease[low:high] = array("Q", (0,)) * (high - low)
+    state.set_state(batch, low, high, present, TaskState.QUEUED)
+    push_front(batch.queue, batch, low, high)
+    enqueue(state, batch.queue)
+
+
+def give_back(state: SchedulerState, worker: WorkerRecord, returned: LeaseRange) -> None:
+    """Take back tasks that a worker has not started and never will."""
+    lease = worker.leases.get(returned.lease)
+    if lease is None:
+        state.counters["stale_reports"] += max(returned.count, 1)
+        return
+    for low, high, present in reversed(
+        owned_runs(state, lease, returned.offset, returned.count)
+    ):
+        release(state, lease, high - low)
+        if present is TaskState.CANCELLING:
+            cancelled = cancelled_payloads(high - low)
+            finish(
+                state, lease.batch, low, high, present, TaskState.CANCELLED, cancelled, worker, -1.0
+            )
+        else:
+            state.counters["tasks_returned"] += high - low
+            requeue(state, lease, low, high, present)
+
+
+def finish(
+    state: SchedulerState,
+    batch: Batch,
+    low: int,
+    high: int,
+    present: TaskState,
+    end: TaskState,
+    payloads: PayloadColumn,
+    worker: WorkerRecord | None,
+    now: float,
+) -> None:
+    """End tasks (already released from their lease, if they had one).
+
+    Args:
+        now: Time of the end; below 0 takes the time of the newest outcome, for ends that
+            come out of a worker's return.
+    """
+    if batch.reruns and high - low > 1:
+        for offset in range(low, high):
+            item = payloads.slice(offset - low, offset - low + 1)
+            _finish_alike(state, batch, offset, offset + 1, present, end, item, worker, now)
+        return
+    _finish_alike(state, batch, low, high, present, end, payloads, worker, now)
+
+
+def _finish_alike(
+    state: SchedulerState,
+    batch: Batch,
+    low: int,
+    high: int,
+    present: TaskState,
+    end: TaskState,
+    payloads: PayloadColumn,
+    worker: WorkerRecord | None,
+    now: float,
+) -> None:
+    number = high - low
+    if now < 0:
+        now = state.kept[-1].finished_at_s if state.kept else 0.0
+    was_granted = worker is not None or bool(batch.grants.get(low))
+    attempts = 1 + batch.reruns.get(low, 0) if was_granted else 0
+    worker_id = worker.info.worker_id if worker is not None else ""
+    stored = StoredOutcome(batch, low, end, payloads, worker_id, attempts, now)
+    batch.lease[low:high] = array("Q", (len(batch.outcomes),)) * number
+    batch.outcomes.append(stored)
+    batch.kept += 1
+    state.kept.append(stored)
+    state.result_bytes += len(payloads.blob)
+    state.set_state(batch, low, high, present, end)
+    state.counters[_ENDED[end]] += number
+    batch.unfinished -= number
+    state.pending_tasks -= number
+    if batch.unfinished == 0:
+        assert batch.payloads is not None
+        state.pending_bytes -= len(batch.payloads.blob)
+        batch.payloads = None
+        batch.grants.clear()
+    outcome = outcome_of(stored, low, high)
+    commands = state.commands
+    commands.append(PersistOutcome(batch.prefix, outcome))
+    commands.append(DeliverOutcome(batch.prefix, outcome, batch.is_pushed))
+    commands.append(
+        PublishEvents(
+            batch.prefix,
+            batch.first + low,
+            number,
+            end,
+            attempts,
+            worker_id,
+            batch.queue.task_class.function,
+        )
+    )
+    if state.result_bytes > state.settings.result_memory_bytes:
+        shrink_results(state)
+
+
+_ENDED = {
+    TaskState.SUCCEEDED: "tasks_succeeded",
+    TaskState.FAILED: "tasks_failed",
+    TaskState.CANCELLED: "tasks_cancelled",
+    TaskState.TIMED_OUT: "tasks_timed_out",
+    TaskState.POISONED: "tasks_poisoned",
+}
+
+
+def failure_payloads(number: int, info: FailureInfo) -> PayloadColumn:
+    """Encode one failure for each of ``number`` tasks."""
+    return PayloadColumn.of([encode_failure(info)] * number)
+
+
+def cancelled_payloads(number: int) -> PayloadColumn:
+    """Encode the failure of cancelled tasks."""
+    return failure_payloads(
+        number, FailureInfo("TASK_CANCELLED", "the task was cancelled before it ended")
+    )
+
+
+def on_delivered(state: SchedulerState, event: OutcomesDelivered) -> None:
+    """Mark outcomes as confirmed by their client: they go first when memory is short."""
+    sequence = event.first
+    end = event.first + event.count
+    while sequence < end:
+        found = state.find(event.prefix, sequence)
+        if found is None:
+            return
+        batch, offset = found
+        if not TaskState(batch.state[offset]).is_terminal:
+            sequence += 1
+            continue
+        stored = batch.outcomes[batch.lease[offset]]
+        if stored is None:
+            sequence += 1
+            continue
+        if not stored.is_delivered:
+            stored.is_delivered = True
+            state.delivered.append(stored)
+        sequence = batch.first + stored.offset + len(stored.payloads)
+
+
+def shrink_results(state: SchedulerState) -> None:
+    """Drop results until they fit: first those that their client has, then the oldest."""
+    for queue in (state.delivered, state.kept):
+        while queue and state.result_bytes > state.settings.result_memory_bytes:
+            _evict(state, queue.popleft())
+
+
+def expire_results(state: SchedulerState, now: float) -> None:
+    """Drop results whose time to live has passed."""
+    horizon = now - state.settings.result_ttl_s
+    while state.kept and (state.kept[0].is_evicted or state.kept[0].finished_at_s <= horizon):
+        _evict(state, state.kept.popleft())
+    while state.delivered and state.delivered[0].is_evicted:
+        state.delivered.popleft()
+
+
+def _evict(state: SchedulerState, stored: StoredOutcome) -> None:
+    if stored.is_evicted:
+        return
+    stored.is_evicted = True
+    state.result_bytes -= len(stored.payloads.blob)
+    state.counters["results_expired"] += len(stored.payloads)
+    batch = stored.batch
+    batch.outcomes[batch.lease[stored.offset]] = None
+    batch.kept -= 1
+    if batch.kept == 0 and batch.unfinished == 0:
+        state.remove(batch)

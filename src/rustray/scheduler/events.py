@@ -1,0 +1,144 @@
+"""What the head's shell tells the scheduler: facts, in the past tense."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rustray.task.columns import PayloadColumn
+from rustray.task.frames import CancelRequest, LeaseOutcome, LeaseRange
+from rustray.task.spec import TaskClass
+from rustray.task.views import WorkerInfo
+
+
+@dataclass(frozen=True, slots=True)
+class TasksSubmitted:
+    """A client handed in consecutive tasks of one class.
+
+    Attributes:
+        prefix: First 10 bytes of their ids.
+        first: Sequence of the first.
+        task_class: What they are; validated.
+        payloads: Arguments, one item a task, at least one.
+        is_pushed: Whether outcomes go to the session of this prefix by themselves.
+    """
+
+    prefix: bytes
+    first: int
+    task_class: TaskClass
+    payloads: PayloadColumn
+    is_pushed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CodeReceived:
+    """A client sent the code of a function: SHA-256 and cloudpickle bytes."""
+
+    code_hash: bytes
+    code: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    """Somebody who may wants tasks stopped."""
+
+    request: CancelRequest
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomesDelivered:
+    """The client has confirmed outcomes, so they go first when memory is short."""
+
+    prefix: bytes
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class FollowRequested:
+    """A client came back and asks for tasks ``first`` to ``first + count - 1`` of its session."""
+
+    prefix: bytes
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerJoined:
+    """A worker registered (anew, or again after a broken connection)."""
+
+    info: WorkerInfo
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReported:
+    """A frame of a worker's stream; the first of a session carries what it holds."""
+
+    worker_id: str
+    session: int
+    held: tuple[LeaseRange, ...] | None
+    outcomes: tuple[LeaseOutcome, ...]
+    returned: tuple[LeaseRange, ...]
+    started: tuple[LeaseRange, ...]
+    is_draining: bool
+    has_drained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatReceived:
+    """A worker is alive.
+
+    Attributes:
+        held: Lease number and unfinished count; None if frames were under way, so that
+            the list cannot be compared.
+        running: Tasks running now, as the worker says.
+    """
+
+    worker_id: str
+    session: int
+    held: tuple[tuple[int, int], ...] | None
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDisconnected:
+    """A worker's stream ended without a goodbye; its leases run on."""
+
+    worker_id: str
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDied:
+    """It is certain that the worker's process is gone."""
+
+    worker_id: str
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class DrainRequested:
+    """An operator wants a worker to leave in order."""
+
+    worker_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """`Scheduler.next_deadline` has been reached."""
+
+
+Event = (
+    TasksSubmitted
+    | CodeReceived
+    | CancelRequested
+    | OutcomesDelivered
+    | FollowRequested
+    | WorkerJoined
+    | WorkerReported
+    | HeartbeatReceived
+    | WorkerDisconnected
+    | WorkerDied
+    | DrainRequested
+    | TimePassed
+)

@@ -1,0 +1,90 @@
+"""Why a task is where it is, and what would move it."""
+
+from __future__ import annotations
+
+from rustray.common.ids import task_id
+from rustray.scheduler.admission import misses_of
+from rustray.scheduler.placement import capacity_of, room
+from rustray.scheduler.records import Batch, ClassQueue, WorkerRecord
+from rustray.scheduler.state import SchedulerState
+from rustray.task.state import TaskState
+from rustray.task.views import Explanation, WorkerReason
+
+
+def explain(state: SchedulerState, batch: Batch, offset: int, now: float) -> Explanation:
+    """Explain one task; there is always an answer.
+
+    Complexity: O(workers + batches of its queue).
+    """
+    present = TaskState(batch.state[offset])
+    name = task_id(batch.prefix, batch.first + offset)
+    if present.is_terminal:
+        stored = batch.outcomes[batch.lease[offset]]
+        where = f" on {stored.worker_id}" if stored is not None and stored.worker_id else ""
+        return Explanation(name, present, f"the task has ended: {present.name}{where}.")
+    if present is not TaskState.QUEUED:
+        return _explain_leased(state, batch, offset, name, present)
+    queue = batch.queue
+    reasons = tuple(_reason(state, queue, worker, now) for worker in state.workers.values())
+    position = _position(queue, batch, offset)
+    feasible = [reason for reason in reasons if reason.is_feasible]
+    if not reasons:
+        summary = "it waits because no worker is connected."
+        advice = "start one: rustray worker"
+    elif not feasible:
+        summary = f"it waits because none of {len(reasons)} workers can ever run it."
+        advice = "add a worker that has what is missing, or cancel the task and ask for less."
+    else:
+        summary = (
+            f"it waits for room: {position} tasks of its kind are ahead of it, and "
+            f"{len(feasible)} of {len(reasons)} workers can run it."
+        )
+        advice = "it starts when they have worked off what is ahead; more workers make it sooner."
+    return Explanation(name, present, summary, position, reasons, advice)
+
+
+def _explain_leased(
+    state: SchedulerState, batch: Batch, offset: int, name: str, present: TaskState
+) -> Explanation:
+    lease = state.leases[batch.lease[offset]]
+    worker = lease.worker
+    verb = {
+        TaskState.LEASED: "has it, as one of the next to run or as one that started just now",
+        TaskState.RUNNING: "runs it",
+        TaskState.CANCELLING: "was told to stop it, and has not confirmed yet",
+    }[present]
+    summary = f"worker {worker.worker_id} {verb} (attempt {1 + batch.reruns.get(offset, 0)})."
+    advice = ""
+    if worker.state == "disconnected":
+        summary += " The worker is not connected now."
+        advice = "if it stays away, its tasks go to others when its lease ends."
+    return Explanation(name, present, summary, -1, (), advice)
+
+
+def _position(queue: ClassQueue, batch: Batch, offset: int) -> int:
+    ahead = 0
+    for span in queue.spans:
+        if span.batch is batch and span.low <= offset < span.high:
+            return ahead + batch.state.count(TaskState.QUEUED, span.low, offset)
+        ahead += span.batch.state.count(TaskState.QUEUED, span.low, span.high)
+    return ahead
+
+
+def _reason(
+    state: SchedulerState, queue: ClassQueue, worker: WorkerRecord, now: float
+) -> WorkerReason:
+    task_class = queue.task_class
+    name = worker.worker_id
+    if not task_class.code_hash and task_class.function not in worker.functions:
+        return WorkerReason(name, False, f"it does not offer the function {task_class.function!r}")
+    if capacity_of(queue, worker) == 0:
+        misses = misses_of(task_class, worker.info.labels, worker.load.total)
+        return WorkerReason(name, False, ", ".join(misses))
+    if worker.state != "ready":
+        silent = now - worker.last_seen_s
+        return WorkerReason(name, worker.state != "draining", f"it is {worker.state} ({silent:.0f} s)")
+    if room(state, queue, worker) > 0:
+        return WorkerReason(name, True, "it has room, and gets the task at the next step")
+    return WorkerReason(
+        name, True, f"it is full: {worker.load.tasks} tasks leased, {worker.load.load:.0%} of its size"
+    )

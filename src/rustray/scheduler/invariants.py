@@ -1,0 +1,139 @@
+"""Every rule that holds between the scheduler's structures after each event."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from rustray.common.errors import InvariantError
+from rustray.scheduler.state import SchedulerState
+from rustray.task.state import TaskState
+
+
+def check(state: SchedulerState) -> None:
+    """Check all rules; slow, for tests and simulations.
+
+    Raises:
+        InvariantError: names the rule that is broken.
+    """
+    columns_agree_with_leases(state)
+    counts_agree_with_columns(state)
+    queues_hold_what_is_queued(state)
+    workers_are_charged_what_they_hold(state)
+    outcomes_are_found(state)
+    no_room_is_left_unused(state)
+
+
+def _require(condition: bool, text: str) -> None:
+    if not condition:
+        raise InvariantError(text)
+
+
+def columns_agree_with_leases(state: SchedulerState) -> None:
+    """A task is with a worker exactly if a live lease covers it."""
+    held: Counter[int] = Counter()
+    for session in state.sessions.values():
+        for batch in session.batches:
+            for offset in range(batch.count):
+                present = TaskState(batch.state[offset])
+                if present is TaskState.QUEUED:
+                    _require(batch.lease[offset] == 0, "a queued task has a lease")
+                elif not present.is_terminal:
+                    lease = state.leases.get(batch.lease[offset])
+                    _require(lease is not None, "a leased task has no lease")
+                    assert lease is not None
+                    inside = lease.low <= offset < lease.low + lease.count
+                    _require(lease.batch is batch and inside, "a lease does not cover its task")
+                    held[lease.number] += 1
+    for number, lease in state.leases.items():
+        _require(lease.remaining == held[number] > 0, "a lease miscounts its tasks")
+        _require(lease.worker.leases.get(number) is lease, "a worker does not know its lease")
+        known = state.workers.get(lease.worker.worker_id) is lease.worker
+        _require(known, "a lease belongs to a forgotten worker")
+
+
+def counts_agree_with_columns(state: SchedulerState) -> None:
+    """The counts by state, pending tasks and bytes are those of the columns."""
+    counts: Counter[int] = Counter()
+    pending = pending_bytes = 0
+    for session in state.sessions.values():
+        for batch in session.batches:
+            counts.update(batch.state)
+            unfinished = sum(byte < TaskState.SUCCEEDED for byte in batch.state)
+            _require(batch.unfinished == unfinished, "a batch miscounts its unfinished tasks")
+            _require((batch.payloads is None) == (unfinished == 0), "payloads outlive their batch")
+            pending += unfinished
+            pending_bytes += len(batch.payloads.blob) if batch.payloads else 0
+    for present in TaskState:
+        _require(state.counts[present] == counts[present], f"the count of {present.name} is wrong")
+    _require(state.pending_tasks == pending, "pending tasks are miscounted")
+    _require(state.pending_bytes == pending_bytes, "pending bytes are miscounted")
+
+
+def queues_hold_what_is_queued(state: SchedulerState) -> None:
+    """Each queued task stands in its class queue exactly once, and can be found by dispatch."""
+    queued: Counter[int] = Counter()
+    for queue in state.queues.values():
+        number = 0
+        seen: set[tuple[int, int]] = set()
+        for span in queue.spans:
+            for offset in range(span.low, span.high):
+                if span.batch.state[offset] == TaskState.QUEUED:
+                    key = (span.batch.number, offset)
+                    _require(key not in seen, "a task is queued twice")
+                    seen.add(key)
+                    number += 1
+        _require(queue.queued == number, "a queue miscounts its tasks")
+        queued[0] += number
+        if number:
+            listed = queue.is_blocked and queue in state.blocked
+            _require(listed, "a queue with work is neither placed nor blocked")
+    _require(queued[0] == state.counts[TaskState.QUEUED], "a queued task is in no queue")
+
+
+def workers_are_charged_what_they_hold(state: SchedulerState) -> None:
+    """A worker's load is the demand of its leases."""
+    for worker in state.workers.values():
+        tasks = 0
+        units: Counter[str] = Counter()
+        for lease in worker.leases.values():
+            tasks += lease.remaining
+            for name, need in lease.batch.queue.task_class.resources.units.items():
+                units[name] += need * lease.remaining
+        _require(worker.load.tasks == tasks, "a worker's task count is wrong")
+        leased = {name: amount for name, amount in worker.load.leased.items() if amount}
+        _require(leased == {k: v for k, v in units.items() if v}, "a worker's load is wrong")
+        levels: Counter[str] = Counter()
+        for level in worker.leased_by_priority.values():
+            levels.update(level)
+        _require({k: v for k, v in levels.items() if v} == leased, "priorities' loads are wrong")
+
+
+def outcomes_are_found(state: SchedulerState) -> None:
+    """Each ended task points to the outcome that covers it, or to an expired one."""
+    size = 0
+    for session in state.sessions.values():
+        for batch in session.batches:
+            kept = [outcome for outcome in batch.outcomes if outcome is not None]
+            _require(batch.kept == len(kept), "a batch miscounts its outcomes")
+            size += sum(len(outcome.payloads.blob) for outcome in kept)
+            for offset in range(batch.count):
+                if not TaskState(batch.state[offset]).is_terminal:
+                    continue
+                stored = batch.outcomes[batch.lease[offset]]
+                if stored is None:
+                    continue
+                inside = stored.offset <= offset < stored.offset + len(stored.payloads)
+                _require(inside, "an outcome does not cover its task")
+                _require(stored.state == batch.state[offset], "an outcome has another state")
+    _require(state.result_bytes == size, "result bytes are miscounted")
+
+
+def no_room_is_left_unused(state: SchedulerState) -> None:
+    """No task waits while a ready worker stands idle that could run it."""
+    for queue in state.queues.values():
+        if queue.queued <= 0:
+            continue
+        for worker in state.workers.values():
+            if worker.state != "ready" or worker.load.tasks:
+                continue
+            _require(queue.capacity.get(worker.worker_id, 0) == 0, "an idle worker could run a task")

@@ -1,0 +1,364 @@
+"""Workers that join, report, fall silent, come back, or leave."""
+
+from __future__ import annotations
+
+import heapq
+
+from rustray.common.errors import CommunicationError, WorkerLost, WorkerNotFound
+from rustray.common.resources import CPU, UNIT, ResourceSet
+from rustray.scheduler.commands import (
+    CancelLease,
+    CloseSession,
+    DrainWorker,
+    PublishEvents,
+    RefuseWorker,
+)
+from rustray.scheduler.completion import (
+    cancelled_payloads,
+    failure_payloads,
+    finish,
+    give_back,
+    on_outcome,
+    owned_runs,
+    requeue,
+    retry_or_fail,
+)
+from rustray.scheduler.events import (
+    DrainRequested,
+    HeartbeatReceived,
+    WorkerDied,
+    WorkerDisconnected,
+    WorkerJoined,
+    WorkerReported,
+)
+from rustray.scheduler.load_balancer import WorkerLoad
+from rustray.scheduler.placement import unblock_all
+from rustray.scheduler.records import Lease, WorkerRecord
+from rustray.scheduler.state import SchedulerState
+from rustray.task.frames import LeaseRange
+from rustray.task.result import FailureInfo
+from rustray.task.state import TaskState
+
+MAX_CORES = 100_000
+RUN_GRACE_S = 5.0
+"""How long the head waits beyond a run limit for the worker, which enforces it first."""
+
+
+def on_joined(state: SchedulerState, event: WorkerJoined, now: float) -> None:
+    """Register a worker, or one that lost its connection; its stream comes next."""
+    info = event.info
+    try:
+        total = ResourceSet.of(info.resources)
+    except ValueError as error:
+        _refuse(state, event, f"its resources are not plausible: {error}")
+        return
+    if total.units.get(CPU, 0) > MAX_CORES * UNIT:
+        _refuse(state, event, f"it claims {info.resources[CPU]:g} cores, at most {MAX_CORES} count")
+        return
+    worker = state.workers.get(info.worker_id)
+    if worker is not None and info.incarnation < worker.info.incarnation:
+        _refuse(state, event, "a newer start of this worker is registered")
+        return
+    if worker is not None and info.incarnation > worker.info.incarnation:
+        lose(state, worker, "it was started anew", now)
+        worker = None
+    for function in info.functions:
+        state.functions[function.name] = function
+    for queue in state.queues.values():
+        queue.capacity.pop(info.worker_id, None)
+    if worker is None:
+        worker = _new_worker(state, event, total, now)
+    else:
+        _set_state(state, worker, "joining")
+        worker.info = info
+        worker.load.total = dict(total.units)
+        worker.functions = frozenset(function.name for function in info.functions)
+        worker.session = event.session
+    worker.expires_at_s = now + state.settings.lease_ttl_s
+    state.counters["workers_joined"] += 1
+
+
+def _refuse(state: SchedulerState, event: WorkerJoined, reason: str) -> None:
+    state.counters["workers_refused"] += 1
+    error = CommunicationError(f"the head refuses worker {event.info.worker_id}: {reason}")
+    state.commands.append(RefuseWorker(event.info.worker_id, event.session, error))
+
+
+def _new_worker(
+    state: SchedulerState, event: WorkerJoined, total: ResourceSet, now: float
+) -> WorkerRecord:
+    info = event.info
+    load = WorkerLoad(
+        worker_id=info.worker_id,
+        order=state.next_worker,
+        total=dict(total.units),
+        leased={},
+        load=0.0,
+        tasks=0,
+        by_class={},
+        code=set(),
+        weight=max(total.units.get(CPU, 0) / UNIT, 1e-4),
+    )
+    state.next_worker += 1
+    worker = WorkerRecord(
+        info=info,
+        session=event.session,
+        load=load,
+        state="joining",
+        expires_at_s=now + state.settings.lease_ttl_s,
+        last_seen_s=now,
+        functions=frozenset(function.name for function in info.functions),
+    )
+    state.workers[info.worker_id] = worker
+    _start_expiry_timer(state, worker)
+    return worker
+
+
+def _start_expiry_timer(state: SchedulerState, worker: WorkerRecord) -> None:
+    heapq.heappush(state.timers, (worker.expires_at_s, state.next_order, "expiry", worker))
+    state.next_order += 1
+
+
+def _set_state(state: SchedulerState, worker: WorkerRecord, new: str) -> None:
+    """Move a worker to another state and keep the load balancer's candidates in step."""
+    if worker.state == new:
+        return
+    if worker.state == "ready":
+        state.balancer.remove(worker.load)
+        state.freed.pop(worker, None)
+    worker.state = new
+    if new == "ready":
+        state.balancer.add(worker.load)
+        state.freed[worker] = None
+        unblock_all(state)
+
+
+def on_reported(state: SchedulerState, event: WorkerReported, now: float) -> None:
+    """Take a frame of a worker's stream."""
+    worker = state.workers.get(event.worker_id)
+    if worker is None or worker.session != event.session:
+        state.counters["stale_reports"] += len(event.outcomes) + len(event.returned) + 1
+        return
+    worker.last_seen_s = now
+    if event.held is not None:
+        _reconcile(state, worker, event.held)
+        _set_state(state, worker, "draining" if event.is_draining else "ready")
+    elif event.is_draining:
+        _set_state(state, worker, "draining")
+    for outcome in event.outcomes:
+        on_outcome(state, worker, outcome, now)
+    for returned in event.returned:
+        give_back(state, worker, returned)
+    for started in event.started:
+        _on_started(state, worker, started, now)
+    if event.has_drained:
+        lose(state, worker, "it left", now)
+
+
+def _reconcile(
+    state: SchedulerState, worker: WorkerRecord, held: tuple[LeaseRange, ...]
+) -> None:
+    """Compare what a worker holds with what it was given; neither side may keep a ghost.
+
+    What the worker does not have never reached it, or was lost: it is queued again at no cost to
+    its budget. What the head does not know is to be dropped by the worker.
+    """
+    has: dict[int, set[int]] = {}
+    for part in held:
+        lease = worker.leases.get(part.lease)
+        if lease is None or part.offset < 0 or part.offset + part.count > lease.count:
+            state.counters["stale_reports"] += 1
+            state.commands.append(
+                CancelLease(worker.worker_id, part.lease, part.offset, part.count, force=True)
+            )
+            continue
+        has.setdefault(part.lease, set()).update(range(part.offset, part.offset + part.count))
+    for lease in reversed(list(worker.leases.values())):
+        kept = has.get(lease.number, set())
+        missing = [offset for offset in range(lease.count) if offset not in kept]
+        for offset in reversed(missing):
+            if lease.batch.lease[lease.low + offset] == lease.number and not TaskState(
+                lease.batch.state[lease.low + offset]
+            ).is_terminal:
+                state.counters["tasks_redelivered"] += 1
+                give_back(state, worker, LeaseRange(lease.number, offset, 1))
+
+
+def _on_started(
+    state: SchedulerState, worker: WorkerRecord, started: LeaseRange, now: float
+) -> None:
+    lease = worker.leases.get(started.lease)
+    if lease is None:
+        state.counters["stale_reports"] += 1
+        return
+    batch = lease.batch
+    timeout_s = batch.queue.task_class.timeout_s
+    for low, high, present in owned_runs(state, lease, started.offset, started.count):
+        offsets = worker.running.setdefault(lease.number, set())
+        offsets.update(range(low - lease.low, high - lease.low))
+        if present is not TaskState.LEASED:
+            continue
+        state.set_state(batch, low, high, present, TaskState.RUNNING)
+        state.commands.append(
+            PublishEvents(
+                batch.prefix,
+                batch.first + low,
+                high - low,
+                TaskState.RUNNING,
+                lease.attempt,
+                worker.worker_id,
+                batch.queue.task_class.function,
+            )
+        )
+        if timeout_s:
+            subject = (lease, low, high)
+            due = now + timeout_s + RUN_GRACE_S
+            heapq.heappush(state.timers, (due, state.next_order, "run", subject))
+            state.next_order += 1
+
+
+def on_heartbeat(state: SchedulerState, event: HeartbeatReceived, now: float) -> bool:
+    """Renew a worker's leases; return whether this session is known."""
+    worker = state.workers.get(event.worker_id)
+    if worker is None or worker.session != event.session:
+        state.counters["stale_heartbeats"] += 1
+        return False
+    worker.last_seen_s = now
+    worker.expires_at_s = now + state.settings.lease_ttl_s
+    worker.reported_running = event.running
+    if event.held is not None and worker.state in ("ready", "draining"):
+        # What the worker has beyond the head's books (cancelled, out of time) it will report in
+        # vain; what it lacks would wait for ever.
+        theirs = dict(event.held)
+        if any(theirs.get(n, 0) < lease.remaining for n, lease in worker.leases.items()):
+            state.counters["sessions_out_of_step"] += 1
+            state.commands.append(
+                CloseSession(
+                    worker.worker_id, worker.session, "it lacks tasks that it was given"
+                )
+            )
+    return True
+
+
+def on_disconnected(state: SchedulerState, event: WorkerDisconnected, now: float) -> None:
+    """A stream broke: no new work, but its leases run on until they expire."""
+    worker = state.workers.get(event.worker_id)
+    if worker is None or worker.session != event.session:
+        return
+    worker.last_seen_s = now
+    _set_state(state, worker, "disconnected")
+
+
+def on_died(state: SchedulerState, event: WorkerDied, now: float) -> None:
+    """The worker's process is certainly gone: no need to wait for its leases to end."""
+    worker = state.workers.get(event.worker_id)
+    if worker is not None and worker.session == event.session:
+        lose(state, worker, "its process died", now)
+
+
+def on_drain(state: SchedulerState, event: DrainRequested) -> None:
+    """Send a worker away in order.
+
+    Raises:
+        WorkerNotFound: no such worker.
+    """
+    worker = state.workers.get(event.worker_id)
+    if worker is None:
+        known = ", ".join(sorted(state.workers)) or "none"
+        raise WorkerNotFound(f"no worker {event.worker_id!r}; there are: {known}")
+    _set_state(state, worker, "draining")
+    state.commands.append(DrainWorker(worker.worker_id))
+
+
+def on_expiry(state: SchedulerState, worker: WorkerRecord, now: float) -> None:
+    """A worker's leases may have run out."""
+    if state.workers.get(worker.worker_id) is not worker:
+        return
+    if worker.expires_at_s > now:
+        _start_expiry_timer(state, worker)
+        return
+    state.commands.append(
+        CloseSession(worker.worker_id, worker.session, "no heartbeat within the lease")
+    )
+    lose(state, worker, f"it was silent for {state.settings.lease_ttl_s:g} s", now)
+
+
+def lose(state: SchedulerState, worker: WorkerRecord, reason: str, now: float) -> None:
+    """Give a worker's tasks to others and forget it.
+
+    Only tasks that may have been running pay with a retry: those that it reported as started, and
+    the oldest unreported ones up to its number of slots.
+    """
+    _set_state(state, worker, "disconnected")
+    suspects = _possibly_started(worker)
+    info = FailureInfo(
+        WorkerLost.code,
+        f"worker {worker.worker_id} was lost ({reason}) while it ran the task, "
+        "and its retries are used up; raise max_retries if the task is safe to repeat",
+    )
+    for lease in reversed(list(worker.leases.values())):
+        marked = suspects.get(lease.number, set())
+        for low, high, present in reversed(owned_runs(state, lease, 0, lease.count)):
+            lease.remaining -= high - low
+            if present is TaskState.CANCELLING:
+                payloads = cancelled_payloads(high - low)
+                finish(
+                    state, lease.batch, low, high, present,
+                    TaskState.CANCELLED, payloads, worker, now,
+                )  # fmt: skip
+                continue
+            for start, end, is_suspect in _split(marked, low - lease.low, high - lease.low):
+                span = (lease.low + start, lease.low + end)
+                if is_suspect:
+                    failures = failure_payloads(end - start, info)
+                    retry_or_fail(state, lease, *span, present, failures, now)
+                else:
+                    requeue(state, lease, *span, present)
+        state.leases.pop(lease.number, None)
+    worker.leases.clear()
+    state.overfull.pop(worker, None)
+    state.freed.pop(worker, None)
+    state.workers.pop(worker.worker_id, None)
+    for queue in state.queues.values():
+        queue.capacity.pop(worker.worker_id, None)
+    state.counters["workers_lost" if reason != "it left" else "workers_left"] += 1
+
+
+def _possibly_started(worker: WorkerRecord) -> dict[int, set[int]]:
+    found = {number: set(offsets) for number, offsets in worker.running.items()}
+    slots = max(1, round(worker.load.weight))
+    for lease in worker.leases.values():
+        for offset in range(lease.count):
+            index = lease.low + offset
+            if lease.batch.lease[index] != lease.number or lease.batch.state[index] in _NOT_HELD:
+                continue
+            found.setdefault(lease.number, set()).add(offset)
+            slots -= 1
+            if slots == 0:
+                return found
+    return found
+
+
+_NOT_HELD = frozenset(
+    {
+        TaskState.QUEUED,
+        TaskState.SUCCEEDED,
+        TaskState.FAILED,
+        TaskState.CANCELLED,
+        TaskState.TIMED_OUT,
+        TaskState.POISONED,
+    }
+)
+
+
+def _split(marked: set[int], low: int, high: int) -> list[tuple[int, int, bool]]:
+    """Split offsets, last first, into runs of equally marked ones."""
+    if not marked:
+        return [(low, high, False)]
+    found: list[tuple[int, int, bool]] = []
+    start = low
+    for offset in range(low + 1, high + 1):
+        if offset == high or (offset in marked) != (start in marked):
+            found.append((start, offset, start in marked))
+            start = offset
+    return found[::-1]

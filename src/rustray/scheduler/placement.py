@@ -1,0 +1,349 @@
+"""Which worker gets what: the path that every task takes.
+
+Two directions. New work asks the load balancer for a worker with room. When none has
+any, its queue is *blocked*, and from then on a worker that gets room helps itself from
+the blocked queues in order of priority and age. So a full cluster costs O(1) a frame,
+however long the queues are and however many workers there are.
+"""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from functools import partial
+
+from rustray.common.resources import UNBOUNDED
+from rustray.scheduler.commands import GrantLease, RecallLease
+from rustray.scheduler.load_balancer import PlacementRequest, WorkerLoad
+from rustray.scheduler.records import (
+    LEASED_BYTE,
+    QUEUED_BYTE,
+    Batch,
+    ClassQueue,
+    Lease,
+    Span,
+    WorkerRecord,
+)
+from rustray.scheduler.state import SchedulerState, runs
+from rustray.task.spec import TaskClass
+from rustray.task.state import TaskState
+
+FAST_S = 0.1
+"""Tasks that run longer are not prefetched: the round trip does not matter to them."""
+RECALL_PAUSE_S = 0.1
+
+
+def shape_of(task_class: TaskClass) -> tuple[object, ...]:
+    """Return what decides which workers can run a class."""
+    named = "" if task_class.code_hash else task_class.function
+    return (task_class.resources, task_class.labels, named)
+
+
+def capacity_in(task_class: TaskClass, worker: WorkerRecord) -> int:
+    """Count how many tasks of a class fit into an empty worker; 0 if it cannot run it."""
+    if not task_class.code_hash and task_class.function not in worker.functions:
+        return 0
+    labels = worker.info.labels
+    for key, value in task_class.labels:
+        if labels.get(key) != value:
+            return 0
+    return task_class.resources.times_in(worker.load.total)
+
+
+def capacity_of(queue: ClassQueue, worker: WorkerRecord) -> int:
+    """Return `capacity_in`, remembered per worker until that registers anew."""
+    worker_id = worker.info.worker_id
+    capacity = queue.capacity.get(worker_id)
+    if capacity is None:
+        capacity = queue.capacity[worker_id] = capacity_in(queue.task_class, worker)
+    return capacity
+
+
+def enqueue(state: SchedulerState, queue: ClassQueue) -> None:
+    """Note that a queue has work to place."""
+    if not queue.is_blocked and queue.queued > 0:
+        heapq.heappush(state.ready, (queue.key(), queue))
+
+
+def room(state: SchedulerState, queue: ClassQueue, worker: WorkerRecord) -> int:
+    """Count how many more tasks of a class a worker may be given now.
+
+    The window is the worker's capacity times a factor that grows as the tasks get
+    shorter, so that a worker always holds about ``prefetch_s`` of work. Tasks of lower priority
+    do not count: the worker runs the higher ones first.
+    """
+    capacity = capacity_of(queue, worker)
+    if capacity == 0 or worker.state != "ready":
+        return 0
+    settings = state.settings
+    limit = settings.max_leased_tasks - worker.load.tasks
+    levels = worker.leased_by_priority
+    priority = queue.task_class.priority
+    if len(levels) > 1 or (levels and priority not in levels):
+        leased: dict[str, int] = {}
+        for level, units_by_name in levels.items():
+            if level >= priority:
+                for name, units in units_by_name.items():
+                    leased[name] = leased.get(name, 0) + units
+        if limit <= 0 and any(level < priority for level in levels):
+            limit = capacity if capacity < UNBOUNDED else 1
+    else:
+        leased = worker.load.leased
+    if limit <= 0:
+        return 0
+    if capacity >= UNBOUNDED:
+        return limit
+    mean = queue.mean_run_s
+    factor = 2.0 if mean < 0 else 1.0 if mean > FAST_S else 1.0 + settings.prefetch_s / (mean + 1e-6)
+    total = worker.load.total
+    for name, need in queue.task_class.resources.units.items():
+        fits = int(total[name] * factor - leased.get(name, 0)) // need
+        if fits < limit:
+            limit = fits
+    return limit if limit > 0 else 0
+
+
+def dispatch(state: SchedulerState, now: float) -> None:
+    """Give out all work that a worker has room for."""
+    ready = state.ready
+    while ready:
+        key, queue = heapq.heappop(ready)
+        if queue.queued <= 0 or queue.is_blocked:
+            continue
+        _trim(queue)
+        if queue.key() != key:
+            heapq.heappush(ready, (queue.key(), queue))
+            continue
+        _place_queue(state, queue, ready)
+    while state.freed:
+        worker, _ = state.freed.popitem()
+        if worker.state == "ready":
+            _pull(state, worker)
+            if state.overfull and worker.load.load < 1.0:
+                _take_back(state, worker, now)
+
+
+def _place_queue(
+    state: SchedulerState, queue: ClassQueue, others: list[tuple[tuple[int, int, int], ClassQueue]]
+) -> None:
+    """Place a queue's tasks until it is empty, blocked, or an older one of another class is due."""
+    room_of = queue.room_of
+    assert room_of is not None
+    while queue.queued > 0:
+        number = queue.queued
+        if others:
+            _trim(queue)
+            number = min(number, queue.spans[0].high - queue.spans[0].low)
+        code = queue.task_class.code_hash
+        size = len(state.code.get(code, b"")) if code else 0
+        picked = state.balancer.pick(PlacementRequest(queue.task_class, number, room_of, size))
+        if picked is None:
+            queue.is_blocked = True
+            state.blocked[queue] = None
+            return
+        load, picked_number = picked
+        if load.load >= 1.0:
+            # Every slot is busy: this is prefetch, and worth no more precision than a fraction
+            # of the window.
+            limit = min(number, room_of(load))
+            picked_number = min(max(picked_number, _prefetch_grain(state, queue)), limit)
+        number = picked_number
+        lease_tasks(state, queue, state.workers[load.worker_id], number)
+        if others and queue.queued > 0:
+            _trim(queue)
+            if others[0][0] < queue.key():
+                heapq.heappush(others, (queue.key(), queue))
+                return
+
+
+def _prefetch_grain(state: SchedulerState, queue: ClassQueue) -> int:
+    """Return how many tasks to prefetch at a time: an eighth of ``prefetch_s`` of work."""
+    if queue.mean_run_s < 0:
+        return 1
+    return max(1, int(state.settings.prefetch_s / 8 / (queue.mean_run_s + 1e-6)))
+
+
+def _pull(state: SchedulerState, worker: WorkerRecord) -> None:
+    """Let a worker that got room help itself from the blocked queues, oldest work first."""
+    waiting: list[tuple[tuple[int, int, int], ClassQueue]] = []
+    for queue in list(state.blocked):
+        _trim(queue)
+        if queue.queued > 0:
+            waiting.append((queue.key(), queue))
+        else:
+            _unblock(state, queue)
+    heapq.heapify(waiting)
+    full: set[tuple[int, tuple[object, ...]]] = set()
+    while waiting:
+        _, queue = heapq.heappop(waiting)
+        signature = (queue.task_class.priority, queue.shape)
+        if signature in full:
+            continue
+        number = min(room(state, queue, worker), queue.queued)
+        if number == 0:
+            full.add(signature)
+            continue
+        if waiting:
+            oldest = queue.spans[0]
+            number = min(number, oldest.high - oldest.low)
+        lease_tasks(state, queue, worker, number)
+        if queue.queued <= 0:
+            _unblock(state, queue)
+            continue
+        _trim(queue)
+        heapq.heappush(waiting, (queue.key(), queue))
+
+
+def _unblock(state: SchedulerState, queue: ClassQueue) -> None:
+    queue.is_blocked = False
+    state.blocked.pop(queue, None)
+
+
+def unblock_all(state: SchedulerState) -> None:
+    """Let every queue look for a worker again (the set of workers has changed)."""
+    for queue in list(state.blocked):
+        _unblock(state, queue)
+        _trim(queue)
+        enqueue(state, queue)
+
+
+def _trim(queue: ClassQueue) -> None:
+    """Drop what is no longer queued (cancelled, timed out) from the head of a queue."""
+    spans = queue.spans
+    while spans:
+        span = spans[0]
+        column = span.batch.state
+        if column[span.low] == TaskState.QUEUED:
+            return
+        low, high = span.low, span.high
+        while low < high and column[low] != TaskState.QUEUED:
+            low += 1
+        if low < high:
+            span.low = low
+            return
+        spans.popleft()
+
+
+def lease_tasks(
+    state: SchedulerState, queue: ClassQueue, worker: WorkerRecord, number: int
+) -> None:
+    """Lease the oldest ``number`` waiting tasks of a class to a worker."""
+    spans = queue.spans
+    left = number
+    while left > 0:
+        _trim(queue)
+        if not spans:
+            break
+        span = spans[0]
+        low = span.low
+        high = min(span.high, low + left)
+        batch = span.batch
+        if batch.state.count(QUEUED_BYTE, low, high) != high - low:
+            high = next(end for _, end, _ in runs(batch.state, low, high))
+        if batch.grants:
+            high = _same_grants(batch, low, high)
+        _lease_run(state, queue, worker, batch, low, high)
+        left -= high - low
+        if high == span.high:
+            spans.popleft()
+        else:
+            span.low = high
+    queue.queued -= number - left
+    state.charge(worker, queue, number - left)
+    if queue.task_class.code_hash:
+        worker.load.code.add(queue.task_class.code_hash)
+
+
+def _same_grants(batch: Batch, low: int, high: int) -> int:
+    """Return the end of the run from ``low`` whose tasks have had equally many leases."""
+    grants = batch.grants
+    had = grants.get(low, 0)
+    end = low + 1
+    while end < high and grants.get(end, 0) == had:
+        end += 1
+    return end
+
+
+def _lease_run(
+    state: SchedulerState,
+    queue: ClassQueue,
+    worker: WorkerRecord,
+    batch: Batch,
+    low: int,
+    high: int,
+) -> None:
+    number = state.next_lease
+    state.next_lease = number + 1
+    count = high - low
+    attempt = batch.grants.get(low, 0) + 1
+    lease = Lease(number, batch, low, count, attempt, worker, count)
+    state.leases[number] = lease
+    worker.leases[number] = lease
+    batch.state[low:high] = LEASED_BYTE * count
+    batch.lease[low:high] = array("Q", (number,)) * count
+    state.counts[TaskState.QUEUED] -= count
+    state.counts[TaskState.LEASED] += count
+    assert batch.payloads is not None
+    state.commands.append(
+        GrantLease(
+            worker.info.worker_id,
+            number,
+            queue.task_class,
+            attempt,
+            batch.prefix,
+            batch.first + low,
+            batch.payloads.slice(low, high),
+        )
+    )
+
+
+def _take_back(state: SchedulerState, idle: WorkerRecord, now: float) -> None:
+    """Ask the fullest worker for unstarted work that an idle one could run at once."""
+    victim: WorkerRecord | None = None
+    for worker in list(state.overfull)[:32]:
+        if worker is idle or worker.state != "ready" or worker.recall_until_s > now:
+            continue
+        if victim is None or worker.load.load > victim.load.load:
+            victim = worker
+    if victim is None:
+        return
+    wanted = 0
+    for lease in reversed(list(victim.leases.values())):
+        queue = lease.batch.queue
+        if capacity_of(queue, idle) == 0:
+            continue
+        if wanted == 0:
+            excess = int(victim.load.tasks * (1.0 - 1.0 / victim.load.load))
+            wanted = min(max(excess // 2, 1), state.settings.max_leased_tasks)
+        number = min(wanted, lease.remaining)
+        offset = lease.count - number
+        state.commands.append(RecallLease(victim.worker_id, lease.number, offset, number))
+        wanted -= number
+        if wanted <= 0:
+            break
+    if wanted or victim.leases:
+        victim.recall_until_s = now + RECALL_PAUSE_S
+
+
+def new_queue(state: SchedulerState, task_class: TaskClass) -> ClassQueue:
+    """Return the queue of a class, made at its first task."""
+    queue = state.queues.get(task_class)
+    if queue is None:
+        queue = ClassQueue(task_class, state.next_order, shape_of(task_class))
+        state.next_order += 1
+        state.queues[task_class] = queue
+        # One function object a queue: by it the balancer remembers who had no room.
+        queue.room_of = partial(_room_of, state, queue)
+    return queue
+
+
+def _room_of(state: SchedulerState, queue: ClassQueue, load: WorkerLoad) -> int:
+    return room(state, queue, state.workers[load.worker_id])
+
+
+def add_span(state: SchedulerState, batch: Batch, low: int, high: int) -> None:
+    """Queue fresh tasks at the end of their class."""
+    queue = batch.queue
+    queue.spans.append(Span(batch, low, high))
+    queue.queued += high - low
+    enqueue(state, queue)

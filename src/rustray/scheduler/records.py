@@ -1,0 +1,197 @@
+"""The scheduler's mutable records; private to this package.
+
+The unit is the batch: consecutive tasks of one class, as a client handed them in. What
+differs from task to task stands in columns (one byte of state, eight of lease), what
+rarely differs in sparse dicts, so that a queued task costs some ten bytes beside its
+payload, and a thousand tasks change state in one slice assignment.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rustray.scheduler.load_balancer import WorkerLoad
+from rustray.task.columns import PayloadColumn
+from rustray.task.spec import TaskClass
+from rustray.task.state import TaskState
+from rustray.task.views import WorkerInfo
+
+QUEUED_BYTE = bytes([TaskState.QUEUED])
+LEASED_BYTE = bytes([TaskState.LEASED])
+
+
+@dataclass(slots=True, eq=False)
+class StoredOutcome:
+    """How consecutive tasks of a batch ended; kept until its time or the memory is up.
+
+    Attributes:
+        offset: Position of the first in the batch.
+        payloads: Encoded values or failures, one a task.
+        finished_at_s: Monotonic time.
+        is_delivered: The client has confirmed it.
+        is_evicted: The payloads are dropped already.
+    """
+
+    batch: Batch
+    offset: int
+    state: TaskState
+    payloads: PayloadColumn
+    worker_id: str
+    attempts: int
+    finished_at_s: float
+    is_delivered: bool = False
+    is_evicted: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Consecutive tasks of one class.
+
+    Attributes:
+        number: Order of acceptance over the whole head.
+        prefix: First 10 bytes of the task ids.
+        first: Sequence of the first task.
+        count: Number of tasks.
+        queue: The class queue they belong to.
+        payloads: Arguments; None once every task has ended.
+        is_pushed: Outcomes go to the session by themselves.
+        state: One `TaskState` byte a task.
+        lease: A task's lease number while a worker has it; its index in ``outcomes`` once
+            it has ended; 0 while it is queued.
+        grants: Offset to number of leases so far, where that is not 0; the attempt number.
+        reruns: Offset to number of re-runs after a failure, where that is not 0.
+        outcomes: How they ended, in order of arrival; None where expired.
+        unfinished: Tasks that have not ended.
+        kept: Outcomes that have not expired.
+        accepted_at_s: Monotonic time.
+    """
+
+    number: int
+    prefix: bytes
+    first: int
+    count: int
+    queue: ClassQueue
+    payloads: PayloadColumn | None
+    is_pushed: bool
+    accepted_at_s: float
+    state: bytearray = field(default_factory=bytearray)
+    lease: array[int] = field(default_factory=lambda: array("Q"))
+    grants: dict[int, int] = field(default_factory=dict)
+    reruns: dict[int, int] = field(default_factory=dict)
+    outcomes: list[StoredOutcome | None] = field(default_factory=list)
+    unfinished: int = 0
+    kept: int = 0
+
+    def __post_init__(self) -> None:
+        self.state = bytearray(self.count)
+        self.lease = array("Q", bytes(8 * self.count))
+        self.unfinished = self.count
+
+
+@dataclass(slots=True, eq=False)
+class Span:
+    """Offsets ``low`` to ``high - 1`` of a batch, waiting in a class queue."""
+
+    batch: Batch
+    low: int
+    high: int
+
+
+@dataclass(slots=True, eq=False)
+class ClassQueue:
+    """All waiting tasks of one class, first come first served.
+
+    Attributes:
+        spans: What waits; a task in it may have been cancelled meanwhile (its state says).
+        queued: Tasks that really wait.
+        mean_run_s: Moving average of the run time; below 0 while not known.
+        is_blocked: No worker had room the last time; one that gets room looks itself.
+        room_of: What the load balancer asks about a worker.
+        capacity: Worker id to how many tasks fit into it empty (0: it cannot run them);
+            filled on demand.
+        shape: What decides whether a worker can run it: equal shapes fit alike.
+    """
+
+    task_class: TaskClass
+    order: int
+    shape: tuple[object, ...]
+    spans: deque[Span] = field(default_factory=deque)
+    queued: int = 0
+    mean_run_s: float = -1.0
+    is_blocked: bool = False
+    room_of: Callable[[WorkerLoad], int] | None = None
+    capacity: dict[str, int] = field(default_factory=dict)
+    batches: int = 0
+
+    def key(self) -> tuple[int, int, int]:
+        """Sort key: higher priority first, then the oldest waiting batch."""
+        oldest = self.spans[0].batch.number if self.spans else 0
+        return (-self.task_class.priority, oldest, self.order)
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """A grant of consecutive tasks of one batch, under one attempt number, to one worker.
+
+    Attributes:
+        number: The fence; never reused.
+        low: Offset of its first task in the batch.
+        remaining: Tasks of it that have neither ended nor been given back.
+    """
+
+    number: int
+    batch: Batch
+    low: int
+    count: int
+    attempt: int
+    worker: WorkerRecord
+    remaining: int
+
+
+@dataclass(slots=True, eq=False)
+class WorkerRecord:
+    """A worker that holds a session or whose leases still run.
+
+    Attributes:
+        info: As it registered.
+        session: Number of its present session.
+        load: What the load balancer sees.
+        state: "joining" (registered, stream not open), "ready", "disconnected" or "draining".
+        expires_at_s: End of its leases unless a heartbeat renews them.
+        leases: Number to lease, oldest first.
+        running: Lease number to offsets that the worker reported as started.
+        leased_by_priority: Priority to units leased, for windows that ignore lower ones.
+        recall_until_s: No further take-back before this time.
+        finished: Tasks it has ended.
+        functions: Names it offers.
+    """
+
+    info: WorkerInfo
+    session: int
+    load: WorkerLoad
+    state: str
+    expires_at_s: float
+    last_seen_s: float
+    functions: frozenset[str]
+    leases: dict[int, Lease] = field(default_factory=dict)
+    running: dict[int, set[int]] = field(default_factory=dict)
+    leased_by_priority: dict[int, dict[str, int]] = field(default_factory=dict)
+    recall_until_s: float = 0.0
+    finished: int = 0
+    reported_running: int = 0
+
+    @property
+    def worker_id(self) -> str:
+        """The worker's id."""
+        return self.info.worker_id
+
+
+@dataclass(slots=True, eq=False)
+class SessionTasks:
+    """The batches of one id prefix, by first sequence (two lists in step, for bisection)."""
+
+    firsts: list[int] = field(default_factory=list)
+    batches: list[Batch] = field(default_factory=list)

@@ -1,0 +1,126 @@
+"""The pure core of the head: `handle(event, now)` decides, the shell acts."""
+
+from __future__ import annotations
+
+import heapq
+from typing import assert_never
+
+from rustray.scheduler import admission, cancellation, completion, deadlines, membership, placement
+from rustray.scheduler.commands import Command
+from rustray.scheduler.events import (
+    CancelRequested,
+    CodeReceived,
+    DrainRequested,
+    Event,
+    FollowRequested,
+    HeartbeatReceived,
+    OutcomesDelivered,
+    TasksSubmitted,
+    TimePassed,
+    WorkerDied,
+    WorkerDisconnected,
+    WorkerJoined,
+    WorkerReported,
+)
+from rustray.scheduler.explain import explain
+from rustray.scheduler.records import Batch, Lease, WorkerRecord
+from rustray.scheduler.state import SchedulerSettings, SchedulerState
+from rustray.scheduler.view import TaskSnapshot, snapshot
+from rustray.task.views import Explanation
+
+
+class Scheduler:
+    """Accepts, queues, places, retries and completes tasks.
+
+    Total: whatever a peer sent, an event yields commands and counters, never an exception
+    (except `WorkerNotFound` for an operator's mistake). `InvariantError` would be our bug.
+
+    Attributes:
+        state: Its data, for read-only views and for `invariants.check`.
+    """
+
+    def __init__(self, settings: SchedulerSettings | None = None) -> None:
+        self.state = SchedulerState(settings or SchedulerSettings())
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        """Take one event and return what to do, in order.
+
+        Args:
+            event: What happened.
+            now: Monotonic seconds, never smaller than in an earlier call.
+
+        Raises:
+            WorkerNotFound: a `DrainRequested` for a worker that does not exist.
+        """
+        state = self.state
+        state.commands = []
+        self._apply(event, now)
+        placement.dispatch(state, now)
+        commands = state.commands
+        state.commands = []
+        return commands
+
+    def _apply(self, event: Event, now: float) -> None:
+        state = self.state
+        match event:
+            case WorkerReported():
+                membership.on_reported(state, event, now)
+            case TasksSubmitted():
+                admission.on_submitted(state, event, now)
+            case OutcomesDelivered():
+                completion.on_delivered(state, event)
+            case HeartbeatReceived():
+                membership.on_heartbeat(state, event, now)
+            case TimePassed():
+                self._run_timers(now)
+            case CodeReceived():
+                state.code[event.code_hash] = event.code
+            case CancelRequested():
+                cancellation.on_cancel(state, event.request, now)
+            case FollowRequested():
+                admission.on_follow(state, event)
+            case WorkerJoined():
+                membership.on_joined(state, event, now)
+            case WorkerDisconnected():
+                membership.on_disconnected(state, event, now)
+            case WorkerDied():
+                membership.on_died(state, event, now)
+            case DrainRequested():
+                membership.on_drain(state, event)
+            case _:
+                assert_never(event)
+
+    def _run_timers(self, now: float) -> None:
+        state = self.state
+        timers = state.timers
+        while timers and timers[0][0] <= now:
+            _, _, kind, subject = heapq.heappop(timers)
+            match kind, subject:
+                case "expiry", WorkerRecord():
+                    membership.on_expiry(state, subject, now)
+                case "queue", Batch():
+                    deadlines.on_queue_limit(state, subject, now)
+                case "total", Batch():
+                    deadlines.on_total_limit(state, subject, now)
+                case "run", (Lease() as lease, int(low), int(high)):
+                    deadlines.on_run_limit(state, (lease, low, high), now)
+        completion.expire_results(state, now)
+
+    def next_deadline(self) -> float | None:
+        """Return the monotonic time at which to send `TimePassed`, or None."""
+        return deadlines.next_deadline(self.state)
+
+    def knows_session(self, worker_id: str, session: int) -> bool:
+        """Return whether a worker's session is the present one."""
+        worker = self.state.workers.get(worker_id)
+        return worker is not None and worker.session == session
+
+    def task(self, prefix: bytes, sequence: int) -> TaskSnapshot | None:
+        """Return one task as it stands, or None if it is not known."""
+        found = self.state.find(prefix, sequence)
+        return snapshot(self.state, *found) if found else None
+
+    def explain(self, prefix: bytes, sequence: int, now: float) -> Explanation | None:
+        """Say why a task is where it is, or None if it is not known."""
+        found = self.state.find(prefix, sequence)
+        return explain(self.state, *found, now) if found else None

@@ -1,0 +1,228 @@
+"""Everything the scheduler knows, and the few operations that all its parts share."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rustray.scheduler.commands import Command
+from rustray.scheduler.load_balancer import LoadBalancer
+from rustray.scheduler.records import (
+    Batch,
+    ClassQueue,
+    Lease,
+    SessionTasks,
+    Span,
+    StoredOutcome,
+    WorkerRecord,
+)
+from rustray.task.functions import FunctionInfo
+from rustray.task.spec import TaskClass
+from rustray.task.state import TaskState
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerSettings:
+    """The scheduler's knobs.
+
+    Attributes:
+        strategy: Name of the load balancing strategy (design §7).
+        lease_ttl_s: Silence after which a worker's tasks go to others.
+        result_ttl_s: How long a result is kept.
+        result_memory_bytes: Results kept in memory at most; delivered ones go first.
+        max_pending_tasks: Accepted and unfinished tasks at most.
+        max_pending_bytes: Their arguments together at most.
+        max_payload_bytes: Size of one task's arguments at most.
+        prefetch_s: How much run time a worker holds beyond its slots.
+        max_leased_tasks: Tasks leased to one worker at most.
+        seed: For strategies that draw lots.
+        first_lease: Number of the first lease; must exceed every number of an earlier head, for
+            its workers may still hold some.
+    """
+
+    strategy: str = "LeastLoaded"
+    lease_ttl_s: float = 10.0
+    result_ttl_s: float = 86_400.0
+    result_memory_bytes: int = 512 << 20
+    max_pending_tasks: int = 20_000_000
+    max_pending_bytes: int = 8 << 30
+    max_payload_bytes: int = 16 << 20
+    prefetch_s: float = 0.05
+    max_leased_tasks: int = 4_096
+    seed: int = 0
+    first_lease: int = 1
+
+
+class SchedulerState:
+    """The scheduler's data. Invariants are in `invariants.py`.
+
+    Attributes:
+        commands: What the present `handle` call has decided so far.
+        queues: Class to its queue.
+        ready: Heap of (sort key, queue) for queues that may have work; entries may be stale.
+        blocked: Queues with waiting tasks for which no worker has room.
+        freed: Workers that got room in the present call.
+        overfull: Workers with more than they can run at once (candidates for take-back).
+        timers: Heap of (time, order, kind, subject).
+        kept: Outcomes in order of time; delivered: those that go first.
+        functions: Announced name to description; remembered after the worker has left.
+        code: Hash to cloudpickled function.
+    """
+
+    def __init__(self, settings: SchedulerSettings) -> None:
+        self.settings = settings
+        self.balancer = LoadBalancer(settings.strategy, seed=settings.seed)
+        self.commands: list[Command] = []
+        self.sessions: dict[bytes, SessionTasks] = {}
+        self.queues: dict[TaskClass, ClassQueue] = {}
+        self.ready: list[tuple[tuple[int, int, int], ClassQueue]] = []
+        self.blocked: dict[ClassQueue, None] = {}
+        self.workers: dict[str, WorkerRecord] = {}
+        self.freed: dict[WorkerRecord, None] = {}
+        self.overfull: dict[WorkerRecord, None] = {}
+        self.leases: dict[int, Lease] = {}
+        self.timers: list[tuple[float, int, str, object]] = []
+        self.kept: deque[StoredOutcome] = deque()
+        self.delivered: deque[StoredOutcome] = deque()
+        self.functions: dict[str, FunctionInfo] = {}
+        self.code: dict[bytes, bytes] = {}
+        self.counts: Counter[TaskState] = Counter()
+        self.counters: Counter[str] = Counter()
+        self.pending_tasks = 0
+        self.pending_bytes = 0
+        self.result_bytes = 0
+        self.next_lease = settings.first_lease
+        self.next_batch = 1
+        self.next_order = 1
+        self.next_worker = 1
+
+    # -- finding -----------------------------------------------------------
+
+    def find(self, prefix: bytes, sequence: int) -> tuple[Batch, int] | None:
+        """Find a task by its id: (batch, offset), or None.
+
+        Complexity: O(log batches of the session).
+        """
+        session = self.sessions.get(prefix)
+        if session is None:
+            return None
+        place = bisect_right(session.firsts, sequence) - 1
+        if place < 0:
+            return None
+        batch = session.batches[place]
+        offset = sequence - batch.first
+        return (batch, offset) if offset < batch.count else None
+
+    def overlapping(self, prefix: bytes, first: int, count: int) -> list[Batch]:
+        """Return the session's batches that share sequences with a range, in order."""
+        session = self.sessions.get(prefix)
+        if session is None:
+            return []
+        place = max(bisect_right(session.firsts, first) - 1, 0)
+        found: list[Batch] = []
+        for batch in session.batches[place:]:
+            if batch.first >= first + count:
+                break
+            if batch.first + batch.count > first:
+                found.append(batch)
+        return found
+
+    def insert(self, batch: Batch) -> None:
+        """Enter a batch into its session; appending is the common case."""
+        session = self.sessions.get(batch.prefix)
+        if session is None:
+            session = self.sessions[batch.prefix] = SessionTasks()
+        if not session.firsts or session.firsts[-1] < batch.first:
+            session.firsts.append(batch.first)
+            session.batches.append(batch)
+            return
+        place = bisect_right(session.firsts, batch.first)
+        session.firsts.insert(place, batch.first)
+        session.batches.insert(place, batch)
+
+    def remove(self, batch: Batch) -> None:
+        """Forget a batch whose tasks have ended and whose outcomes have expired."""
+        session = self.sessions[batch.prefix]
+        place = bisect_right(session.firsts, batch.first) - 1
+        del session.firsts[place]
+        del session.batches[place]
+        if not session.firsts:
+            del self.sessions[batch.prefix]
+        for offset in range(batch.count):
+            self.counts[TaskState(batch.state[offset])] -= 1
+        queue = batch.queue
+        queue.batches -= 1
+        if queue.batches == 0 and self.queues.get(queue.task_class) is queue:
+            del self.queues[queue.task_class]
+            self.blocked.pop(queue, None)
+            code_hash = queue.task_class.code_hash
+            if all(other.code_hash != code_hash for other in self.queues):
+                self.code.pop(code_hash, None)
+
+    # -- changing state ----------------------------------------------------
+
+    def set_state(self, batch: Batch, low: int, high: int, old: TaskState, new: TaskState) -> None:
+        """Move tasks that are all in ``old`` to ``new``."""
+        number = high - low
+        batch.state[low:high] = bytes((new,)) * number
+        self.counts[old] -= number
+        self.counts[new] += number
+
+    def charge(self, worker: WorkerRecord, queue: ClassQueue, number: int) -> None:
+        """Account ``number`` tasks to a worker (negative: take them off)."""
+        load = worker.load
+        task_class = queue.task_class
+        level = worker.leased_by_priority.get(task_class.priority)
+        if level is None:
+            level = worker.leased_by_priority[task_class.priority] = {}
+        highest = 0.0
+        leased = load.leased
+        for name, units in task_class.resources.units.items():
+            leased[name] = leased.get(name, 0) + units * number
+            level[name] = level.get(name, 0) + units * number
+        for name, units in load.total.items():
+            if units:
+                used = leased.get(name, 0) / units
+                if used > highest:
+                    highest = used
+        load.load = highest
+        load.tasks += number
+        mine = load.by_class.get(task_class, 0) + number
+        if mine:
+            load.by_class[task_class] = mine
+        else:
+            load.by_class.pop(task_class, None)
+            if not any(level.values()):
+                worker.leased_by_priority.pop(task_class.priority, None)
+        if highest > 1.0:
+            self.overfull[worker] = None
+        else:
+            self.overfull.pop(worker, None)
+        if worker.state == "ready":
+            self.balancer.changed(load)
+            if number < 0:
+                self.freed[worker] = None
+
+
+def runs(column: bytes | bytearray, low: int, high: int) -> Iterator[tuple[int, int, int]]:
+    """Split ``column[low:high]`` into runs of equal bytes: (start, end, byte)."""
+    start = low
+    while start < high:
+        byte = column[start]
+        end = start + 1
+        while end < high and column[end] == byte:
+            end += 1
+        yield start, end, byte
+        start = end
+
+
+def push_front(queue: ClassQueue, batch: Batch, low: int, high: int) -> None:
+    """Put tasks back at the head of their queue (they have waited before)."""
+    spans = queue.spans
+    if spans and spans[0].batch is batch and spans[0].low == high:
+        spans[0].low = low
+    else:
+        spans.appendleft(Span(batch, low, high))
+    queue.queued += high - low

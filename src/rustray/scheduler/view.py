@@ -1,0 +1,100 @@
+"""Read-only pictures of the scheduler's state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rustray.common.ids import task_id
+from rustray.common.resources import ResourceSet
+from rustray.scheduler.records import Batch, StoredOutcome, WorkerRecord
+from rustray.scheduler.state import SchedulerState
+from rustray.task.frames import Outcome
+from rustray.task.state import TaskState
+from rustray.task.views import WorkerView
+
+
+def outcome_of(stored: StoredOutcome, low: int, high: int) -> Outcome:
+    """Return batch offsets ``low`` to ``high - 1`` of a stored outcome as it travels."""
+    payloads = stored.payloads.slice(low - stored.offset, high - stored.offset)
+    first = stored.batch.first + low
+    return Outcome(first, stored.state, payloads, stored.worker_id, stored.attempts)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSnapshot:
+    """One task as it stands; times are monotonic seconds."""
+
+    task_id: str
+    function: str
+    codec: int
+    state: TaskState
+    priority: int
+    attempts: int
+    worker_id: str
+    accepted_at_s: float
+    finished_at_s: float | None
+    payload: bytes | None
+
+
+def snapshot(state: SchedulerState, batch: Batch, offset: int) -> TaskSnapshot:
+    """Return one task as it stands; ``payload`` is the outcome's, None if none or expired."""
+    now_state = TaskState(batch.state[offset])
+    task_class = batch.queue.task_class
+    worker_id, finished, payload = "", None, None
+    attempts = batch.reruns.get(offset, 0)
+    if now_state.is_terminal:
+        stored = batch.outcomes[batch.lease[offset]]
+        if stored is not None:
+            worker_id, attempts = stored.worker_id, stored.attempts
+            finished = stored.finished_at_s
+            payload = stored.payloads[offset - stored.offset]
+    elif now_state is not TaskState.QUEUED:
+        attempts += 1
+        lease = state.leases.get(batch.lease[offset])
+        worker_id = lease.worker.worker_id if lease else ""
+    return TaskSnapshot(
+        task_id(batch.prefix, batch.first + offset),
+        task_class.function,
+        task_class.codec,
+        now_state,
+        task_class.priority,
+        attempts,
+        worker_id,
+        batch.accepted_at_s,
+        finished,
+        payload,
+    )
+
+
+def batches_in_order(state: SchedulerState, after: int) -> Iterator[Batch]:
+    """Yield batches in order of acceptance, from number ``after`` on."""
+    found = [
+        batch
+        for session in state.sessions.values()
+        for batch in session.batches
+        if batch.number >= after
+    ]
+    found.sort(key=lambda batch: batch.number)
+    yield from found
+
+
+def worker_view(worker: WorkerRecord, now: float) -> WorkerView:
+    """Return a worker as people see it."""
+    info = worker.info
+    return WorkerView(
+        worker_id=info.worker_id,
+        name=info.name,
+        address=info.address,
+        state=worker.state,
+        resources=dict(info.resources),
+        used=ResourceSet(worker.load.leased).amounts(),
+        labels=dict(info.labels),
+        functions=tuple(sorted(worker.functions)),
+        leased=worker.load.tasks,
+        running=worker.reported_running,
+        finished=worker.finished,
+        last_seen_s=max(now - worker.last_seen_s, 0.0),
+        version=info.version,
+        pid=info.pid,
+    )

@@ -1,0 +1,245 @@
+"""A bench around the real Scheduler: naive workers, and a ledger of what every task went through."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from rustray.scheduler import commands as c
+from rustray.scheduler import events as e
+from rustray.scheduler.invariants import check
+from rustray.scheduler.scheduler import Scheduler
+from rustray.scheduler.state import SchedulerSettings
+from rustray.task.columns import PayloadColumn
+from rustray.task.frames import CancelRequest, LeaseOutcome, LeaseRange
+from rustray.task.functions import FunctionInfo, Parameter
+from rustray.task.spec import TaskClass
+from rustray.task.state import TaskState
+from rustray.task.views import WorkerInfo
+
+PREFIX = b"0123456789"
+ANYTHING = FunctionInfo("f", (Parameter("args", "args", False),))
+
+
+@dataclass
+class NaiveWorker:
+    """What a worker holds: lease number to its unfinished offsets."""
+
+    worker_id: str
+    session: int
+    incarnation: int = 1
+    held: dict[int, set[int]] = field(default_factory=dict)
+    grants: dict[int, c.GrantLease] = field(default_factory=dict)
+    is_open: bool = False
+    is_draining: bool = False
+
+
+class Bench:
+    """Feeds events, checks every invariant after each, and keeps the ledger.
+
+    Attributes:
+        ended: Task sequence to the terminal states it was reported in (one, if all is well).
+        accepted: Sequences that were accepted.
+        attempts: Sequence to attempt numbers granted, in order.
+        commands: Those of the last event.
+    """
+
+    def __init__(self, **settings: object) -> None:
+        self.scheduler = Scheduler(SchedulerSettings(**settings))  # type: ignore[arg-type]
+        self.now = 1000.0
+        self.workers: dict[str, NaiveWorker] = {}
+        self.ended: dict[int, list[TaskState]] = {}
+        self.accepted: set[int] = set()
+        self.rejected: dict[int, str] = {}
+        self.attempts: dict[int, list[int]] = {}
+        self.grant_order: list[int] = []
+        self.next_sequence = 0
+        self.next_session = 1
+        self.commands: list[c.Command] = []
+
+    # -- feeding -------------------------------------------------------------
+
+    def feed(self, event: e.Event) -> list[c.Command]:
+        """Feed one event, apply its commands to the naive workers, check all invariants."""
+        self.commands = self.scheduler.handle(event, self.now)
+        persisted: set[int] = set()
+        for command in self.commands:
+            self._apply(command, persisted)
+        check(self.scheduler.state)
+        return self.commands
+
+    def _apply(self, command: c.Command, persisted: set[int]) -> None:
+        match command:
+            case c.AcceptTasks():
+                self.accepted.update(range(command.first, command.first + command.count))
+            case c.RejectTasks():
+                for number in range(command.first, command.first + command.count):
+                    self.rejected[number] = command.error.code
+            case c.PersistOutcome():
+                first = command.outcome.first
+                for number in range(first, first + len(command.outcome.payloads)):
+                    persisted.add(number)
+                    self.ended.setdefault(number, []).append(command.outcome.state)
+            case c.DeliverOutcome():
+                first = command.outcome.first
+                numbers = set(range(first, first + len(command.outcome.payloads)))
+                assert numbers <= persisted or not numbers - set(self.ended), "ack before commit"
+            case c.GrantLease():
+                self._grant(command)
+            case c.CancelLease() if command.force:
+                pass
+
+    def _grant(self, command: c.GrantLease) -> None:
+        worker = self.workers[command.worker_id]
+        assert worker.is_open, "work was given to a worker without a session"
+        worker.held[command.lease] = set(range(len(command.payloads)))
+        worker.grants[command.lease] = command
+        for number in range(command.first, command.first + len(command.payloads)):
+            history = self.attempts.setdefault(number, [])
+            assert not history or history[-1] < command.attempt, "attempt numbers must grow"
+            history.append(command.attempt)
+            self.grant_order.append(number)
+            assert number not in self.ended, "a task was given out after its end"
+
+    # -- what happens ----------------------------------------------------------
+
+    def submit(self, count: int, task_class: TaskClass | None = None, size: int = 3) -> range:
+        """Submit fresh tasks; returns their sequences."""
+        first = self.next_sequence
+        self.next_sequence += count
+        payloads = PayloadColumn.of([b"x" * size] * count)
+        self.feed(e.TasksSubmitted(PREFIX, first, task_class or TaskClass("f"), payloads, True))
+        return range(first, first + count)
+
+    def join(
+        self,
+        worker_id: str = "w-1",
+        cpus: float = 2,
+        *,
+        incarnation: int = 1,
+        functions: Sequence[FunctionInfo] = (ANYTHING,),
+        **extra: object,
+    ) -> NaiveWorker:
+        """Register a worker and open its stream with an honest list of what it holds."""
+        resources = {"cpu_cores": cpus, **extra.pop("resources", {})}  # type: ignore[dict-item]
+        worker = self.workers.get(worker_id)
+        if worker is None or worker.incarnation != incarnation:
+            worker = self.workers[worker_id] = NaiveWorker(worker_id, 0, incarnation)
+        worker.session = self.next_session
+        worker.is_open = False
+        self.next_session += 1
+        info = WorkerInfo(
+            worker_id, incarnation, worker_id, "", resources, functions=tuple(functions), **extra
+        )  # type: ignore[arg-type]
+        self.feed(e.WorkerJoined(info, worker.session))
+        self.hello(worker)
+        return worker
+
+    def hello(self, worker: NaiveWorker) -> None:
+        """Open the stream of a registered worker."""
+        held = tuple(
+            LeaseRange(number, offset, 1)
+            for number, offsets in worker.held.items()
+            for offset in sorted(offsets)
+        )
+        worker.is_open = True
+        self.report(worker, held=held)
+
+    def report(self, worker: NaiveWorker, **parts: object) -> None:
+        """Send a worker's frame."""
+        event = e.WorkerReported(
+            worker.worker_id,
+            worker.session,
+            parts.get("held"),  # type: ignore[arg-type]
+            tuple(parts.get("outcomes", ())),  # type: ignore[arg-type]
+            tuple(parts.get("returned", ())),  # type: ignore[arg-type]
+            tuple(parts.get("started", ())),  # type: ignore[arg-type]
+            worker.is_draining,
+            bool(parts.get("has_drained", False)),
+        )
+        self.feed(event)
+
+    def end(
+        self,
+        worker: NaiveWorker,
+        lease: int,
+        offset: int,
+        count: int = 1,
+        state: TaskState = TaskState.SUCCEEDED,
+        run_us: int = 1000,
+    ) -> None:
+        """Report that tasks of a lease have ended."""
+        held = worker.held.get(lease, set())
+        held.difference_update(range(offset, offset + count))
+        if not held:
+            worker.held.pop(lease, None)
+        payloads = PayloadColumn.of([b"r"] * count)
+        self.report(worker, outcomes=[LeaseOutcome(lease, offset, state, payloads, run_us)])
+
+    def give_back(self, worker: NaiveWorker, lease: int, offset: int, count: int) -> None:
+        """Give tasks back unstarted."""
+        held = worker.held.get(lease, set())
+        held.difference_update(range(offset, offset + count))
+        if not held:
+            worker.held.pop(lease, None)
+        self.report(worker, returned=[LeaseRange(lease, offset, count)])
+
+    def finish_one(self, worker: NaiveWorker) -> bool:
+        """End the oldest task that a worker holds; False if it holds none."""
+        if not worker.held:
+            return False
+        lease = min(worker.held)
+        self.end(worker, lease, min(worker.held[lease]))
+        return True
+
+    def run_all(self, limit: int = 100_000) -> None:
+        """Let the open workers end everything they get."""
+        for _ in range(limit):
+            busy = [w for w in self.workers.values() if w.is_open and w.held]
+            if not busy:
+                return
+            for worker in busy:
+                self.finish_one(worker)
+        raise AssertionError("the work never ends")
+
+    def heartbeat(self, worker: NaiveWorker) -> None:
+        """Send an honest heartbeat."""
+        held = tuple((number, len(offsets)) for number, offsets in worker.held.items())
+        self.feed(e.HeartbeatReceived(worker.worker_id, worker.session, held, 0))
+
+    def disconnect(self, worker: NaiveWorker) -> None:
+        """Break a worker's stream."""
+        worker.is_open = False
+        self.feed(e.WorkerDisconnected(worker.worker_id, worker.session))
+
+    def die(self, worker: NaiveWorker) -> None:
+        """Let a worker's process die, for certain."""
+        worker.is_open = False
+        worker.held.clear()
+        self.feed(e.WorkerDied(worker.worker_id, worker.session))
+
+    def cancel(self, first: int, count: int = 1, force: bool = False) -> None:
+        """Cancel a range."""
+        self.feed(e.CancelRequested(CancelRequest(PREFIX, first, count, force)))
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, with the timer firing as the shell would let it."""
+        target = self.now + seconds
+        while True:
+            due = self.scheduler.next_deadline()
+            if due is None or due > target:
+                break
+            self.now = max(self.now, due)
+            self.feed(e.TimePassed())
+        self.now = target
+
+    def state_of(self, number: int) -> TaskState:
+        """Return a task's present state."""
+        found = self.scheduler.task(PREFIX, number)
+        assert found is not None
+        return found.state
+
+    def counts(self) -> Counter[TaskState]:
+        """Count tasks by state."""
+        return Counter(self.scheduler.state.counts)

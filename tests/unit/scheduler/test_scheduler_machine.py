@@ -1,0 +1,187 @@
+"""The scheduler under arbitrary histories: every invariant after each event, one end a task."""
+
+from __future__ import annotations
+
+from helpers.scheduling import PREFIX, Bench, NaiveWorker
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from rustray.common.resources import ResourceSet
+from rustray.scheduler import events as e
+from rustray.task.columns import PayloadColumn
+from rustray.task.frames import LeaseOutcome, LeaseRange
+from rustray.task.spec import TaskClass
+from rustray.task.state import TaskState
+
+CLASSES = [
+    TaskClass("f"),
+    TaskClass("f", priority=3, max_retries=0),
+    TaskClass("f", priority=-2, resources=ResourceSet.of({"cpu_cores": 2})),
+    TaskClass("f", resources=ResourceSet.of({"cpu_cores": 0.25}), retry_exceptions=True),
+    TaskClass("f", resources=ResourceSet.of({}), max_retries=1),
+    TaskClass("f", labels=(("zone", "x"),), wait_for_resources=True),
+    TaskClass("f", queue_timeout_s=5.0, total_timeout_s=20.0),
+    TaskClass("f", timeout_s=3.0),
+]
+STATES = [
+    TaskState.SUCCEEDED,
+    TaskState.SUCCEEDED,
+    TaskState.FAILED,
+    TaskState.LEASED,
+    TaskState.CANCELLED,
+    TaskState.TIMED_OUT,
+]
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Clients, workers and time do what they like, in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bench = Bench(result_ttl_s=1e6, max_leased_tasks=16)
+        self.incarnations: dict[str, int] = {}
+
+    @property
+    def open_workers(self) -> list[NaiveWorker]:
+        """Workers with a stream."""
+        known = self.bench.scheduler.state.workers
+        return [w for w in self.bench.workers.values() if w.is_open and w.worker_id in known]
+
+    @rule(count=st.integers(1, 6), which=st.integers(0, len(CLASSES) - 1))
+    def submit(self, count: int, which: int) -> None:
+        """A client submits."""
+        self.bench.submit(count, CLASSES[which])
+
+    @rule(
+        first=st.integers(0, 30), count=st.integers(1, 8), which=st.integers(0, len(CLASSES) - 1)
+    )
+    def submit_again(self, first: int, count: int, which: int) -> None:
+        """A client repeats a submission that may overlap what is known, or not be the same."""
+        first = min(first, self.bench.next_sequence)
+        self.bench.next_sequence = max(self.bench.next_sequence, first + count)
+        payloads = PayloadColumn.of([b"xxx"] * count)
+        self.bench.feed(e.TasksSubmitted(PREFIX, first, CLASSES[which], payloads, True))
+
+    @rule(name=st.sampled_from("abc"), cpus=st.sampled_from([1, 2, 4]), zoned=st.booleans())
+    def join(self, name: str, cpus: int, zoned: bool) -> None:
+        """A worker joins, comes back, or starts anew."""
+        worker = self.bench.workers.get(name)
+        if worker is not None and name not in self.bench.scheduler.state.workers:
+            worker.held.clear()
+            self.incarnations[name] = self.incarnations.get(name, 1) + 1
+            worker.is_draining = False
+        labels = {"zone": "x"} if zoned else {}
+        self.bench.join(name, cpus, incarnation=self.incarnations.get(name, 1), labels=labels)
+
+    @precondition(lambda self: self.open_workers)
+    @rule(data=st.data())
+    def report_end(self, data: st.DataObject) -> None:
+        """A worker ends some of what it holds."""
+        worker = data.draw(st.sampled_from(self.open_workers))
+        if not worker.held:
+            return
+        lease = data.draw(st.sampled_from(sorted(worker.held)))
+        offset = data.draw(st.sampled_from(sorted(worker.held[lease])))
+        state = data.draw(st.sampled_from(STATES))
+        run_us = data.draw(st.sampled_from([1, 500, 200_000]))
+        self.bench.end(worker, lease, offset, 1, state, run_us)
+
+    @precondition(lambda self: self.open_workers)
+    @rule(data=st.data())
+    def report_ranges(self, data: st.DataObject) -> None:
+        """A worker reports wide ranges, starts and returns, true or not."""
+        worker = data.draw(st.sampled_from(self.open_workers))
+        leases = sorted(worker.grants) or [1]
+        lease = data.draw(st.sampled_from(leases))
+        offset = data.draw(st.integers(-1, 4))
+        count = data.draw(st.integers(0, 5))
+        kind = data.draw(st.sampled_from(["outcome", "returned", "started"]))
+        held = worker.held.get(lease, set())
+        if kind == "outcome":
+            state = data.draw(st.sampled_from([*STATES, TaskState.QUEUED, TaskState.RUNNING]))
+            outcome = LeaseOutcome(lease, offset, state, PayloadColumn.of([b"r"] * count), 7)
+            grant = worker.grants.get(lease)
+            if grant and 0 <= offset and offset + count <= len(grant.payloads) and state in STATES:
+                held.difference_update(range(offset, offset + count))
+            self.bench.report(worker, outcomes=[outcome])
+        elif kind == "returned":
+            grant = worker.grants.get(lease)
+            if grant and 0 <= offset and count and offset + count <= len(grant.payloads):
+                held.difference_update(range(offset, offset + count))
+            self.bench.report(worker, returned=[LeaseRange(lease, offset, count)])
+        else:
+            self.bench.report(worker, started=[LeaseRange(lease, offset, count)])
+        if not held:
+            worker.held.pop(lease, None)
+
+    @precondition(lambda self: self.open_workers)
+    @rule(data=st.data())
+    def lose_frames(self, data: st.DataObject) -> None:
+        """A stream breaks, and part of what was on it never arrived."""
+        worker = data.draw(st.sampled_from(self.open_workers))
+        self.bench.disconnect(worker)
+        if worker.held and data.draw(st.booleans()):
+            worker.held.pop(max(worker.held))
+
+    @precondition(lambda self: self.open_workers)
+    @rule(data=st.data())
+    def die(self, data: st.DataObject) -> None:
+        """A worker's process dies."""
+        self.bench.die(data.draw(st.sampled_from(self.open_workers)))
+
+    @precondition(lambda self: self.open_workers)
+    @rule(data=st.data())
+    def heartbeat(self, data: st.DataObject) -> None:
+        """A worker says that it lives."""
+        self.bench.heartbeat(data.draw(st.sampled_from(self.open_workers)))
+
+    @precondition(lambda self: self.open_workers)
+    @rule(data=st.data())
+    def drain(self, data: st.DataObject) -> None:
+        """An operator drains a worker."""
+        worker = data.draw(st.sampled_from(self.open_workers))
+        worker.is_draining = True
+        self.bench.feed(e.DrainRequested(worker.worker_id))
+
+    @rule(first=st.integers(0, 40), count=st.integers(1, 10), force=st.booleans())
+    def cancel(self, first: int, count: int, force: bool) -> None:
+        """Somebody cancels a range."""
+        self.bench.cancel(first, count, force)
+
+    @rule(first=st.integers(0, 40), count=st.integers(1, 10))
+    def follow(self, first: int, count: int) -> None:
+        """A client comes back."""
+        self.bench.feed(e.FollowRequested(PREFIX, first, count))
+        self.bench.feed(e.OutcomesDelivered(PREFIX, first, count))
+
+    @rule(seconds=st.sampled_from([0.01, 1.0, 4.0, 11.0, 61.0]))
+    def pass_time(self, seconds: float) -> None:
+        """Time passes."""
+        self.bench.pass_time(seconds)
+
+    @invariant()
+    def no_task_ends_twice(self) -> None:
+        """Each task has at most one end."""
+        assert all(len(states) == 1 for states in self.bench.ended.values())
+
+    def teardown(self) -> None:
+        """With a strong worker at hand everything that was accepted comes to its end."""
+        for worker in list(self.bench.workers.values()):
+            if worker.is_open:
+                self.bench.die(worker)
+        self.bench.pass_time(30.0)
+        strong = self.bench.join("strong", 8, labels={"zone": "x"})
+        assert strong.is_open
+        self.bench.run_all()
+        assert set(self.bench.ended) == self.bench.accepted
+        assert self.bench.scheduler.state.pending_tasks == 0
+
+
+TestSchedulerMachine = SchedulerMachine.TestCase
+TestSchedulerMachine.settings = settings(
+    max_examples=30,
+    stateful_step_count=40,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+)
