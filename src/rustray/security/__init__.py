@@ -1,0 +1,1 @@
+"""Who may do what: keys, certificates, tokens, roles, and where a head keeps its secrets."""

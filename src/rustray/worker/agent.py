@@ -1,0 +1,311 @@
+"""WorkerAgent: the worker's shell. It owns the clock, the pool, and the way to the head.
+
+What happens is told to the `WorkerManager`, what that answers is carried out in order. The
+agent takes any `HeadApi`: the stub of a head elsewhere, or the head of this very process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+from rustray.common.errors import (
+    AuthorizationError,
+    CommunicationError,
+    ConfigError,
+    RustRayError,
+)
+from rustray.common.ids import WorkerId
+from rustray.common.resources import UNIT
+from rustray.rpc.api import HeadApi, Link
+from rustray.task.frames import AssignFrame, LeaseOutcome, WorkerFrame
+from rustray.task.functions import FunctionInfo
+from rustray.task.spec import TaskClass
+from rustray.task.views import Heartbeat, Registered, WorkerInfo
+from rustray.worker import detect, events
+from rustray.worker.config import WorkerConfig
+from rustray.worker.driver import Pool, PoolFactory, WorkerDriver
+from rustray.worker.executor import ExecutorPool, PoolListener
+from rustray.worker.manager import WorkerManager
+from rustray.worker.reconnect import ReconnectManager
+from rustray.worker.session import HeadSession
+
+logger = logging.getLogger("rustray.worker")
+
+_MB: Final = 1_000_000
+POOL_GRACE_S: Final = 0.5
+"""How long idle executors have to end by themselves."""
+
+
+class WorkerAgent:
+    """Runs one worker until it is drained or stopped.
+
+    Attributes:
+        worker_id: ``<name>-<8 hex digits>``.
+        config: As given.
+        address: host:port of the WorkerService; set before `run`, "" if there is none.
+        functions: What the worker offers by name, once the pool has started.
+        started_at: Loop time of the start of `run`.
+    """
+
+    def __init__(
+        self,
+        head: HeadApi,
+        config: WorkerConfig,
+        *,
+        version: str = "",
+        pool_factory: PoolFactory | None = None,
+    ) -> None:
+        self.worker_id = WorkerId(f"{config.name}-{secrets.token_hex(4)}")
+        self.config = config
+        self.address = ""
+        self.functions: tuple[FunctionInfo, ...] = ()
+        self.started_at = 0.0
+        self._head = head
+        self._version = version
+        self._incarnation = time.time_ns() // 1_000_000
+        self._host_key = detect.host_key()
+        self._driver = WorkerDriver(self, config.limits(), pool_factory or self._make_pool)
+        self._reconnect = ReconnectManager(self.worker_id)
+        self._session: HeadSession | None = None
+        self._link: Link | None = None
+        self._last_trouble = ""
+        self._left = asyncio.Event()
+        self._done = asyncio.Event()
+        self._connected = asyncio.Event()
+        self._is_running = False
+
+    def _make_pool(self, listener: PoolListener) -> Pool:
+        return ExecutorPool(
+            listener,
+            function_modules=self.config.functions,
+            sys_path=self.config.sys_path,
+            max_result_bytes=self.config.max_result_bytes,
+        )
+
+    @property
+    def manager(self) -> WorkerManager:
+        """The core; look, do not touch."""
+        return self._driver.manager
+
+    # ── Life ──────────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> None:
+        """Work until drained or stopped; call it once.
+
+        Raises:
+            ConfigError: a function module cannot be imported, or the head refuses the worker
+                for its settings.
+            AuthorizationError: the token does not allow to be a worker.
+            InvariantError: a bug in rustray.
+        """
+        self._loop = asyncio.get_running_loop()
+        self.started_at = self._loop.time()
+        self._is_running = True
+        self._driver.open(self._loop)
+        pool = asyncio.create_task(self._start_pool(), name="rustray-pool")
+        tasks: list[asyncio.Task[Any]] = [
+            pool,
+            asyncio.create_task(self._left.wait(), name="rustray-left"),
+        ]
+        tasks.append(asyncio.create_task(self._keep_session(pool), name="rustray-session"))
+        try:
+            # The pool's task ends when it has started; the others mean the end.
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            if pool.done() and pool.exception() is None:
+                await asyncio.wait(tasks[1:], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await self._shut_down(tasks)
+        errors = [task.exception() for task in tasks if not task.cancelled()]
+        for error in errors:
+            if error is not None:
+                raise error
+        if self._driver.failure is not None:
+            raise self._driver.failure
+
+    async def _start_pool(self) -> None:
+        self.functions = await self._driver.start()
+
+    async def _shut_down(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        self._is_running = False
+        await self._driver.close(0.0 if self.manager.running else POOL_GRACE_S)
+        self._done.set()
+
+    async def drain(self, timeout_s: float | None = None) -> None:
+        """Leave in order: finish what runs, hand the rest back; returns when it is over.
+
+        Args:
+            timeout_s: Limit for what runs, in seconds; None takes the configured one.
+        """
+        if self._is_running:
+            self._driver.apply(events.DrainRequested(timeout_s))
+        else:
+            self._left.set()
+            return
+        await self._done.wait()
+
+    async def stop(self) -> None:
+        """Stop now: what runs is killed, and the head will give it to others."""
+        self._left.set()
+        if self._is_running:
+            await self._done.wait()
+
+    async def wait_connected(self) -> None:
+        """Return as soon as a stream to the head stands."""
+        await self._connected.wait()
+
+    @property
+    def state(self) -> str:
+        """One of "starting", "ready", "disconnected" and "draining"."""
+        if self.manager.is_draining:
+            return "draining"
+        if self._link is not None:
+            return "ready"
+        return "disconnected" if self._connected.is_set() else "starting"
+
+    # ── The head ──────────────────────────────────────────────────────────────────────────
+
+    async def _keep_session(self, pool: asyncio.Task[None]) -> None:
+        if self.config.functions:
+            # They are announced with the registration; without any it need not wait.
+            await asyncio.shield(pool)
+        while not self._left.is_set():
+            error = await self._hold_session()
+            pause_s = self._reconnect.pause_after_failure(self._loop.time())
+            text = str(error) if error is not None else "the head ended the session"
+            # A head that is away for a night is worth one line, not thousands.
+            level = logging.DEBUG if text == self._last_trouble else logging.WARNING
+            self._last_trouble = text
+            logger.log(level, "no session with the head: %s; trying again and again", text)
+            await asyncio.sleep(pause_s)
+
+    async def _hold_session(self) -> RustRayError | None:
+        """Register and keep one session until it ends; returns why."""
+        try:
+            registered = await self._head.register_worker(self._info())
+            session = HeadSession(self, registered.session)
+            self._driver.apply(events.SessionOpened(session.number))
+            self._session = session
+            link = await self._open_stream(session)
+        except (AuthorizationError, ConfigError):
+            raise
+        except RustRayError as error:
+            return error
+        self._link = link
+        self._reconnect.session_opened(self._loop.time())
+        self._last_trouble = ""
+        self._connected.set()
+        logger.info("worker %s joined the head, session %d", self.worker_id, session.number)
+        beat = asyncio.create_task(self._beat(session, registered), name="rustray-heartbeat")
+        link.wake()
+        try:
+            return await session.ended
+        finally:
+            beat.cancel()
+            self._drop_session(session)
+            await asyncio.wait([beat])
+            await link.close()
+
+    async def _open_stream(self, session: HeadSession) -> Link:
+        try:
+            return await self._head.open_worker_stream(self.worker_id, session.number, session)
+        except BaseException:
+            self._drop_session(session)
+            raise
+
+    def _drop_session(self, session: HeadSession) -> None:
+        self._link = None
+        self._session = None
+        self._driver.apply(events.SessionClosed(session.number, session.was_orderly))
+
+    async def _beat(self, session: HeadSession, registered: Registered) -> None:
+        heard_at = self._loop.time()
+        while True:
+            await asyncio.sleep(registered.heartbeat_interval_s)
+            try:
+                async with asyncio.timeout(registered.lease_ttl_s):
+                    reply = await self._head.heartbeat(self._heartbeat(session.number))
+            except (RustRayError, TimeoutError) as error:
+                if self._loop.time() - heard_at >= registered.lease_ttl_s:
+                    text = f"no heartbeat was answered for {registered.lease_ttl_s:g} s"
+                    session.end(
+                        error if isinstance(error, RustRayError) else CommunicationError(text)
+                    )
+                    return
+                logger.debug("a heartbeat failed: %r", error)
+                continue
+            heard_at = self._loop.time()
+            if not reply.is_known:
+                session.end(CommunicationError("the head does not know this session any more"))
+                return
+
+    def _heartbeat(self, session: int) -> Heartbeat:
+        sent, received, held, running = self.manager.heartbeat()
+        pids = [os.getpid(), *(e.pid for e in self.manager.executors() if e.pid)]
+        memory_mb = sum(map(detect.resident_bytes, pids)) / _MB
+        return Heartbeat(
+            self.worker_id, session, sent, received, held, running, detect.load_ratio(), memory_mb
+        )
+
+    def _info(self) -> WorkerInfo:
+        return WorkerInfo(
+            worker_id=self.worker_id,
+            incarnation=self._incarnation,
+            name=self.config.name,
+            address=self.address,
+            resources=self.config.amounts().amounts(),
+            labels=self.config.labels,
+            functions=self.functions,
+            version=self._version,
+            pid=os.getpid(),
+            host_key=self._host_key,
+        )
+
+    # ── What the session asks (see `HeadSession`) ─────────────────────────────────────────
+
+    def next_frame(self, session: HeadSession) -> WorkerFrame | None:
+        """Return the next frame for this session's stream."""
+        if session is not self._session or not self._is_running:
+            return None
+        frame = self.manager.take_frame(self._loop.time())
+        if frame is not None and frame.drained:
+            self._driver.set_timer()
+        return frame
+
+    def frame_received(self, session: HeadSession, frame: AssignFrame) -> None:
+        """Take a frame of this session's stream."""
+        self._driver.apply(events.FrameReceived(session.number, frame))
+
+    # ── What the core asks (see `driver.Owner`) ───────────────────────────────────────────
+
+    def wake_link(self) -> None:
+        """Have the stream ask for a frame."""
+        if self._link is not None:
+            self._link.wake()
+
+    def close_session(self, number: int) -> None:
+        """End this session, if it is still the present one."""
+        if self._session is not None and self._session.number == number:
+            self._session.end(None)
+
+    def leave(self) -> None:
+        """Stop: the work is over."""
+        self._left.set()
+
+    # ── For the WorkerService ─────────────────────────────────────────────────────────────
+
+    async def run_direct(self, task_class: TaskClass, payload: bytes) -> LeaseOutcome:
+        """See `WorkerDriver.run_direct`."""
+        return await self._driver.run_direct(task_class, payload)
+
+    def used(self) -> dict[str, float]:
+        """Return what tasks hold of each resource, in the user's units."""
+        return {name: units / UNIT for name, units in self.manager.used.items()}

@@ -1,0 +1,146 @@
+"""The rules that hold between the core's structures after every event."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Final
+
+from rustray.common.errors import InvariantError
+from rustray.task.spec import ExecutorKind
+from rustray.worker.records import Phase
+from rustray.worker.state import WorkerState
+
+
+def check(state: WorkerState) -> None:
+    """Verify all rules.
+
+    Raises:
+        InvariantError: names the first rule that is broken.
+    """
+    for rule in RULES:
+        found = rule(state)
+        if found:
+            raise InvariantError(f"{rule.__name__}: {found}")
+
+
+def each_task_is_in_one_place(state: WorkerState) -> str:
+    """An open task is queued once or with one executor; a settled one is nowhere."""
+    places: dict[int, list[tuple[int, int]]] = {}
+    for lane in state.backlog.lanes.values():
+        for segment in lane.segments:
+            places.setdefault(segment.lease.number, []).append((segment.low, segment.high))
+    for executor in state.executors.values():
+        for segment in executor.pieces():
+            places.setdefault(segment.lease.number, []).append((segment.low, segment.high))
+    for number, ranges in places.items():
+        ranges.sort()
+        if any(low >= high for low, high in ranges):
+            return f"lease {number} has an empty range"
+        if any(a[1] > b[0] for a, b in pairwise(ranges)):
+            return f"lease {number} has tasks in two places: {ranges}"
+    counts = {number: sum(b - a for a, b in ranges) for number, ranges in places.items()}
+    open_counts = {number: lease.open for number, lease in state.leases.items()}
+    return "" if counts == open_counts else f"placed {counts}, open {open_counts}"
+
+
+def resources_add_up(state: WorkerState) -> str:
+    """What is used is what the tasks in executors need, and no more than there is."""
+    used: dict[str, int] = {}
+    for executor in state.executors.values():
+        demands = list(executor.abandoned.values())
+        if executor.is_shared:
+            demands += [lease.work.task_class.resources for lease, _ in executor.running.values()]
+        elif executor.charge is not None:
+            demands.append(executor.charge)
+        for demand in demands:
+            for name, units in demand:
+                used[name] = used.get(name, 0) + units
+    for name, total in state.limits.resources:
+        if used.get(name, 0) + state.free[name] != total:
+            return f"{name}: {used.get(name, 0)} used + {state.free[name]} free of {total}"
+        if state.free[name] < 0:
+            return f"{name} is overcommitted by {-state.free[name]}"
+    return ""
+
+
+def executors_count_right(state: WorkerState) -> str:
+    """Counts match contents; a charge is held exactly while there are tasks."""
+    for executor in state.executors.values():
+        number = sum(s.high - s.low for s in executor.pieces())
+        who = f"executor {executor.executor_id}"
+        if number != executor.count or (number and executor.phase is Phase.STARTING):
+            return f"{who} counts {executor.count}, holds {number} ({executor.phase.name})"
+        if executor.is_shared:
+            if executor.count + len(executor.abandoned) > executor.concurrency:
+                return f"{who} runs more than {executor.concurrency}"
+            if not executor.fresh.keys() | executor.limits.keys() <= executor.running.keys():
+                return f"{who} watches tasks that it does not run"
+            continue
+        if (executor.charge is None) != (executor.count == 0):
+            return f"{who} holds {executor.charge} with {executor.count} tasks"
+        if executor.is_solo and executor.count > 1:
+            return f"{who} has {executor.count} tasks beside a solo one"
+        for segment in executor.segments:
+            if segment.lease.work.task_class.resources != executor.charge:
+                return f"{who} runs a task of another demand than it is charged for"
+    return ""
+
+
+def idle_ones_are_idle(state: WorkerState) -> str:
+    """The idle table lists exactly the ready process executors without tasks."""
+    should = {
+        e.executor_id
+        for e in state.executors.values()
+        if not e.is_shared and e.phase is Phase.READY and e.count == 0
+    }
+    return "" if should == set(state.idle) else f"{sorted(state.idle)}, not {sorted(should)}"
+
+
+def lanes_are_ordered(state: WorkerState) -> str:
+    """Lanes are not empty, hold what their key says, in order of arrival."""
+    for key, lane in state.backlog.lanes.items():
+        orders = [segment.order for segment in lane.segments]
+        if not orders or orders != sorted(orders):
+            return f"lane {key} is empty or out of order"
+        if lane.count != sum(s.high - s.low for s in lane.segments):
+            return f"lane {key} counts {lane.count}"
+        if any(s.lease.work.lane_key != key for s in lane.segments):
+            return f"lane {key} holds a task of another kind"
+    return ""
+
+
+def nobody_idles(state: WorkerState) -> str:
+    """No idle executor and enough free resources while the first in line could use them."""
+    lanes = [e for e in state.backlog.lanes.values() if e.kind is ExecutorKind.PROCESS]
+    if state.has_left or not lanes or not state.idle:
+        return ""
+    first = min(lanes, key=lambda lane: lane.order())
+    others = [e for e in state.backlog.lanes.values() if e.blocked_at is not None]
+    if not others and first.demand.times_in(state.free):
+        return f"{first.count} tasks wait beside {len(state.idle)} idle executors"
+    return ""
+
+
+def watch_is_set(state: WorkerState) -> str:
+    """Some deadline is set for each executor that has tasks and was not told of yet."""
+    for executor in state.executors.values():
+        if executor.phase is Phase.KILLED:
+            continue
+        if executor.check_at < state.watch_at:
+            return f"executor {executor.executor_id} wants a look before the watch"
+        times = [stop.kill_at for stop in executor.stopping.values()] + [executor.limit_at]
+        if executor.count and min(times) < executor.check_at:
+            return f"executor {executor.executor_id} would miss a deadline"
+    return ""
+
+
+RULES: Final[tuple[Callable[[WorkerState], str], ...]] = (
+    each_task_is_in_one_place,
+    resources_add_up,
+    executors_count_right,
+    idle_ones_are_idle,
+    lanes_are_ordered,
+    nobody_idles,
+    watch_is_set,
+)

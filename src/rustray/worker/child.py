@@ -1,0 +1,286 @@
+"""An executor process: the only place where user code runs.
+
+The zygote forks it; `main` never returns. This module has the runner for one task at a time,
+which is also the hot path: what its loop does per task is what a no-op task costs.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from types import CoroutineType, FrameType
+from typing import Any, Final
+
+from rustray.task.spec import ExecutorKind
+from rustray.worker import context, wire
+from rustray.worker.callee import Callee
+from rustray.worker.cell import IDLE, INDEX, Cell
+from rustray.worker.child_base import (
+    CALL,
+    DECODE,
+    ENCODE,
+    Outbox,
+    Runner,
+    describe_failure,
+    own_frame,
+    too_big,
+)
+from rustray.worker.context import TaskContext, TaskInterrupt, current_task
+
+__all__ = ["TaskContext", "TaskInterrupt", "current_task", "main"]
+
+FLUSH_AFTER_S: Final = 0.000_5
+FLUSH_BYTES: Final = 64 * 1024
+RECEIVE_BYTES: Final = 256 * 1024
+INTERRUPT_SIGNAL: Final = signal.SIGRTMIN + 3 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR1
+
+
+class ProcessRunner(Runner):
+    """Runs one task at a time, in the main thread."""
+
+    def __init__(
+        self, data: socket.socket, control: socket.socket, cell: Cell, max_result_bytes: int
+    ) -> None:
+        super().__init__(data, control, cell, max_result_bytes)
+        self._outbox = Outbox(self.sender)
+        self._lock = threading.Lock()
+        self._chunk: wire.Chunk | None = None
+        self._todo: deque[int] = deque()
+        self._reclaimed = 0
+        self._running = [IDLE]
+        self._cancelled: set[tuple[int, int]] = set()
+        self._target = (0, IDLE)
+        self._driver: Any = None
+
+    def run(self) -> None:
+        """Run what arrives until the agent closes the data channel."""
+        signal.signal(INTERRUPT_SIGNAL, self._on_interrupt)
+        context.set_source(self._current)
+        self._main_thread = threading.get_ident()
+        self.start_control()
+        buffer = memoryview(bytearray(RECEIVE_BYTES))
+        receive, feed = self.data.recv_into, wire.MessageSplitter().feed
+        while True:
+            count = receive(buffer)
+            if not count:
+                return
+            for kind, number, data, start, stop in feed(bytes(buffer[:count])):
+                if kind == wire.RUN:
+                    self._run_chunk(wire.unpack_run(number, data, start))
+                elif kind == wire.DEFINE:
+                    self.functions.define(number, wire.unpack_definition(data, start, stop))
+
+    def _run_chunk(self, chunk: wire.Chunk) -> None:
+        todo = deque(chunk.ends)
+        with self._lock:
+            self._chunk, self._todo = chunk, todo
+            if chunk.number <= self._reclaimed:
+                return
+        callee = self.functions.callees[chunk.class_number]
+        self.cell.begin(chunk.lease, chunk.offset)
+        self._outbox.begin(chunk)
+        while not callee.is_ready:
+            self._resolve(callee)
+        while True:
+            try:
+                self._run_items(chunk, callee, todo)
+                break
+            except TaskInterrupt as stray:
+                # It hit between two statements of ours: its task may lack an outcome.
+                if self._outbox.unreported() <= self.cell.words[INDEX]:
+                    self._outbox.send_other(*describe_failure(stray, CALL, callee, None))
+        self.cell.words[INDEX] = IDLE
+        self._outbox.flush()
+        if self._cancelled:
+            self._cancelled = {key for key in self._cancelled if key[0] > chunk.number}
+
+    def _resolve(self, callee: Callee) -> None:
+        """Make the function ready, in the name of the chunk's first task."""
+        self.cell.words[INDEX] = 0
+        self._running[0] = 0
+        try:
+            callee.resolve()
+            self._running[0] = IDLE
+        except TaskInterrupt:  # the task is marked as cancelled and ends as such
+            self._running[0] = IDLE
+        self.cell.words[INDEX] = IDLE
+
+    @own_frame
+    def _run_items(self, chunk: wire.Chunk, callee: Callee, todo: deque[int]) -> None:
+        """Run the chunk's tasks in order; whoever takes them out of ``todo`` owns them."""
+        popleft, words, running, number = todo.popleft, self.cell.words, self._running, chunk.number
+        decode, call, encode = callee.decode, callee.call, callee.encode
+        outbox, clock, coroutine_type = self._outbox, time.perf_counter, CoroutineType
+        append, done, flush = outbox.items.append, outbox.done, outbox.flush
+        index = words[INDEX]
+        data, shift = chunk.data, chunk.shift
+        start = chunk.start if index < 0 else chunk.ends[index] + shift
+        flush_at, size = done[0] + FLUSH_AFTER_S, 0
+        while True:
+            try:
+                stop = popleft() + shift
+            except IndexError:
+                return
+            index += 1
+            running[0] = index
+            words[INDEX] = index
+            stage = DECODE
+            value = None
+            try:
+                if self._cancelled and (number, index) in self._cancelled:
+                    raise TaskInterrupt
+                args, kwargs = decode(data[start:stop])
+                start = stop
+                stage = CALL
+                value = call(*args, **kwargs)
+                if type(value) is coroutine_type:
+                    value = self._drive(value, (number, index))
+                stage = ENCODE
+                item = encode(value)
+                size += len(item)
+                if size >= FLUSH_BYTES and len(item) > self.limit:
+                    raise too_big(len(item), self.limit)
+                running[0] = IDLE
+            except BaseException as exc:
+                running[0] = IDLE
+                start = stop
+                outbox.send_other(*describe_failure(exc, stage, callee, value))
+                flush_at, size = done[0] + FLUSH_AFTER_S, 0
+                continue
+            append(item)
+            done[0] = now = clock()
+            if now >= flush_at or size >= FLUSH_BYTES:
+                flush()
+                flush_at, size = now + FLUSH_AFTER_S, 0
+
+    @own_frame
+    def _drive(self, coroutine: Any, key: tuple[int, int]) -> Any:
+        """Run a coroutine on this process's event loop, made at the first one."""
+        if self._driver is None:
+            from rustray.worker.child_async import CoroutineDriver
+
+            self._driver = CoroutineDriver()
+        return self._driver.run(coroutine, lambda: key in self._cancelled)
+
+    def _current(self) -> tuple[wire.Chunk, int] | None:
+        chunk, index = self._chunk, self._running[0]
+        return (chunk, index) if chunk is not None and index != IDLE else None
+
+    # ── Called by the control thread ──────────────────────────────────────────────────────
+
+    def reclaim(self, upto: int) -> tuple[int, int]:
+        """See `Runner.reclaim`."""
+        with self._lock:
+            self._reclaimed = max(self._reclaimed, upto)
+            number = self._chunk.number if self._chunk is not None else 0
+            taken = 0
+            if number <= upto:
+                todo = self._todo
+                while todo:
+                    try:
+                        todo.pop()
+                    except IndexError:
+                        break
+                    taken += 1
+            return number, taken
+
+    def interrupt(self, number: int, index: int) -> None:
+        """See `Runner.interrupt`."""
+        with self._lock:
+            current = self._chunk.number if self._chunk is not None else 0
+            if number < current:
+                return
+            # Marked first: a task that starts right now sees either the mark or the signal.
+            self._cancelled.add((number, index))
+            if number > current:
+                return
+            self._target = (number, index)
+        signal.pthread_kill(self._main_thread, INTERRUPT_SIGNAL)
+
+    def flush(self) -> None:
+        """See `Runner.flush`."""
+        self._outbox.flush()
+
+    def _on_interrupt(self, _signum: int, _frame: FrameType | None) -> None:
+        """Raise in the task that is meant, if it still runs (main thread)."""
+        chunk, index = self._chunk, self._running[0]
+        if chunk is None or index == IDLE or self._target != (chunk.number, index):
+            return
+        if self._driver is not None and self._driver.cancel():
+            return
+        self._running[0] = IDLE
+        raise TaskInterrupt
+
+
+def main(fds: Sequence[int], kind: ExecutorKind, concurrency: int, max_result_bytes: int) -> None:
+    """Be an executor until the agent closes the data channel.
+
+    Args:
+        fds: Stream socket for chunks and outcomes, packet socket for orders, memory of the
+            `Cell`, and where stdout and stderr go.
+        kind: How tasks run.
+        concurrency: How many at once, for THREAD and ASYNC.
+        max_result_bytes: Limit of one encoded result.
+    """
+    data_fd, control_fd, cell_fd, output_fd = fds
+    _redirect_output(output_fd)
+    _reset_randomness()
+    for fd in (data_fd, control_fd):
+        os.set_inheritable(fd, False)
+    data, control = socket.socket(fileno=data_fd), socket.socket(fileno=control_fd)
+    cell = Cell(cell_fd)
+    os.close(cell_fd)
+    runner = _make_runner(kind, concurrency, data, control, cell, max_result_bytes)
+    runner.run()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+
+
+def _make_runner(
+    kind: ExecutorKind,
+    concurrency: int,
+    data: socket.socket,
+    control: socket.socket,
+    cell: Cell,
+    max_result_bytes: int,
+) -> Runner:
+    if kind == ExecutorKind.THREAD:
+        from rustray.worker.child_thread import ThreadRunner
+
+        return ThreadRunner(data, control, cell, max_result_bytes, concurrency)
+    if kind == ExecutorKind.ASYNC:
+        from rustray.worker.child_async import AsyncRunner
+
+        return AsyncRunner(data, control, cell, max_result_bytes, concurrency)
+    return ProcessRunner(data, control, cell, max_result_bytes)
+
+
+def _redirect_output(output_fd: int) -> None:
+    """Point stdin to nothing, stdout and stderr to the agent's pipe, line by line."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(output_fd, 1)
+    os.dup2(output_fd, 2)
+    os.close(null)
+    os.close(output_fd)
+    for name, fd in (("stdout", 1), ("stderr", 2)):
+        # A fresh object: whatever the zygote's had buffered or replaced is not ours.
+        stream = os.fdopen(fd, "w", 1, "utf-8", "backslashreplace", closefd=False)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
+    faulthandler.enable(sys.stderr)
+
+
+def _reset_randomness() -> None:
+    """Give each executor numbers of its own (`random` re-seeds itself when it is forked)."""
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()

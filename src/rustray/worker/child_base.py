@@ -1,0 +1,257 @@
+"""What all executor processes have in common: sending outcomes, obeying the control channel."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from types import CodeType
+from typing import Any, Final, TypeVar
+
+from rustray.common.errors import PayloadError, ResourceExhausted, TaskCancelled
+from rustray.task.codec import encode_value, explain_decode_error
+from rustray.task.failures import encode_failure, failure_from_exception
+from rustray.task.result import FailureInfo
+from rustray.task.state import TaskState
+from rustray.worker import wire
+from rustray.worker.callee import Callee, FunctionTable, Unresolvable
+from rustray.worker.cell import Cell
+from rustray.worker.context import TaskInterrupt
+from rustray.worker.wire import Chunk
+
+DECODE: Final = 0
+CALL: Final = 1
+ENCODE: Final = 2
+
+SUCCEEDED: Final = int(TaskState.SUCCEEDED)
+F = TypeVar("F", bound=Callable[..., Any])
+_OWN_CODE: Final[set[CodeType]] = set()
+
+
+def own_frame(function: F) -> F:
+    """Mark a function of ours whose frame is not shown in users' tracebacks."""
+    _OWN_CODE.add(function.__code__)
+    return function
+
+
+def own_frames(exc: BaseException) -> int:
+    """Count the outermost traceback frames that are ours."""
+    count, frames = 0, exc.__traceback__
+    while frames is not None and frames.tb_frame.f_code in _OWN_CODE:
+        count, frames = count + 1, frames.tb_next
+    return count
+
+
+class ResultTooBig(Exception):
+    """An encoded result is over the limit."""
+
+
+def describe_failure(
+    exc: BaseException, stage: int, callee: Callee, value: Any
+) -> tuple[TaskState, bytes]:
+    """Turn what ended a task into its state and its encoded `FailureInfo`.
+
+    Args:
+        exc: What was raised.
+        stage: `DECODE`, `CALL` or `ENCODE`: what was being done.
+        callee: The task's function.
+        value: What the function returned, for `ENCODE`.
+    """
+    state = TaskState.FAILED
+    if isinstance(exc, TaskInterrupt):
+        state = TaskState.CANCELLED
+        info = FailureInfo(TaskCancelled.code, "the task was cancelled")
+    elif isinstance(exc, Unresolvable):
+        info = exc.info
+    elif isinstance(exc, ResultTooBig):
+        info = FailureInfo(ResourceExhausted.code, f"the result of {callee.name!r} {exc}")
+    elif stage == CALL:
+        info = failure_from_exception(exc, callee.codec, skip_frames=own_frames(exc))
+    elif stage == DECODE:
+        text = explain_decode_error(callee.codec, exc, "arguments")
+        info = FailureInfo(PayloadError.code, f"{callee.name!r} was not called: {text}")
+    else:
+        info = FailureInfo(PayloadError.code, _explain_result(callee, value, exc))
+    return state, encode_failure(info)
+
+
+def _explain_result(callee: Callee, value: Any, exc: BaseException) -> str:
+    try:
+        encode_value(callee.codec, value, "result")
+    except PayloadError as found:
+        return f"{callee.name!r} succeeded, but {found}"
+    except Exception as other:
+        exc = other
+    return f"{callee.name!r} succeeded, but encoding its result raised {type(exc).__name__}"
+
+
+def too_big(size: int, limit: int) -> ResultTooBig:
+    """Build the error for a result over the limit."""
+    return ResultTooBig(
+        f"is {size / 2**20:.1f} MiB when encoded, over the limit of {limit / 2**20:.1f} MiB; "
+        "return less, or write it to storage and return where it is"
+    )
+
+
+class Sender:
+    """Writes to the agent, blocking; in a forked copy of the executor it ends that copy.
+
+    User code may fork and let the copy return from the task: it must never speak in the
+    executor's name.
+    """
+
+    def __init__(self, data: socket.socket) -> None:
+        self._write = data.sendall
+        self._is_forked = False
+        os.register_at_fork(after_in_child=self._note_fork)
+
+    def _note_fork(self) -> None:
+        self._is_forked = True
+
+    def send(self, message: bytes) -> None:
+        """Write bytes; blocks while the channel is full."""
+        if self._is_forked:
+            os._exit(0)
+        self._write(message)
+
+
+class Outbox:
+    """Sends outcomes; the results of one chunk that wait are in `items`.
+
+    The main thread appends to `items` without a lock; taking from its front happens under
+    `lock` only, so that the control thread may flush while a task runs.
+
+    Attributes:
+        items: Encoded results of consecutive tasks of the chunk, not sent yet.
+        done: ``done[0]``: when the last of them ended (`time.perf_counter`).
+        lock: Held while something is taken or sent.
+    """
+
+    def __init__(self, sender: Sender) -> None:
+        self._send = sender.send
+        self._chunk: Chunk | None = None
+        self._base = 0
+        self._since = 0.0
+        self.items: list[bytes] = []
+        self.done = [0.0]
+        self.lock = threading.Lock()
+        os.register_at_fork(after_in_child=self._renew_lock)
+
+    def _renew_lock(self) -> None:
+        self.lock = threading.Lock()
+
+    def begin(self, chunk: Chunk) -> None:
+        """Enter a chunk; that of before is flushed."""
+        with self.lock:
+            self._chunk = chunk
+            self._base = 0
+            self._since = self.done[0] = time.perf_counter()
+
+    def flush(self) -> None:
+        """Send the results that wait, as one outcome."""
+        with self.lock:
+            self._flush_locked()
+
+    def _flush_locked(self) -> None:
+        count = len(self.items)
+        if not count or self._chunk is None:
+            return
+        taken = self.items[:count]
+        del self.items[:count]
+        done = self.done[0]
+        chunk, base = self._chunk, self._base
+        self._base = base + count
+        run_us = int((done - self._since) * 1e6)
+        self._since = done
+        self._send(
+            wire.pack_outcome(
+                chunk.number, chunk.lease, chunk.offset + base, SUCCEEDED, run_us, taken
+            )
+        )
+
+    def send_other(self, state: TaskState, payload: bytes) -> None:
+        """Send how the task after the results that wait ended, and those before it."""
+        with self.lock:
+            self._flush_locked()
+            chunk, base = self._chunk, self._base
+            assert chunk is not None
+            now = time.perf_counter()
+            run_us = int((now - self._since) * 1e6)
+            self._since = self.done[0] = now
+            self._base = base + 1
+            self._send(
+                wire.pack_outcome(
+                    chunk.number, chunk.lease, chunk.offset + base, state, run_us, [payload]
+                )
+            )
+
+    def unreported(self) -> int:
+        """Return the index of the first task of the chunk without an outcome or result."""
+        with self.lock:
+            return self._base + len(self.items)
+
+
+class Runner(ABC):
+    """One way of running chunks; the control thread calls the three last methods."""
+
+    def __init__(
+        self, data: socket.socket, control: socket.socket, cell: Cell, max_result_bytes: int
+    ) -> None:
+        self.data = data
+        self.sender = Sender(data)
+        self.control = control
+        self.cell = cell
+        self.limit = max_result_bytes
+        self.functions = FunctionTable()
+
+    @abstractmethod
+    def run(self) -> None:
+        """Run what arrives until the agent closes the data channel."""
+
+    @abstractmethod
+    def reclaim(self, upto: int) -> tuple[int, int]:
+        """Give up all unstarted tasks of the chunks up to a number.
+
+        Returns:
+            A chunk's number and how many of its last tasks never start; those of the
+            chunks after it, up to ``upto``, never start either.
+        """
+
+    @abstractmethod
+    def interrupt(self, number: int, index: int) -> None:
+        """Cancel a task, whether it runs or waits; one that has ended is left alone."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Send results that wait."""
+
+    def start_control(self) -> None:
+        """Start the thread that obeys the control channel."""
+        threading.Thread(target=self._obey, name="rustray-control", daemon=True).start()
+
+    def _obey(self) -> None:
+        # Signals are for the main thread: only there they end a blocking system call.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            while self._obey_packet(self.control.recv(wire.CONTROL.size)):
+                pass
+        except OSError:  # the agent is gone, or closes
+            return
+
+    def _obey_packet(self, packet: bytes) -> bool:
+        if len(packet) != wire.CONTROL.size:
+            return False
+        kind, number, index, _ = wire.CONTROL.unpack(packet)
+        if kind == wire.RECLAIM:
+            found, taken = self.reclaim(number)
+            self.flush()
+            self.control.send(wire.CONTROL.pack(wire.RECLAIMED, number, found, taken))
+        elif kind == wire.INTERRUPT:
+            self.interrupt(number, index)
+        elif kind == wire.FLUSH:
+            self.flush()
+        return True

@@ -1,0 +1,167 @@
+"""What the executors that run several tasks at once have in common: backlog and reports."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections import deque
+from typing import Any
+
+from rustray.task.state import TaskState
+from rustray.worker import wire
+from rustray.worker.callee import Callee
+from rustray.worker.cell import IDLE, INDEX, Cell
+from rustray.worker.child_base import CALL, Runner, describe_failure, too_big
+from rustray.worker.context import TaskInterrupt
+from rustray.worker.wire import Chunk
+
+Key = tuple[int, int]
+"""Chunk number and index."""
+Outcome = tuple[TaskState, bytes]
+
+
+class Entry:
+    """One task that waits or runs."""
+
+    __slots__ = ("callee", "chunk", "index", "key", "payload", "started")
+
+    def __init__(self, chunk: Chunk, callee: Callee, index: int, payload: bytes) -> None:
+        self.chunk = chunk
+        self.callee = callee
+        self.index = index
+        self.payload = payload
+        self.key: Key = (chunk.number, index)
+        self.started = 0.0
+
+
+class SharedRunner(Runner):
+    """Keeps the backlog; subclasses run up to ``concurrency`` of its entries at once.
+
+    `lock` guards `backlog`, `active` and `cancelled`.
+    """
+
+    def __init__(
+        self,
+        data: socket.socket,
+        control: socket.socket,
+        cell: Cell,
+        max_result_bytes: int,
+        concurrency: int,
+    ) -> None:
+        super().__init__(data, control, cell, max_result_bytes)
+        self.concurrency = max(1, concurrency)
+        self.lock = threading.Lock()
+        self.backlog: deque[Entry] = deque()
+        self.active: dict[Key, Any] = {}
+        self.cancelled: set[Key] = set()
+        self._last = 0
+        self._reclaimed = 0
+        self._outgoing: deque[bytes] = deque()
+        self._send_lock = threading.Lock()
+
+    def accept(self, messages: list[tuple[int, int, bytes, int, int]]) -> None:
+        """Take definitions and chunks that arrived."""
+        for kind, number, data, start, stop in messages:
+            if kind == wire.DEFINE:
+                self.functions.define(number, wire.unpack_definition(data, start, stop))
+            elif kind == wire.RUN:
+                self._accept_chunk(wire.unpack_run(number, data, start))
+
+    def _accept_chunk(self, chunk: Chunk) -> None:
+        callee = self.functions.callees[chunk.class_number]
+        entries = []
+        start = chunk.start
+        for index, end in enumerate(chunk.ends):
+            stop = end + chunk.shift
+            entries.append(Entry(chunk, callee, index, chunk.data[start:stop]))
+            start = stop
+        chunk.data = b""  # the entries have their parts
+        with self.lock:
+            self._last = chunk.number
+            if chunk.number > self._reclaimed:
+                self.backlog.extend(entries)
+
+    def begin(self, entry: Entry, handle: Any) -> None:
+        """Note that an entry starts (`lock` is held)."""
+        entry.started = time.perf_counter()
+        self.active[entry.key] = handle
+        self.cell.words[INDEX] = IDLE
+        if len(self.active) == 1:
+            self.cell.begin(entry.chunk.lease, entry.chunk.offset)
+            self.cell.words[INDEX] = entry.index
+
+    def finish(self, entry: Entry) -> None:
+        """Note that an entry has ended."""
+        with self.lock:
+            self.active.pop(entry.key, None)
+            self.cancelled.discard(entry.key)
+            self.cell.words[INDEX] = IDLE
+
+    def succeed(self, entry: Entry, value: Any) -> Outcome:
+        """Encode a result; raises what the encoder raises, or `ResultTooBig`."""
+        item = entry.callee.encode(value)
+        if len(item) > self.limit:
+            raise too_big(len(item), self.limit)
+        return TaskState.SUCCEEDED, item
+
+    def check_cancelled(self, entry: Entry) -> None:
+        """Raise `TaskInterrupt` for a task that was cancelled before it started."""
+        if entry.key in self.cancelled:
+            raise TaskInterrupt
+
+    def queue_report(self, entry: Entry, outcome: Outcome) -> None:
+        """Put an outcome among what `flush` sends."""
+        chunk = entry.chunk
+        state, payload = outcome
+        run_us = int((time.perf_counter() - entry.started) * 1e6)
+        self._outgoing.append(
+            wire.pack_outcome(
+                chunk.number, chunk.lease, chunk.offset + entry.index, state, run_us, [payload]
+            )
+        )
+
+    def flush(self) -> None:
+        """Send what is queued; who finds another thread sending leaves it to that one."""
+        while self._outgoing and self._send_lock.acquire(blocking=False):
+            try:
+                batch = [self._outgoing.popleft() for _ in range(len(self._outgoing))]
+                self.sender.send(b"".join(batch))
+            finally:
+                self._send_lock.release()
+
+    def reclaim(self, upto: int) -> tuple[int, int]:
+        """See `Runner.reclaim`."""
+        with self.lock:
+            self._reclaimed = max(self._reclaimed, upto)
+            gone = [entry.key for entry in self.backlog if entry.key[0] <= upto]
+            for _ in gone:
+                self.backlog.popleft()
+            if not gone:
+                return self._last, 0
+            number = gone[0][0]
+            return number, sum(1 for key in gone if key[0] == number)
+
+    def interrupt(self, number: int, index: int) -> None:
+        """See `Runner.interrupt`."""
+        key = (number, index)
+        with self.lock:
+            if key in self.active:
+                self.cancelled.add(key)
+                self.stop_active(key)
+                return
+            waits = number > self._last
+            for entry in self.backlog:
+                if entry.key == key:
+                    waits = True
+            if waits:
+                self.cancelled.add(key)
+
+    def stop_active(self, key: Key) -> None:
+        """Stop a task that runs (`lock` is held)."""
+        raise NotImplementedError
+
+
+def cancelled_outcome(entry: Entry) -> Outcome:
+    """Return the outcome of a cancelled task."""
+    return describe_failure(TaskInterrupt(), CALL, entry.callee, None)

@@ -1,0 +1,141 @@
+"""What a worker needs to know to start: one checked value.
+
+Built by the command line, the embedded cluster or a test, and passed down; nothing below
+reads environment or files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from rustray.common.config import Config
+from rustray.common.resources import CPU, GPU, MEMORY, ResourceSet
+from rustray.worker.state import DEFAULT_DRAIN_S, WorkerLimits
+
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+_MODULE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+MAX_CONCURRENCY: Final = 100_000
+MAX_PORT: Final = 65_535
+MAX_DRAIN_S: Final = 30 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """All of it.
+
+    Attributes:
+        cpus: Cores to offer, fractions allowed.
+        memory_mb: Megabytes to offer.
+        name: What people call it; 1 to 64 letters, digits, ``.``, ``_`` or ``-``.
+        gpus: GPUs to offer.
+        resources: Amounts of further resources to offer.
+        labels: Labels that tasks can ask for.
+        functions: Modules whose registered functions it offers.
+        address: Where its WorkerService listens; "" for none (embedded).
+        worker_port: TCP port of it, 0 to let the system choose.
+        drain_timeout_s: Seconds that running tasks get once the worker is told to stop.
+        thread_concurrency: Threads in the shared executor for blocking I/O.
+        async_concurrency: Coroutines at once in the one for ``async def``.
+        max_result_bytes: Limit of one encoded result.
+        sys_path: Import path of the executors; None: this process's.
+
+    Raises:
+        ValueError: a field is out of range; the message names it and the range.
+    """
+
+    cpus: float
+    memory_mb: float
+    name: str = "worker"
+    gpus: float = 0
+    resources: Mapping[str, float] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    functions: tuple[str, ...] = ()
+    address: str = ""
+    worker_port: int = 0
+    drain_timeout_s: float = DEFAULT_DRAIN_S
+    thread_concurrency: int = 64
+    async_concurrency: int = 1000
+    max_result_bytes: int = 16 << 20
+    sys_path: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or _NAME.fullmatch(self.name) is None:
+            raise ValueError(
+                f"name {self.name!r:.80} must be 1 to 64 letters, digits, '.', '_' or '-'"
+            )
+        self.amounts()
+        if self.cpus <= 0:
+            raise ValueError(f"cpus must be more than 0, got {self.cpus}")
+        self._check_texts()
+        for key, low, high in (
+            ("worker_port", 0, MAX_PORT),
+            ("drain_timeout_s", 0, MAX_DRAIN_S),
+            ("thread_concurrency", 1, MAX_CONCURRENCY),
+            ("async_concurrency", 1, MAX_CONCURRENCY),
+            ("max_result_bytes", 1, 1 << 40),
+        ):
+            # Written so that NaN is refused.
+            if not low <= getattr(self, key) <= high:
+                raise ValueError(f"{key} {getattr(self, key)} is outside {low} to {high}")
+
+    def _check_texts(self) -> None:
+        for key, value in self.labels.items():
+            if not isinstance(key, str) or not isinstance(value, str) or not key:
+                raise ValueError(f"label {key!r}={value!r}: both must be text")
+        for module in self.functions:
+            if not isinstance(module, str) or _MODULE.fullmatch(module) is None:
+                raise ValueError(f"functions: {module!r:.80} is not a module name: package.tasks")
+
+    def amounts(self) -> ResourceSet:
+        """Return what is offered, as one vector.
+
+        Raises:
+            ValueError: an amount is negative, NaN or infinite, or a name is bad.
+        """
+        clash = {CPU, MEMORY, GPU, "cpus"} & set(self.resources)
+        if clash:
+            raise ValueError(
+                f"{sorted(clash)[0]} has a setting of its own; take it out of resources"
+            )
+        return ResourceSet.of(
+            {CPU: self.cpus, MEMORY: self.memory_mb, GPU: self.gpus, **self.resources}
+        )
+
+    def limits(self) -> WorkerLimits:
+        """Return what the core may use."""
+        return WorkerLimits(
+            self.amounts(), self.thread_concurrency, self.async_concurrency, self.drain_timeout_s
+        )
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Config,
+        *,
+        detected_cpus: float,
+        detected_memory_mb: float,
+        default_name: str,
+    ) -> WorkerConfig:
+        """Take the worker's part of the resolved settings, and what was detected for the rest.
+
+        Raises:
+            ValueError: as the class says.
+        """
+        node, worker = config.node, config.worker
+        resources = dict(worker.resources)
+        return cls(
+            cpus=detected_cpus if worker.cpus is None else worker.cpus,
+            memory_mb=detected_memory_mb if worker.memory_mb is None else worker.memory_mb,
+            name=worker.name or default_name,
+            gpus=resources.pop(GPU, 0),
+            resources=resources,
+            labels=worker.labels,
+            functions=worker.functions,
+            address=node.address,
+            worker_port=node.worker_port,
+            drain_timeout_s=worker.drain_timeout_s,
+            max_result_bytes=config.scheduler.max_payload_bytes,
+        )

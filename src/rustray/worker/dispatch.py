@@ -1,0 +1,221 @@
+"""Which queued tasks start where: the worker's own little scheduler.
+
+Order is priority, then arrival. A task that needs more than is free is passed by later
+ones that fit, for one second; after that the free resources are kept for it.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+from rustray.common.resources import UNBOUNDED
+from rustray.task.spec import ExecutorKind
+from rustray.worker.backlog import Lane
+from rustray.worker.events import DefineClass, DispatchTasks, StartExecutor
+from rustray.worker.records import NEVER, Executor, Lease, Phase, Segment, WorkClass
+from rustray.worker.state import LOOK_AFTER_S, WorkerState
+
+CHUNK_US: Final = 2_000.0
+"""Work that is handed to an executor at once."""
+MAX_CHUNK: Final = 256
+MAX_CHUNK_BYTES: Final = 256 * 1024
+PREFETCH_BELOW_US: Final = 10_000.0
+"""Longer tasks gain nothing from one that waits in the executor, and it could not be overtaken."""
+BYPASS_S: Final = 1.0
+
+
+class _Verdict(Enum):
+    PLACED = 1
+    NO_EXECUTOR = 2
+    NO_RESOURCES = 3
+
+
+def dispatch(state: WorkerState, now: float) -> None:
+    """Hand out all that can start now.
+
+    Complexity: O(lanes + executors) per chunk handed out.
+    """
+    lanes = state.backlog.lanes
+    if not lanes or state.has_left:
+        return
+    waiting = list(lanes.values())
+    reserved: dict[str, int] = {}
+    can_top_up = True
+    while waiting:
+        lane = min(waiting, key=Lane.order) if len(waiting) > 1 else waiting[0]
+        verdict = _place(state, lane, reserved, can_top_up, now)
+        if verdict is _Verdict.PLACED:
+            lane.blocked_at = None
+            if not lane.segments:
+                waiting.remove(lane)
+                state.backlog.drop_if_empty(lane)
+            continue
+        waiting.remove(lane)
+        if lane.kind is ExecutorKind.PROCESS:
+            # Executors must be able to run empty for the better lane.
+            can_top_up = False
+        if verdict is _Verdict.NO_RESOURCES:
+            if lane.blocked_at is None:
+                lane.blocked_at = now
+            if now - lane.blocked_at >= BYPASS_S:
+                for name, units in lane.demand.units.items():
+                    reserved[name] = reserved.get(name, 0) + units
+
+
+def _place(
+    state: WorkerState, lane: Lane, reserved: dict[str, int], can_top_up: bool, now: float
+) -> _Verdict:
+    fits = _count_fits(state, lane, reserved)
+    if lane.kind is not ExecutorKind.PROCESS:
+        return _place_shared(state, lane, fits, now)
+    work = lane.segments[0].lease.work
+    if fits and state.idle:
+        executor = next(iter(state.idle.values()))
+        del state.idle[executor.executor_id]
+        executor.charge = lane.demand
+        executor.is_solo = work.is_solo
+        state.charge(lane.demand)
+        _give(state, executor, lane, work, now)
+        return _Verdict.PLACED
+    if can_top_up and not work.is_solo and 0 < work.mean_us <= PREFETCH_BELOW_US:
+        found = _find_room(state, lane)
+        if found is not None:
+            _give(state, found, lane, work, now)
+            return _Verdict.PLACED
+    if not fits:
+        return _Verdict.NO_RESOURCES
+    if not 0 < work.mean_us < CHUNK_US:
+        _grow(state, now)
+    return _Verdict.NO_EXECUTOR
+
+
+def _count_fits(state: WorkerState, lane: Lane, reserved: dict[str, int]) -> int:
+    if not reserved:
+        return lane.demand.times_in(state.free)
+    free = state.free
+    left = {name: free.get(name, 0) - reserved.get(name, 0) for name in lane.demand.units}
+    return lane.demand.times_in(left) if left else UNBOUNDED
+
+
+def _find_room(state: WorkerState, lane: Lane) -> Executor | None:
+    for executor in state.executors.values():
+        backlog_us = executor.backlog_us
+        if (
+            executor.count
+            and (backlog_us <= CHUNK_US or (executor.count == 1 and backlog_us < NEVER))
+            and executor.charge == lane.demand
+            and executor.phase is Phase.READY
+            and not (executor.is_solo or executor.is_reclaiming or executor.stopping)
+        ):
+            return executor
+    return None
+
+
+def chunk_size(state: WorkerState, lane: Lane, work: WorkClass) -> int:
+    """Say how many tasks to hand out at once: about two milliseconds of work."""
+    if work.is_solo or not work.mean_us:
+        return 1
+    size = min(int(CHUNK_US / work.mean_us), MAX_CHUNK, -(-lane.count // state.slots))
+    payloads = lane.segments[0].lease.payloads
+    if len(payloads.blob) > MAX_CHUNK_BYTES:
+        size = min(size, MAX_CHUNK_BYTES * len(payloads) // len(payloads.blob))
+    return max(size, 1)
+
+
+def _give(state: WorkerState, executor: Executor, lane: Lane, work: WorkClass, now: float) -> None:
+    limit = chunk_size(state, lane, work)
+    if executor.count == 0:
+        executor.since = now
+        executor.is_start_told = False
+        state.arm(executor, now + LOOK_AFTER_S)
+        if work.task_class.timeout_s:
+            executor.limit_at = now + work.task_class.timeout_s
+            state.arm(executor, executor.limit_at)
+    while limit and lane.segments and lane.segments[0].lease.work is work:
+        lease, low, high = lane.take(limit)
+        limit -= high - low
+        last = executor.segments[-1] if executor.segments else None
+        is_next = last is not None and last.lease is lease and last.high == low
+        if last is not None and is_next and last.cost_us == work.mean_us:
+            last.high = high
+        else:
+            executor.segments.append(Segment(lease, low, high, work.mean_us))
+        executor.count += high - low
+        executor.backlog_us += (high - low) * work.mean_us if work.mean_us else NEVER
+        _send(state, executor, lease, low, high)
+
+
+def _send(state: WorkerState, executor: Executor, lease: Lease, low: int, high: int) -> None:
+    work = lease.work
+    if work.number not in executor.classes:
+        executor.classes.add(work.number)
+        state.commands.append(
+            DefineClass(executor.executor_id, work.number, work.task_class, work.code)
+        )
+    state.commands.append(
+        DispatchTasks(
+            executor.executor_id,
+            work.number,
+            lease.number,
+            low,
+            lease.attempt,
+            lease.prefix,
+            lease.first + low,
+            lease.payloads.slice(low, high),
+        )
+    )
+
+
+def _place_shared(state: WorkerState, lane: Lane, fits: int, now: float) -> _Verdict:
+    if not fits:
+        return _Verdict.NO_RESOURCES
+    executor = state.shared.get(lane.kind)
+    if executor is None:
+        start_executor(state, lane.kind, now)
+        return _Verdict.NO_EXECUTOR
+    room = executor.concurrency - executor.count - len(executor.abandoned)
+    if executor.phase is not Phase.READY or room <= 0:
+        return _Verdict.NO_EXECUTOR
+    lease, low, high = lane.take(min(fits, room))
+    state.charge(lane.demand, high - low)
+    keys = [(lease.number, offset) for offset in range(low, high)]
+    executor.running.update(dict.fromkeys(keys, (lease, now)))
+    executor.fresh.update(dict.fromkeys(keys, now))
+    executor.count += high - low
+    state.arm(executor, now + LOOK_AFTER_S)
+    timeout_s = lease.work.task_class.timeout_s
+    if timeout_s:
+        executor.limits.update(dict.fromkeys(keys, now + timeout_s))
+        executor.limit_at = min(executor.limit_at, now + timeout_s)
+        state.arm(executor, executor.limit_at)
+    _send(state, executor, lease, low, high)
+    return _Verdict.PLACED
+
+
+def _grow(state: WorkerState, now: float) -> None:
+    processes = [e for e in state.executors.values() if not e.is_shared]
+    # One at a time: what is just starting may be all that was missing.
+    if len(processes) < state.limits.max_executors and all(
+        e.phase is not Phase.STARTING for e in processes
+    ):
+        start_executor(state, ExecutorKind.PROCESS, now, is_extra=True)
+
+
+def start_executor(
+    state: WorkerState, kind: ExecutorKind, now: float, *, is_extra: bool = False
+) -> None:
+    """Start one, unless the pool is not there yet or executors keep dying."""
+    if not state.is_pool_started or now < state.heal_at or state.has_left:
+        return
+    concurrency = {
+        ExecutorKind.PROCESS: 1,
+        ExecutorKind.THREAD: state.limits.thread_concurrency,
+        ExecutorKind.ASYNC: state.limits.async_concurrency,
+    }[kind]
+    state.last_executor += 1
+    executor = Executor(state.last_executor, kind, concurrency, now, is_extra=is_extra)
+    state.executors[executor.executor_id] = executor
+    if executor.is_shared:
+        state.shared[kind] = executor
+    state.commands.append(StartExecutor(executor.executor_id, kind, concurrency))

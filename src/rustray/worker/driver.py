@@ -1,0 +1,260 @@
+"""The core's hands: one queue of events in, commands carried out in order.
+
+It owns the `WorkerManager`, the executor pool and the one timer. Everything happens on the event
+loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol, assert_never
+
+from rustray.common.errors import CommunicationError, InvariantError
+from rustray.task.frames import LeaseOutcome, LeaseRange
+from rustray.task.functions import FunctionInfo
+from rustray.task.spec import ExecutorKind, TaskClass
+from rustray.worker import events
+from rustray.worker.executor import ExecutorExit, PoolListener, RunChunk
+from rustray.worker.manager import WorkerManager
+from rustray.worker.state import WorkerLimits
+
+logger = logging.getLogger("rustray.worker")
+
+
+class Pool(Protocol):
+    """What the worker needs of an `ExecutorPool`; tests bring their own."""
+
+    async def start(self) -> tuple[FunctionInfo, ...]:
+        """Start, and say which functions there are."""
+
+    def spawn(self, executor_id: int, kind: ExecutorKind, concurrency: int) -> None:
+        """Start an executor."""
+
+    def define(
+        self, executor_id: int, class_number: int, task_class: TaskClass, code: bytes
+    ) -> None:
+        """Introduce a class to it."""
+
+    def run(self, executor_id: int, chunk: RunChunk) -> None:
+        """Give it tasks."""
+
+    def reclaim(self, executor_id: int) -> None:
+        """Ask for what it has not started."""
+
+    def interrupt(self, executor_id: int, lease: int, offset: int) -> None:
+        """Ask it to stop one task."""
+
+    def kill(self, executor_id: int, signum: int) -> None:
+        """Signal it."""
+
+    async def close(self, grace_s: float = 2.0) -> None:
+        """End all executors."""
+
+
+PoolFactory = Callable[[PoolListener], Pool]
+
+
+class Owner(Protocol):
+    """What the core's commands ask of the agent."""
+
+    def wake_link(self) -> None:
+        """There is a frame for the head."""
+
+    def close_session(self, number: int) -> None:
+        """End this session, if it is still the present one."""
+
+    def leave(self) -> None:
+        """The work is over."""
+
+
+class WorkerDriver:
+    """Feeds the core and carries out its commands; a `PoolListener`.
+
+    Attributes:
+        manager: The core; look, do not touch.
+        pool: The executors.
+        failure: The bug that ended everything, None while all is well.
+    """
+
+    def __init__(self, owner: Owner, limits: WorkerLimits, pool_factory: PoolFactory) -> None:
+        self.manager = WorkerManager(limits)
+        self.pool = pool_factory(self)
+        self.failure: InvariantError | None = None
+        self._owner = owner
+        self._loop: asyncio.AbstractEventLoop
+        self._commands: deque[events.Command] = deque()
+        self._is_executing = False
+        self._is_closed = True
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due_s = 0.0
+        self._direct: dict[int, asyncio.Future[LeaseOutcome]] = {}
+        self._next_direct = events.DIRECT_LEASES
+
+    def open(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to take events; nothing before this counts."""
+        self._loop = loop
+        self._is_closed = False
+
+    async def start(self) -> tuple[FunctionInfo, ...]:
+        """Start the pool; returns the functions that its modules registered.
+
+        Raises:
+            ConfigError: a function module cannot be imported.
+        """
+        functions = await self.pool.start()
+        self.apply(events.PoolStarted())
+        return functions
+
+    async def close(self, grace_s: float) -> None:
+        """End executors and timer; direct callers get an error."""
+        self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for waiter in self._direct.values():
+            if not waiter.done():
+                waiter.set_exception(CommunicationError("the worker has stopped"))
+        await self.pool.close(grace_s)
+
+    def apply(self, event: events.Event) -> None:
+        """Tell the core what happened, now, and do what it answers."""
+        if self.failure is not None or self._is_closed:
+            return
+        try:
+            commands = self.manager.handle(event, self._loop.time())
+        except Exception as error:
+            # A wounded core must not go on deciding; the head gives the work to others.
+            logger.exception("the worker's core failed on %s", type(event).__name__)
+            self.failure = InvariantError(f"the worker's core failed: {error!r}")
+            self.failure.__cause__ = error
+            self._owner.leave()
+            return
+        if commands:
+            self._commands.extend(commands)
+            self._execute()
+        if self.manager.has_frame:
+            self._owner.wake_link()
+        self.set_timer()
+
+    def _execute(self) -> None:
+        # A command may call back at once (an executor that is gone): its commands come after.
+        if self._is_executing:
+            return
+        self._is_executing = True
+        try:
+            while self._commands:
+                command = self._commands.popleft()
+                try:
+                    self._carry_out(command)
+                except InvariantError as error:
+                    # The executor has died meanwhile; its exit is about to be (or was) told.
+                    logger.debug("%s was in vain: %s", type(command).__name__, error)
+        finally:
+            self._is_executing = False
+
+    def _carry_out(self, command: events.Command) -> None:
+        pool = self.pool
+        match command:
+            case events.DispatchTasks():
+                chunk = RunChunk(
+                    command.class_number,
+                    command.lease,
+                    command.offset,
+                    command.attempt,
+                    command.prefix,
+                    command.first,
+                    command.payloads,
+                )
+                pool.run(command.executor_id, chunk)
+            case events.DefineClass():
+                pool.define(
+                    command.executor_id, command.class_number, command.task_class, command.code
+                )
+            case events.StartExecutor():
+                pool.spawn(command.executor_id, command.kind, command.concurrency)
+            case events.Interrupt():
+                pool.interrupt(command.executor_id, command.lease, command.offset)
+            case events.Reclaim():
+                pool.reclaim(command.executor_id)
+            case events.KillExecutor():
+                pool.kill(command.executor_id, command.signal)
+            case events.CloseSession() | events.DeliverDirect() | events.Leave():
+                self._carry_out_rare(command)
+            case _:
+                assert_never(command)
+
+    def _carry_out_rare(
+        self, command: events.CloseSession | events.DeliverDirect | events.Leave
+    ) -> None:
+        match command:
+            case events.CloseSession():
+                logger.warning("closing session %d: %s", command.session, command.reason)
+                self._owner.close_session(command.session)
+            case events.DeliverDirect():
+                waiter = self._direct.pop(command.outcome.lease, None)
+                if waiter is not None and not waiter.done():
+                    waiter.set_result(command.outcome)
+            case events.Leave():
+                self._owner.leave()
+            case _:
+                assert_never(command)
+
+    def set_timer(self) -> None:
+        """Arrange for the core's next deadline."""
+        due = self.manager.next_deadline()
+        if due is None:
+            return
+        if self._timer is not None:
+            if self._timer_due_s <= due:
+                return
+            self._timer.cancel()
+        self._timer_due_s = due
+        self._timer = self._loop.call_at(due, self._on_time)
+
+    def _on_time(self) -> None:
+        self._timer = None
+        self.apply(events.TimePassed())
+
+    # ── What the pool tells (PoolListener) ────────────────────────────────────────────────
+
+    def executor_ready(self, executor_id: int, pid: int) -> None:
+        """See `PoolListener`."""
+        self.apply(events.ExecutorReady(executor_id, pid))
+
+    def executor_reported(self, executor_id: int, outcomes: list[LeaseOutcome]) -> None:
+        """See `PoolListener`."""
+        self.apply(events.ExecutorReported(executor_id, outcomes))
+
+    def executor_returned(self, executor_id: int, ranges: list[LeaseRange]) -> None:
+        """See `PoolListener`."""
+        self.apply(events.ExecutorReturned(executor_id, ranges))
+
+    def executor_exited(self, executor_id: int, exit: ExecutorExit) -> None:  # noqa: A002
+        """See `PoolListener`."""
+        self.apply(
+            events.ExecutorExited(
+                executor_id, exit.exit_code, exit.signal, exit.running, exit.log_tail
+            )
+        )
+
+    # ── Tasks from the WorkerService ──────────────────────────────────────────────────────
+
+    async def run_direct(self, task_class: TaskClass, payload: bytes) -> LeaseOutcome:
+        """Run one task on this worker, past the head; state LEASED: its executor died.
+
+        Raises:
+            CommunicationError: the worker stopped.
+            asyncio.CancelledError: the caller gave up; the task is cancelled.
+        """
+        lease = self._next_direct
+        self._next_direct += 1
+        waiter: asyncio.Future[LeaseOutcome] = self._loop.create_future()
+        self._direct[lease] = waiter
+        self.apply(events.DirectSubmitted(lease, task_class, payload))
+        try:
+            return await waiter
+        finally:
+            if self._direct.pop(lease, None) is not None:
+                self.apply(events.DirectCancelled(lease))

@@ -1,0 +1,240 @@
+"""What the worker's shell tells its core (facts), and what the core tells the shell to do.
+
+Every command is carried out in list order. Leases numbered `DIRECT_LEASES` and above are
+the worker's own: tasks that came through its WorkerService and not from the head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from rustray.task.columns import PayloadColumn
+from rustray.task.frames import AssignFrame, LeaseOutcome, LeaseRange
+from rustray.task.spec import ExecutorKind, TaskClass
+
+DIRECT_LEASES: Final = 1 << 63
+"""First lease number of the worker's own tasks; the head's numbers stay below."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStarted:
+    """The executor pool can spawn from now on."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOpened:
+    """The head registered the worker, and the stream of this session is about to open."""
+
+    session: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionClosed:
+    """The stream of this session is over; ``is_orderly`` if the other side ended it on purpose."""
+
+    session: int
+    is_orderly: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FrameReceived:
+    """A frame of the head arrived on the stream of this session."""
+
+    session: int
+    frame: AssignFrame
+
+
+@dataclass(frozen=True, slots=True)
+class DirectSubmitted:
+    """Somebody asked this very worker to run one task.
+
+    Attributes:
+        lease: From `DIRECT_LEASES` on, never used twice.
+        task_class: What it is.
+        payload: Encoded arguments.
+    """
+
+    lease: int
+    task_class: TaskClass
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DirectCancelled:
+    """Whoever asked for the task of this direct lease does not wait any more."""
+
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorReady:
+    """A spawned executor takes tasks from now on."""
+
+    executor_id: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorReported:
+    """An executor finished tasks."""
+
+    executor_id: int
+    outcomes: list[LeaseOutcome]
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorReturned:
+    """An executor's answer to `Reclaim`: all that it had not started, possibly nothing."""
+
+    executor_id: int
+    ranges: list[LeaseRange]
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorExited:
+    """An executor is gone.
+
+    Attributes:
+        exit_code: Its exit status, None if a signal killed it.
+        signal: The signal, None if it exited.
+        running: (lease, offset) of the task it ran, None if it ran none.
+        log_tail: The last lines it wrote.
+    """
+
+    executor_id: int
+    exit_code: int | None
+    signal: int | None
+    running: tuple[int, int] | None
+    log_tail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DrainRequested:
+    """The worker is to leave in order.
+
+    Attributes:
+        timeout_s: How long running tasks may go on; None takes the worker's default.
+    """
+
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """`WorkerManager.next_deadline` has been reached."""
+
+
+Event = (
+    PoolStarted
+    | SessionOpened
+    | SessionClosed
+    | FrameReceived
+    | DirectSubmitted
+    | DirectCancelled
+    | ExecutorReady
+    | ExecutorReported
+    | ExecutorReturned
+    | ExecutorExited
+    | DrainRequested
+    | TimePassed
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StartExecutor:
+    """Spawn an executor under a number that was never used before.
+
+    Attributes:
+        concurrency: Tasks that it may run at once; 1 for the kind PROCESS.
+    """
+
+    executor_id: int
+    kind: ExecutorKind
+    concurrency: int
+
+
+@dataclass(frozen=True, slots=True)
+class DefineClass:
+    """Introduce a task class to an executor, before the first task of it."""
+
+    executor_id: int
+    class_number: int
+    task_class: TaskClass
+    code: bytes
+
+
+@dataclass(slots=True)
+class DispatchTasks:
+    """Hand consecutive tasks of one lease to an executor; the core forgets the object.
+
+    Attributes:
+        offset: Position of the first in its lease.
+        first: Sequence of the first in its client session.
+    """
+
+    executor_id: int
+    class_number: int
+    lease: int
+    offset: int
+    attempt: int
+    prefix: bytes
+    first: int
+    payloads: PayloadColumn
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt:
+    """Ask one task of an executor to stop."""
+
+    executor_id: int
+    lease: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaim:
+    """Take back what the executor has not started."""
+
+    executor_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class KillExecutor:
+    """Send a signal to an executor that is not needed or does not obey."""
+
+    executor_id: int
+    signal: int
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSession:
+    """End the session: the head broke the protocol, or frames were lost."""
+
+    session: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeliverDirect:
+    """A task of `DirectSubmitted` ended; state LEASED means that its executor died."""
+
+    outcome: LeaseOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The worker is drained (or has waited long enough): stop."""
+
+
+Command = (
+    StartExecutor
+    | DefineClass
+    | DispatchTasks
+    | Interrupt
+    | Reclaim
+    | KillExecutor
+    | CloseSession
+    | DeliverDirect
+    | Leave
+)

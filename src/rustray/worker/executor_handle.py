@@ -1,0 +1,377 @@
+"""The agent's end of one executor process: channels, chunks that are out, tail of its output."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from rustray.task.frames import LeaseOutcome, LeaseRange
+from rustray.task.spec import ExecutorKind
+from rustray.task.state import TaskState
+from rustray.worker import wire
+from rustray.worker.cell import Cell
+
+TAIL_BYTES: Final = 8 * 1024
+FLUSH_FIRST_S: Final = 0.01
+FLUSH_MAX_S: Final = 1.0
+_READ_BYTES: Final = 256 * 1024
+_MAX_DRAIN_BYTES: Final = 1024 * 1024
+_MAX_MESSAGE_BYTES: Final = 1 << 33
+
+_buffer: Final = memoryview(bytearray(_READ_BYTES))
+"""What all readers of the process read into; its content is copied out at once."""
+
+_STATES: Final = {
+    int(state): state for state in (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED)
+}
+
+
+class PacketWriter:
+    """Sends packets in order on a non-blocking packet socket, with descriptors beside them."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._waiting: deque[tuple[bytes, list[int]]] = deque()
+
+    def send(self, packet: bytes, fds: list[int] | None = None) -> None:
+        """Send now, or when there is room; ``fds`` are closed after that."""
+        self._waiting.append((packet, fds or []))
+        if len(self._waiting) == 1:
+            self._on_writable()
+
+    def _on_writable(self) -> None:
+        while self._waiting:
+            packet, fds = self._waiting[0]
+            try:
+                if fds:
+                    socket.send_fds(self._sock, [packet], fds)
+                else:
+                    self._sock.send(packet)
+            except BlockingIOError:
+                self._loop.add_writer(self._sock, self._on_writable)
+                return
+            except OSError:  # the other side is gone, which its reader finds out
+                self.close()
+                return
+            close_fds(fds)
+            self._waiting.popleft()
+        self._loop.remove_writer(self._sock)
+
+    def close(self) -> None:
+        """Forget what was not sent."""
+        for _, fds in self._waiting:
+            close_fds(fds)
+        self._waiting.clear()
+        self._loop.remove_writer(self._sock)
+
+
+def close_fds(fds: list[int]) -> None:
+    """Close descriptors that we own."""
+    for fd in fds:
+        os.close(fd)
+
+
+class _Out:
+    """A chunk that is out: its place in the lease, and how many of its tasks are unsettled."""
+
+    __slots__ = ("count", "lease", "left", "offset", "settled")
+
+    def __init__(self, lease: int, offset: int, count: int) -> None:
+        self.lease = lease
+        self.offset = offset
+        self.count = self.left = count
+        self.settled = 0
+
+
+class ExecutorHandle:
+    """One executor, from before its process exists until after it is gone.
+
+    Attributes:
+        executor_id: The agent's number for it.
+        pid: Its process id, 0 before the process exists.
+        cell: Says what runs in it.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        executor_id: int,
+        on_outcomes: Callable[[int, list[LeaseOutcome]], None],
+        on_returned: Callable[[int, list[LeaseRange]], None],
+        on_violation: Callable[[int, str], None],
+        on_output: Callable[[int, bytes], None] | None,
+    ) -> None:
+        self.executor_id = executor_id
+        self.pid = 0
+        self._heard = 0.0  # when it last sent something, or was given work while idle
+        self._flush_pause_s = FLUSH_FIRST_S
+        self._loop = loop
+        self._on_outcomes = on_outcomes
+        self._on_returned = on_returned
+        self._on_violation = on_violation
+        self._on_text = on_output
+        self._number = 0
+        self._out: dict[int, _Out] = {}
+        self._bundles = 0
+        self._unsent: deque[memoryview] = deque()
+        self._splitter = wire.MessageSplitter()
+        self._tail = b""
+        self._open_channels()
+
+    def _open_channels(self) -> None:
+        with contextlib.ExitStack() as undo:
+            self.cell, cell_fd = Cell.create(f"rustray-cell-{self.executor_id}")
+            undo.callback(self.cell.close)
+            undo.callback(os.close, cell_fd)
+            self._data, data = socket.socketpair()
+            undo.callback(data.close)
+            undo.callback(self._data.close)
+            self._control, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.callback(control.close)
+            undo.callback(self._control.close)
+            self._output, output = os.pipe2(os.O_CLOEXEC)
+            undo.pop_all()
+        self._child_fds = [data.detach(), control.detach(), cell_fd, output]
+        self._data.setblocking(False)
+        self._control.setblocking(False)
+        os.set_blocking(self._output, False)
+        self._packets = PacketWriter(self._loop, self._control)
+        self._loop.add_reader(self._data, self._on_data)
+        self._loop.add_reader(self._control, self._on_control)
+        self._loop.add_reader(self._output, self._on_output)
+
+    def take_child_fds(self) -> list[int]:
+        """Hand over the executor's ends, once; the taker closes them."""
+        fds, self._child_fds = self._child_fds, []
+        return fds
+
+    # ── To the executor ───────────────────────────────────────────────────────────────────
+
+    def define(self, class_number: int, definition: wire.Definition) -> None:
+        """Introduce a task class."""
+        self._send((wire.pack_definition(class_number, definition),))
+
+    def run(self, chunk: wire.RunChunk) -> None:
+        """Send a chunk."""
+        self._number = number = self._number + 1
+        count = len(chunk.payloads)
+        if not self._out:
+            self._heard = self._loop.time()
+            self._flush_pause_s = FLUSH_FIRST_S
+        self._out[number] = _Out(chunk.lease, chunk.offset, count)
+        if count > 1:
+            self._bundles += 1
+        self._send(wire.pack_run(number, chunk))
+
+    def reclaim(self) -> None:
+        """Ask for everything back that has not started."""
+        self._packets.send(wire.CONTROL.pack(wire.RECLAIM, self._number, 0, 0))
+
+    def interrupt(self, lease: int, offset: int) -> None:
+        """Cancel a task; one that is not out (any more) is left alone."""
+        for number, out in self._out.items():
+            if out.lease == lease and out.offset <= offset < out.offset + out.count:
+                packet = wire.CONTROL.pack(wire.INTERRUPT, number, offset - out.offset, 0)
+                self._packets.send(packet)
+                return
+
+    @property
+    def has_bundles(self) -> bool:
+        """Whether a chunk of more than one task is out."""
+        return self._bundles > 0
+
+    def ask_flush(self, now: float) -> None:
+        """Have it send results that it holds back while a long task of their chunk runs.
+
+        Asked again and again while it is silent, after 10, 20, 40 ms ... up to every second:
+        it may not have held any yet when it was asked before.
+        """
+        if self._bundles and now - self._heard >= self._flush_pause_s:
+            self._flush_pause_s = min(now - self._heard + FLUSH_MAX_S, 2 * self._flush_pause_s)
+            self._packets.send(wire.CONTROL.pack(wire.FLUSH, 0, 0, 0))
+
+    def end_input(self) -> None:
+        """Give up what has not started and let the executor end after what runs."""
+        self.reclaim()
+        self._unsent.clear()
+        self._loop.remove_writer(self._data)
+        with contextlib.suppress(OSError):
+            self._data.shutdown(socket.SHUT_WR)
+
+    def _send(self, parts: tuple[bytes, ...]) -> None:
+        sent = 0
+        if not self._unsent:
+            try:
+                sent = self._data.sendmsg(parts)
+            except BlockingIOError:
+                sent = 0
+            except OSError:  # it is dead; the zygote reports that
+                return
+        for part in parts:
+            size = len(part)
+            if sent >= size:
+                sent -= size
+                continue
+            if not self._unsent:
+                self._loop.add_writer(self._data, self._on_writable)
+            self._unsent.append(memoryview(part)[sent:])
+            sent = 0
+
+    def _on_writable(self) -> None:
+        unsent = self._unsent
+        try:
+            while unsent:
+                sent = self._data.send(unsent[0])
+                if sent < len(unsent[0]):
+                    unsent[0] = unsent[0][sent:]
+                else:
+                    unsent.popleft()
+        except BlockingIOError:
+            return
+        except OSError:  # it is dead; the zygote reports that
+            unsent.clear()
+        self._loop.remove_writer(self._data)
+
+    # ── From the executor ─────────────────────────────────────────────────────────────────
+
+    def _on_data(self) -> bool:
+        """Take what it sent; False if there was nothing."""
+        try:
+            count = self._data.recv_into(_buffer)
+        except BlockingIOError:
+            return False
+        except OSError:
+            count = 0
+        if not count:
+            self._loop.remove_reader(self._data)
+            return False
+        self._heard = self._loop.time()
+        self._flush_pause_s = FLUSH_FIRST_S
+        try:
+            outcomes = [
+                self._settle(*message) for message in self._splitter.feed(bytes(_buffer[:count]))
+            ]
+            if self._splitter.missing > _MAX_MESSAGE_BYTES:
+                raise ValueError("a message of absurd size")
+        except (ValueError, KeyError, IndexError) as exc:
+            # Only user code that wrote to our descriptor can cause this.
+            self._loop.remove_reader(self._data)
+            self._on_violation(self.executor_id, str(exc))
+            return False
+        if outcomes:
+            self._on_outcomes(self.executor_id, outcomes)
+        return True
+
+    def _settle(self, kind: int, number: int, data: bytes, start: int, stop: int) -> LeaseOutcome:
+        if kind != wire.OUTCOME:
+            raise ValueError(f"a message of unknown kind {kind}")
+        lease, run_us, offset, state, payloads = wire.unpack_outcome(data, start, stop)
+        out = self._out[number]
+        count = len(payloads)
+        out.left -= count
+        # In order where one runs at a time, and only there the cell names a task for sure.
+        out.settled += count
+        if out.left <= 0:
+            self._forget(number, out)
+        return LeaseOutcome(lease, offset, _STATES[state], payloads, run_us)
+
+    def _forget(self, number: int, out: _Out) -> None:
+        del self._out[number]
+        if out.count > 1:
+            self._bundles -= 1
+
+    def _on_control(self) -> bool:
+        """Take one packet; False if there was none."""
+        try:
+            packet = self._control.recv(wire.CONTROL.size)
+        except BlockingIOError:
+            return False
+        except OSError:
+            packet = b""
+        if len(packet) != wire.CONTROL.size:
+            self._loop.remove_reader(self._control)
+            return False
+        kind, upto, found, taken = wire.CONTROL.unpack(packet)
+        if kind == wire.RECLAIMED:
+            self._on_returned(self.executor_id, self._take_back(upto, found, taken))
+        return True
+
+    def _take_back(self, upto: int, found: int, taken: int) -> list[LeaseRange]:
+        ranges = []
+        for number in [each for each in self._out if found <= each <= upto]:
+            out = self._out[number]
+            count = taken if number == found else out.count
+            if count <= 0:
+                continue
+            ranges.append(LeaseRange(out.lease, out.offset + out.count - count, count))
+            out.left -= count
+            if out.left <= 0:
+                self._forget(number, out)
+        return ranges
+
+    def _on_output(self) -> bool:
+        """Take what it printed; False if there was nothing."""
+        try:
+            data = os.read(self._output, _READ_BYTES // 4)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._loop.remove_reader(self._output)
+            return False
+        self.add_to_tail(data)
+        if self._on_text is not None:
+            self._on_text(self.executor_id, data)
+        return True
+
+    def add_to_tail(self, data: bytes) -> None:
+        """Note printed bytes; the last 8 KiB are kept."""
+        self._tail = (self._tail + data)[-TAIL_BYTES:]
+
+    # ── The end ───────────────────────────────────────────────────────────────────────────
+
+    def drain(self) -> str:
+        """Take all that a dead executor had sent; return the tail of its output."""
+        while self._on_data():
+            pass
+        while self._on_control():
+            pass
+        for _ in range(_MAX_DRAIN_BYTES // (_READ_BYTES // 4)):
+            if not self._on_output():
+                break
+        return self._tail.decode("utf-8", "replace")
+
+    def unfinished_running(self) -> tuple[int, int] | None:
+        """Return (lease, offset) of the task that it runs, unless its outcome is here already."""
+        running = self.cell.read()
+        if running is None:
+            return None
+        lease, offset = running
+        for out in self._out.values():
+            if out.lease == lease and out.offset + out.settled <= offset < out.offset + out.count:
+                return running
+        return None
+
+    def close(self) -> None:
+        """Let go of everything."""
+        close_fds(self.take_child_fds())
+        self._packets.close()
+        self._loop.remove_writer(self._data)
+        for each in (self._data, self._control):
+            self._loop.remove_reader(each)
+            each.close()
+        self._loop.remove_reader(self._output)
+        os.close(self._output)
+        self.cell.close()
+
+
+def spawn_request(executor_id: int, kind: ExecutorKind, concurrency: int) -> bytes:
+    """Encode the order to fork an executor."""
+    return wire.to_json(
+        {"do": "spawn", "id": executor_id, "kind": int(kind), "concurrency": concurrency}
+    )

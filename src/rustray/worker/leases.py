@@ -1,0 +1,269 @@
+"""What the head asks of the worker: grants, cancels, recalls; and the way of unstarted tasks."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rustray.task.columns import PayloadColumn
+from rustray.task.frames import AssignFrame, ClassDefinition, LeaseCancel, LeaseGrant, LeaseRange
+from rustray.task.result import FailureInfo
+from rustray.task.state import TaskState
+from rustray.worker.events import (
+    DIRECT_LEASES,
+    DirectSubmitted,
+    Interrupt,
+    KillExecutor,
+    Reclaim,
+)
+from rustray.worker.records import Executor, Lease, Phase, Stop, WorkClass, subtract
+from rustray.worker.state import WorkerState, shortage_text
+
+SIGKILL: Final = 9
+CANCEL_GRACE_S: Final = 5.0
+TIMEOUT_GRACE_S: Final = 1.0
+CANCELLED: Final = FailureInfo("TASK_CANCELLED", "the task was cancelled before it ended")
+
+
+class ProtocolError(Exception):
+    """The head sent what makes no sense; the session ends and both sides compare notes."""
+
+
+def define_class(state: WorkerState, definition: ClassDefinition) -> None:
+    """Learn the head's number for a class.
+
+    Raises:
+        ProtocolError: the class is bad, or its code was never sent.
+    """
+    task_class = definition.task_class
+    try:
+        task_class.validate()
+    except ValueError as error:
+        raise ProtocolError(f"class {definition.number} is bad: {error}") from None
+    code = definition.code
+    if task_class.code_hash:
+        code = code or state.codes.get(task_class.code_hash, b"")
+        if not code:
+            raise ProtocolError(f"the code of class {definition.number} was never sent")
+        state.codes[task_class.code_hash] = code
+    state.session_classes[definition.number] = state.intern(task_class, code)
+
+
+def grant(state: WorkerState, granted: LeaseGrant) -> None:
+    """Queue the tasks of a new lease; a repetition is ignored.
+
+    Raises:
+        ProtocolError: it names an unknown class, no tasks, or an impossible number.
+    """
+    if granted.lease in state.leases or granted.lease in state.closed:
+        state.counters["duplicate_grants"] += 1
+        return
+    work = state.session_classes.get(granted.class_number)
+    if work is None:
+        raise ProtocolError(f"lease {granted.lease} names the unknown class {granted.class_number}")
+    if not 0 < granted.lease < DIRECT_LEASES or not len(granted.payloads):
+        raise ProtocolError(f"lease {granted.lease} is empty or has an impossible number")
+    admit(state, granted, work)
+
+
+def grant_direct(state: WorkerState, event: DirectSubmitted) -> None:
+    """Queue a task that came through the WorkerService."""
+    work = state.intern(event.task_class, b"")
+    payloads = PayloadColumn.of([event.payload])
+    number = event.lease
+    # The lease number makes the task id unique; the prefix is that of no client session.
+    granted = LeaseGrant(number, 0, 1, bytes(10), number - DIRECT_LEASES, payloads)
+    admit(state, granted, work)
+
+
+def admit(state: WorkerState, granted: LeaseGrant, work: WorkClass) -> None:
+    """Hold a lease, and queue its tasks unless they can never run here."""
+    state.arrivals += 1
+    count = len(granted.payloads)
+    lease = Lease(
+        granted.lease,
+        work,
+        granted.attempt,
+        granted.prefix,
+        granted.first,
+        granted.payloads,
+        state.arrivals,
+        count,
+    )
+    state.leases[lease.number] = lease
+    demand, total = work.task_class.resources, state.limits.resources.units
+    if state.is_draining:
+        state.give_back(lease, 0, count)
+    elif not demand.times_in(total):
+        lacking = shortage_text(demand, total)
+        info = FailureInfo("RESOURCE_NOT_AVAILABLE", f"this worker can never run it: {lacking}")
+        state.settle_failed(lease, 0, count, TaskState.FAILED, info)
+    else:
+        state.backlog.add(lease, 0, count)
+
+
+def cancel(state: WorkerState, request: LeaseCancel, now: float) -> None:
+    """Stop tasks: queued ones end at once, running ones are asked, and killed 5 s later."""
+    lease = state.leases.get(request.lease)
+    if lease is None:
+        state.counters["stale_requests"] += 1
+        return
+    low, high = _clip(lease, request.offset, request.count)
+    if low >= high:
+        return
+    mark = (low, high, request.force)
+    if mark not in lease.cancelled:
+        lease.cancelled.append(mark)
+    for a, b in state.backlog.remove(lease, low, high):
+        state.settle_failed(lease, a, b, TaskState.CANCELLED, CANCELLED)
+    for executor in list(state.executors.values()):
+        if lease.open == 0:
+            break
+        _cancel_in(state, executor, lease, mark, now)
+
+
+def _cancel_in(
+    state: WorkerState, executor: Executor, lease: Lease, mark: tuple[int, int, bool], now: float
+) -> None:
+    low, high, force = mark
+    if executor.is_shared:
+        for number, offset in list(executor.running):
+            if number == lease.number and low <= offset < high:
+                ask_to_stop(state, executor, lease, offset, now, force=force)
+        return
+    if not any(s.lease is lease and s.low < high and low < s.high for s in executor.segments):
+        return
+    if executor.count > 1:
+        # Which of them runs is known once the others are back; see `executors.returned`.
+        reclaim(state, executor)
+    else:
+        stop_last(state, executor, now)
+
+
+def stop_last(state: WorkerState, executor: Executor, now: float) -> None:
+    """Stop what a process executor runs, if that was cancelled; nothing may wait behind it."""
+    last = executor.last_task()
+    if last is None:
+        return
+    lease, offset = last
+    if lease.is_cancelled(offset):
+        force = any(f and low <= offset < high for low, high, f in lease.cancelled)
+        ask_to_stop(state, executor, lease, offset, now, force=force)
+
+
+def ask_to_stop(
+    state: WorkerState,
+    executor: Executor,
+    lease: Lease,
+    offset: int,
+    now: float,
+    *,
+    force: bool = False,
+    is_timeout: bool = False,
+) -> None:
+    """Interrupt one task that may be running; `watch` sees to it that it ends."""
+    key = (lease.number, offset)
+    known = executor.stopping.get(key)
+    if known is None:
+        grace_s = TIMEOUT_GRACE_S if is_timeout else CANCEL_GRACE_S
+        known = executor.stopping[key] = Stop(is_timeout, now + grace_s)
+        if executor.is_shared or not force:
+            state.commands.append(Interrupt(executor.executor_id, *key))
+    if force:
+        known.kill_at = now
+        if not executor.is_shared:
+            kill(state, executor, SIGKILL)
+    state.arm(executor, known.kill_at)
+
+
+def kill(state: WorkerState, executor: Executor, signal: int) -> None:
+    """Signal an executor, once; its exit settles what it held."""
+    if executor.phase is Phase.KILLED:
+        return
+    executor.phase = Phase.KILLED
+    state.must_heal = True
+    state.idle.pop(executor.executor_id, None)
+    if state.shared.get(executor.kind) is executor:
+        del state.shared[executor.kind]
+    state.commands.append(KillExecutor(executor.executor_id, signal))
+
+
+def end_if_retired(state: WorkerState, executor: Executor) -> None:
+    """Kill a retired executor once only abandoned tasks are left in it."""
+    if executor.phase is Phase.RETIRED and executor.count == 0:
+        kill(state, executor, SIGKILL)
+
+
+def reclaim(state: WorkerState, executor: Executor) -> None:
+    """Ask a process executor for what it has not started, unless that was asked already."""
+    if not executor.is_reclaiming and executor.phase is not Phase.KILLED:
+        executor.is_reclaiming = True
+        state.commands.append(Reclaim(executor.executor_id))
+
+
+def recall(state: WorkerState, wanted: LeaseRange) -> None:
+    """Give tasks back to the head, as far as they have not started."""
+    lease = state.leases.get(wanted.lease)
+    if lease is None:
+        state.counters["stale_requests"] += 1
+        return
+    low, high = _clip(lease, wanted.offset, wanted.count)
+    if low >= high:
+        return
+    if (low, high) not in lease.recalled:
+        lease.recalled.append((low, high))
+    for a, b in state.backlog.remove(lease, low, high):
+        state.give_back(lease, a, b)
+    for executor in state.executors.values():
+        if executor.count > 1 and any(
+            s.lease is lease and s.low < high and low < s.high for s in executor.segments
+        ):
+            reclaim(state, executor)
+
+
+def route_unstarted(state: WorkerState, lease: Lease, low: int, high: int) -> None:
+    """Find the next place of tasks that an executor gave back or left behind unstarted."""
+    stops = [(a, b) for a, b, _ in lease.cancelled]
+    for a, b, is_cancelled in subtract(low, high, stops):
+        if is_cancelled:
+            state.settle_failed(lease, a, b, TaskState.CANCELLED, CANCELLED)
+            continue
+        for c, d, is_recalled in subtract(a, b, lease.recalled):
+            if is_recalled or state.is_draining:
+                state.give_back(lease, c, d)
+            else:
+                state.backlog.add(lease, c, d)
+
+
+def start_drain(state: WorkerState, timeout_s: float | None, grace_s: float, now: float) -> None:
+    """Give back what has not started and let the rest finish; a repetition shortens at most."""
+    limit_s = state.limits.drain_timeout_s if timeout_s is None else timeout_s
+    state.drain_at = min(state.drain_at, now + limit_s)
+    state.leave_at = min(state.leave_at, now + limit_s + grace_s)
+    if state.is_draining:
+        return
+    state.is_draining = True
+    for segment in state.backlog.clear():
+        state.give_back(segment.lease, segment.low, segment.high)
+    for executor in state.executors.values():
+        if executor.count > 1 and not executor.is_shared:
+            reclaim(state, executor)
+
+
+def take_frame(state: WorkerState, frame: AssignFrame, now: float) -> None:
+    """Do what a frame of the head says; its number has been checked.
+
+    Raises:
+        ProtocolError: a part of it makes no sense; the parts before it hold.
+    """
+    for definition in frame.classes:
+        define_class(state, definition)
+    for granted in frame.leases:
+        grant(state, granted)
+    for request in frame.cancels:
+        cancel(state, request, now)
+    for wanted in frame.recall:
+        recall(state, wanted)
+
+
+def _clip(lease: Lease, offset: int, count: int) -> tuple[int, int]:
+    return max(offset, 0), min(offset + count, len(lease.payloads))

@@ -1,0 +1,318 @@
+"""WorkerManager: the worker's pure core.
+
+It decides and never does: no I/O, no clock, no randomness, no await. The shell
+(`rustray.worker.agent`) tells it what happened and when, carries out the commands in order,
+and asks for the next frame whenever the stream can take one. What the head sends may be
+late, repeated or false: it is counted and dropped, or ends the session; nothing raises.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+from rustray.task.frames import LeaseCancel, LeaseRange, WorkerFrame
+from rustray.worker import checks, watch
+from rustray.worker.dispatch import dispatch
+from rustray.worker.events import (
+    DIRECT_LEASES,
+    CloseSession,
+    Command,
+    DirectCancelled,
+    DirectSubmitted,
+    DrainRequested,
+    Event,
+    ExecutorExited,
+    ExecutorReady,
+    ExecutorReported,
+    ExecutorReturned,
+    FrameReceived,
+    Leave,
+    PoolStarted,
+    SessionClosed,
+    SessionOpened,
+    TimePassed,
+)
+from rustray.worker.leases import ProtocolError, cancel, grant_direct, start_drain, take_frame
+from rustray.worker.records import NEVER, merge_ranges
+from rustray.worker.reports import exited, heal, ready, reported, returned
+from rustray.worker.state import WorkerLimits, new_state
+
+LEAVE_GRACE_S: Final = 3.0
+"""How long after the drain limit the head has to confirm what it was told."""
+GOODBYE_S: Final = 1.0
+"""How long after the last frame."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutorView:
+    """One executor, for people.
+
+    Attributes:
+        state: "starting", "idle", "busy" or "ending".
+        tasks: Tasks given to it and not reported.
+    """
+
+    executor_id: int
+    kind: str
+    pid: int
+    state: str
+    tasks: int
+
+
+class WorkerManager:
+    """Holds leases, orders them, runs them within the worker's resources, spools results.
+
+    Attributes:
+        counters: Name to total of what was odd: duplicate_grants, duplicate_frames,
+            stale_requests, stale_outcomes, closed_sessions.
+    """
+
+    def __init__(self, limits: WorkerLimits) -> None:
+        self._state = new_state(limits)
+        self.counters = self._state.counters
+        self._now = 0.0
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        """Take one event and say what to do about it.
+
+        Args:
+            event: What happened.
+            now: Monotonic seconds, never smaller than before.
+
+        Complexity: O(parts of the event + lanes + executors), never O(tasks).
+        """
+        state = self._state
+        self._now = now
+        self._take(event, now)
+        watch.look(state, now)
+        if now >= state.drain_at:
+            watch.end_drain(state, now)
+        if state.must_heal:
+            heal(state, now)
+        dispatch(state, now)
+        if state.idle:
+            watch.rescue(state)
+            watch.plan_letting_go(state)
+            watch.look(state, now)
+        if state.is_draining:
+            self._leave_when_done(now)
+        commands, state.commands = state.commands, []
+        return commands
+
+    def _take(self, event: Event, now: float) -> None:
+        state = self._state
+        match event:
+            case ExecutorReported():
+                reported(state, event, now)
+            case FrameReceived():
+                self._take_frame(event, now)
+            case ExecutorReturned():
+                returned(state, event, now)
+            case ExecutorReady():
+                ready(state, event, now)
+            case ExecutorExited():
+                exited(state, event, now)
+            case TimePassed():
+                pass
+            case _:
+                self._take_rare(event, now)
+
+    def _take_rare(
+        self,
+        event: PoolStarted
+        | SessionOpened
+        | SessionClosed
+        | DirectSubmitted
+        | DirectCancelled
+        | DrainRequested,
+        now: float,
+    ) -> None:
+        state = self._state
+        match event:
+            case SessionOpened():
+                self._open_session(event)
+            case SessionClosed():
+                self._lose_session(event)
+            case DirectSubmitted():
+                grant_direct(state, event)
+            case DirectCancelled():
+                cancel(state, LeaseCancel(event.lease, 0, 1), now)
+            case DrainRequested():
+                start_drain(state, event.timeout_s, LEAVE_GRACE_S, now)
+            case PoolStarted():
+                state.is_pool_started = state.must_heal = True
+            case _:
+                assert_never(event)
+
+    def _open_session(self, event: SessionOpened) -> None:
+        state = self._state
+        state.session_classes.clear()
+        state.received = 0
+        state.drained_number = 0
+        state.goodbye_at = NEVER
+        state.outbox.open(event.session)
+        watch.tell_starts_again(state)
+
+    def _take_frame(self, event: FrameReceived, now: float) -> None:
+        state, frame = self._state, event.frame
+        if event.session != state.outbox.session:
+            state.counters["stale_frames"] += 1
+            return
+        if frame.number <= state.received:
+            state.counters["duplicate_frames"] += 1
+            return
+        if frame.number != state.received + 1:
+            self._close_session(f"frame {frame.number} came after frame {state.received}")
+            return
+        if not state.outbox.acked(frame.ack):
+            self._close_session(f"frame {frame.ack} is acked, and was never sent")
+            return
+        state.received = frame.number
+        try:
+            take_frame(state, frame, now)
+        except ProtocolError as error:
+            self._close_session(str(error))
+        if frame.drain:
+            start_drain(state, None, LEAVE_GRACE_S, now)
+
+    def _close_session(self, reason: str) -> None:
+        state = self._state
+        session = state.outbox.session
+        if session is not None:
+            state.counters["closed_sessions"] += 1
+            state.outbox.close()
+            state.commands.append(CloseSession(session, reason))
+
+    def _lose_session(self, event: SessionClosed) -> None:
+        state = self._state
+        if event.session != state.outbox.session:
+            return
+        if event.is_orderly and state.drained_number:
+            # The head hung up after the goodbye: it has heard all that came before it.
+            state.outbox.acked(state.drained_number)
+        state.outbox.close()
+        state.goodbye_at = NEVER
+
+    def _leave_when_done(self, now: float) -> None:
+        state, outbox = self._state, self._state.outbox
+        is_over = now >= min(state.leave_at, state.goodbye_at)
+        if not state.leases and outbox.is_settled:
+            # Either the goodbye was acked, or nobody is there and nothing is owed.
+            is_over = is_over or state.drained_number > 0 or outbox.session is None
+        if is_over and not state.has_left:
+            state.has_left = True
+            state.commands.append(Leave())
+
+    def take_frame(self, now: float) -> WorkerFrame | None:
+        """Return all that waits for the head as one bounded frame, or None if nothing does.
+
+        Args:
+            now: As for `handle`.
+        """
+        state, outbox = self._state, self._state.outbox
+        if not self.has_frame:
+            return None
+        held = self._held() if outbox.must_greet else None
+        frame = outbox.take(state.received, held)
+        frame.draining = state.is_draining
+        if state.is_draining and not state.leases and outbox.is_empty:
+            frame.drained = True
+            state.drained_number = frame.number
+            outbox.note_sent(frame)
+            state.goodbye_at = now + GOODBYE_S
+        return frame
+
+    @property
+    def has_frame(self) -> bool:
+        """Whether `take_frame` would return a frame."""
+        state = self._state
+        if state.outbox.session is None:
+            return False
+        must_say_goodbye = state.is_draining and not state.leases and not state.drained_number
+        return must_say_goodbye or not state.outbox.is_empty
+
+    def heartbeat(self) -> tuple[int, int, tuple[tuple[int, int], ...], int]:
+        """Return what a heartbeat says: (sent, received, held, running).
+
+        ``held`` counts per lease what is unfinished or in no frame yet, so that it can be
+        compared with what the head knows once it has taken frame ``sent``.
+        """
+        state = self._state
+        held = {n: lease.open for n, lease in state.leases.items() if n < DIRECT_LEASES}
+        for item in state.outbox.waiting_ranges():
+            held[item.lease] = held.get(item.lease, 0) + item.count
+        return state.outbox.sent, state.received, tuple(sorted(held.items())), self.running
+
+    @property
+    def running(self) -> int:
+        """Tasks running now."""
+        executors = self._state.executors.values()
+        return sum(e.count if e.is_shared else min(e.count, 1) for e in executors)
+
+    @property
+    def queued(self) -> int:
+        """Tasks held that do not run yet."""
+        return sum(lease.open for lease in self._state.leases.values()) - self.running
+
+    @property
+    def finished(self) -> int:
+        """Tasks that have ended here."""
+        return self._state.finished
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the worker is on its way out."""
+        return self._state.is_draining
+
+    @property
+    def slots(self) -> int:
+        """Process executors that are kept."""
+        return self._state.slots
+
+    @property
+    def used(self) -> dict[str, int]:
+        """Units of each resource that tasks hold."""
+        state = self._state
+        return {n: units - state.free[n] for n, units in state.limits.resources.units.items()}
+
+    def executors(self) -> list[ExecutorView]:
+        """List the executors, oldest first."""
+        names = ("starting", "idle", "ending", "ending")
+        return [
+            ExecutorView(
+                e.executor_id,
+                e.kind.name.lower(),
+                e.pid,
+                "busy" if e.count and names[e.phase] == "idle" else names[e.phase],
+                e.count,
+            )
+            for e in self._state.executors.values()
+        ]
+
+    def next_deadline(self) -> float | None:
+        """Return when `TimePassed` is due, or None if only events can change anything."""
+        state = self._state
+        due = min(state.watch_at, state.drain_at)
+        if state.is_draining and not state.has_left:
+            due = min(due, state.leave_at, state.goodbye_at)
+        if state.heal_at > self._now:
+            due = min(due, state.heal_at)
+        return None if due == NEVER else due
+
+    def check(self) -> None:
+        """Verify every rule that spans structures; for tests.
+
+        Raises:
+            InvariantError: the first rule that is broken.
+        """
+        checks.check(self._state)
+
+    def _held(self) -> list[LeaseRange]:
+        state = self._state
+        found = list(state.outbox.ranges())
+        for lane in state.backlog.lanes.values():
+            found += [LeaseRange(s.lease.number, s.low, s.high - s.low) for s in lane.segments]
+        for executor in state.executors.values():
+            found += [LeaseRange(s.lease.number, s.low, s.high - s.low) for s in executor.pieces()]
+        return merge_ranges([r for r in found if r.lease < DIRECT_LEASES])

@@ -1,0 +1,171 @@
+"""What the worker has to tell the head, and what it told without an answer yet.
+
+Frames that the head has not acked are kept: when the session breaks, their content goes
+back to the front and travels again in the next one. So a result is lost only with
+the worker itself, and what is kept is bounded by the leases that the head has granted.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from rustray.task.frames import LeaseOutcome, LeaseRange, WorkerFrame
+
+MAX_FRAME_TASKS: Final = 4096
+MAX_FRAME_BYTES: Final = 1 << 20
+MAX_FRAME_PARTS: Final = 4096
+"""Outcomes and ranges in one frame, whatever their size."""
+
+
+@dataclass(slots=True)
+class _Sent:
+    number: int
+    outcomes: list[LeaseOutcome]
+    returned: list[LeaseRange]
+
+
+@dataclass(slots=True)
+class Outbox:
+    """Everything that waits for the stream, in order.
+
+    Attributes:
+        session: Number of the open session, None while there is none.
+        sent: Number of the last frame of this session.
+        must_greet: The first frame of the session, with ``held``, has not gone yet.
+    """
+
+    session: int | None = None
+    sent: int = 0
+    must_greet: bool = False
+    outcomes: deque[LeaseOutcome] = field(default_factory=deque)
+    returned: list[LeaseRange] = field(default_factory=list)
+    started: list[LeaseRange] = field(default_factory=list)
+    unacked: deque[_Sent] = field(default_factory=deque)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits to be sent (unacked frames may be under way)."""
+        return not (self.outcomes or self.returned or self.started or self.must_greet)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the head has everything and said so."""
+        return self.is_empty and not self.unacked
+
+    def open(self, session: int) -> None:
+        """Begin a session: what was never acked goes first, in its old order."""
+        self.close()
+        self.session = session
+        self.sent = 0
+        self.must_greet = True
+
+    def close(self) -> None:
+        """End the session, if there is one."""
+        self.session = None
+        self.must_greet = False
+        self.started.clear()
+        returned: list[LeaseRange] = []
+        while self.unacked:
+            frame = self.unacked.pop()
+            self.outcomes.extendleft(reversed(frame.outcomes))
+            returned[:0] = frame.returned
+        self.returned[:0] = returned
+
+    def acked(self, number: int) -> bool:
+        """Forget frames up to this number; False if no such frame was ever sent."""
+        if number > self.sent:
+            return False
+        while self.unacked and self.unacked[0].number <= number:
+            self.unacked.popleft()
+        return True
+
+    def take(self, ack: int, held: list[LeaseRange] | None) -> WorkerFrame:
+        """Build the next frame within its bounds; the caller knows that there is something.
+
+        Args:
+            ack: Number of the last frame received from the head.
+            held: For the first frame of a session: what the worker answers for.
+        """
+        self.sent += 1
+        self.must_greet = False
+        outcomes = self._take_outcomes()
+        returned, self.returned = self.returned, []
+        started, self.started = self.started, []
+        if len(returned) > MAX_FRAME_PARTS:
+            self.returned = returned[MAX_FRAME_PARTS:]
+            del returned[MAX_FRAME_PARTS:]
+        if outcomes or returned:
+            self.unacked.append(_Sent(self.sent, outcomes, returned))
+        return WorkerFrame(
+            number=self.sent,
+            ack=ack,
+            held=held,
+            outcomes=outcomes,
+            returned=returned,
+            started=started,
+        )
+
+    def note_sent(self, frame: WorkerFrame) -> None:
+        """Wait for the ack of this last frame although it may carry nothing that needs one."""
+        if not self.unacked or self.unacked[-1].number != frame.number:
+            self.unacked.append(_Sent(frame.number, [], []))
+
+    def _take_outcomes(self) -> list[LeaseOutcome]:
+        waiting = self.outcomes
+        taken: list[LeaseOutcome] = []
+        tasks, size = MAX_FRAME_TASKS, MAX_FRAME_BYTES
+        while waiting and len(taken) < MAX_FRAME_PARTS:
+            outcome = waiting[0]
+            column = outcome.payloads
+            count, length = len(column), len(column.blob)
+            if count > tasks or length > size:
+                fits = _items_within(outcome, tasks, size)
+                if not taken:
+                    fits = max(fits, 1)
+                if fits == 0:
+                    break
+                if fits < count:
+                    first, rest = split_outcome(outcome, fits)
+                    waiting[0] = rest
+                    taken.append(first)
+                    break
+            waiting.popleft()
+            taken.append(outcome)
+            tasks -= count
+            size -= length
+        return taken
+
+    def ranges(self) -> Iterator[LeaseRange]:
+        """List the tasks of everything here, sent or not."""
+        yield from self.waiting_ranges()
+        for frame in self.unacked:
+            yield from frame.returned
+            for outcome in frame.outcomes:
+                yield LeaseRange(outcome.lease, outcome.offset, len(outcome.payloads))
+
+    def waiting_ranges(self) -> Iterator[LeaseRange]:
+        """List the tasks of what is in no frame yet."""
+        yield from self.returned
+        for outcome in self.outcomes:
+            yield LeaseRange(outcome.lease, outcome.offset, len(outcome.payloads))
+
+
+def _items_within(outcome: LeaseOutcome, tasks: int, size: int) -> int:
+    column = outcome.payloads
+    return min(bisect_right(column.ends, column.base + size), tasks, len(column))
+
+
+def split_outcome(outcome: LeaseOutcome, count: int) -> tuple[LeaseOutcome, LeaseOutcome]:
+    """Split after ``count`` tasks; the run time is shared out by number."""
+    total = len(outcome.payloads)
+    run_us = outcome.run_us * count // total
+    return (
+        LeaseOutcome(outcome.lease, outcome.offset, outcome.state,
+                     outcome.payloads.slice(0, count), run_us),
+        LeaseOutcome(outcome.lease, outcome.offset + count, outcome.state,
+                     outcome.payloads.slice(count, total), outcome.run_us - run_us),
+    )  # fmt: skip

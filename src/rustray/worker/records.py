@@ -1,0 +1,278 @@
+"""The mutable records of the worker's core; private to `rustray.worker`.
+
+A task is a position in a lease. Until it is settled it stands in exactly one place: in a
+segment of a lane (queued), in a segment of a process executor, or in the running table of a
+shared executor. `Lease.open` counts all three together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from enum import IntEnum
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+from rustray.common.resources import CPU, UNIT, ResourceSet
+from rustray.task.columns import PayloadColumn
+from rustray.task.frames import LeaseRange
+from rustray.task.spec import ExecutorKind, TaskClass
+
+NEVER: Final = math.inf
+_MEAN_WEIGHT: Final = 0.2
+
+
+class LaneKey(NamedTuple):
+    """What tasks that queue together have in common."""
+
+    priority: int
+    demand: ResourceSet
+    kind: ExecutorKind
+    is_solo: bool
+
+
+class WorkClass:
+    """A task class that this worker has been given.
+
+    Attributes:
+        number: The worker's own number for it, the same over all sessions.
+        code: Cloudpickled function, b"" for a registered one.
+        mean_us: Moving average of the run time of one task; 0 while unknown.
+        is_solo: Its tasks want an executor for themselves, nothing queued behind them,
+            because their run must be timed or weighed alone.
+        lane_key: The lane that its tasks wait in.
+    """
+
+    __slots__ = ("code", "is_solo", "lane_key", "mean_us", "number", "task_class")
+
+    def __init__(self, number: int, task_class: TaskClass, code: bytes) -> None:
+        self.number = number
+        self.task_class = task_class
+        self.code = code
+        self.mean_us = 0.0
+        self.is_solo = task_class.timeout_s > 0 or task_class.resources.units.get(CPU) != UNIT
+        self.lane_key = LaneKey(
+            task_class.priority, task_class.resources, task_class.executor, self.is_solo
+        )
+
+    def observe(self, run_us: int, count: int) -> None:
+        """Take the run time of ``count`` tasks together into the average."""
+        sample = max(run_us / count, 1.0)
+        if self.mean_us:
+            self.mean_us += _MEAN_WEIGHT * (sample - self.mean_us)
+        else:
+            self.mean_us = sample
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """One grant.
+
+    Attributes:
+        arrival: Order of its grant among all.
+        open: Tasks not settled.
+        cancelled: (low, high, force) ranges that are to stop.
+        recalled: (low, high) ranges to give back where they have not started.
+    """
+
+    number: int
+    work: WorkClass
+    attempt: int
+    prefix: bytes
+    first: int
+    payloads: PayloadColumn
+    arrival: int
+    open: int
+    cancelled: list[tuple[int, int, bool]] = field(default_factory=list)
+    recalled: list[tuple[int, int]] = field(default_factory=list)
+
+    def is_cancelled(self, offset: int) -> bool:
+        """Whether this task is to stop."""
+        return any(low <= offset < high for low, high, _ in self.cancelled)
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """Tasks ``low`` to ``high - 1`` of a lease that stand in one place together.
+
+    Attributes:
+        cost_us: Expected run time of one task; 0 while unknown.
+    """
+
+    lease: Lease
+    low: int
+    high: int
+    cost_us: float = 0.0
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Its place among all segments of one priority."""
+        return (self.lease.arrival, self.low)
+
+
+class Phase(IntEnum):
+    """Where an executor stands in its life."""
+
+    STARTING = 0
+    READY = 1
+    RETIRED = 2
+    """Finishes what it runs, takes nothing more, and is killed then."""
+    KILLED = 3
+    """A signal is under way; its exit will be reported."""
+
+
+@dataclass(slots=True)
+class Stop:
+    """A task that was asked to stop.
+
+    Attributes:
+        is_timeout: Whether its run limit passed; else it was cancelled.
+        kill_at: When asking has been enough.
+    """
+
+    is_timeout: bool
+    kill_at: float
+
+
+@dataclass(slots=True, eq=False)
+class Executor:
+    """One executor process, of either sort.
+
+    Attributes:
+        charge: What its present tasks hold of the worker's resources: for a process executor
+            the demand of one task while it has any, for a shared one unused.
+        segments: Process executors: what it was given and has not reported, in order.
+        count: Tasks given and not reported.
+        backlog_us: Expected run time of them; infinite where one is unknown.
+        since: When its present first task became the first.
+        is_start_told: Whether the head was told that the first task runs.
+        limit_at: When a run limit passes, at the earliest.
+        running: Shared executors: (lease, offset) to the lease and the time of its start.
+        fresh: Those of `running` that the head was not told of.
+        abandoned: Shared executors: settled tasks whose threads go on, and their demand.
+        stopping: Tasks that were asked to stop.
+        check_at: When `watch.examine` has something to look at, at the earliest.
+    """
+
+    executor_id: int
+    kind: ExecutorKind
+    concurrency: int
+    started_at: float
+    is_extra: bool = False
+    pid: int = 0
+    phase: Phase = Phase.STARTING
+    has_worked: bool = False
+    classes: set[int] = field(default_factory=set)
+    charge: ResourceSet | None = None
+    segments: deque[Segment] = field(default_factory=deque)
+    count: int = 0
+    backlog_us: float = 0.0
+    since: float = 0.0
+    is_start_told: bool = False
+    is_solo: bool = False
+    limit_at: float = NEVER
+    running: dict[tuple[int, int], tuple[Lease, float]] = field(default_factory=dict)
+    fresh: dict[tuple[int, int], float] = field(default_factory=dict)
+    limits: dict[tuple[int, int], float] = field(default_factory=dict)
+    abandoned: dict[tuple[int, int], ResourceSet] = field(default_factory=dict)
+    stopping: dict[tuple[int, int], Stop] = field(default_factory=dict)
+    is_reclaiming: bool = False
+    idle_since: float = 0.0
+    check_at: float = NEVER
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it runs several tasks at once."""
+        return self.kind is not ExecutorKind.PROCESS
+
+    def pieces(self) -> list[Segment]:
+        """Return all that it holds as segments, in the order it was given."""
+        if not self.is_shared:
+            return list(self.segments)
+        return [Segment(lease, o, o + 1) for (_, o), (lease, _) in self.running.items()]
+
+    def last_task(self) -> tuple[Lease, int] | None:
+        """Return the last task of a process executor: the running one if none is unstarted."""
+        if not self.segments:
+            return None
+        segment = self.segments[-1]
+        return segment.lease, segment.high - 1
+
+    def take_out(self, number: int, low: int, high: int) -> list[tuple[Lease, int, int]]:
+        """Remove tasks of a lease, as far as they are here; returns the runs removed."""
+        segments = self.segments
+        if segments:
+            head = segments[0]
+            if head.low == low and head.lease.number == number and high <= head.high:
+                self._count_out(head, high - low)
+                head.low = high
+                if head.low == head.high:
+                    segments.popleft()
+                return [(head.lease, low, high)]
+            return self._search_out(number, low, high)
+        found: list[tuple[Lease, int, int]] = []
+        for offset in range(max(low, 0), high) if self.running else ():
+            entry = self.running.pop((number, offset), None)
+            if entry is not None:
+                self.fresh.pop((number, offset), None)
+                self.limits.pop((number, offset), None)
+                self.count -= 1
+                found.append((entry[0], offset, offset + 1))
+        return found
+
+    def _search_out(self, number: int, low: int, high: int) -> list[tuple[Lease, int, int]]:
+        found: list[tuple[Lease, int, int]] = []
+        kept: deque[Segment] = deque()
+        for segment in self.segments:
+            from_, to = max(low, segment.low), min(high, segment.high)
+            if segment.lease.number != number or from_ >= to:
+                kept.append(segment)
+                continue
+            self._count_out(segment, to - from_)
+            found.append((segment.lease, from_, to))
+            if segment.low < from_:
+                kept.append(Segment(segment.lease, segment.low, from_, segment.cost_us))
+            if to < segment.high:
+                kept.append(Segment(segment.lease, to, segment.high, segment.cost_us))
+        self.segments = kept
+        return found
+
+    def _count_out(self, segment: Segment, count: int) -> None:
+        self.count -= count
+        if self.count == 0:
+            self.backlog_us = 0.0
+        elif segment.cost_us:
+            self.backlog_us = max(self.backlog_us - count * segment.cost_us, 0.0)
+
+
+def merge_ranges(ranges: list[LeaseRange]) -> list[LeaseRange]:
+    """Sort ranges by lease and offset, and join those that touch or overlap."""
+    ranges.sort(key=lambda r: (r.lease, r.offset))
+    merged: list[LeaseRange] = []
+    for item in ranges:
+        if merged and merged[-1].lease == item.lease:
+            last = merged[-1]
+            end = last.offset + last.count
+            if item.offset <= end:
+                count = max(end, item.offset + item.count) - last.offset
+                merged[-1] = LeaseRange(last.lease, last.offset, count)
+                continue
+        merged.append(item)
+    return merged
+
+
+def subtract(low: int, high: int, holes: list[tuple[int, int]]) -> list[tuple[int, int, bool]]:
+    """Split ``low..high`` into runs of (low, high, is inside a hole)."""
+    cuts = {low, high}
+    for a, b in holes:
+        cuts.update(x for x in (a, b) if low < x < high)
+    marks = sorted(cuts)
+    runs: list[tuple[int, int, bool]] = []
+    for a, b in pairwise(marks):
+        is_hole = any(x <= a and b <= y for x, y in holes)
+        if runs and runs[-1][2] == is_hole:
+            runs[-1] = (runs[-1][0], b, is_hole)
+        else:
+            runs.append((a, b, is_hole))
+    return runs

@@ -1,0 +1,254 @@
+"""What executors tell: readiness, outcomes, tasks given back, and their death."""
+
+from __future__ import annotations
+
+from signal import Signals
+from typing import Final
+
+from rustray.task.frames import LeaseOutcome
+from rustray.task.result import FailureInfo
+from rustray.task.spec import ExecutorKind
+from rustray.task.state import TaskState
+from rustray.worker.dispatch import start_executor
+from rustray.worker.events import (
+    ExecutorExited,
+    ExecutorReady,
+    ExecutorReported,
+    ExecutorReturned,
+)
+from rustray.worker.leases import CANCELLED, SIGKILL, end_if_retired, route_unstarted, stop_last
+from rustray.worker.records import Executor, Lease, Phase, Segment, Stop
+from rustray.worker.state import WorkerState
+
+EARLY_DEATH_S: Final = 1.0
+FIRST_HEAL_PAUSE_S: Final = 0.1
+LAST_HEAL_PAUSE_S: Final = 10.0
+MAX_LOG_TAIL: Final = 2_000
+_MEASURED: Final = (TaskState.SUCCEEDED, TaskState.FAILED)
+
+
+def ready(state: WorkerState, event: ExecutorReady, now: float) -> None:
+    """Let an executor take tasks."""
+    executor = state.executors.get(event.executor_id)
+    if executor is None or executor.phase is not Phase.STARTING:
+        return
+    executor.phase = Phase.READY
+    executor.pid = event.pid
+    executor.idle_since = now
+    if not executor.is_shared:
+        state.idle[executor.executor_id] = executor
+
+
+def reported(state: WorkerState, event: ExecutorReported, now: float) -> None:
+    """Take outcomes; what the executor does not hold (any more) is counted and dropped."""
+    executor = state.executors.get(event.executor_id)
+    if executor is None:
+        state.counters["stale_outcomes"] += len(event.outcomes)
+        return
+    executor.has_worked = True
+    state.early_deaths = 0
+    for outcome in event.outcomes:
+        count = len(outcome.payloads)
+        number, low = outcome.lease, outcome.offset
+        if executor.abandoned:
+            _forget_abandoned(state, executor, number, low, count)
+        stops = dict(executor.stopping) if executor.stopping else None
+        runs = state.take_out(executor, number, low, low + count, now)
+        if not runs:
+            state.counters["stale_outcomes"] += 1
+            continue
+        if outcome.state in _MEASURED:
+            runs[0][0].work.observe(outcome.run_us, count)
+        if stops and outcome.state is not TaskState.SUCCEEDED:
+            _settle_stopped(state, runs, outcome, stops)
+        elif len(runs) == 1 and runs[0][2] - runs[0][1] == count:
+            state.settle(runs[0][0], outcome)
+        else:
+            for lease, a, b in runs:
+                state.settle(lease, _cut(outcome, a, b))
+    end_if_retired(state, executor)
+
+
+def _forget_abandoned(
+    state: WorkerState, executor: Executor, number: int, low: int, count: int
+) -> None:
+    for key in [k for k in executor.abandoned if k[0] == number and low <= k[1] < low + count]:
+        state.release(executor.abandoned.pop(key))
+
+
+def _cut(outcome: LeaseOutcome, low: int, high: int) -> LeaseOutcome:
+    base = outcome.offset
+    payloads = outcome.payloads.slice(low - base, high - base)
+    run_us = outcome.run_us * (high - low) // len(outcome.payloads)
+    return LeaseOutcome(outcome.lease, low, outcome.state, payloads, run_us)
+
+
+def _settle_stopped(
+    state: WorkerState,
+    runs: list[tuple[Lease, int, int]],
+    outcome: LeaseOutcome,
+    stops: dict[tuple[int, int], Stop],
+) -> None:
+    """Report tasks that were asked to stop as what they were stopped for."""
+    for lease, low, high in runs:
+        for offset in range(low, high):
+            stop = stops.get((lease.number, offset))
+            if stop is None:
+                state.settle(lease, _cut(outcome, offset, offset + 1))
+            else:
+                settle_stop(state, lease, offset, stop)
+
+
+def settle_stop(state: WorkerState, lease: Lease, offset: int, stop: Stop) -> None:
+    """Report a task that has stopped, or will not be waited for."""
+    if stop.is_timeout:
+        limit_s = lease.work.task_class.timeout_s
+        text = f"the attempt ran longer than its limit timeout_s={limit_s:g}"
+        info = FailureInfo("TASK_TIMEOUT", text, phase="run")
+        state.settle_failed(lease, offset, offset + 1, TaskState.TIMED_OUT, info)
+    else:
+        state.settle_failed(lease, offset, offset + 1, TaskState.CANCELLED, CANCELLED)
+
+
+def returned(state: WorkerState, event: ExecutorReturned, now: float) -> None:
+    """Take back what an executor has not started, and stop what is left if that is due."""
+    executor = state.executors.get(event.executor_id)
+    if executor is None:
+        return
+    executor.is_reclaiming = False
+    # The clock of the task that runs goes on: nothing of it has ended.
+    since, is_told = executor.since, executor.is_start_told
+    # From the last to the first, so that each goes to the very front of its lane.
+    for item in reversed(event.ranges):
+        high = item.offset + item.count
+        for lease, a, b in state.take_out(executor, item.lease, item.offset, high, now):
+            route_unstarted(state, lease, a, b)
+    if executor.count and not executor.is_shared:
+        executor.since, executor.is_start_told = since, is_told
+        stop_last(state, executor, now)
+
+
+def exited(state: WorkerState, event: ExecutorExited, now: float) -> None:
+    """Bury an executor: its running task ends or is blamed, the others find a new place."""
+    executor = state.executors.pop(event.executor_id, None)
+    if executor is None:
+        return
+    was_killed = executor.phase is Phase.KILLED
+    state.must_heal = True
+    state.idle.pop(executor.executor_id, None)
+    if state.shared.get(executor.kind) is executor:
+        del state.shared[executor.kind]
+    pieces, stops = executor.pieces(), dict(executor.stopping)
+    is_early = now - executor.started_at < EARLY_DEATH_S
+    if not pieces and not was_killed and is_early and not executor.has_worked:
+        pause_s = FIRST_HEAL_PAUSE_S * (1 << min(state.early_deaths, 10))
+        state.early_deaths += 1
+        state.heal_at = now + min(pause_s, LAST_HEAL_PAUSE_S)
+    _free_all(state, executor, pieces)
+    info = describe_death(event)
+    if executor.is_shared:
+        for piece in pieces:
+            _settle_victim(state, piece.lease, piece.low, stops, info)
+    elif pieces:
+        _bury_process(state, pieces, _find_victim(pieces, event.running, stops), stops, info)
+
+
+def _free_all(state: WorkerState, executor: Executor, pieces: list[Segment]) -> None:
+    if executor.charge is not None:
+        state.release(executor.charge)
+    if executor.is_shared:
+        for piece in pieces:
+            state.release(piece.lease.work.task_class.resources)
+    for demand in executor.abandoned.values():
+        state.release(demand)
+
+
+def _find_victim(
+    pieces: list[Segment], running: tuple[int, int] | None, stops: dict[tuple[int, int], Stop]
+) -> tuple[int, int]:
+    for key in (running, next(iter(stops), None)):
+        if key is not None and any(
+            p.lease.number == key[0] and p.low <= key[1] < p.high for p in pieces
+        ):
+            return key
+    # It died between two tasks, or before it could say which: the first one is suspected, or
+    # a task that kills its executor so early would be tried for ever.
+    return pieces[0].lease.number, pieces[0].low
+
+
+def _bury_process(
+    state: WorkerState,
+    pieces: list[Segment],
+    victim: tuple[int, int],
+    stops: dict[tuple[int, int], Stop],
+    info: FailureInfo,
+) -> None:
+    is_before = True
+    for piece in pieces:
+        lease, low, high = piece.lease, piece.low, piece.high
+        if lease.number == victim[0] and low <= victim[1] < high:
+            _leave_behind(state, lease, low, victim[1], True, info)
+            _settle_victim(state, lease, victim[1], stops, info)
+            is_before = False
+            low = victim[1] + 1
+        _leave_behind(state, lease, low, high, is_before, info)
+
+
+def _leave_behind(
+    state: WorkerState, lease: Lease, low: int, high: int, is_before: bool, info: FailureInfo
+) -> None:
+    if low >= high:
+        return
+    if is_before and lease.work.task_class.max_retries == 0:
+        # They have run and only their results are lost: to run them again is the head's choice.
+        state.settle_failed(lease, low, high, TaskState.LEASED, info)
+    else:
+        route_unstarted(state, lease, low, high)
+
+
+def _settle_victim(
+    state: WorkerState,
+    lease: Lease,
+    offset: int,
+    stops: dict[tuple[int, int], Stop],
+    info: FailureInfo,
+) -> None:
+    stop = stops.get((lease.number, offset))
+    if stop is None and lease.is_cancelled(offset):
+        stop = Stop(is_timeout=False, kill_at=0.0)
+    if stop is not None:
+        settle_stop(state, lease, offset, stop)
+    else:
+        state.settle_failed(lease, offset, offset + 1, TaskState.LEASED, info)
+
+
+def describe_death(event: ExecutorExited) -> FailureInfo:
+    """Say how an executor died, for the user whose task ran in it."""
+    if event.signal is not None:
+        try:
+            name = f" ({Signals(event.signal).name})"
+        except ValueError:
+            name = ""
+        how = f"was killed by signal {event.signal}{name}"
+        if event.signal == SIGKILL:
+            how += ", as the system does when memory runs out"
+    else:
+        how = f"exited with code {event.exit_code}"
+    tail = event.log_tail.strip()[-MAX_LOG_TAIL:]
+    ending = f"; its last output:\n{tail}" if tail else ""
+    return FailureInfo(
+        "WORKER_LOST",
+        f"the executor process {how} while it ran the task{ending}",
+        exit_code=event.exit_code,
+        signal=event.signal,
+    )
+
+
+def heal(state: WorkerState, now: float) -> None:
+    """Start process executors until there is one per slot."""
+    if not state.is_pool_started or state.is_draining or now < state.heal_at:
+        return
+    state.must_heal = False
+    alive = sum(1 for e in state.executors.values() if not e.is_shared and e.phase <= Phase.READY)
+    for _ in range(alive, state.slots):
+        start_executor(state, ExecutorKind.PROCESS, now)

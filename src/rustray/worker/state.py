@@ -1,0 +1,217 @@
+"""All that the worker's core knows, and the few primitives that keep it consistent."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from rustray.common.resources import CPU, UNIT, ResourceSet
+from rustray.task.columns import PayloadColumn
+from rustray.task.failures import encode_failure
+from rustray.task.frames import LeaseOutcome, LeaseRange
+from rustray.task.result import FailureInfo
+from rustray.task.spec import ExecutorKind, TaskClass
+from rustray.task.state import TaskState
+from rustray.worker.backlog import Backlog
+from rustray.worker.events import DIRECT_LEASES, Command, DeliverDirect
+from rustray.worker.outbox import Outbox
+from rustray.worker.records import NEVER, Executor, Lease, Phase, WorkClass
+
+DEFAULT_DRAIN_S: Final = 30.0
+MAX_CLOSED_LEASES: Final = 4096
+MIN_EXECUTOR_LIMIT: Final = 16
+EXECUTORS_PER_SLOT: Final = 4
+LOOK_AFTER_S: Final = 0.010
+"""A task that runs so long is looked at: to tell the head, to free what waits behind it."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLimits:
+    """What the core may use.
+
+    Attributes:
+        resources: What the worker owns.
+        thread_concurrency: Threads in the shared executor of kind THREAD.
+        async_concurrency: Coroutines at once in the one of kind ASYNC.
+        drain_timeout_s: How long running tasks may go on once the worker leaves.
+    """
+
+    resources: ResourceSet
+    thread_concurrency: int = 64
+    async_concurrency: int = 1000
+    drain_timeout_s: float = DEFAULT_DRAIN_S
+
+    @property
+    def slots(self) -> int:
+        """Process executors that are always kept: one per core, a part of one counts."""
+        return max(1, math.ceil(self.resources.units.get(CPU, 0) / UNIT))
+
+    @property
+    def max_executors(self) -> int:
+        """Process executors at most, for tasks that need less than a core each."""
+        return max(MIN_EXECUTOR_LIMIT, EXECUTORS_PER_SLOT * self.slots)
+
+
+@dataclass(slots=True)
+class WorkerState:
+    """The core's state; functions of `rustray.worker` change it and nobody else.
+
+    Attributes:
+        slots: Process executors that are kept.
+        free: Units of each resource that no task holds.
+        session_classes: The head's number for a class, valid in this session only.
+        codes: SHA-256 to cloudpickled function, kept over sessions.
+        closed: Numbers of leases that were settled lately, so that a late repetition of
+            the grant is known for what it is.
+        idle: Process executors that are ready and have nothing.
+        shared: The executor of each shared kind that takes tasks.
+        received: Number of the last frame of the session.
+        must_heal: Executors may be missing.
+        heal_at: No executor is started before this.
+        early_deaths: Executors that died young and unused, in a row.
+        watch_at: When an executor wants to be looked at, at the earliest.
+        drain_at: Running tasks are killed then.
+        leave_at: The worker stops then, whatever is left.
+        goodbye_at: The same, once the last frame has been sent.
+        drained_number: Number of the frame that said goodbye, 0 before.
+        finished: Tasks that have ended here.
+    """
+
+    limits: WorkerLimits
+    slots: int
+    free: dict[str, int]
+    outbox: Outbox = field(default_factory=Outbox)
+    backlog: Backlog = field(default_factory=Backlog)
+    leases: dict[int, Lease] = field(default_factory=dict)
+    closed: dict[int, None] = field(default_factory=dict)
+    classes: dict[TaskClass, WorkClass] = field(default_factory=dict)
+    session_classes: dict[int, WorkClass] = field(default_factory=dict)
+    codes: dict[bytes, bytes] = field(default_factory=dict)
+    executors: dict[int, Executor] = field(default_factory=dict)
+    idle: dict[int, Executor] = field(default_factory=dict)
+    shared: dict[ExecutorKind, Executor] = field(default_factory=dict)
+    commands: list[Command] = field(default_factory=list)
+    counters: Counter[str] = field(default_factory=Counter)
+    received: int = 0
+    arrivals: int = 0
+    last_executor: int = 0
+    is_pool_started: bool = False
+    must_heal: bool = False
+    heal_at: float = 0.0
+    early_deaths: int = 0
+    watch_at: float = NEVER
+    is_draining: bool = False
+    drain_at: float = NEVER
+    leave_at: float = NEVER
+    goodbye_at: float = NEVER
+    drained_number: int = 0
+    has_left: bool = False
+    finished: int = 0
+
+    def intern(self, task_class: TaskClass, code: bytes) -> WorkClass:
+        """Return the worker's record of a class, the same for equal ones."""
+        work = self.classes.get(task_class)
+        if work is None:
+            work = self.classes[task_class] = WorkClass(len(self.classes) + 1, task_class, code)
+        return work
+
+    def charge(self, demand: ResourceSet, times: int = 1) -> None:
+        """Take resources."""
+        free = self.free
+        for name, units in demand.units.items():
+            free[name] -= units * times
+
+    def release(self, demand: ResourceSet, times: int = 1) -> None:
+        """Give resources back."""
+        free = self.free
+        for name, units in demand.units.items():
+            free[name] += units * times
+
+    def arm(self, executor: Executor, at: float) -> None:
+        """Look at this executor at ``at`` or before."""
+        if at < executor.check_at:
+            executor.check_at = at
+            self.watch_at = min(self.watch_at, at)
+
+    def take_out(
+        self, executor: Executor, number: int, low: int, high: int, now: float
+    ) -> list[tuple[Lease, int, int]]:
+        """Remove tasks from an executor and free what they held; returns the runs removed."""
+        runs = executor.take_out(number, low, high)
+        if not runs:
+            return runs
+        if executor.stopping:
+            for key in [k for k in executor.stopping if k[0] == number and low <= k[1] < high]:
+                del executor.stopping[key]
+        if executor.is_shared:
+            for lease, a, b in runs:
+                self.release(lease.work.task_class.resources, b - a)
+            return runs
+        executor.since = now
+        executor.is_start_told = False
+        if executor.count == 0:
+            self.vacate(executor, now)
+        else:
+            self.arm(executor, now + LOOK_AFTER_S)
+        return runs
+
+    def vacate(self, executor: Executor, now: float) -> None:
+        """Note that a process executor has nothing any more."""
+        if executor.charge is not None:
+            self.release(executor.charge)
+        executor.charge = None
+        executor.is_solo = False
+        executor.limit_at = NEVER
+        executor.idle_since = now
+        executor.check_at = NEVER
+        if executor.phase is Phase.READY:
+            self.idle[executor.executor_id] = executor
+
+    def settle(self, lease: Lease, outcome: LeaseOutcome) -> None:
+        """Report how tasks ended, to whoever gave them."""
+        if lease.number >= DIRECT_LEASES:
+            self.commands.append(DeliverDirect(outcome))
+        else:
+            self.outbox.outcomes.append(outcome)
+        self.finished += len(outcome.payloads)
+        self._close(lease, len(outcome.payloads))
+
+    def settle_failed(
+        self, lease: Lease, low: int, high: int, state: TaskState, info: FailureInfo
+    ) -> None:
+        """Report that tasks ended alike, without a value."""
+        payloads = PayloadColumn.of([encode_failure(info)] * (high - low))
+        self.settle(lease, LeaseOutcome(lease.number, low, state, payloads, 0))
+
+    def give_back(self, lease: Lease, low: int, high: int) -> None:
+        """Return tasks to the head, never to be started here."""
+        if lease.number >= DIRECT_LEASES:
+            self.settle_failed(lease, low, high, TaskState.CANCELLED, LEAVING)
+            return
+        self.outbox.returned.append(LeaseRange(lease.number, low, high - low))
+        self._close(lease, high - low)
+
+    def _close(self, lease: Lease, count: int) -> None:
+        lease.open -= count
+        if lease.open == 0:
+            del self.leases[lease.number]
+            self.closed[lease.number] = None
+            if len(self.closed) > MAX_CLOSED_LEASES:
+                del self.closed[next(iter(self.closed))]
+
+
+LEAVING: Final = FailureInfo("TASK_CANCELLED", "the worker is shutting down; submit it elsewhere")
+
+
+def new_state(limits: WorkerLimits) -> WorkerState:
+    """Return the state of a worker that has just started."""
+    return WorkerState(limits, limits.slots, dict(limits.resources.units))
+
+
+def shortage_text(demand: ResourceSet, total: Mapping[str, int]) -> str:
+    """Say what a demand needs more than there is, e.g. ``gpus: needs 2, has 0``."""
+    lacking = demand.shortage(total).items()
+    return ", ".join(f"{name}: needs {need:g}, has {have:g}" for name, (need, have) in lacking)

@@ -1,0 +1,170 @@
+"""What time alone brings about: run limits, kills, news of long tasks, tasks to rescue.
+
+Nothing ticks: an executor is looked at when one of its own deadlines has come.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rustray.task.frames import LeaseRange
+from rustray.task.state import TaskState
+from rustray.worker.events import DIRECT_LEASES, ExecutorExited
+from rustray.worker.leases import SIGKILL, ask_to_stop, end_if_retired, kill, reclaim
+from rustray.worker.records import NEVER, Executor, Phase
+from rustray.worker.reports import describe_death, settle_stop
+from rustray.worker.state import LOOK_AFTER_S, WorkerState
+
+SIGTERM: Final = 15
+TELL_START_S: Final = 0.020
+KEEP_IDLE_EXTRA_S: Final = 60.0
+_HAIR_S: Final = 1e-6
+
+
+def look(state: WorkerState, now: float) -> None:
+    """Examine the executors whose time has come, and find the next time."""
+    if now < state.watch_at:
+        return
+    for executor in list(state.executors.values()):
+        if executor.check_at <= now and executor.phase is not Phase.KILLED:
+            executor.check_at = NEVER
+            if executor.is_shared:
+                _examine_shared(state, executor, now)
+            else:
+                _examine_process(state, executor, now)
+    state.watch_at = min(
+        (e.check_at for e in state.executors.values() if e.phase is not Phase.KILLED),
+        default=NEVER,
+    )
+
+
+def _examine_process(state: WorkerState, executor: Executor, now: float) -> None:
+    if executor.count == 0:
+        _let_go(state, executor, now)
+        return
+    if not executor.is_start_told:
+        if now >= executor.since + TELL_START_S:
+            first = executor.segments[0]
+            executor.is_start_told = True
+            _tell_start(state, first.lease.number, first.low)
+        else:
+            executor.check_at = executor.since + TELL_START_S
+    if executor.count > 1 and not executor.is_reclaiming and _has_free_slot(state, executor):
+        if now >= executor.since + LOOK_AFTER_S:
+            reclaim(state, executor)
+        else:
+            executor.check_at = min(executor.check_at, executor.since + LOOK_AFTER_S)
+    if now >= executor.limit_at:
+        executor.limit_at = NEVER
+        first = executor.segments[0]
+        ask_to_stop(state, executor, first.lease, first.low, now, is_timeout=True)
+    for stop in executor.stopping.values():
+        if now >= stop.kill_at:
+            kill(state, executor, SIGKILL)
+            return
+        executor.check_at = min(executor.check_at, stop.kill_at)
+    executor.check_at = min(executor.check_at, executor.limit_at)
+
+
+def _has_free_slot(state: WorkerState, executor: Executor) -> bool:
+    charge = executor.charge
+    return bool(state.idle) and charge is not None and charge.times_in(state.free) > 0
+
+
+def _let_go(state: WorkerState, executor: Executor, now: float) -> None:
+    if not executor.is_extra or executor.phase is not Phase.READY:
+        return
+    if now >= executor.idle_since + KEEP_IDLE_EXTRA_S:
+        kill(state, executor, SIGTERM)
+    else:
+        executor.check_at = executor.idle_since + KEEP_IDLE_EXTRA_S
+
+
+def _tell_start(state: WorkerState, number: int, offset: int) -> None:
+    if number < DIRECT_LEASES and state.outbox.session is not None:
+        state.outbox.started.append(LeaseRange(number, offset, 1))
+
+
+def tell_starts_again(state: WorkerState) -> None:
+    """Repeat, in a new session, which tasks have been running for a while."""
+    for executor in state.executors.values():
+        if executor.is_shared:
+            for number, offset in executor.running:
+                if (number, offset) not in executor.fresh:
+                    _tell_start(state, number, offset)
+        elif executor.is_start_told and executor.segments:
+            _tell_start(state, executor.segments[0].lease.number, executor.segments[0].low)
+
+
+def _examine_shared(state: WorkerState, executor: Executor, now: float) -> None:
+    fresh = executor.fresh
+    while fresh:
+        key, started_at = next(iter(fresh.items()))
+        if now < started_at + TELL_START_S:
+            executor.check_at = started_at + TELL_START_S
+            break
+        del fresh[key]
+        _tell_start(state, *key)
+    if now >= executor.limit_at:
+        for key in [k for k, at in executor.limits.items() if at <= now]:
+            del executor.limits[key]
+            ask_to_stop(state, executor, executor.running[key][0], key[1], now, is_timeout=True)
+        executor.limit_at = min(executor.limits.values(), default=NEVER)
+    for key in [k for k, stop in executor.stopping.items() if stop.kill_at <= now]:
+        _abandon(state, executor, key)
+    for stop in executor.stopping.values():
+        executor.check_at = min(executor.check_at, stop.kill_at)
+    executor.check_at = min(executor.check_at, executor.limit_at)
+    end_if_retired(state, executor)
+
+
+def _abandon(state: WorkerState, executor: Executor, key: tuple[int, int]) -> None:
+    """Stop waiting for a thread or coroutine that does not obey.
+
+    To kill the process would take its other tasks along. So it takes no more, and is killed
+    as soon as the last of them is done.
+    """
+    lease, _ = executor.running.pop(key)
+    executor.fresh.pop(key, None)
+    executor.limits.pop(key, None)
+    executor.count -= 1
+    executor.abandoned[key] = lease.work.task_class.resources
+    executor.phase = Phase.RETIRED
+    if state.shared.get(executor.kind) is executor:
+        del state.shared[executor.kind]
+    settle_stop(state, lease, key[1], executor.stopping.pop(key))
+
+
+def rescue(state: WorkerState) -> None:
+    """Plan to take tasks from executors that hold several, now that another has nothing."""
+    if state.backlog.lanes or not state.idle:
+        return
+    for executor in state.executors.values():
+        if executor.count > 1 and not executor.is_shared and not executor.is_reclaiming:
+            state.arm(executor, executor.since + LOOK_AFTER_S)
+
+
+def plan_letting_go(state: WorkerState) -> None:
+    """Arrange that executors beyond the slots end after an idle minute."""
+    for executor in state.idle.values():
+        if executor.is_extra and executor.check_at == NEVER:
+            state.arm(executor, executor.idle_since + KEEP_IDLE_EXTRA_S)
+
+
+def end_drain(state: WorkerState, now: float) -> None:
+    """The drain limit has passed: kill what still runs, and give it back."""
+    state.drain_at = NEVER
+    info = describe_death(ExecutorExited(0, None, SIGKILL, None))
+    for executor in list(state.executors.values()):
+        if not executor.count:
+            continue
+        for piece in executor.pieces():
+            for lease, low, high in state.take_out(
+                executor, piece.lease.number, piece.low, piece.high, now
+            ):
+                if lease.work.task_class.max_retries == 0:
+                    # It has started, and may not be started twice without its owner's word.
+                    state.settle_failed(lease, low, high, TaskState.LEASED, info)
+                else:
+                    state.give_back(lease, low, high)
+        kill(state, executor, SIGKILL)

@@ -1,0 +1,241 @@
+"""What the agent and its executor processes say to each other.
+
+Three channels per executor, all within one machine (so in its byte order):
+
+* *data* (stream socket): definitions and chunks to the executor, outcomes back. Every message
+  is a 16-byte head (kind, number, length of the rest) and its body;
+* *control* (packet socket): a few fixed-size packets that must not wait behind data;
+* the *cell* (`rustray.worker.cell`): shared memory that says what runs right now.
+
+Chunks are numbered from 1 per executor; a task is named by (chunk number, index in it).
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Final
+
+from rustray.task.columns import ENDS_TYPECODE, PayloadColumn
+
+HEAD: Final = struct.Struct("=BxxxIQ")
+"""kind, number, bytes that follow."""
+
+# Kinds on the data channel.
+DEFINE: Final = 1
+RUN: Final = 2
+OUTCOME: Final = 3
+
+_DEFINE: Final = struct.Struct("=BxxxIQI")
+_RUN: Final = struct.Struct("=BxxxIQQQIIIII10s2x")
+_OUTCOME: Final = struct.Struct("=BxxxIQQQIII")
+_RUN_BODY: Final = struct.Struct("=QQIIIII10s2x")
+_OUTCOME_BODY: Final = struct.Struct("=QQIII")
+_ENDS_BYTES: Final = array(ENDS_TYPECODE).itemsize
+
+# Kinds on the control channel.
+RECLAIM: Final = 1
+"""Agent: give back what has not started of the chunks up to this number."""
+INTERRUPT: Final = 2
+"""Agent: stop the task with this chunk number and index."""
+FLUSH: Final = 3
+"""Agent: send the results you hold, even while a task runs."""
+RECLAIMED: Final = 4
+"""Executor: of the chunk with this number, the last so many tasks will never start."""
+
+CONTROL: Final = struct.Struct("=BxxxIII")
+"""kind, three numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What an executor must know of a task class.
+
+    Attributes:
+        function: Registered name, or the qualified name of a function sent as code.
+        codec: `Codec` of arguments and results.
+        code_hash: Names the code, so that classes that share it share the function.
+        code: The cloudpickled function, or b"" for a registered one.
+    """
+
+    function: str
+    codec: int
+    code_hash: bytes
+    code: bytes
+
+
+@dataclass(slots=True)
+class RunChunk:
+    """Consecutive tasks of one class and one lease, agent to executor.
+
+    Attributes:
+        class_number: A class that was defined to this executor before.
+        lease: Their lease.
+        offset: Position of the first one in the lease.
+        attempt: Number of this attempt, from 1.
+        prefix: The first 10 bytes of their task ids.
+        first: Task sequence of the first one.
+        payloads: Their encoded arguments.
+    """
+
+    class_number: int
+    lease: int
+    offset: int
+    attempt: int
+    prefix: bytes
+    first: int
+    payloads: PayloadColumn
+
+
+@dataclass(slots=True, eq=False)
+class Chunk:
+    """Consecutive tasks of one class as the executor receives them.
+
+    Attributes:
+        number: The executor's number of the chunk, from 1.
+        lease: Lease of all of them.
+        first: Task sequence of the first one.
+        class_number: What to run.
+        offset: Position of the first one in the lease.
+        attempt: From 1.
+        prefix: The first 10 bytes of their task ids.
+        ends: Where each task's arguments end in ``data``.
+        start: Where those of the first one start.
+        shift: What to add to ``ends``.
+        data: The bytes that hold the arguments.
+    """
+
+    number: int
+    lease: int
+    first: int
+    class_number: int
+    offset: int
+    attempt: int
+    prefix: bytes
+    ends: array[int]
+    start: int
+    shift: int
+    data: bytes
+
+
+def pack_definition(class_number: int, definition: Definition) -> bytes:
+    """Encode a definition as one message."""
+    meta = json.dumps([definition.function, definition.codec, definition.code_hash.hex()]).encode()
+    length = 4 + len(meta) + len(definition.code)
+    head = _DEFINE.pack(DEFINE, class_number, length, len(meta))
+    return b"".join((head, meta, definition.code))
+
+
+def unpack_definition(data: bytes, start: int, stop: int) -> Definition:
+    """Decode the body of a `DEFINE` message."""
+    code_at = start + 4 + int.from_bytes(data[start : start + 4], sys.byteorder)
+    function, codec, code_hash = json.loads(data[start + 4 : code_at])
+    return Definition(function, codec, bytes.fromhex(code_hash), data[code_at:stop])
+
+
+def pack_run(number: int, chunk: RunChunk) -> tuple[bytes, bytes, bytes]:
+    """Encode a chunk as the parts of one message; the payloads are not copied."""
+    payloads = chunk.payloads
+    ends = payloads.ends.tobytes()
+    blob = payloads.blob
+    length = _RUN_BODY.size + len(ends) + len(blob)
+    head = _RUN.pack(
+        RUN, number, length, chunk.lease, chunk.first, chunk.class_number, chunk.offset,
+        chunk.attempt, len(payloads.ends), payloads.base, chunk.prefix,
+    )  # fmt: skip
+    return head, ends, blob
+
+
+def unpack_run(number: int, data: bytes, start: int) -> Chunk:
+    """Decode the body of a `RUN` message."""
+    lease, first, class_number, offset, attempt, count, base, prefix = _RUN_BODY.unpack_from(
+        data, start
+    )
+    ends: array[int] = array(ENDS_TYPECODE)
+    ends_at = start + _RUN_BODY.size
+    blob_at = ends_at + count * _ENDS_BYTES
+    ends.frombytes(data[ends_at:blob_at])
+    return Chunk(
+        number, lease, first, class_number, offset, attempt, prefix, ends, blob_at, blob_at - base,
+        data,
+    )  # fmt: skip
+
+
+def pack_outcome(
+    number: int, lease: int, offset: int, state: int, run_us: int, items: Sequence[bytes]
+) -> bytes:
+    """Encode how consecutive tasks of a chunk ended as one message."""
+    ends = array(ENDS_TYPECODE, accumulate(map(len, items)))
+    length = _OUTCOME_BODY.size + len(items) * _ENDS_BYTES + ends[-1]
+    head = _OUTCOME.pack(OUTCOME, number, length, lease, run_us, offset, state, len(items))
+    return b"".join((head, ends.tobytes(), *items))
+
+
+def unpack_outcome(data: bytes, start: int, stop: int) -> tuple[int, int, int, int, PayloadColumn]:
+    """Decode the body of an `OUTCOME` message: lease, run_us, offset, state, payloads."""
+    lease, run_us, offset, state, count = _OUTCOME_BODY.unpack_from(data, start)
+    ends: array[int] = array(ENDS_TYPECODE)
+    ends_at = start + _OUTCOME_BODY.size
+    blob_at = ends_at + count * _ENDS_BYTES
+    ends.frombytes(data[ends_at:blob_at])
+    return lease, run_us, offset, state, PayloadColumn(data[blob_at:stop], ends)
+
+
+class MessageSplitter:
+    """Cuts a byte stream into messages; holds what is not whole yet.
+
+    Attributes:
+        missing: Size that the message which is not whole will have.
+    """
+
+    __slots__ = ("_held", "_parts", "missing")
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._held = 0
+        self.missing = HEAD.size
+
+    def feed(self, data: bytes) -> list[tuple[int, int, bytes, int, int]]:
+        """Take what arrived; return (kind, number, bytes, start, stop) of each whole message.
+
+        Complexity: each byte is copied at most once more, however many reads a message took.
+        """
+        if self._parts:
+            self._parts.append(data)
+            self._held += len(data)
+            if self._held < self.missing:
+                return []
+            data = b"".join(self._parts)
+            self._parts.clear()
+        found = []
+        position, size = 0, len(data)
+        need = HEAD.size
+        while size - position >= HEAD.size:
+            kind, number, length = HEAD.unpack_from(data, position)
+            start = position + HEAD.size
+            if size - start < length:
+                need = HEAD.size + length
+                break
+            position = start + length
+            found.append((kind, number, data, start, position))
+        if position < size:
+            self._parts.append(data[position:] if position else data)
+            self._held = size - position
+            self.missing = need
+        return found
+
+
+def to_json(message: dict[str, Any]) -> bytes:
+    """Encode a message between agent and zygote."""
+    return json.dumps(message).encode("utf-8", "surrogatepass")
+
+
+def from_json(packet: bytes) -> dict[str, Any]:
+    """Decode a message between agent and zygote."""
+    message: dict[str, Any] = json.loads(packet.decode("utf-8", "surrogatepass"))
+    return message

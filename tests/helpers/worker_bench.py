@@ -1,0 +1,378 @@
+"""A bench around the real WorkerManager: naive executors, a naive head, and a ledger of both.
+
+The head's end of the stream delivers, loses and repeats frames as it is told. The ledger
+notes what became of every task that the worker was ever given, and `assert_all_told` says
+whether each was told exactly once.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from rustray.common.resources import CPU, ResourceSet
+from rustray.task.columns import PayloadColumn
+from rustray.task.frames import (
+    AssignFrame,
+    ClassDefinition,
+    LeaseCancel,
+    LeaseGrant,
+    LeaseOutcome,
+    LeaseRange,
+    WorkerFrame,
+)
+from rustray.task.spec import ExecutorKind, TaskClass
+from rustray.task.state import TaskState
+from rustray.worker import events as e
+from rustray.worker.manager import WorkerManager
+from rustray.worker.state import WorkerLimits
+
+PREFIX = b"0123456789"
+Key = tuple[int, int]
+
+
+def a_class(
+    name: str = "f",
+    *,
+    cpu: float = 1,
+    priority: int = 0,
+    kind: ExecutorKind = ExecutorKind.PROCESS,
+    timeout_s: float = 0.0,
+    max_retries: int = 3,
+    **resources: float,
+) -> TaskClass:
+    """Return a task class that needs this."""
+    return TaskClass(
+        name,
+        resources=ResourceSet.of({CPU: cpu, **resources}),
+        priority=priority,
+        executor=kind,
+        timeout_s=timeout_s,
+        max_retries=max_retries,
+    )
+
+
+@dataclass
+class FakeExecutor:
+    """Runs what it is given when it is told to; the first task is the running one."""
+
+    executor_id: int
+    kind: ExecutorKind
+    is_ready: bool = False
+    classes: dict[int, TaskClass] = field(default_factory=dict)
+    tasks: dict[Key, TaskClass] = field(default_factory=dict)
+    owes_answer: bool = False
+    interrupts: list[Key] = field(default_factory=list)
+    signal: int | None = None
+
+
+@dataclass
+class WorkerBench:
+    """Feeds events, checks every invariant after each, and keeps the ledger.
+
+    Attributes:
+        executors: Those alive.
+        told: What the head learned of each task: the state, or None for given back.
+        started: Tasks that the head was told run.
+    """
+
+    total: dict[str, float]
+    now: float = 100.0
+    executors: dict[int, FakeExecutor] = field(default_factory=dict)
+    told: dict[Key, TaskState | None] = field(default_factory=dict)
+    repeats: Counter[Key] = field(default_factory=Counter)
+    started: list[LeaseRange] = field(default_factory=list)
+    granted: dict[int, tuple[int, TaskClass]] = field(default_factory=dict)
+    runs: Counter[Key] = field(default_factory=Counter)
+    order: list[Key] = field(default_factory=list)
+    direct: list[LeaseOutcome] = field(default_factory=list)
+    closed: list[e.CloseSession] = field(default_factory=list)
+    held: list[LeaseRange] | None = None
+    has_left: bool = False
+    has_drained: bool = False
+    session: int | None = None
+    last_session: int = 0
+    sent: int = 0
+    received: int = 0
+    next_lease: int = 1
+    next_sequence: int = 0
+    numbers: dict[TaskClass, int] = field(default_factory=dict)
+    last_frame: AssignFrame | None = None
+
+    def __post_init__(self) -> None:
+        self.limits = WorkerLimits(ResourceSet.of(self.total), 4, 8, drain_timeout_s=30.0)
+        self.manager = WorkerManager(self.limits)
+
+    # ── Feeding ───────────────────────────────────────────────────────────────────────────
+
+    def feed(self, event: e.Event) -> list[e.Command]:
+        """Hand the core an event, carry out what it answers, check everything."""
+        commands = self.manager.handle(event, self.now)
+        for command in commands:
+            self._carry_out(command)
+        self.manager.check()
+        self.check_use()
+        self._check_priorities(commands)
+        return commands
+
+    def _carry_out(self, command: e.Command) -> None:
+        match command:
+            case e.StartExecutor():
+                assert command.executor_id not in self.executors
+                self.executors[command.executor_id] = FakeExecutor(
+                    command.executor_id, command.kind
+                )
+            case e.DefineClass():
+                executor = self.executors[command.executor_id]
+                assert command.class_number not in executor.classes
+                executor.classes[command.class_number] = command.task_class
+            case e.DispatchTasks():
+                self._dispatch(command)
+            case e.Reclaim():
+                self.executors[command.executor_id].owes_answer = True
+            case e.Interrupt():
+                executor = self.executors[command.executor_id]
+                executor.interrupts.append((command.lease, command.offset))
+            case e.KillExecutor():
+                self.executors[command.executor_id].signal = command.signal
+            case e.CloseSession():
+                self.closed.append(command)
+                self.session = None
+            case e.DeliverDirect():
+                self.direct.append(command.outcome)
+            case e.Leave():
+                assert not self.has_left
+                self.has_left = True
+
+    def _dispatch(self, command: e.DispatchTasks) -> None:
+        executor = self.executors[command.executor_id]
+        assert executor.is_ready
+        assert executor.signal is None
+        task_class = executor.classes[command.class_number]
+        count, granted_class = self.granted.get(command.lease, (1, task_class))
+        assert granted_class == task_class
+        assert command.offset >= 0
+        assert command.offset + len(command.payloads) <= count
+        for position, payload in enumerate(command.payloads):
+            key = (command.lease, command.offset + position)
+            assert key not in self.told
+            if command.lease < e.DIRECT_LEASES:
+                assert payload == str(command.first + position).encode()
+            self.runs[key] += 1
+            self.order.append(key)
+            executor.tasks[key] = task_class
+
+    def check_use(self) -> None:
+        """Check, from what the executors hold, that no resource is used twice."""
+        used: Counter[str] = Counter()
+        for executor in self.executors.values():
+            holds = list(executor.tasks.values())
+            for task_class in holds[:1] if executor.kind is ExecutorKind.PROCESS else holds:
+                used.update(dict(task_class.resources.units))
+        for name, units in used.items():
+            assert units <= self.limits.resources.units.get(name, 0), f"{name} is overcommitted"
+
+    def _check_priorities(self, commands: list[e.Command]) -> None:
+        lanes = self.manager._state.backlog.lanes.values()
+        for command in commands:
+            if isinstance(command, e.DispatchTasks) and command.executor_id in self.executors:
+                executor = self.executors[command.executor_id]
+                mine = executor.classes[command.class_number]
+                if mine.executor is not ExecutorKind.PROCESS:
+                    continue
+                for lane in lanes:
+                    is_alike = lane.demand == mine.resources and lane.kind is mine.executor
+                    assert not (is_alike and lane.key.priority > mine.priority), "overtaken"
+
+    # ── The pool ──────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> WorkerBench:
+        """Start the pool, with every executor ready at once, and open a session."""
+        self.feed(e.PoolStarted())
+        self.make_ready()
+        self.open()
+        return self
+
+    def make_ready(self) -> None:
+        """Let all executors that were started become ready."""
+        for executor in list(self.executors.values()):
+            if not executor.is_ready:
+                executor.is_ready = True
+                self.feed(e.ExecutorReady(executor.executor_id, 1000 + executor.executor_id))
+
+    def finish(
+        self,
+        executor_id: int,
+        count: int = 1,
+        state: TaskState = TaskState.SUCCEEDED,
+        run_us: int = 10,
+    ) -> None:
+        """Let an executor end its first tasks, reported as it would: runs of one lease."""
+        executor = self.executors[executor_id]
+        keys = list(executor.tasks)[:count]
+        outcomes: list[LeaseOutcome] = []
+        while keys:
+            lease, low = keys[0]
+            high = low
+            while keys and keys[0] == (lease, high):
+                del executor.tasks[keys.pop(0)]
+                high += 1
+            column = PayloadColumn.of([b"r"] * (high - low))
+            outcomes.append(LeaseOutcome(lease, low, state, column, run_us * (high - low)))
+        self.feed(e.ExecutorReported(executor_id, outcomes))
+
+    def finish_all(self, run_us: int = 10) -> None:
+        """Run until no executor holds anything and nothing can start."""
+        for _ in range(100_000):
+            busy = [x for x in self.executors.values() if x.tasks and x.signal is None]
+            self.make_ready()
+            for executor in [x for x in self.executors.values() if x.owes_answer]:
+                self.answer(executor.executor_id)
+            for executor in [x for x in self.executors.values() if x.signal is not None]:
+                self.die(executor.executor_id)
+            if not busy and not any(x.tasks for x in self.executors.values()):
+                return
+            for executor in busy:
+                if executor.executor_id in self.executors and executor.tasks:
+                    self.finish(executor.executor_id, len(executor.tasks), run_us=run_us)
+        raise AssertionError("the worker never comes to rest")
+
+    def answer(self, executor_id: int) -> None:
+        """Let an executor answer a reclaim: all but the running task goes back."""
+        executor = self.executors[executor_id]
+        executor.owes_answer = False
+        ranges = []
+        for key in list(executor.tasks)[1:]:
+            del executor.tasks[key]
+            self.runs[key] -= 1
+            ranges.append(LeaseRange(*key, 1))
+        self.feed(e.ExecutorReturned(executor_id, ranges))
+
+    def obey(self, executor_id: int) -> None:
+        """Let an executor end the tasks that it was asked to stop."""
+        executor = self.executors[executor_id]
+        while executor.interrupts:
+            key = executor.interrupts.pop(0)
+            if executor.tasks.pop(key, None) is not None:
+                column = PayloadColumn.of([b"stopped"])
+                outcome = LeaseOutcome(*key, TaskState.CANCELLED, column, 5)
+                self.feed(e.ExecutorReported(executor_id, [outcome]))
+
+    def die(self, executor_id: int, *, knows_task: bool = True) -> None:
+        """Let an executor die, of the signal it was sent or of a fault of its own."""
+        executor = self.executors.pop(executor_id)
+        keys = list(executor.tasks)
+        is_single = executor.kind is ExecutorKind.PROCESS
+        for key in keys[1:] if is_single else ():
+            self.runs[key] -= 1
+        running = keys[0] if keys and knows_task and is_single else None
+        self.feed(e.ExecutorExited(executor_id, None, executor.signal or 11, running, "tail\n"))
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, with every deadline of the core on its time."""
+        end = self.now + seconds
+        for _ in range(10_000):
+            due = self.manager.next_deadline()
+            if due is None or due > end:
+                break
+            self.now = max(self.now, due)
+            self.feed(e.TimePassed())
+        else:
+            raise AssertionError("the core's deadlines never end")
+        self.now = end
+
+    # ── The head ──────────────────────────────────────────────────────────────────────────
+
+    def open(self) -> None:
+        """Open a session."""
+        self.last_session += 1
+        self.session = self.last_session
+        self.sent = self.received = 0
+        self.numbers.clear()
+        self.last_frame = None
+        self.feed(e.SessionOpened(self.session))
+
+    def close(self, *, is_orderly: bool = False) -> None:
+        """Break the session; what was not delivered is lost."""
+        session, self.session = self.session, None
+        assert session is not None
+        self.feed(e.SessionClosed(session, is_orderly))
+
+    def send(self, frame: AssignFrame) -> None:
+        """Number and deliver a frame to the worker."""
+        assert self.session is not None
+        self.sent += 1
+        frame.number, frame.ack = self.sent, self.received
+        self.last_frame = frame
+        self.feed(e.FrameReceived(self.session, frame))
+
+    def grant(self, count: int = 1, task_class: TaskClass | None = None) -> int:
+        """Lease new tasks to the worker; returns the lease number."""
+        task_class = task_class or a_class()
+        lease, first = self.next_lease, self.next_sequence
+        self.next_lease += 1
+        self.next_sequence += count
+        frame = AssignFrame()
+        if task_class not in self.numbers:
+            self.numbers[task_class] = len(self.numbers) + 1
+            frame.classes.append(ClassDefinition(self.numbers[task_class], task_class))
+        payloads = PayloadColumn.of([str(first + i).encode() for i in range(count)])
+        frame.leases.append(LeaseGrant(lease, self.numbers[task_class], 1, PREFIX, first, payloads))
+        self.granted[lease] = (count, task_class)
+        self.send(frame)
+        return lease
+
+    def cancel(self, lease: int, offset: int = 0, count: int = 1, *, force: bool = False) -> None:
+        """Cancel tasks."""
+        self.send(AssignFrame(cancels=[LeaseCancel(lease, offset, count, force)]))
+
+    def recall(self, lease: int, offset: int, count: int) -> None:
+        """Ask for tasks that have not started."""
+        self.send(AssignFrame(recall=[LeaseRange(lease, offset, count)]))
+
+    def collect(self) -> list[WorkerFrame]:
+        """Take and receive all frames that wait."""
+        frames = []
+        while (frame := self.manager.take_frame(self.now)) is not None:
+            self.receive(frame)
+            frames.append(frame)
+        return frames
+
+    def lose_frame(self) -> bool:
+        """Take a frame that never arrives, so that the session must end."""
+        frame = self.manager.take_frame(self.now)
+        self.manager.check()
+        return frame is not None
+
+    def receive(self, frame: WorkerFrame) -> None:
+        """Take one frame as the head does."""
+        assert frame.number == self.received + 1
+        assert (frame.held is not None) == (frame.number == 1)
+        self.received = frame.number
+        if frame.held is not None:
+            self.held = frame.held
+        new: Counter[Key] = Counter()
+        for outcome in frame.outcomes:
+            for offset in range(outcome.offset, outcome.offset + len(outcome.payloads)):
+                new[(outcome.lease, offset)] += 1
+                self._note((outcome.lease, offset), outcome.state)
+        for item in frame.returned:
+            for offset in range(item.offset, item.offset + item.count):
+                new[(item.lease, offset)] += 1
+                self._note((item.lease, offset), None)
+        assert all(number == 1 for number in new.values()), "told twice in one frame"
+        self.started += frame.started
+        self.has_drained = self.has_drained or frame.drained
+
+    def _note(self, key: Key, state: TaskState | None) -> None:
+        count, _ = self.granted[key[0]]
+        assert 0 <= key[1] < count, "a task that was never granted"
+        if key in self.told:
+            self.repeats[key] += 1
+            assert self.told[key] == state, "told differently the second time"
+        self.told[key] = state
+
+    def assert_all_told(self) -> None:
+        """Check that of every task that was granted the head knows what became."""
+        everything = {(n, o) for n, (count, _) in self.granted.items() for o in range(count)}
+        assert set(self.told) == everything

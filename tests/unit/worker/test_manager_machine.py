@@ -1,0 +1,192 @@
+"""WorkerManager under anything at all: a state machine against the bench's naive ledger."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from helpers.worker_bench import WorkerBench, a_class
+from rustray.task.spec import ExecutorKind
+from rustray.task.state import TaskState
+from rustray.worker import events as e
+
+CLASSES = [
+    a_class("plain"),
+    a_class("urgent", priority=5),
+    a_class("late", priority=-5),
+    a_class("wide", cpu=3),
+    a_class("half", cpu=0.5),
+    a_class("timed", timeout_s=0.5),
+    a_class("once", max_retries=0),
+    a_class("licensed", licence=1),
+    a_class("free", cpu=0, kind=ExecutorKind.ASYNC),
+    a_class("thread", cpu=0.25, kind=ExecutorKind.THREAD),
+    a_class("thread_timed", cpu=0, kind=ExecutorKind.THREAD, timeout_s=0.3),
+]
+RUN_TIMES = st.sampled_from([5, 100, 3_000, 50_000])
+
+
+class ManagerMachine(RuleBasedStateMachine):
+    """Grants, reports, deaths, cancels, recalls, and a stream that loses and breaks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.b = WorkerBench({"cpu_cores": 3, "licence": 2})
+
+    @initialize()
+    def begin(self) -> None:
+        """Start the pool; executors become ready when they like."""
+        self.b.feed(e.PoolStarted())
+        self.b.open()
+
+    def _pick(self, data: st.DataObject, ids: list[int]) -> int:
+        return data.draw(st.sampled_from(sorted(ids)))
+
+    def _alive(self) -> list[int]:
+        return [n for n, x in self.b.executors.items() if x.is_ready]
+
+    def _busy(self) -> list[int]:
+        return [n for n in self._alive() if self.b.executors[n].tasks]
+
+    @precondition(lambda self: self.b.session is not None)
+    @rule(task_class=st.sampled_from(CLASSES), count=st.integers(1, 40))
+    def grant(self, task_class: object, count: int) -> None:
+        """The head leases tasks."""
+        assert isinstance(task_class, type(CLASSES[0]))
+        self.b.grant(count, task_class)
+
+    @precondition(lambda self: self.b.session is not None and self.b.last_frame is not None)
+    @rule()
+    def repeat_frame(self) -> None:
+        """A frame arrives again."""
+        assert self.b.last_frame is not None
+        self.b.feed(e.FrameReceived(self.b.last_session, self.b.last_frame))
+
+    @rule()
+    def ready(self) -> None:
+        """Executors come up."""
+        self.b.make_ready()
+
+    @precondition(lambda self: self._busy())
+    @rule(data=st.data(), run_us=RUN_TIMES, is_failed=st.booleans())
+    def finish(self, data: st.DataObject, run_us: int, is_failed: bool) -> None:
+        """An executor ends some of its tasks."""
+        executor_id = self._pick(data, self._busy())
+        count = data.draw(st.integers(1, len(self.b.executors[executor_id].tasks)))
+        state = TaskState.FAILED if is_failed else TaskState.SUCCEEDED
+        self.b.now += run_us * count / 1e6
+        self.b.finish(executor_id, count, state, run_us)
+
+    @precondition(lambda self: any(x.owes_answer for x in self.b.executors.values()))
+    @rule(data=st.data())
+    def answer(self, data: st.DataObject) -> None:
+        """An executor gives back what it has not started."""
+        owing = [n for n, x in self.b.executors.items() if x.owes_answer]
+        self.b.answer(self._pick(data, owing))
+
+    @precondition(lambda self: any(x.interrupts for x in self.b.executors.values()))
+    @rule(data=st.data())
+    def obey(self, data: st.DataObject) -> None:
+        """Interrupted tasks end."""
+        asked = [n for n, x in self.b.executors.items() if x.interrupts]
+        self.b.obey(self._pick(data, asked))
+
+    @precondition(lambda self: self.b.executors)
+    @rule(data=st.data(), knows_task=st.booleans())
+    def die(self, data: st.DataObject, knows_task: bool) -> None:
+        """An executor dies."""
+        self.b.die(self._pick(data, list(self.b.executors)), knows_task=knows_task)
+
+    @rule(seconds=st.sampled_from([0.001, 0.015, 0.3, 1.2, 7.0]))
+    def pass_time(self, seconds: float) -> None:
+        """Deadlines come."""
+        self.b.advance(seconds)
+
+    @precondition(lambda self: self.b.session is not None and self.b.granted)
+    @rule(data=st.data(), force=st.booleans())
+    def cancel(self, data: st.DataObject, force: bool) -> None:
+        """The head cancels a part of a lease."""
+        lease = self._pick(data, list(self.b.granted))
+        count = self.b.granted[lease][0]
+        low = data.draw(st.integers(0, count - 1))
+        self.b.cancel(lease, low, data.draw(st.integers(1, count)), force=force)
+
+    @precondition(lambda self: self.b.session is not None and self.b.granted)
+    @rule(data=st.data())
+    def recall(self, data: st.DataObject) -> None:
+        """The head wants a part of a lease back."""
+        lease = self._pick(data, list(self.b.granted))
+        count = self.b.granted[lease][0]
+        low = data.draw(st.integers(0, count - 1))
+        self.b.recall(lease, low, data.draw(st.integers(1, count)))
+
+    @precondition(lambda self: self.b.session is not None)
+    @rule()
+    def collect(self) -> None:
+        """The stream takes what waits."""
+        self.b.collect()
+
+    @precondition(lambda self: self.b.session is not None)
+    @rule()
+    def lose(self) -> None:
+        """A frame is lost, so the session ends."""
+        self.b.lose_frame()
+        self.b.close()
+
+    @rule()
+    def reconnect(self) -> None:
+        """The session breaks or comes back."""
+        if self.b.session is None:
+            self.b.open()
+        else:
+            self.b.close()
+
+    @invariant()
+    def held_names_all_that_is_not_told(self) -> None:
+        """The core's list for a new session covers every task that the head waits for."""
+        held = {
+            (r.lease, o)
+            for r in self.b.manager._held()
+            for o in range(r.offset, r.offset + r.count)
+        }
+        everything = {(n, o) for n, (count, _) in self.b.granted.items() for o in range(count)}
+        assert everything - set(self.b.told) <= held
+
+    def teardown(self) -> None:
+        """In the end everything has been told, and nothing is in use."""
+        if self.b.session is None:
+            self.b.open()
+        self.b.advance(7)
+        self.b.finish_all()
+        self.b.advance(15)
+        self.b.finish_all()
+        self.b.collect()
+        self.b.assert_all_told()
+        abandoned = [x.tasks for x in self.b.executors.values() if x.tasks]
+        assert abandoned == []
+        assert all(units == 0 for units in self.b.manager.used.values())
+
+
+ManagerMachine.TestCase.settings = settings(max_examples=30, stateful_step_count=50)
+TestManager = ManagerMachine.TestCase
+
+
+class DrainMachine(ManagerMachine):
+    """The same, ended by a drain at the worst moment."""
+
+    def teardown(self) -> None:
+        """A drained worker has told everything and leaves, within its limits."""
+        if self.b.session is None:
+            self.b.open()
+        self.b.feed(e.DrainRequested(2.0))
+        self.b.advance(2.5)
+        self.b.collect()
+        self.b.assert_all_told()
+        assert self.b.has_drained or self.b.has_left
+        self.b.advance(5)
+        assert self.b.has_left
+
+
+DrainMachine.TestCase.settings = settings(max_examples=20, stateful_step_count=40)
+TestDrain = DrainMachine.TestCase
