@@ -1,9 +1,9 @@
-"""A bench around the real Scheduler: naive workers, and a ledger of what every task went through."""
+"""A bench around the real Scheduler: naive workers, and a ledger of each task's history."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rustray.scheduler import commands as c
@@ -119,10 +119,10 @@ class Bench:
         *,
         incarnation: int = 1,
         functions: Sequence[FunctionInfo] = (ANYTHING,),
-        **extra: object,
+        labels: Mapping[str, str] | None = None,
     ) -> NaiveWorker:
         """Register a worker and open its stream with an honest list of what it holds."""
-        resources = {"cpu_cores": cpus, **extra.pop("resources", {})}  # type: ignore[dict-item]
+        resources = {"cpu_cores": cpus}
         worker = self.workers.get(worker_id)
         if worker is None or worker.incarnation != incarnation:
             worker = self.workers[worker_id] = NaiveWorker(worker_id, 0, incarnation)
@@ -130,8 +130,8 @@ class Bench:
         worker.is_open = False
         self.next_session += 1
         info = WorkerInfo(
-            worker_id, incarnation, worker_id, "", resources, functions=tuple(functions), **extra
-        )  # type: ignore[arg-type]
+            worker_id, incarnation, worker_id, "", resources, labels or {}, tuple(functions)
+        )
         self.feed(e.WorkerJoined(info, worker.session))
         self.hello(worker)
         return worker

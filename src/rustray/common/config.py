@@ -164,9 +164,7 @@ def resolve(
         security=SecuritySettings(**sections["security"]),
         scheduler=SchedulerSettings(**sections["scheduler"]),
         worker=WorkerSettings(**sections["worker"]),
-        origins={
-            name: found[name][1] if name in found else DEFAULT_ORIGIN for name in RULES
-        },
+        origins={name: found[name][1] if name in found else DEFAULT_ORIGIN for name in RULES},
     )
     _check_together(config)
     return config
@@ -183,9 +181,7 @@ def mentions_rustray(file: ConfigFile) -> bool:
     )
 
 
-def _from_file(
-    file: ConfigFile, env: Mapping[str, str]
-) -> dict[str, tuple[Any, Origin]]:
+def _from_file(file: ConfigFile, env: Mapping[str, str]) -> dict[str, tuple[Any, Origin]]:
     found: dict[str, tuple[Any, Origin]] = {}
     for section, body in file.values.items():
         if section not in _SECTIONS:
@@ -295,15 +291,9 @@ def _unknown_section(section: str, body: Any, file: ConfigFile) -> ConfigError:
     if not isinstance(body, dict):
         owners = [name for name in RULES if name.split(".")[1] == section]
         hint = f"; it belongs into [{owners[0].split('.')[0]}]" if owners else ""
-        return ConfigError(
-            f"key {_shown(section)} stands outside of any section ({place}){hint}"
-        )
+        return ConfigError(f"key {_shown(section)} stands outside of any section ({place}){hint}")
     near = difflib.get_close_matches(section, _SECTIONS, n=1, cutoff=0.6)
-    hint = (
-        f"; did you mean [{near[0]}]?"
-        if near
-        else f"; there are {', '.join(_SECTIONS)}"
-    )
+    hint = f"; did you mean [{near[0]}]?" if near else f"; there are {', '.join(_SECTIONS)}"
     return ConfigError(f"unknown section [{_plain(section)}] ({place}){hint}")
 
 
@@ -321,11 +311,7 @@ def _near_key(section: str, key: str) -> str:
 def _near_variable(variable: str) -> str:
     known = [f"{ENV_PREFIX}{name.replace('.', '__').upper()}" for name in RULES]
     near = difflib.get_close_matches(variable.upper(), known, n=1, cutoff=0.7)
-    return (
-        f"; did you mean {near[0]}?"
-        if near
-        else "; `rustray config show` lists what there is"
-    )
+    return f"; did you mean {near[0]}?" if near else "; `rustray config show` lists what there is"
 
 
 def _plain(text: str) -> str:

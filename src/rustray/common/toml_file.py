@@ -13,9 +13,7 @@ from rustray.common.errors import ConfigError
 MAX_FILE_BYTES: Final = 1 << 20
 _LINE = re.compile(r"\(at (?:line (\d+), column (\d+)|end of document)\)")
 _SECTION_LINE = re.compile(r"\s*\[\s*([A-Za-z0-9_-]+)\s*\]")
-_KEY_LINE = re.compile(
-    r"\s*(?:([A-Za-z0-9_-]+)\s*\.\s*)?[\"']?([A-Za-z0-9_-]+)[\"']?\s*="
-)
+_KEY_LINE = re.compile(r"\s*(?:([A-Za-z0-9_-]+)\s*\.\s*)?[\"']?([A-Za-z0-9_-]+)[\"']?\s*=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +68,7 @@ def _decode(text: str | bytes, origin: str) -> str:
     if isinstance(text, str):
         content = text
     elif text.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ConfigError(
-            f"{origin} is UTF-16; save it as UTF-8 without a byte order mark"
-        )
+        raise ConfigError(f"{origin} is UTF-16; save it as UTF-8 without a byte order mark")
     else:
         try:
             content = text.decode("utf-8")
@@ -80,9 +76,7 @@ def _decode(text: str | bytes, origin: str) -> str:
             line = text[: error.start].count(b"\n") + 1
             raise ConfigError(f"{origin}:{line} is not UTF-8 text") from None
     if content.startswith("\ufeff"):
-        raise ConfigError(
-            f"{origin} starts with a byte order mark; save it as UTF-8 without one"
-        )
+        raise ConfigError(f"{origin} starts with a byte order mark; save it as UTF-8 without one")
     if "\0" in content:
         line = content[: content.index("\0")].count("\n") + 1
         raise ConfigError(f"{origin}:{line} has a NUL byte: it is not a text file")

@@ -30,7 +30,7 @@ from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 
 
-def on_submitted(state: SchedulerState, event: TasksSubmitted, now: float) -> None:
+def on_submitted(state: SchedulerState, event: TasksSubmitted) -> None:
     """Accept or refuse consecutive tasks; those that are there already count as accepted."""
     count = len(event.payloads)
     known = state.overlapping(event.prefix, event.first, count)
@@ -39,16 +39,14 @@ def on_submitted(state: SchedulerState, event: TasksSubmitted, now: float) -> No
         start = max(batch.first - event.first, 0)
         end = min(batch.first + batch.count - event.first, count)
         if low < start:
-            _accept_fresh(state, event, low, start, now)
+            _accept_fresh(state, event, low, start)
         _match_known(state, event, batch, start, end)
         low = end
     if low < count:
-        _accept_fresh(state, event, low, count, now)
+        _accept_fresh(state, event, low, count)
 
 
-def _accept_fresh(
-    state: SchedulerState, event: TasksSubmitted, low: int, high: int, now: float
-) -> None:
+def _accept_fresh(state: SchedulerState, event: TasksSubmitted, low: int, high: int) -> None:
     payloads = event.payloads.slice(low, high)
     first = event.first + low
     queue = new_queue(state, event.task_class)
@@ -59,7 +57,14 @@ def _accept_fresh(
             del state.queues[event.task_class]
         return
     batch = Batch(
-        state.next_batch, event.prefix, first, high - low, queue, payloads, event.is_pushed, now
+        state.next_batch,
+        event.prefix,
+        first,
+        high - low,
+        queue,
+        payloads,
+        event.is_pushed,
+        state.now,
     )
     state.next_batch += 1
     queue.batches += 1
@@ -76,7 +81,7 @@ def _accept_fresh(
             batch.prefix, first, batch.count, TaskState.QUEUED, 0, "", event.task_class.function
         )
     )
-    start_batch_timers(state, batch, now)
+    start_batch_timers(state, batch)
     add_span(state, batch, 0, batch.count)
 
 

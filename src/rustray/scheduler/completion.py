@@ -7,7 +7,7 @@ from array import array
 from rustray.scheduler.commands import DeliverOutcome, PersistOutcome, PublishEvents
 from rustray.scheduler.events import OutcomesDelivered
 from rustray.scheduler.placement import enqueue
-from rustray.scheduler.records import Batch, Lease, StoredOutcome, WorkerRecord
+from rustray.scheduler.records import Lease, Part, StoredOutcome, WorkerRecord
 from rustray.scheduler.state import SchedulerState, push_front, runs
 from rustray.scheduler.view import outcome_of
 from rustray.task.columns import PayloadColumn
@@ -29,9 +29,7 @@ REPORTABLE = frozenset(
 )
 
 
-def owned_runs(
-    state: SchedulerState, lease: Lease, offset: int, count: int
-) -> list[tuple[int, int, TaskState]]:
+def owned_runs(state: SchedulerState, lease: Lease, offset: int, count: int) -> list[Part]:
     """Return the runs of a lease's range that are really still under this lease.
 
     Everything else (a result that came twice, work that was given to another worker
@@ -49,8 +47,8 @@ def owned_runs(
         and batch.lease[low:high] == array("Q", (lease.number,)) * count
         and batch.state.count(first, low, high) == count
     ):
-        return [(low, high, TaskState(first))]
-    found: list[tuple[int, int, TaskState]] = []
+        return [Part(batch, low, high, TaskState(first))]
+    found: list[Part] = []
     for start, end, byte in runs(batch.state, low, high):
         if byte >= TaskState.SUCCEEDED or byte == TaskState.QUEUED:
             state.counters["stale_reports"] += end - start
@@ -62,16 +60,14 @@ def owned_runs(
                 run_start = index
             elif not mine:
                 if run_start >= 0:
-                    found.append((run_start, index, TaskState(byte)))
+                    found.append(Part(batch, run_start, index, TaskState(byte)))
                     run_start = -1
                 if index < end:
                     state.counters["stale_reports"] += 1
     return found
 
 
-def on_outcome(
-    state: SchedulerState, worker: WorkerRecord, report: LeaseOutcome, now: float
-) -> None:
+def on_outcome(state: SchedulerState, worker: WorkerRecord, report: LeaseOutcome) -> None:
     """Take a worker's report of how consecutive tasks of a lease ended."""
     lease = worker.leases.get(report.lease)
     count = len(report.payloads)
@@ -83,19 +79,20 @@ def on_outcome(
         mean = max(report.run_us, 0) / count / 1e6
         old = queue.mean_run_s
         queue.mean_run_s = mean if old < 0 else old + MEAN_WEIGHT * (mean - old)
-    for low, high, present in owned_runs(state, lease, report.offset, count):
-        start = low - lease.low - report.offset
-        payloads = report.payloads.slice(start, start + high - low)
-        release(state, lease, high - low)
-        worker.finished += high - low
-        if present is TaskState.CANCELLING and report.state is TaskState.LEASED:
-            finish(state, lease.batch, low, high, present, TaskState.CANCELLED, payloads, worker, now)
-        elif report.state is TaskState.LEASED:
-            retry_or_fail(state, lease, low, high, present, payloads, now)
-        elif report.state is TaskState.FAILED and queue.task_class.retry_exceptions:
-            retry_or_fail(state, lease, low, high, present, payloads, now)
+    may_retry = report.state is TaskState.LEASED or (
+        report.state is TaskState.FAILED and queue.task_class.retry_exceptions
+    )
+    for part in owned_runs(state, lease, report.offset, count):
+        start = part.low - lease.low - report.offset
+        payloads = report.payloads.slice(start, start + part.count)
+        release(state, lease, part.count)
+        worker.finished += part.count
+        if not may_retry:
+            finish(state, part, report.state, payloads, worker)
+        elif part.state is TaskState.CANCELLING:
+            finish(state, part, TaskState.CANCELLED, cancelled_payloads(part.count), worker)
         else:
-            finish(state, lease.batch, low, high, present, report.state, payloads, worker, now)
+            retry_or_fail(state, lease, part, payloads)
 
 
 def release(state: SchedulerState, lease: Lease, number: int) -> None:
@@ -109,43 +106,36 @@ def release(state: SchedulerState, lease: Lease, number: int) -> None:
     state.charge(worker, lease.batch.queue, -number)
 
 
-def retry_or_fail(
-    state: SchedulerState,
-    lease: Lease,
-    low: int,
-    high: int,
-    present: TaskState,
-    payloads: PayloadColumn,
-    now: float,
-) -> None:
+def retry_or_fail(state: SchedulerState, lease: Lease, part: Part, payloads: PayloadColumn) -> None:
     """Queue released tasks for another attempt while their budget lasts, else fail them.
 
     Args:
+        state: The scheduler's state.
+        lease: Under which they ran.
+        part: The tasks.
         payloads: Encoded failures to end with, one a task.
     """
-    batch = lease.batch
+    batch = part.batch
     budget = batch.queue.task_class.max_retries
-    for offset in range(low, high):
-        used = batch.reruns.get(offset, 0)
+    for index, one in enumerate(part.singles()):
+        used = batch.reruns.get(one.low, 0)
         if budget < 0 or used < budget:
-            batch.reruns[offset] = used + 1
+            batch.reruns[one.low] = used + 1
             state.counters["tasks_retried"] += 1
-            requeue(state, lease, offset, offset + 1, present)
+            requeue(state, lease, one)
         else:
-            item = PayloadColumn.of([payloads[offset - low]])
-            finish(
-                state, batch, offset, offset + 1, present, TaskState.FAILED, item, lease.worker, now
-            )
+            item = payloads.slice(index, index + 1)
+            finish(state, one, TaskState.FAILED, item, lease.worker)
 
 
-def requeue(state: SchedulerState, lease: Lease, low: int, high: int, present: TaskState) -> None:
+def requeue(state: SchedulerState, lease: Lease, part: Part) -> None:
     """Put released tasks back at the head of their queue, under the next attempt number."""
-    batch = lease.batch
-    for offset in range(low, high):
+    batch = part.batch
+    for offset in range(part.low, part.high):
         batch.grants[offset] = lease.attempt
-    batch.lease[low:high] = array("Q", (0,)) * (high - low)
-    state.set_state(batch, low, high, present, TaskState.QUEUED)
-    push_front(batch.queue, batch, low, high)
+    batch.lease[part.low : part.high] = array("Q", (0,)) * part.count
+    state.set_state(part, TaskState.QUEUED)
+    push_front(batch.queue, batch, part.low, part.high)
     enqueue(state, batch.queue)
 
 
@@ -155,69 +145,56 @@ def give_back(state: SchedulerState, worker: WorkerRecord, returned: LeaseRange)
     if lease is None:
         state.counters["stale_reports"] += max(returned.count, 1)
         return
-    for low, high, present in reversed(
-        owned_runs(state, lease, returned.offset, returned.count)
-    ):
-        release(state, lease, high - low)
-        if present is TaskState.CANCELLING:
-            cancelled = cancelled_payloads(high - low)
-            finish(
-                state, lease.batch, low, high, present, TaskState.CANCELLED, cancelled, worker, -1.0
-            )
+    for part in reversed(owned_runs(state, lease, returned.offset, returned.count)):
+        release(state, lease, part.count)
+        if part.state is TaskState.CANCELLING:
+            finish(state, part, TaskState.CANCELLED, cancelled_payloads(part.count), worker)
         else:
-            state.counters["tasks_returned"] += high - low
-            requeue(state, lease, low, high, present)
+            state.counters["tasks_returned"] += part.count
+            requeue(state, lease, part)
 
 
 def finish(
     state: SchedulerState,
-    batch: Batch,
-    low: int,
-    high: int,
-    present: TaskState,
+    part: Part,
     end: TaskState,
     payloads: PayloadColumn,
     worker: WorkerRecord | None,
-    now: float,
 ) -> None:
     """End tasks (already released from their lease, if they had one).
 
     Args:
-        now: Time of the end; below 0 takes the time of the newest outcome, for ends that
-            come out of a worker's return.
+        state: The scheduler's state.
+        part: The tasks.
+        end: The terminal state that all of them enter.
+        payloads: Encoded values or failures, one a task.
+        worker: Where they ran; None for tasks that no worker has.
     """
-    if batch.reruns and high - low > 1:
-        for offset in range(low, high):
-            item = payloads.slice(offset - low, offset - low + 1)
-            _finish_alike(state, batch, offset, offset + 1, present, end, item, worker, now)
+    if part.batch.reruns and part.count > 1:
+        for index, one in enumerate(part.singles()):
+            _finish_alike(state, one, end, payloads.slice(index, index + 1), worker)
         return
-    _finish_alike(state, batch, low, high, present, end, payloads, worker, now)
+    _finish_alike(state, part, end, payloads, worker)
 
 
 def _finish_alike(
     state: SchedulerState,
-    batch: Batch,
-    low: int,
-    high: int,
-    present: TaskState,
+    part: Part,
     end: TaskState,
     payloads: PayloadColumn,
     worker: WorkerRecord | None,
-    now: float,
 ) -> None:
-    number = high - low
-    if now < 0:
-        now = state.kept[-1].finished_at_s if state.kept else 0.0
+    batch, low, number = part.batch, part.low, part.count
     was_granted = worker is not None or bool(batch.grants.get(low))
     attempts = 1 + batch.reruns.get(low, 0) if was_granted else 0
     worker_id = worker.info.worker_id if worker is not None else ""
-    stored = StoredOutcome(batch, low, end, payloads, worker_id, attempts, now)
-    batch.lease[low:high] = array("Q", (len(batch.outcomes),)) * number
+    stored = StoredOutcome(batch, low, end, payloads, worker_id, attempts, state.now)
+    batch.lease[low : part.high] = array("Q", (len(batch.outcomes),)) * number
     batch.outcomes.append(stored)
     batch.kept += 1
     state.kept.append(stored)
     state.result_bytes += len(payloads.blob)
-    state.set_state(batch, low, high, present, end)
+    state.set_state(part, end)
     state.counters[_ENDED[end]] += number
     batch.unfinished -= number
     state.pending_tasks -= number
@@ -226,23 +203,29 @@ def _finish_alike(
         state.pending_bytes -= len(batch.payloads.blob)
         batch.payloads = None
         batch.grants.clear()
-    outcome = outcome_of(stored, low, high)
+    _announce(state, stored)
+    if state.result_bytes > state.settings.result_memory_bytes:
+        shrink_results(state)
+
+
+def _announce(state: SchedulerState, stored: StoredOutcome) -> None:
+    """Persist an outcome, then tell whoever wants to know."""
+    batch = stored.batch
+    outcome = outcome_of(stored, stored.offset, stored.offset + len(stored.payloads))
     commands = state.commands
     commands.append(PersistOutcome(batch.prefix, outcome))
     commands.append(DeliverOutcome(batch.prefix, outcome, batch.is_pushed))
     commands.append(
         PublishEvents(
             batch.prefix,
-            batch.first + low,
-            number,
-            end,
-            attempts,
-            worker_id,
+            outcome.first,
+            len(stored.payloads),
+            stored.state,
+            stored.attempts,
+            stored.worker_id,
             batch.queue.task_class.function,
         )
     )
-    if state.result_bytes > state.settings.result_memory_bytes:
-        shrink_results(state)
 
 
 _ENDED = {
@@ -295,9 +278,9 @@ def shrink_results(state: SchedulerState) -> None:
             _evict(state, queue.popleft())
 
 
-def expire_results(state: SchedulerState, now: float) -> None:
+def expire_results(state: SchedulerState) -> None:
     """Drop results whose time to live has passed."""
-    horizon = now - state.settings.result_ttl_s
+    horizon = state.now - state.settings.result_ttl_s
     while state.kept and (state.kept[0].is_evicted or state.kept[0].finished_at_s <= horizon):
         _evict(state, state.kept.popleft())
     while state.delivered and state.delivered[0].is_evicted:

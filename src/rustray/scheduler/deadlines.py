@@ -6,13 +6,13 @@ import heapq
 
 from rustray.scheduler.commands import CancelLease
 from rustray.scheduler.completion import failure_payloads, finish, owned_runs, release
-from rustray.scheduler.records import Batch, Lease
+from rustray.scheduler.records import Batch, Lease, Part
 from rustray.scheduler.state import SchedulerState, runs
 from rustray.task.result import FailureInfo
 from rustray.task.state import TaskState
 
 
-def start_batch_timers(state: SchedulerState, batch: Batch, now: float) -> None:
+def start_batch_timers(state: SchedulerState, batch: Batch) -> None:
     """Start the queue and total limits of a batch: at most one timer each."""
     task_class = batch.queue.task_class
     for kind, limit_s in (
@@ -20,11 +20,11 @@ def start_batch_timers(state: SchedulerState, batch: Batch, now: float) -> None:
         ("total", task_class.total_timeout_s),
     ):
         if limit_s:
-            heapq.heappush(state.timers, (now + limit_s, state.next_order, kind, batch))
+            heapq.heappush(state.timers, (state.now + limit_s, state.next_order, kind, batch))
             state.next_order += 1
 
 
-def on_queue_limit(state: SchedulerState, batch: Batch, now: float) -> None:
+def on_queue_limit(state: SchedulerState, batch: Batch) -> None:
     """End the tasks of a batch that no worker has ever taken."""
     limit_s = batch.queue.task_class.queue_timeout_s
     info = FailureInfo(
@@ -35,28 +35,27 @@ def on_queue_limit(state: SchedulerState, batch: Batch, now: float) -> None:
     )
     if batch.unfinished == 0:
         return
-    for low, high, byte in list(runs(batch.state, 0, batch.count)):
-        if byte != TaskState.QUEUED:
+    for part in _parts(batch):
+        if part.state is not TaskState.QUEUED:
             continue
-        for start, end in _never_granted(batch, low, high):
-            _expire_queued(state, batch, start, end, info, now)
+        if not batch.grants:
+            _expire_queued(state, part, info)
+            continue
+        for one in part.singles():
+            if one.low not in batch.grants:
+                _expire_queued(state, one, info)
 
 
-def _never_granted(batch: Batch, low: int, high: int) -> list[tuple[int, int]]:
-    if not batch.grants:
-        return [(low, high)]
-    return [(i, i + 1) for i in range(low, high) if i not in batch.grants]
+def _parts(batch: Batch) -> list[Part]:
+    return [Part(batch, a, b, TaskState(byte)) for a, b, byte in runs(batch.state, 0, batch.count)]
 
 
-def _expire_queued(
-    state: SchedulerState, batch: Batch, low: int, high: int, info: FailureInfo, now: float
-) -> None:
-    batch.queue.queued -= high - low
-    payloads = failure_payloads(high - low, info)
-    finish(state, batch, low, high, TaskState.QUEUED, TaskState.TIMED_OUT, payloads, None, now)
+def _expire_queued(state: SchedulerState, part: Part, info: FailureInfo) -> None:
+    part.batch.queue.queued -= part.count
+    finish(state, part, TaskState.TIMED_OUT, failure_payloads(part.count, info), None)
 
 
-def on_total_limit(state: SchedulerState, batch: Batch, now: float) -> None:
+def on_total_limit(state: SchedulerState, batch: Batch) -> None:
     """End whatever of a batch has not ended; workers are told to stop it."""
     limit_s = batch.queue.task_class.total_timeout_s
     info = FailureInfo(
@@ -66,42 +65,34 @@ def on_total_limit(state: SchedulerState, batch: Batch, now: float) -> None:
     )
     if batch.unfinished == 0:
         return
-    for low, high, byte in list(runs(batch.state, 0, batch.count)):
-        if byte == TaskState.QUEUED:
-            _expire_queued(state, batch, low, high, info, now)
-        elif byte < TaskState.SUCCEEDED:
-            for offset in range(low, high):
-                lease = state.leases[batch.lease[offset]]
-                _stop_leased(state, lease, offset, offset + 1, info, now)
+    for part in _parts(batch):
+        if part.state is TaskState.QUEUED:
+            _expire_queued(state, part, info)
+        elif not part.state.is_terminal:
+            for one in part.singles():
+                _stop_leased(state, state.leases[batch.lease[one.low]], one, info)
 
 
-def _stop_leased(
-    state: SchedulerState, lease: Lease, low: int, high: int, info: FailureInfo, now: float
-) -> None:
+def _stop_leased(state: SchedulerState, lease: Lease, part: Part, info: FailureInfo) -> None:
     """End tasks that a worker has; what it reports of them later is stale."""
     worker = lease.worker
     state.commands.append(
-        CancelLease(worker.worker_id, lease.number, low - lease.low, high - low, force=True)
+        CancelLease(worker.worker_id, lease.number, part.low - lease.low, part.count, force=True)
     )
-    present = TaskState(lease.batch.state[low])
-    release(state, lease, high - low)
-    payloads = failure_payloads(high - low, info)
-    finish(
-        state, lease.batch, low, high, present, TaskState.TIMED_OUT, payloads, worker, now
-    )
+    release(state, lease, part.count)
+    finish(state, part, TaskState.TIMED_OUT, failure_payloads(part.count, info), worker)
 
 
-def on_run_limit(state: SchedulerState, subject: tuple[Lease, int, int], now: float) -> None:
+def on_run_limit(state: SchedulerState, lease: Lease, low: int, high: int) -> None:
     """End tasks whose worker should have stopped them some seconds ago."""
-    lease, low, high = subject
     if state.leases.get(lease.number) is not lease:
         return
     limit_s = lease.batch.queue.task_class.timeout_s
     info = FailureInfo(
         "TASK_TIMEOUT", f"the task ran longer than its timeout_s={limit_s:g}", phase="run"
     )
-    for start, end, _ in owned_runs(state, lease, low - lease.low, high - low):
-        _stop_leased(state, lease, start, end, info, now)
+    for part in owned_runs(state, lease, low - lease.low, high - low):
+        _stop_leased(state, lease, part, info)
 
 
 def next_deadline(state: SchedulerState) -> float | None:

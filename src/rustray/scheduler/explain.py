@@ -82,9 +82,13 @@ def _reason(
         return WorkerReason(name, False, ", ".join(misses))
     if worker.state != "ready":
         silent = now - worker.last_seen_s
-        return WorkerReason(name, worker.state != "draining", f"it is {worker.state} ({silent:.0f} s)")
+        return WorkerReason(
+            name, worker.state != "draining", f"it is {worker.state} ({silent:.0f} s)"
+        )
     if room(state, queue, worker) > 0:
         return WorkerReason(name, True, "it has room, and gets the task at the next step")
     return WorkerReason(
-        name, True, f"it is full: {worker.load.tasks} tasks leased, {worker.load.load:.0%} of its size"
+        name,
+        True,
+        f"it is full: {worker.load.tasks} tasks leased, {worker.load.load:.0%} of its size",
     )

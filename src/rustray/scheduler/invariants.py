@@ -136,4 +136,6 @@ def no_room_is_left_unused(state: SchedulerState) -> None:
         for worker in state.workers.values():
             if worker.state != "ready" or worker.load.tasks:
                 continue
-            _require(queue.capacity.get(worker.worker_id, 0) == 0, "an idle worker could run a task")
+            _require(
+                queue.capacity.get(worker.worker_id, 0) == 0, "an idle worker could run a task"
+            )

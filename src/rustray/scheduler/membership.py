@@ -33,7 +33,7 @@ from rustray.scheduler.events import (
 )
 from rustray.scheduler.load_balancer import WorkerLoad
 from rustray.scheduler.placement import unblock_all
-from rustray.scheduler.records import Lease, WorkerRecord
+from rustray.scheduler.records import Part, WorkerRecord
 from rustray.scheduler.state import SchedulerState
 from rustray.task.frames import LeaseRange
 from rustray.task.result import FailureInfo
@@ -44,7 +44,7 @@ RUN_GRACE_S = 5.0
 """How long the head waits beyond a run limit for the worker, which enforces it first."""
 
 
-def on_joined(state: SchedulerState, event: WorkerJoined, now: float) -> None:
+def on_joined(state: SchedulerState, event: WorkerJoined) -> None:
     """Register a worker, or one that lost its connection; its stream comes next."""
     info = event.info
     try:
@@ -60,21 +60,21 @@ def on_joined(state: SchedulerState, event: WorkerJoined, now: float) -> None:
         _refuse(state, event, "a newer start of this worker is registered")
         return
     if worker is not None and info.incarnation > worker.info.incarnation:
-        lose(state, worker, "it was started anew", now)
+        lose(state, worker, "it was started anew")
         worker = None
     for function in info.functions:
         state.functions[function.name] = function
     for queue in state.queues.values():
         queue.capacity.pop(info.worker_id, None)
     if worker is None:
-        worker = _new_worker(state, event, total, now)
+        worker = _new_worker(state, event, total)
     else:
         _set_state(state, worker, "joining")
         worker.info = info
         worker.load.total = dict(total.units)
         worker.functions = frozenset(function.name for function in info.functions)
         worker.session = event.session
-    worker.expires_at_s = now + state.settings.lease_ttl_s
+    worker.expires_at_s = state.now + state.settings.lease_ttl_s
     state.counters["workers_joined"] += 1
 
 
@@ -84,9 +84,7 @@ def _refuse(state: SchedulerState, event: WorkerJoined, reason: str) -> None:
     state.commands.append(RefuseWorker(event.info.worker_id, event.session, error))
 
 
-def _new_worker(
-    state: SchedulerState, event: WorkerJoined, total: ResourceSet, now: float
-) -> WorkerRecord:
+def _new_worker(state: SchedulerState, event: WorkerJoined, total: ResourceSet) -> WorkerRecord:
     info = event.info
     load = WorkerLoad(
         worker_id=info.worker_id,
@@ -105,8 +103,8 @@ def _new_worker(
         session=event.session,
         load=load,
         state="joining",
-        expires_at_s=now + state.settings.lease_ttl_s,
-        last_seen_s=now,
+        expires_at_s=state.now + state.settings.lease_ttl_s,
+        last_seen_s=state.now,
         functions=frozenset(function.name for function in info.functions),
     )
     state.workers[info.worker_id] = worker
@@ -133,31 +131,29 @@ def _set_state(state: SchedulerState, worker: WorkerRecord, new: str) -> None:
         unblock_all(state)
 
 
-def on_reported(state: SchedulerState, event: WorkerReported, now: float) -> None:
+def on_reported(state: SchedulerState, event: WorkerReported) -> None:
     """Take a frame of a worker's stream."""
     worker = state.workers.get(event.worker_id)
     if worker is None or worker.session != event.session:
         state.counters["stale_reports"] += len(event.outcomes) + len(event.returned) + 1
         return
-    worker.last_seen_s = now
+    worker.last_seen_s = state.now
     if event.held is not None:
         _reconcile(state, worker, event.held)
         _set_state(state, worker, "draining" if event.is_draining else "ready")
     elif event.is_draining:
         _set_state(state, worker, "draining")
     for outcome in event.outcomes:
-        on_outcome(state, worker, outcome, now)
+        on_outcome(state, worker, outcome)
     for returned in event.returned:
         give_back(state, worker, returned)
     for started in event.started:
-        _on_started(state, worker, started, now)
+        _on_started(state, worker, started)
     if event.has_drained:
-        lose(state, worker, "it left", now)
+        lose(state, worker, "it left")
 
 
-def _reconcile(
-    state: SchedulerState, worker: WorkerRecord, held: tuple[LeaseRange, ...]
-) -> None:
+def _reconcile(state: SchedulerState, worker: WorkerRecord, held: tuple[LeaseRange, ...]) -> None:
     """Compare what a worker holds with what it was given; neither side may keep a ghost.
 
     What the worker does not have never reached it, or was lost: it is queued again at no cost to
@@ -177,33 +173,32 @@ def _reconcile(
         kept = has.get(lease.number, set())
         missing = [offset for offset in range(lease.count) if offset not in kept]
         for offset in reversed(missing):
-            if lease.batch.lease[lease.low + offset] == lease.number and not TaskState(
-                lease.batch.state[lease.low + offset]
-            ).is_terminal:
+            if (
+                lease.batch.lease[lease.low + offset] == lease.number
+                and not TaskState(lease.batch.state[lease.low + offset]).is_terminal
+            ):
                 state.counters["tasks_redelivered"] += 1
                 give_back(state, worker, LeaseRange(lease.number, offset, 1))
 
 
-def _on_started(
-    state: SchedulerState, worker: WorkerRecord, started: LeaseRange, now: float
-) -> None:
+def _on_started(state: SchedulerState, worker: WorkerRecord, started: LeaseRange) -> None:
     lease = worker.leases.get(started.lease)
     if lease is None:
         state.counters["stale_reports"] += 1
         return
     batch = lease.batch
     timeout_s = batch.queue.task_class.timeout_s
-    for low, high, present in owned_runs(state, lease, started.offset, started.count):
+    for part in owned_runs(state, lease, started.offset, started.count):
         offsets = worker.running.setdefault(lease.number, set())
-        offsets.update(range(low - lease.low, high - lease.low))
-        if present is not TaskState.LEASED:
+        offsets.update(range(part.low - lease.low, part.high - lease.low))
+        if part.state is not TaskState.LEASED:
             continue
-        state.set_state(batch, low, high, present, TaskState.RUNNING)
+        state.set_state(part, TaskState.RUNNING)
         state.commands.append(
             PublishEvents(
                 batch.prefix,
-                batch.first + low,
-                high - low,
+                batch.first + part.low,
+                part.count,
                 TaskState.RUNNING,
                 lease.attempt,
                 worker.worker_id,
@@ -211,20 +206,20 @@ def _on_started(
             )
         )
         if timeout_s:
-            subject = (lease, low, high)
-            due = now + timeout_s + RUN_GRACE_S
+            subject = (lease, part.low, part.high)
+            due = state.now + timeout_s + RUN_GRACE_S
             heapq.heappush(state.timers, (due, state.next_order, "run", subject))
             state.next_order += 1
 
 
-def on_heartbeat(state: SchedulerState, event: HeartbeatReceived, now: float) -> bool:
+def on_heartbeat(state: SchedulerState, event: HeartbeatReceived) -> bool:
     """Renew a worker's leases; return whether this session is known."""
     worker = state.workers.get(event.worker_id)
     if worker is None or worker.session != event.session:
         state.counters["stale_heartbeats"] += 1
         return False
-    worker.last_seen_s = now
-    worker.expires_at_s = now + state.settings.lease_ttl_s
+    worker.last_seen_s = state.now
+    worker.expires_at_s = state.now + state.settings.lease_ttl_s
     worker.reported_running = event.running
     if event.held is not None and worker.state in ("ready", "draining"):
         # What the worker has beyond the head's books (cancelled, out of time) it will report in
@@ -233,27 +228,25 @@ def on_heartbeat(state: SchedulerState, event: HeartbeatReceived, now: float) ->
         if any(theirs.get(n, 0) < lease.remaining for n, lease in worker.leases.items()):
             state.counters["sessions_out_of_step"] += 1
             state.commands.append(
-                CloseSession(
-                    worker.worker_id, worker.session, "it lacks tasks that it was given"
-                )
+                CloseSession(worker.worker_id, worker.session, "it lacks tasks that it was given")
             )
     return True
 
 
-def on_disconnected(state: SchedulerState, event: WorkerDisconnected, now: float) -> None:
+def on_disconnected(state: SchedulerState, event: WorkerDisconnected) -> None:
     """A stream broke: no new work, but its leases run on until they expire."""
     worker = state.workers.get(event.worker_id)
     if worker is None or worker.session != event.session:
         return
-    worker.last_seen_s = now
+    worker.last_seen_s = state.now
     _set_state(state, worker, "disconnected")
 
 
-def on_died(state: SchedulerState, event: WorkerDied, now: float) -> None:
+def on_died(state: SchedulerState, event: WorkerDied) -> None:
     """The worker's process is certainly gone: no need to wait for its leases to end."""
     worker = state.workers.get(event.worker_id)
     if worker is not None and worker.session == event.session:
-        lose(state, worker, "its process died", now)
+        lose(state, worker, "its process died")
 
 
 def on_drain(state: SchedulerState, event: DrainRequested) -> None:
@@ -270,20 +263,20 @@ def on_drain(state: SchedulerState, event: DrainRequested) -> None:
     state.commands.append(DrainWorker(worker.worker_id))
 
 
-def on_expiry(state: SchedulerState, worker: WorkerRecord, now: float) -> None:
+def on_expiry(state: SchedulerState, worker: WorkerRecord) -> None:
     """A worker's leases may have run out."""
     if state.workers.get(worker.worker_id) is not worker:
         return
-    if worker.expires_at_s > now:
+    if worker.expires_at_s > state.now:
         _start_expiry_timer(state, worker)
         return
     state.commands.append(
         CloseSession(worker.worker_id, worker.session, "no heartbeat within the lease")
     )
-    lose(state, worker, f"it was silent for {state.settings.lease_ttl_s:g} s", now)
+    lose(state, worker, f"it was silent for {state.settings.lease_ttl_s:g} s")
 
 
-def lose(state: SchedulerState, worker: WorkerRecord, reason: str, now: float) -> None:
+def lose(state: SchedulerState, worker: WorkerRecord, reason: str) -> None:
     """Give a worker's tasks to others and forget it.
 
     Only tasks that may have been running pay with a retry: those that it reported as started, and
@@ -298,22 +291,17 @@ def lose(state: SchedulerState, worker: WorkerRecord, reason: str, now: float) -
     )
     for lease in reversed(list(worker.leases.values())):
         marked = suspects.get(lease.number, set())
-        for low, high, present in reversed(owned_runs(state, lease, 0, lease.count)):
-            lease.remaining -= high - low
-            if present is TaskState.CANCELLING:
-                payloads = cancelled_payloads(high - low)
-                finish(
-                    state, lease.batch, low, high, present,
-                    TaskState.CANCELLED, payloads, worker, now,
-                )  # fmt: skip
+        for part in reversed(owned_runs(state, lease, 0, lease.count)):
+            lease.remaining -= part.count
+            if part.state is TaskState.CANCELLING:
+                cancelled = cancelled_payloads(part.count)
+                finish(state, part, TaskState.CANCELLED, cancelled, worker)
                 continue
-            for start, end, is_suspect in _split(marked, low - lease.low, high - lease.low):
-                span = (lease.low + start, lease.low + end)
+            for piece, is_suspect in _split(part, lease.low, marked):
                 if is_suspect:
-                    failures = failure_payloads(end - start, info)
-                    retry_or_fail(state, lease, *span, present, failures, now)
+                    retry_or_fail(state, lease, piece, failure_payloads(piece.count, info))
                 else:
-                    requeue(state, lease, *span, present)
+                    requeue(state, lease, piece)
         state.leases.pop(lease.number, None)
     worker.leases.clear()
     state.overfull.pop(worker, None)
@@ -351,14 +339,21 @@ _NOT_HELD = frozenset(
 )
 
 
-def _split(marked: set[int], low: int, high: int) -> list[tuple[int, int, bool]]:
-    """Split offsets, last first, into runs of equally marked ones."""
+def _split(part: Part, base: int, marked: set[int]) -> list[tuple[Part, bool]]:
+    """Split a part, last first, into runs of tasks that are all marked or all not.
+
+    Args:
+        part: Of the batch.
+        base: Where the lease begins in the batch.
+        marked: Offsets in the lease.
+    """
     if not marked:
-        return [(low, high, False)]
-    found: list[tuple[int, int, bool]] = []
-    start = low
-    for offset in range(low + 1, high + 1):
-        if offset == high or (offset in marked) != (start in marked):
-            found.append((start, offset, start in marked))
+        return [(part, False)]
+    found: list[tuple[Part, bool]] = []
+    start = part.low
+    for offset in range(part.low + 1, part.high + 1):
+        is_marked = start - base in marked
+        if offset == part.high or (offset - base in marked) != is_marked:
+            found.append((Part(part.batch, start, offset, part.state), is_marked))
             start = offset
     return found[::-1]

@@ -77,24 +77,20 @@ def room(state: SchedulerState, queue: ClassQueue, worker: WorkerRecord) -> int:
         return 0
     settings = state.settings
     limit = settings.max_leased_tasks - worker.load.tasks
-    levels = worker.leased_by_priority
+    leased = worker.load.leased
     priority = queue.task_class.priority
-    if len(levels) > 1 or (levels and priority not in levels):
-        leased: dict[str, int] = {}
-        for level, units_by_name in levels.items():
-            if level >= priority:
-                for name, units in units_by_name.items():
-                    leased[name] = leased.get(name, 0) + units
-        if limit <= 0 and any(level < priority for level in levels):
-            limit = capacity if capacity < UNBOUNDED else 1
-    else:
-        leased = worker.load.leased
+    levels = worker.leased_by_priority
+    if any(level < priority for level in levels):
+        leased = _leased_from(levels, priority)
+        limit = max(limit, 1 if capacity >= UNBOUNDED else capacity)
     if limit <= 0:
         return 0
     if capacity >= UNBOUNDED:
         return limit
     mean = queue.mean_run_s
-    factor = 2.0 if mean < 0 else 1.0 if mean > FAST_S else 1.0 + settings.prefetch_s / (mean + 1e-6)
+    factor = (
+        2.0 if mean < 0 else 1.0 if mean > FAST_S else 1.0 + settings.prefetch_s / (mean + 1e-6)
+    )
     total = worker.load.total
     for name, need in queue.task_class.resources.units.items():
         fits = int(total[name] * factor - leased.get(name, 0)) // need
@@ -103,7 +99,17 @@ def room(state: SchedulerState, queue: ClassQueue, worker: WorkerRecord) -> int:
     return limit if limit > 0 else 0
 
 
-def dispatch(state: SchedulerState, now: float) -> None:
+def _leased_from(levels: dict[int, dict[str, int]], priority: int) -> dict[str, int]:
+    """Add up what is leased at a priority and above."""
+    leased: dict[str, int] = {}
+    for level, units_by_name in levels.items():
+        if level >= priority:
+            for name, units in units_by_name.items():
+                leased[name] = leased.get(name, 0) + units
+    return leased
+
+
+def dispatch(state: SchedulerState) -> None:
     """Give out all work that a worker has room for."""
     ready = state.ready
     while ready:
@@ -120,7 +126,7 @@ def dispatch(state: SchedulerState, now: float) -> None:
         if worker.state == "ready":
             _pull(state, worker)
             if state.overfull and worker.load.load < 1.0:
-                _take_back(state, worker, now)
+                _take_back(state, worker)
 
 
 def _place_queue(
@@ -297,11 +303,11 @@ def _lease_run(
     )
 
 
-def _take_back(state: SchedulerState, idle: WorkerRecord, now: float) -> None:
+def _take_back(state: SchedulerState, idle: WorkerRecord) -> None:
     """Ask the fullest worker for unstarted work that an idle one could run at once."""
     victim: WorkerRecord | None = None
     for worker in list(state.overfull)[:32]:
-        if worker is idle or worker.state != "ready" or worker.recall_until_s > now:
+        if worker is idle or worker.state != "ready" or worker.recall_until_s > state.now:
             continue
         if victim is None or worker.load.load > victim.load.load:
             victim = worker
@@ -322,7 +328,7 @@ def _take_back(state: SchedulerState, idle: WorkerRecord, now: float) -> None:
         if wanted <= 0:
             break
     if wanted or victim.leases:
-        victim.recall_until_s = now + RECALL_PAUSE_S
+        victim.recall_until_s = state.now + RECALL_PAUSE_S
 
 
 def new_queue(state: SchedulerState, task_class: TaskClass) -> ClassQueue:

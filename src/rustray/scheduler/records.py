@@ -91,6 +91,25 @@ class Batch:
         self.unfinished = self.count
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Offsets ``low`` to ``high - 1`` of a batch, all in one state."""
+
+    batch: Batch
+    low: int
+    high: int
+    state: TaskState
+
+    @property
+    def count(self) -> int:
+        """Number of tasks."""
+        return self.high - self.low
+
+    def singles(self) -> list[Part]:
+        """Split into parts of one task."""
+        return [Part(self.batch, i, i + 1, self.state) for i in range(self.low, self.high)]
+
+
 @dataclass(slots=True, eq=False)
 class Span:
     """Offsets ``low`` to ``high - 1`` of a batch, waiting in a class queue."""

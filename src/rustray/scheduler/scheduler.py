@@ -53,58 +53,66 @@ class Scheduler:
             WorkerNotFound: a `DrainRequested` for a worker that does not exist.
         """
         state = self.state
+        state.now = now
         state.commands = []
-        self._apply(event, now)
-        placement.dispatch(state, now)
+        self._apply(event)
+        placement.dispatch(state)
         commands = state.commands
         state.commands = []
         return commands
 
-    def _apply(self, event: Event, now: float) -> None:
+    def _apply(self, event: Event) -> None:
         state = self.state
         match event:
             case WorkerReported():
-                membership.on_reported(state, event, now)
+                membership.on_reported(state, event)
             case TasksSubmitted():
-                admission.on_submitted(state, event, now)
+                admission.on_submitted(state, event)
             case OutcomesDelivered():
                 completion.on_delivered(state, event)
             case HeartbeatReceived():
-                membership.on_heartbeat(state, event, now)
+                membership.on_heartbeat(state, event)
             case TimePassed():
-                self._run_timers(now)
+                self._run_timers()
             case CodeReceived():
                 state.code[event.code_hash] = event.code
             case CancelRequested():
-                cancellation.on_cancel(state, event.request, now)
+                cancellation.on_cancel(state, event.request)
             case FollowRequested():
                 admission.on_follow(state, event)
+            case _:
+                self._apply_membership(event)
+
+    def _apply_membership(
+        self, event: WorkerJoined | WorkerDisconnected | WorkerDied | DrainRequested
+    ) -> None:
+        match event:
             case WorkerJoined():
-                membership.on_joined(state, event, now)
+                membership.on_joined(self.state, event)
             case WorkerDisconnected():
-                membership.on_disconnected(state, event, now)
+                membership.on_disconnected(self.state, event)
             case WorkerDied():
-                membership.on_died(state, event, now)
+                membership.on_died(self.state, event)
             case DrainRequested():
-                membership.on_drain(state, event)
+                membership.on_drain(self.state, event)
             case _:
                 assert_never(event)
 
-    def _run_timers(self, now: float) -> None:
+    def _run_timers(self) -> None:
         state = self.state
         timers = state.timers
-        while timers and timers[0][0] <= now:
+        while timers and timers[0][0] <= state.now:
             _, _, kind, subject = heapq.heappop(timers)
             match kind, subject:
                 case "expiry", WorkerRecord():
-                    membership.on_expiry(state, subject, now)
+                    membership.on_expiry(state, subject)
                 case "queue", Batch():
-                    deadlines.on_queue_limit(state, subject, now)
+                    deadlines.on_queue_limit(state, subject)
                 case "total", Batch():
-                    deadlines.on_total_limit(state, subject, now)
+                    deadlines.on_total_limit(state, subject)
                 case "run", (Lease() as lease, int(low), int(high)):
-                    deadlines.on_run_limit(state, (lease, low, high), now)
-        completion.expire_results(state, now)
+                    deadlines.on_run_limit(state, lease, low, high)
+        completion.expire_results(state)
 
     def next_deadline(self) -> float | None:
         """Return the monotonic time at which to send `TimePassed`, or None."""

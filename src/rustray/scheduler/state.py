@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rustray.scheduler.commands import Command
-from rustray.scheduler.load_balancer import LoadBalancer
+from rustray.scheduler.load_balancer import LoadBalancer, WorkerLoad
 from rustray.scheduler.records import (
     Batch,
     ClassQueue,
     Lease,
+    Part,
     SessionTasks,
     Span,
     StoredOutcome,
@@ -59,6 +60,7 @@ class SchedulerState:
     """The scheduler's data. Invariants are in `invariants.py`.
 
     Attributes:
+        now: Time of the present `handle` call.
         commands: What the present `handle` call has decided so far.
         queues: Class to its queue.
         ready: Heap of (sort key, queue) for queues that may have work; entries may be stale.
@@ -74,6 +76,7 @@ class SchedulerState:
     def __init__(self, settings: SchedulerSettings) -> None:
         self.settings = settings
         self.balancer = LoadBalancer(settings.strategy, seed=settings.seed)
+        self.now = 0.0
         self.commands: list[Command] = []
         self.sessions: dict[bytes, SessionTasks] = {}
         self.queues: dict[TaskClass, ClassQueue] = {}
@@ -163,31 +166,22 @@ class SchedulerState:
 
     # -- changing state ----------------------------------------------------
 
-    def set_state(self, batch: Batch, low: int, high: int, old: TaskState, new: TaskState) -> None:
-        """Move tasks that are all in ``old`` to ``new``."""
-        number = high - low
-        batch.state[low:high] = bytes((new,)) * number
-        self.counts[old] -= number
+    def set_state(self, part: Part, new: TaskState) -> None:
+        """Move tasks to another state."""
+        number = part.high - part.low
+        part.batch.state[part.low : part.high] = bytes((new,)) * number
+        self.counts[part.state] -= number
         self.counts[new] += number
 
     def charge(self, worker: WorkerRecord, queue: ClassQueue, number: int) -> None:
         """Account ``number`` tasks to a worker (negative: take them off)."""
         load = worker.load
         task_class = queue.task_class
-        level = worker.leased_by_priority.get(task_class.priority)
-        if level is None:
-            level = worker.leased_by_priority[task_class.priority] = {}
-        highest = 0.0
+        level = worker.leased_by_priority.setdefault(task_class.priority, {})
         leased = load.leased
         for name, units in task_class.resources.units.items():
             leased[name] = leased.get(name, 0) + units * number
             level[name] = level.get(name, 0) + units * number
-        for name, units in load.total.items():
-            if units:
-                used = leased.get(name, 0) / units
-                if used > highest:
-                    highest = used
-        load.load = highest
         load.tasks += number
         mine = load.by_class.get(task_class, 0) + number
         if mine:
@@ -196,7 +190,8 @@ class SchedulerState:
             load.by_class.pop(task_class, None)
             if not any(level.values()):
                 worker.leased_by_priority.pop(task_class.priority, None)
-        if highest > 1.0:
+        load.load = _fullness(load)
+        if load.load > 1.0:
             self.overfull[worker] = None
         else:
             self.overfull.pop(worker, None)
@@ -204,6 +199,16 @@ class SchedulerState:
             self.balancer.changed(load)
             if number < 0:
                 self.freed[worker] = None
+
+
+def _fullness(load: WorkerLoad) -> float:
+    """Return what is leased as a fraction of the total, the largest over the resources."""
+    highest = 0.0
+    for name, units in load.total.items():
+        used = load.leased.get(name, 0) / units
+        if used > highest:
+            highest = used
+    return highest
 
 
 def runs(column: bytes | bytearray, low: int, high: int) -> Iterator[tuple[int, int, int]]:

@@ -1,5 +1,6 @@
-"""Registered functions: the registry behind `rustray.function` and `rustray.TaskExecutor`,
-and the signatures that workers announce so that bad calls fail at submit.
+"""Registered functions: what `rustray.function` and `rustray.TaskExecutor` fill.
+
+Workers announce their signatures, so that bad calls fail at submit.
 """
 
 from __future__ import annotations
@@ -257,8 +258,8 @@ def describe(
         signature = inspect.signature(target)
     except (TypeError, ValueError):
         anything = (Parameter("args", "args", False), Parameter("kwargs", "kwargs", False))
-        return FunctionInfo(name, anything, (inspect.getdoc(target) or "")[:MAX_DOC], f"{name}(...)",
-                            executor, resources or {})  # fmt: skip
+        doc = (inspect.getdoc(target) or "")[:MAX_DOC]
+        return FunctionInfo(name, anything, doc, f"{name}(...)", executor, resources or {})
     found = list(signature.parameters.values())[1 if skip_self else 0 :]
     parameters = tuple(
         Parameter(

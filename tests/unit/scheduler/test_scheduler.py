@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from helpers.scheduling import ANYTHING, PREFIX, Bench
 
+from helpers.scheduling import ANYTHING, PREFIX, Bench
 from rustray.common.errors import WorkerNotFound
 from rustray.common.resources import ResourceSet
 from rustray.scheduler import commands as c
@@ -535,17 +535,21 @@ def test_explain_always_has_an_answer() -> None:
     bench = Bench()
     bench.submit(2)
     first = bench.scheduler.explain(PREFIX, 1, bench.now)
-    assert first is not None and "no worker is connected" in first.summary
+    assert first is not None
+    assert "no worker is connected" in first.summary
     assert first.position == 1
     bench.join("w-1", cpus=1, functions=())
     second = bench.scheduler.explain(PREFIX, 0, bench.now)
-    assert second is not None and "does not offer" in second.workers[0].reason
+    assert second is not None
+    assert "does not offer" in second.workers[0].reason
     worker = bench.join("w-2", cpus=1)
     third = bench.scheduler.explain(PREFIX, 0, bench.now)
-    assert third is not None and "w-2" in third.summary
+    assert third is not None
+    assert "w-2" in third.summary
     bench.end(worker, min(worker.held), 0)
     last = bench.scheduler.explain(PREFIX, 0, bench.now)
-    assert last is not None and "SUCCEEDED" in last.summary
+    assert last is not None
+    assert "SUCCEEDED" in last.summary
 
 
 def test_fractional_cores_add_up_exactly() -> None:

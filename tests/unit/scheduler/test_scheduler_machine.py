@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from helpers.scheduling import PREFIX, Bench, NaiveWorker
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from helpers.scheduling import PREFIX, Bench, NaiveWorker
 from rustray.common.resources import ResourceSet
 from rustray.scheduler import events as e
 from rustray.task.columns import PayloadColumn
@@ -53,9 +53,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         """A client submits."""
         self.bench.submit(count, CLASSES[which])
 
-    @rule(
-        first=st.integers(0, 30), count=st.integers(1, 8), which=st.integers(0, len(CLASSES) - 1)
-    )
+    @rule(first=st.integers(0, 30), count=st.integers(1, 8), which=st.integers(0, len(CLASSES) - 1))
     def submit_again(self, first: int, count: int, which: int) -> None:
         """A client repeats a submission that may overlap what is known, or not be the same."""
         first = min(first, self.bench.next_sequence)
@@ -102,12 +100,12 @@ class SchedulerMachine(RuleBasedStateMachine):
             state = data.draw(st.sampled_from([*STATES, TaskState.QUEUED, TaskState.RUNNING]))
             outcome = LeaseOutcome(lease, offset, state, PayloadColumn.of([b"r"] * count), 7)
             grant = worker.grants.get(lease)
-            if grant and 0 <= offset and offset + count <= len(grant.payloads) and state in STATES:
+            if grant and offset >= 0 and offset + count <= len(grant.payloads) and state in STATES:
                 held.difference_update(range(offset, offset + count))
             self.bench.report(worker, outcomes=[outcome])
         elif kind == "returned":
             grant = worker.grants.get(lease)
-            if grant and 0 <= offset and count and offset + count <= len(grant.payloads):
+            if grant and offset >= 0 and count and offset + count <= len(grant.payloads):
                 held.difference_update(range(offset, offset + count))
             self.bench.report(worker, returned=[LeaseRange(lease, offset, count)])
         else:
@@ -121,7 +119,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         """A stream breaks, and part of what was on it never arrived."""
         worker = data.draw(st.sampled_from(self.open_workers))
         self.bench.disconnect(worker)
-        if worker.held and data.draw(st.booleans()):
+        loses_work = data.draw(st.booleans())
+        if worker.held and loses_work:
             worker.held.pop(max(worker.held))
 
     @precondition(lambda self: self.open_workers)

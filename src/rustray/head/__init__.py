@@ -1,0 +1,1 @@
+"""The head node's shell: clock, streams and timers around the scheduler."""

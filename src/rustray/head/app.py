@@ -1,0 +1,201 @@
+"""Composition root of a head: the networked one (`run_head`) and the embedded one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Callable
+
+from rustray.common.errors import ConfigError
+from rustray.head.config import HeadConfig
+from rustray.head.core import HeadCore, HeadIdentity
+from rustray.head.service import HeadService
+from rustray.rpc.api import HeadApi
+from rustray.scheduler.state import SchedulerSettings
+from rustray.security.auth import AuthManager
+from rustray.security.certificates import ServerIdentity, load_server_identity
+from rustray.security.local import publish_local_credentials, withdraw_local_credentials
+from rustray.security.roles import SCOPE_CODE, Caller, Role
+from rustray.security.state_dir import StateDir
+
+logger = logging.getLogger("rustray.head")
+
+VERSION = "0.1.0"
+LEASE_BITS_A_SECOND = 24
+"""Leases are numbered from (start time << 24): unique over restarts up to 16 million a second."""
+STOP_GRACE_S = 1.0
+
+LOCAL_ADMIN = Caller("user:local-admin", Role.ADMIN, frozenset({SCOPE_CODE}), float("inf"), "local")
+"""Who calls where there are no tokens: inside one process, or with auth switched off."""
+
+
+def settings_of(config: HeadConfig) -> SchedulerSettings:
+    """Return the scheduler's settings."""
+    return SchedulerSettings(
+        strategy=config.scheduling.strategy,
+        lease_ttl_s=config.leases.ttl_s,
+        result_ttl_s=config.limits.result_ttl_s,
+        result_memory_bytes=config.limits.result_memory_mb * 1_000_000,
+        max_pending_tasks=config.limits.max_pending_tasks,
+        max_payload_bytes=config.limits.max_payload_bytes,
+        seed=time.time_ns() & 0xFFFF_FFFF,
+        first_lease=int(time.time()) << LEASE_BITS_A_SECOND,
+    )
+
+
+class EmbeddedHead:
+    """A head inside the client's process: no gRPC, no tokens, the same semantics.
+
+    Use on the event loop that runs it.
+    """
+
+    def __init__(self, settings: SchedulerSettings | None = None) -> None:
+        self._settings = settings or SchedulerSettings(
+            first_lease=int(time.time()) << LEASE_BITS_A_SECOND
+        )
+        self._core: HeadCore | None = None
+
+    async def start(self) -> None:
+        """Start on the running event loop."""
+        identity = HeadIdentity("embedded", VERSION, "", "in process")
+        self._core = HeadCore.create(identity, self._settings)
+
+    def api(self, caller: Caller = LOCAL_ADMIN) -> HeadApi:
+        """Return what this caller may do with the head."""
+        if self._core is None:
+            raise ConfigError("the embedded head has not been started")
+        return HeadService(self._core, caller)
+
+    async def close(self) -> None:
+        """Stop timers."""
+        if self._core is not None:
+            self._core.close()
+
+
+class Head:
+    """A networked head: state directory, keys, gRPC server.
+
+    Attributes:
+        address: host:port where it serves, after `start`.
+        security: In words, e.g. "TLS, JWT (EdDSA)".
+    """
+
+    def __init__(self, config: HeadConfig) -> None:
+        self.config = config
+        self.address = ""
+        self.security = ""
+        self._state = StateDir(config.state_dir)
+        self._stack = contextlib.AsyncExitStack()
+
+    async def start(self) -> None:
+        """Take the state directory, load or make keys, and serve.
+
+        Raises:
+            ConfigError: another head has the directory or the port, or a file is not right.
+        """
+        from rustray.rpc.server import HeadServer
+
+        config = self.config
+        self._state.create()
+        self._stack.enter_context(self._state.lock())
+        auth, identity = self._load_keys()
+        host = config.listen.address
+        self.security = self._security_text(auth)
+        core = HeadCore.create(
+            HeadIdentity(
+                auth.cluster_id if auth else "open",
+                VERSION,
+                f"{host}:{config.listen.port}",
+                self.security,
+            ),
+            settings_of(config),
+            tokens=auth,
+            heartbeat_interval_s=config.leases.heartbeat_interval_s,
+            default_max_retries=config.scheduling.max_retries,
+        )
+        self._stack.callback(core.close)
+        server = HeadServer(
+            make_api=lambda caller: HeadService(core, caller),
+            endpoint=core,
+            auth=auth,
+            identity=identity,
+            address=host,
+            port=config.listen.port,
+        )
+        port = await server.start()
+        self._stack.push_async_callback(server.stop, STOP_GRACE_S)
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        core.identity = HeadIdentity(
+            core.identity.cluster_id, VERSION, self.address, core.identity.security
+        )
+        if auth is not None and identity is not None:
+            self._publish(auth)
+
+    def _load_keys(self) -> tuple[AuthManager | None, ServerIdentity | None]:
+        security = self.config.security
+        auth = None
+        if security.auth:
+            auth = AuthManager.open(
+                self._state,
+                jwt_secret=security.jwt_secret,
+                token_expiration_s=security.token_expiration_s,
+            )
+        identity = None
+        if security.tls:
+            hosts = [self.config.listen.address]
+            identity = load_server_identity(self._state, hosts, time.time())
+        return auth, identity
+
+    def _security_text(self, auth: AuthManager | None) -> str:
+        """Say in words how connections are protected."""
+        tls = "TLS" if self.config.security.tls else "no TLS"
+        return f"{tls}, JWT ({auth.algorithm})" if auth else f"{tls}, no authentication"
+
+    def _publish(self, auth: AuthManager) -> None:
+        """Write local credentials now, and again each time before they end."""
+
+        def publish() -> float:
+            return publish_local_credentials(self._state, auth, self.address, time.time())
+
+        due = publish()
+        self._stack.callback(withdraw_local_credentials, self._state)
+        task = asyncio.get_running_loop().create_task(_republish(publish, due))
+        self._stack.callback(task.cancel)
+
+    async def close(self) -> None:
+        """Stop serving and give the state directory free."""
+        await self._stack.aclose()
+
+
+async def _republish(publish: Callable[[], float], due_unix_s: float) -> None:
+    while True:
+        await asyncio.sleep(max(due_unix_s - time.time(), 0.5))
+        try:
+            due_unix_s = publish()
+        except ConfigError as error:
+            logger.error("cannot renew the local credentials: %s", error)
+            due_unix_s = time.time() + 10.0
+
+
+async def run_head(config: HeadConfig) -> None:
+    """Run a head until SIGTERM or Ctrl-C.
+
+    Raises:
+        ConfigError: it cannot start; the message says why and what to do.
+    """
+    head = Head(config)
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    try:
+        await head.start()
+        state = f"state in {config.state_dir}"
+        print(f"head ready at rustray://{head.address} ({head.security}; {state})", flush=True)
+        print("join a worker on this machine: rustray worker --functions MODULE", flush=True)
+        await stopped.wait()
+    finally:
+        await head.close()

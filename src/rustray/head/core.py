@@ -1,0 +1,156 @@
+"""A head without its gRPC server: what the networked and the embedded head share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rustray.head import liveness
+from rustray.head.connections import ClientPeer, ConnectionManager, WorkerPeer
+from rustray.head.driver import HeadDriver, Journal, MemoryJournal
+from rustray.head.notifications import NotificationManager
+from rustray.head.waits import ResultWaiters
+from rustray.scheduler.events import WorkerDied
+from rustray.scheduler.scheduler import Scheduler
+from rustray.scheduler.state import SchedulerSettings
+from rustray.security.roles import Caller, Role
+
+logger = logging.getLogger("rustray.head")
+
+CERTIFICATE_CHECKS_S = (0.0, 0.05, 0.2, 1.0, 3.0)
+"""When to look, after a stream broke, whether the worker's process is gone."""
+
+
+class TokenDesk(Protocol):
+    """Mints tokens; `rustray.security.auth.AuthManager` is one."""
+
+    def mint(
+        self,
+        role: Role | str,
+        subject: str,
+        now_unix_s: float,
+        ttl_s: float | None = None,
+        *,
+        allow_code: bool = False,
+    ) -> str:
+        """Sign a new token."""
+
+    def renew_for(self, caller: Caller, now_unix_s: float) -> str:
+        """Sign a fresh token for a caller whose present one is good."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadIdentity:
+    """What a head says of itself.
+
+    Attributes:
+        security: E.g. "TLS, JWT (EdDSA)", or "in process".
+        address: host:port, or "" for an embedded head.
+    """
+
+    cluster_id: str
+    version: str
+    address: str
+    security: str
+
+
+@dataclass(slots=True)
+class HeadCore:
+    """The driver and everything around it, on one event loop.
+
+    Attributes:
+        next_session: Number of the next worker session; grows over restarts too.
+    """
+
+    identity: HeadIdentity
+    driver: HeadDriver
+    connections: ConnectionManager
+    notifications: NotificationManager
+    waiters: ResultWaiters
+    tokens: TokenDesk | None
+    heartbeat_interval_s: float
+    default_max_retries: int
+    started_at_s: float
+    host_key: str
+    next_session: int
+    worker_hosts: dict[str, tuple[int, int, str]] = field(default_factory=dict)
+    watches: set[asyncio.Task[None]] = field(default_factory=set)
+
+    @classmethod
+    def create(
+        cls,
+        identity: HeadIdentity,
+        settings: SchedulerSettings,
+        *,
+        tokens: TokenDesk | None = None,
+        heartbeat_interval_s: float = 2.0,
+        default_max_retries: int = 3,
+        journal: Journal | None = None,
+    ) -> HeadCore:
+        """Build a head core on the running event loop."""
+        notifications = NotificationManager()
+        driver = HeadDriver(
+            Scheduler(settings),
+            notifications,
+            journal or MemoryJournal(),
+            asyncio.get_running_loop(),
+        )
+        waiters = ResultWaiters()
+        driver.on_outcome = waiters.on_outcome
+        return cls(
+            identity,
+            driver,
+            ConnectionManager(driver),
+            notifications,
+            waiters,
+            tokens,
+            heartbeat_interval_s,
+            default_max_retries,
+            driver.now(),
+            liveness.host_key(),
+            int(time.time() * 1000),
+        )
+
+    # -- HeadEndpoint: where the gRPC server gets its pumps ---------------------
+
+    def worker_pump(self, caller: Caller, worker_id: str, session: int) -> WorkerPeer:
+        """Open the head's end of a worker's stream; any token of the role will do.
+
+        Raises:
+            CommunicationError: the session is not the present one.
+        """
+        peer = self.connections.open_worker(worker_id, session)
+        peer.when_closed = self.watch_worker
+        return peer
+
+    def client_pump(self, caller: Caller, prefix: bytes) -> ClientPeer:
+        """Open the head's end of a client's stream."""
+        return self.connections.open_client(prefix, "code" in caller.scopes)
+
+    def watch_worker(self, worker_id: str) -> None:
+        """After a stream broke: find out whether the worker's process is gone."""
+        known = self.worker_hosts.get(worker_id)
+        if known is None or not self.host_key or known[2] != self.host_key:
+            return
+        task = asyncio.get_running_loop().create_task(self._certify(worker_id, *known[:2]))
+        self.watches.add(task)
+        task.add_done_callback(self.watches.discard)
+
+    async def _certify(self, worker_id: str, pid: int, session: int) -> None:
+        for wait_s in CERTIFICATE_CHECKS_S:
+            await asyncio.sleep(wait_s)
+            if not self.driver.scheduler.knows_session(worker_id, session):
+                return
+            if liveness.is_process_gone(pid):
+                logger.warning("worker %s is dead (process %d is gone)", worker_id, pid)
+                self.driver.handle(WorkerDied(worker_id, session))
+                return
+
+    def close(self) -> None:
+        """Stop timers and watches."""
+        self.driver.close()
+        for task in list(self.watches):
+            task.cancel()

@@ -1,0 +1,213 @@
+"""The driver: sole owner of the scheduler.
+
+It reads the clock, feeds events in, and carries the commands out in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from rustray.head.notifications import NotificationManager
+from rustray.scheduler.commands import (
+    AcceptTasks,
+    CancelLease,
+    CloseSession,
+    Command,
+    DeliverOutcome,
+    DrainWorker,
+    GrantLease,
+    PersistBatch,
+    PersistCancel,
+    PersistOutcome,
+    PublishEvents,
+    RecallLease,
+    RefuseWorker,
+    RejectTasks,
+    ReportUnknown,
+)
+from rustray.scheduler.events import Event, TimePassed
+from rustray.scheduler.scheduler import Scheduler
+
+logger = logging.getLogger("rustray.head")
+
+
+class Journal(Protocol):
+    """Where ``Persist…`` commands go; returns once they are as safe as its level promises."""
+
+    level: str
+
+    def append(self, command: PersistBatch | PersistOutcome | PersistCancel) -> None:
+        """Take one record."""
+
+
+class MemoryJournal:
+    """Durability level "memory": the scheduler's own state is the record."""
+
+    level = "memory"
+
+    def append(self, command: PersistBatch | PersistOutcome | PersistCancel) -> None:
+        """Keep nothing beside what the scheduler holds: that is what this level promises."""
+
+
+class WorkerOutbox(Protocol):
+    """What the driver hands to a worker's session."""
+
+    def grant(self, command: GrantLease) -> None:
+        """Send a lease."""
+
+    def cancel(self, command: CancelLease) -> None:
+        """Send a cancel."""
+
+    def recall(self, command: RecallLease) -> None:
+        """Ask for unstarted work."""
+
+    def drain(self) -> None:
+        """Tell the worker to leave in order."""
+
+    def close(self, session: int, reason: str) -> None:
+        """End this session."""
+
+    def compare(self, sent: int, received: int) -> bool:
+        """Compare frame numbers; whether nothing is under way."""
+
+
+class ClientOutbox(Protocol):
+    """What the driver hands to a client's session."""
+
+    def accept(self, command: AcceptTasks) -> None:
+        """Ack tasks."""
+
+    def reject(self, command: RejectTasks) -> None:
+        """Refuse tasks."""
+
+    def deliver(self, command: DeliverOutcome) -> None:
+        """Send an outcome."""
+
+    def unknown(self, command: ReportUnknown) -> None:
+        """Say which tasks are not known."""
+
+
+class HeadDriver:
+    """Runs one scheduler on one event loop.
+
+    Attributes:
+        scheduler: The pure core; others read it, only the driver changes it.
+        workers: Worker id to the outbox of its present session.
+        clients: Session prefix to the outbox of its present stream.
+        on_outcome: Called with each `DeliverOutcome`; wakes unary calls that wait.
+        loop: Its clock is the scheduler's; a simulation brings a virtual one.
+        clock_offset_s: Wall clock minus monotonic clock, for what people see.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        notifications: NotificationManager,
+        journal: Journal,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.scheduler = scheduler
+        self.notifications = notifications
+        self.journal = journal
+        self.workers: dict[str, WorkerOutbox] = {}
+        self.clients: dict[bytes, ClientOutbox] = {}
+        self.on_outcome: Callable[[DeliverOutcome], None] | None = None
+        self.loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due_s = 0.0
+        self.clock_offset_s = time.time() - self.loop.time()
+
+    def now(self) -> float:
+        """Return monotonic seconds, the scheduler's time."""
+        return self.loop.time()
+
+    def handle(self, event: Event) -> list[Command]:
+        """Feed one event and carry out what follows from it.
+
+        Returns:
+            The commands, all carried out.
+
+        Raises:
+            WorkerNotFound: an operator named a worker that does not exist.
+        """
+        commands = self.scheduler.handle(event, self.loop.time())
+        for command in commands:
+            self._execute(command)
+        self._arm_timer()
+        return commands
+
+    def _execute(self, command: Command) -> None:
+        match command:
+            case PersistOutcome() | PersistBatch() | PersistCancel():
+                self.journal.append(command)
+            case DeliverOutcome():
+                client = self.clients.get(command.prefix) if command.is_pushed else None
+                if client is not None:
+                    client.deliver(command)
+                if self.on_outcome is not None:
+                    self.on_outcome(command)
+            case PublishEvents():
+                self.notifications.publish(command, self.loop.time() + self.clock_offset_s)
+            case AcceptTasks() | RejectTasks() | ReportUnknown():
+                self._tell_client(command)
+            case _:
+                self._tell_worker(command)
+
+    def _tell_client(self, command: AcceptTasks | RejectTasks | ReportUnknown) -> None:
+        client = self.clients.get(command.prefix)
+        if client is None:
+            return  # A unary call reads its verdict from the returned commands.
+        match command:
+            case AcceptTasks():
+                client.accept(command)
+            case RejectTasks():
+                client.reject(command)
+            case ReportUnknown():
+                client.unknown(command)
+
+    def _tell_worker(
+        self,
+        command: GrantLease | CancelLease | RecallLease | DrainWorker | CloseSession | RefuseWorker,
+    ) -> None:
+        worker = self.workers.get(command.worker_id)
+        if worker is None:
+            return  # Its stream is gone; when it comes back both sides compare notes.
+        match command:
+            case GrantLease():
+                worker.grant(command)
+            case CancelLease():
+                worker.cancel(command)
+            case RecallLease():
+                worker.recall(command)
+            case DrainWorker():
+                worker.drain()
+            case CloseSession():
+                logger.warning("closing session of %s: %s", command.worker_id, command.reason)
+                worker.close(command.session, command.reason)
+            case RefuseWorker():
+                logger.warning("%s", command.error)
+
+    def _arm_timer(self) -> None:
+        due = self.scheduler.next_deadline()
+        if due is None:
+            return
+        if self._timer is not None:
+            if due >= self._timer_due_s:
+                return
+            self._timer.cancel()
+        self._timer_due_s = due
+        self._timer = self.loop.call_at(due, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.handle(TimePassed())
+
+    def close(self) -> None:
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

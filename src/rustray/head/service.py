@@ -1,0 +1,308 @@
+"""HeadService: the face of the head, in the words of `rustray.rpc.api.HeadApi`.
+
+Thin: it turns a call into an event, and the commands that come out into the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+
+from rustray.common import ids
+from rustray.common.errors import (
+    AuthorizationError,
+    ConfigError,
+    PayloadError,
+    RustRayError,
+    TaskNotFound,
+)
+from rustray.common.resources import ResourceSet
+from rustray.head.core import HeadCore, TokenDesk
+from rustray.head.listing import cluster_status, list_tasks
+from rustray.rpc.api import (
+    CancelVerdict,
+    EventFilter,
+    FramePump,
+    Link,
+    RawResult,
+    SubmitItem,
+    SubmitVerdict,
+    TaskFilter,
+)
+from rustray.rpc.memory_link import memory_link_pair
+from rustray.scheduler.commands import AcceptTasks, RefuseWorker, RejectTasks
+from rustray.scheduler.events import (
+    CancelRequested,
+    DrainRequested,
+    HeartbeatReceived,
+    TasksSubmitted,
+    WorkerJoined,
+)
+from rustray.scheduler.view import TaskSnapshot, worker_view
+from rustray.security.roles import Caller
+from rustray.task.columns import PayloadColumn
+from rustray.task.frames import CancelRequest
+from rustray.task.functions import FunctionInfo
+from rustray.task.result import TaskEvent
+from rustray.task.spec import Codec, TaskClass
+from rustray.task.views import (
+    ClusterStatus,
+    Explanation,
+    Heartbeat,
+    HeartbeatReply,
+    Registered,
+    TaskPage,
+    WorkerInfo,
+    WorkerView,
+)
+
+LONGEST_WAIT_S = 300.0
+"""A `get_result` without a limit answers after this time at the latest; callers ask again."""
+
+
+class HeadService:
+    """What one caller may do with the head (`rustray.rpc.api.HeadApi`)."""
+
+    def __init__(self, core: HeadCore, caller: Caller) -> None:
+        self._core = core
+        self._driver = core.driver
+        self._caller = caller
+
+    # -- workers ------------------------------------------------------------
+
+    async def register_worker(self, info: WorkerInfo) -> Registered:
+        """Register a worker; its stream comes next."""
+        core = self._core
+        session = core.next_session
+        core.next_session += 1
+        for command in self._driver.handle(WorkerJoined(info, session)):
+            if isinstance(command, RefuseWorker):
+                raise command.error
+        core.worker_hosts[info.worker_id] = (info.pid, session, info.host_key)
+        settings = self._driver.scheduler.state.settings
+        return Registered(session, core.heartbeat_interval_s, settings.lease_ttl_s)
+
+    async def heartbeat(self, beat: Heartbeat) -> HeartbeatReply:
+        """Renew a worker's leases."""
+        peer = self._driver.workers.get(beat.worker_id)
+        in_step = peer is not None and peer.compare(beat.sent, beat.received)
+        self._driver.handle(
+            HeartbeatReceived(
+                beat.worker_id, beat.session, beat.held if in_step else None, beat.running
+            )
+        )
+        return HeartbeatReply(self._driver.scheduler.knows_session(beat.worker_id, beat.session))
+
+    async def open_worker_stream(self, worker_id: str, session: int, pump: FramePump) -> Link:
+        """Join an in-process worker's pump to the head's."""
+        peer = self._core.worker_pump(self._caller, worker_id, session)
+        link, mine = memory_link_pair(asyncio.get_running_loop(), pump, peer)
+        peer.attach(mine)
+        return link
+
+    # -- tasks --------------------------------------------------------------
+
+    async def open_client_stream(self, prefix: bytes, pump: FramePump) -> Link:
+        """Join an in-process client's pump to the head's."""
+        peer = self._core.client_pump(self._caller, prefix)
+        link, mine = memory_link_pair(asyncio.get_running_loop(), pump, peer)
+        peer.attach(mine)
+        return link
+
+    async def submit(self, items: Sequence[SubmitItem]) -> list[SubmitVerdict]:
+        """Submit tasks one by one; each gets its own verdict."""
+        verdicts: list[SubmitVerdict | None] = [None] * len(items)
+        classes: list[TaskClass | None] = []
+        for position, item in enumerate(items):
+            try:
+                classes.append(self._resolve(item))
+            except RustRayError as error:
+                classes.append(None)
+                name = ids.task_id(item.prefix, item.sequence)
+                verdicts[position] = SubmitVerdict(name, error)
+        start = 0
+        while start < len(items):
+            end = start + 1
+            while end < len(items) and _continues(items, classes, end):
+                end += 1
+            task_class = classes[start]
+            if task_class is not None:
+                self._submit_run(items[start:end], task_class, start, verdicts)
+            start = end
+        return [verdict for verdict in verdicts if verdict is not None]
+
+    def _submit_run(
+        self,
+        items: Sequence[SubmitItem],
+        task_class: TaskClass,
+        start: int,
+        verdicts: list[SubmitVerdict | None],
+    ) -> None:
+        first = items[0]
+        payloads = PayloadColumn.of([item.payload for item in items])
+        event = TasksSubmitted(first.prefix, first.sequence, task_class, payloads, is_pushed=False)
+        for command in self._driver.handle(event):
+            if isinstance(command, AcceptTasks | RejectTasks) and command.prefix == first.prefix:
+                self._note_verdicts(command, first, start, verdicts)
+
+    @staticmethod
+    def _note_verdicts(
+        command: AcceptTasks | RejectTasks,
+        first: SubmitItem,
+        start: int,
+        verdicts: list[SubmitVerdict | None],
+    ) -> None:
+        for number in range(command.first, command.first + command.count):
+            name = ids.task_id(command.prefix, number)
+            position = start + number - first.sequence
+            if isinstance(command, AcceptTasks):
+                verdicts[position] = SubmitVerdict(name, None, command.deduplicated)
+            else:
+                verdicts[position] = SubmitVerdict(name, command.error)
+
+    def _resolve(self, item: SubmitItem) -> TaskClass:
+        """Check an item's class and fill in what its caller left open."""
+        task_class = item.task_class
+        try:
+            task_class.validate()
+        except ValueError as error:
+            raise PayloadError(f"the task is not valid: {error}") from error
+        if (task_class.code_hash or task_class.codec is Codec.PICKLE) and (
+            "code" not in self._caller.scopes
+        ):
+            raise AuthorizationError(
+                "this token may not send code or pickles; use the msgpack or json codec, "
+                "or ask for a token with --allow-code"
+            )
+        info: FunctionInfo | None = self._driver.scheduler.state.functions.get(task_class.function)
+        if item.uses_default_retries:
+            task_class = replace(task_class, max_retries=self._core.default_max_retries)
+        if info is not None and not task_class.code_hash:
+            task_class = replace(task_class, executor=info.executor)
+            if item.uses_default_resources and info.resources:
+                task_class = replace(task_class, resources=ResourceSet.of(info.resources))
+        return task_class
+
+    async def get_result(self, task_id: str, timeout_s: float | None) -> RawResult:
+        """Wait for a task's end."""
+        prefix, sequence = _parse_id(task_id)
+        deadline = self._driver.now() + min(
+            LONGEST_WAIT_S if timeout_s is None else timeout_s, LONGEST_WAIT_S
+        )
+        while True:
+            found = self._snapshot(prefix, sequence)
+            left_s = deadline - self._driver.now()
+            if found.state.is_terminal or left_s <= 0:
+                return _raw_result(found)
+            await self._core.waiters.wait(prefix, sequence, left_s)
+
+    def _snapshot(self, prefix: bytes, sequence: int) -> TaskSnapshot:
+        found = self._driver.scheduler.task(prefix, sequence)
+        if found is None:
+            kept_s = self._driver.scheduler.state.settings.result_ttl_s
+            raise TaskNotFound(
+                f"no task {ids.task_id(prefix, sequence)} is known here; it was never accepted, "
+                f"or its result has expired (kept {kept_s:g} s, result_ttl_s)"
+            )
+        return found
+
+    async def cancel(self, task_ids: Sequence[str], force: bool) -> list[CancelVerdict]:
+        """Cancel tasks; each gets its own verdict."""
+        verdicts: list[CancelVerdict] = []
+        for name in task_ids:
+            prefix, sequence = _parse_id(name)
+            self._snapshot(prefix, sequence)
+            self._driver.handle(CancelRequested(CancelRequest(prefix, sequence, 1, force)))
+            verdicts.append(CancelVerdict(name, self._snapshot(prefix, sequence).state))
+        return verdicts
+
+    async def explain(self, task_id: str) -> Explanation:
+        """Say why a task is where it is."""
+        prefix, sequence = _parse_id(task_id)
+        self._snapshot(prefix, sequence)
+        found = self._driver.scheduler.explain(prefix, sequence, self._driver.now())
+        if found is None:
+            raise TaskNotFound(f"no task {task_id} is known here")
+        return found
+
+    # -- looking ------------------------------------------------------------
+
+    async def list_tasks(self, where: TaskFilter, cursor: str, limit: int) -> TaskPage:
+        """List tasks in order of acceptance."""
+        return list_tasks(self._driver, where, cursor, limit)
+
+    async def list_workers(self) -> list[WorkerView]:
+        """List the workers, in order of joining."""
+        now = self._driver.now()
+        return [
+            worker_view(worker, now) for worker in self._driver.scheduler.state.workers.values()
+        ]
+
+    async def drain_worker(self, worker_id: str) -> None:
+        """Send a worker away in order."""
+        self._driver.handle(DrainRequested(worker_id))
+
+    async def status(self) -> ClusterStatus:
+        """Return the cluster at a glance."""
+        return cluster_status(self._core)
+
+    async def subscribe(self, where: EventFilter) -> AsyncIterator[list[TaskEvent]]:
+        """Stream events in order of revision."""
+        async for events in self._core.notifications.subscribe(where):
+            yield events
+
+    # -- tokens -------------------------------------------------------------
+
+    async def renew_token(self) -> str:
+        """Return a fresh token with the caller's rights."""
+        return self._desk().renew_for(self._caller, time.time())
+
+    async def create_token(self, role: str, ttl_s: float, allow_code: bool) -> str:
+        """Mint a token."""
+        kind = "worker" if role == "worker" else "user"
+        subject = f"{kind}:{secrets.token_hex(4)}"
+        return self._desk().mint(role, subject, time.time(), ttl_s, allow_code=allow_code)
+
+    def _desk(self) -> TokenDesk:
+        if self._core.tokens is None:
+            raise ConfigError("this head runs without authentication, so it has no tokens")
+        return self._core.tokens
+
+
+def _continues(
+    items: Sequence[SubmitItem], classes: Sequence[TaskClass | None], position: int
+) -> bool:
+    """Whether an item continues the run of the one before it."""
+    before, item = items[position - 1], items[position]
+    return (
+        item.prefix == before.prefix
+        and item.sequence == before.sequence + 1
+        and classes[position] == classes[position - 1]
+        and classes[position] is not None
+    )
+
+
+def _parse_id(text: str) -> tuple[bytes, int]:
+    try:
+        return ids.split_task_id(text)
+    except ValueError as error:
+        raise TaskNotFound(str(error)) from error
+
+
+def _raw_result(found: TaskSnapshot) -> RawResult:
+    if found.state.is_terminal and found.payload is None:
+        raise TaskNotFound(
+            f"the result of task {found.task_id} has expired "
+            "(it was kept for its time to live, or as long as memory allowed)"
+        )
+    return RawResult(
+        found.task_id,
+        found.state,
+        found.codec,
+        found.payload or b"",
+        found.worker_id,
+        found.attempts,
+    )

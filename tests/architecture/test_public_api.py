@@ -1,0 +1,63 @@
+"""The public names are a contract: programs written against them exist."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import rustray
+from helpers.sources import SRC
+from rustray.common.errors import all_error_classes
+
+_NAMES = {
+    "Context",
+    "Executor",
+    "HeadNode",
+    "RemoteFunction",
+    "ResourceRequirements",
+    "TaskEvent",
+    "TaskExecutor",
+    "TaskRef",
+    "TaskResult",
+    "TaskSpec",
+    "TaskState",
+    "__version__",
+    "aget",
+    "await_",
+    "cancel",
+    "function",
+    "get",
+    "init",
+    "is_initialized",
+    "remote",
+    "shutdown",
+    "wait",
+}
+
+
+def test_public_names_are_pinned() -> None:
+    """What ``rustray`` exports is this list and every error; a change is a decision."""
+    errors = {cls.__name__ for cls in all_error_classes().values()}
+    assert sorted(rustray.__all__) == sorted(_NAMES | errors)
+
+
+def test_every_public_name_loads_and_is_documented() -> None:
+    """Each name can be had from the lazy root, and says what it is."""
+    for name in rustray.__all__:
+        value = getattr(rustray, name)
+        assert name == "__version__" or value.__doc__, name
+    assert set(rustray.__all__) <= set(dir(rustray))
+
+
+def test_star_import_gives_the_public_names() -> None:
+    """``from rustray import *`` works in a fresh interpreter, though names load lazily."""
+    script = "from rustray import *; print(callable(init), callable(remote), Executor.__name__)"
+    answer = subprocess.run(
+        [sys.executable, "-c", script],
+        env={"PYTHONPATH": str(SRC)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert answer.stdout.split() == ["True", "True", "Executor"]

@@ -1,0 +1,208 @@
+"""A head that only remembers: what the tests of `rustray.rpc` talk to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rustray.common.errors import AuthenticationError, RustRayError, TaskNotFound
+from rustray.common.ids import task_id
+from rustray.rpc.api import (
+    CancelVerdict,
+    EventFilter,
+    FramePump,
+    Link,
+    RawResult,
+    SubmitItem,
+    SubmitVerdict,
+    TaskFilter,
+)
+from rustray.security.certificates import ServerIdentity, load_server_identity
+from rustray.security.roles import SCOPE_CODE, Caller, Role
+from rustray.security.state_dir import StateDir
+from rustray.task.result import TaskEvent
+from rustray.task.state import TaskState
+from rustray.task.views import (
+    ClusterStatus,
+    Explanation,
+    Heartbeat,
+    HeartbeatReply,
+    Registered,
+    TaskPage,
+    TaskView,
+    WorkerInfo,
+    WorkerReason,
+    WorkerView,
+)
+
+TASK = "ab" * 16
+FAR_FUTURE = 4e9
+
+
+class ScriptedPump:
+    """A pump that sends what it is given and keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Any] = []
+        self.received: list[Any] = []
+        self.closed: list[RustRayError | None] = []
+        self.link: Link | None = None
+        self.pulls = 0
+        self.reply: Callable[[Any], Any] | None = None
+
+    def attach(self, link: Link) -> None:
+        self.link = link
+        link.wake()
+
+    def send(self, frame: Any) -> None:
+        self.waiting.append(frame)
+        if self.link is not None:
+            self.link.wake()
+
+    def next_frame(self) -> Any | None:
+        self.pulls += 1
+        return self.waiting.pop(0) if self.waiting else None
+
+    def on_frame(self, frame: Any) -> None:
+        self.received.append(frame)
+        if self.reply is not None:
+            self.send(self.reply(frame))
+
+    def on_closed(self, error: RustRayError | None) -> None:
+        self.closed.append(error)
+
+
+@dataclass
+class FakeHead:
+    """`HeadApi` for every caller, and `HeadEndpoint`."""
+
+    callers: list[Caller] = field(default_factory=list)
+    calls: list[tuple[str, Any]] = field(default_factory=list)
+    pumps: list[ScriptedPump] = field(default_factory=list)
+    error: BaseException | None = None
+    events: list[list[TaskEvent]] = field(default_factory=list)
+    token: str = "fresh"
+    make_pump: Callable[[], ScriptedPump] = ScriptedPump
+
+    def api(self, caller: Caller) -> FakeHead:
+        self.callers.append(caller)
+        return self
+
+    def note(self, name: str, what: Any) -> None:
+        self.calls.append((name, what))
+        if self.error is not None:
+            raise self.error
+
+    # -- HeadEndpoint
+    def worker_pump(self, caller: Caller, worker_id: str, session: int) -> ScriptedPump:
+        return self._pump("worker_pump", caller, (worker_id, session))
+
+    def client_pump(self, caller: Caller, prefix: bytes) -> ScriptedPump:
+        return self._pump("client_pump", caller, prefix)
+
+    def _pump(self, name: str, caller: Caller, what: Any) -> ScriptedPump:
+        self.callers.append(caller)
+        self.note(name, what)
+        self.pumps.append(self.make_pump())
+        return self.pumps[-1]
+
+    # -- HeadApi
+    async def register_worker(self, info: WorkerInfo) -> Registered:
+        self.note("register_worker", info)
+        return Registered(7, 2.0, 10.0)
+
+    async def heartbeat(self, beat: Heartbeat) -> HeartbeatReply:
+        self.note("heartbeat", beat)
+        return HeartbeatReply(beat.session == 7)
+
+    async def open_worker_stream(self, worker_id: str, session: int, pump: FramePump) -> Link:
+        raise NotImplementedError
+
+    async def open_client_stream(self, prefix: bytes, pump: FramePump) -> Link:
+        raise NotImplementedError
+
+    async def submit(self, items: Sequence[SubmitItem]) -> list[SubmitVerdict]:
+        self.note("submit", list(items))
+        return [
+            SubmitVerdict(task_id(item.prefix, item.sequence), None, item.sequence == 9)
+            for item in items
+        ]
+
+    async def get_result(self, name: str, timeout_s: float | None) -> RawResult:
+        self.note("get_result", (name, timeout_s))
+        if name != TASK:
+            raise TaskNotFound(f"no task {name}")
+        return RawResult(name, TaskState.SUCCEEDED, 2, b"42", "w-1", 1)
+
+    async def cancel(self, task_ids: Sequence[str], force: bool) -> list[CancelVerdict]:
+        self.note("cancel", (list(task_ids), force))
+        return [CancelVerdict(name, TaskState.CANCELLED) for name in task_ids]
+
+    async def explain(self, name: str) -> Explanation:
+        self.note("explain", name)
+        reasons = (WorkerReason("w-1", True, "busy"),)
+        return Explanation(name, TaskState.QUEUED, "waits", 3, reasons, "add a worker")
+
+    async def list_tasks(self, where: TaskFilter, cursor: str, limit: int) -> TaskPage:
+        self.note("list_tasks", (where, cursor, limit))
+        return TaskPage((TaskView(TASK, "f", TaskState.QUEUED, 0, 0, "", 1.0),), "next", 2)
+
+    async def list_workers(self) -> list[WorkerView]:
+        self.note("list_workers", None)
+        return [
+            WorkerView(
+                "w-1", "w", "h:1", "ready", {"cpu_cores": 2}, {"cpu_cores": 0.5}, {"a": "b"},
+                ("f", "g"), 3, 1, 9, 0.25, "1", 5,
+            )
+        ]  # fmt: skip
+
+    async def drain_worker(self, worker_id: str) -> None:
+        self.note("drain_worker", worker_id)
+
+    async def status(self) -> ClusterStatus:
+        self.note("status", None)
+        return ClusterStatus(
+            "c", "1", "a", 2.5, "tls", "memory", "LeastLoaded", 1,
+            {"queued": 1}, {"cpu_cores": 2}, {"cpu_cores": 0.5}, {"accepted": 3},
+        )  # fmt: skip
+
+    async def subscribe(self, where: EventFilter) -> AsyncIterator[list[TaskEvent]]:
+        self.note("subscribe", where)
+        for batch in self.events:
+            yield batch
+
+    async def renew_token(self) -> str:
+        self.note("renew_token", None)
+        return self.token
+
+    async def create_token(self, role: str, ttl_s: float, allow_code: bool) -> str:
+        self.note("create_token", (role, ttl_s, allow_code))
+        return "made"
+
+
+class FakeAuth:
+    """Tokens that say who they are: ``role[:name[:expires]]``."""
+
+    def verify(self, token: str | None, now_unix_s: float, audience: str, /) -> Caller:
+        parts = (token or "").split(":")
+        if parts[0] == "explode":
+            raise RecursionError("the verifier broke")
+        if parts[0] not in set(Role):
+            raise AuthenticationError("the access token is not valid")
+        expires = float(parts[2]) if len(parts) > 2 else FAR_FUTURE
+        if expires < now_unix_s:
+            raise AuthenticationError("the access token is not valid")
+        name = parts[1] if len(parts) > 1 else "x"
+        kind = "worker" if parts[0] == "worker" else "user"
+        scopes = frozenset({SCOPE_CODE})
+        return Caller(f"{kind}:{name}", Role(parts[0]), scopes, expires, "id")
+
+
+def make_identity(folder: Path) -> ServerIdentity:
+    """Make a certificate for this machine, and the authority behind it."""
+    state = StateDir(folder)
+    state.create()
+    return load_server_identity(state, ["127.0.0.1", "localhost", "::1"], time.time())
