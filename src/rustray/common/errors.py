@@ -5,6 +5,7 @@ do next (in the message)::
 
     RustRayError
     ├─ ConfigError              yours: names the key, where its value came from, what is allowed
+    ├─ UsageProblem             yours: the command line does not make sense
     ├─ AuthenticationError      yours: no token, or one that is not good (any more)
     ├─ AuthorizationError       yours: the token is good, its role does not allow this
     ├─ CommunicationError       the network's, or a peer that broke the protocol
@@ -49,6 +50,12 @@ class ConfigError(RustRayError):
     """A setting is unknown, malformed or unsafe."""
 
     code = "CONFIG"
+
+
+class UsageProblem(RustRayError):
+    """The command line does not make sense; the message says what would."""
+
+    code = "USAGE"
 
 
 class AuthenticationError(RustRayError):
@@ -232,6 +239,7 @@ def all_error_classes() -> dict[str, type[RustRayError]]:
     pending: list[type[RustRayError]] = [RustRayError]
     while pending:
         cls = pending.pop()
-        found[cls.code] = cls
+        if "code" in vars(cls):  # not a class made from it, such as a user's exception
+            found[cls.code] = cls
         pending.extend(cls.__subclasses__())
     return found

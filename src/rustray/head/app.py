@@ -1,4 +1,4 @@
-"""Composition root of a head: the networked one (`run_head`) and the embedded one."""
+"""Composition root of a networked head."""
 
 from __future__ import annotations
 
@@ -11,25 +11,17 @@ from collections.abc import Callable
 
 from rustray.common.errors import ConfigError
 from rustray.head.config import HeadConfig
-from rustray.head.core import HeadCore, HeadIdentity
+from rustray.head.core import VERSION, HeadCore, HeadIdentity, first_lease
 from rustray.head.service import HeadService
-from rustray.rpc.api import HeadApi
 from rustray.scheduler.state import SchedulerSettings
 from rustray.security.auth import AuthManager
 from rustray.security.certificates import ServerIdentity, load_server_identity
 from rustray.security.local import publish_local_credentials, withdraw_local_credentials
-from rustray.security.roles import SCOPE_CODE, Caller, Role
 from rustray.security.state_dir import StateDir
 
 logger = logging.getLogger("rustray.head")
 
-VERSION = "0.1.0"
-LEASE_BITS_A_SECOND = 24
-"""Leases are numbered from (start time << 24): unique over restarts up to 16 million a second."""
 STOP_GRACE_S = 1.0
-
-LOCAL_ADMIN = Caller("user:local-admin", Role.ADMIN, frozenset({SCOPE_CODE}), float("inf"), "local")
-"""Who calls where there are no tokens: inside one process, or with auth switched off."""
 
 
 def settings_of(config: HeadConfig) -> SchedulerSettings:
@@ -42,37 +34,8 @@ def settings_of(config: HeadConfig) -> SchedulerSettings:
         max_pending_tasks=config.limits.max_pending_tasks,
         max_payload_bytes=config.limits.max_payload_bytes,
         seed=time.time_ns() & 0xFFFF_FFFF,
-        first_lease=int(time.time()) << LEASE_BITS_A_SECOND,
+        first_lease=first_lease(),
     )
-
-
-class EmbeddedHead:
-    """A head inside the client's process: no gRPC, no tokens, the same semantics.
-
-    Use on the event loop that runs it.
-    """
-
-    def __init__(self, settings: SchedulerSettings | None = None) -> None:
-        self._settings = settings or SchedulerSettings(
-            first_lease=int(time.time()) << LEASE_BITS_A_SECOND
-        )
-        self._core: HeadCore | None = None
-
-    async def start(self) -> None:
-        """Start on the running event loop."""
-        identity = HeadIdentity("embedded", VERSION, "", "in process")
-        self._core = HeadCore.create(identity, self._settings)
-
-    def api(self, caller: Caller = LOCAL_ADMIN) -> HeadApi:
-        """Return what this caller may do with the head."""
-        if self._core is None:
-            raise ConfigError("the embedded head has not been started")
-        return HeadService(self._core, caller)
-
-    async def close(self) -> None:
-        """Stop timers."""
-        if self._core is not None:
-            self._core.close()
 
 
 class Head:

@@ -20,8 +20,17 @@ from rustray.security.roles import Caller, Role
 
 logger = logging.getLogger("rustray.head")
 
+VERSION = "0.1.0"
+LEASE_BITS_A_SECOND = 24
+"""Leases are numbered from (start time << 24): unique over restarts up to 16 million a second."""
+
 CERTIFICATE_CHECKS_S = (0.0, 0.05, 0.2, 1.0, 3.0)
 """When to look, after a stream broke, whether the worker's process is gone."""
+
+
+def first_lease() -> int:
+    """Return a lease number beyond all that an earlier head can have given out."""
+    return int(time.time()) << LEASE_BITS_A_SECOND
 
 
 class TokenDesk(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -11,7 +12,6 @@ from rustray.task.failures import failure_from_exception, safe_text, shorten
 from rustray.task.functions import FunctionInfo, near_names, registry
 from rustray.task.result import FailureInfo
 from rustray.task.spec import Codec
-from rustray.worker.context import TaskInterrupt
 from rustray.worker.wire import Definition
 
 Call = tuple[Sequence[Any], dict[str, Any]]
@@ -56,17 +56,19 @@ class Callee:
     def resolve(self) -> None:
         """Find or unpickle the function; a failure becomes that of each call.
 
-        Raises:
-            TaskInterrupt: the task for which this was done is cancelled; call it again.
+        No task may be interrupted meanwhile: what is made here is for all of them.
         """
+        with self._table.lock:
+            if not self.is_ready:
+                self._resolve()
+
+    def _resolve(self) -> None:
         info: FunctionInfo | None = None
         try:
             if self._definition.code:
                 self.call = self._table.load(self._definition)
             else:
                 self.call, info = _registered(self.name)
-        except TaskInterrupt:
-            raise
         except Unresolvable as exc:
             self._fail_always(exc.info)
         else:
@@ -83,9 +85,15 @@ class Callee:
 
 
 class FunctionTable:
-    """Class number to `Callee`; code is unpickled once, however many classes share it."""
+    """Class number to `Callee`; code is unpickled once, however many classes share it.
+
+    Attributes:
+        callees: By class number.
+        lock: Held while a function is made ready; an import in it may need it again.
+    """
 
     def __init__(self) -> None:
+        self.lock = threading.RLock()
         self.callees: dict[int, Callee] = {}
         self._loaded: dict[bytes, Callable[..., Any]] = {}
 
@@ -106,8 +114,6 @@ class FunctionTable:
 
         try:
             function = pickling.loads(definition.code)
-        except TaskInterrupt:
-            raise
         except BaseException as exc:
             raise Unresolvable(_load_failure(definition.function, exc)) from exc
         if not callable(function):

@@ -29,6 +29,7 @@ from rustray.worker.child_base import (
     Outbox,
     Runner,
     describe_failure,
+    is_importing,
     own_frame,
     too_big,
 )
@@ -39,6 +40,7 @@ __all__ = ["TaskContext", "TaskInterrupt", "current_task", "main"]
 FLUSH_AFTER_S: Final = 0.000_5
 FLUSH_BYTES: Final = 64 * 1024
 RECEIVE_BYTES: Final = 256 * 1024
+_NOBODY: Final = (0, IDLE)
 INTERRUPT_SIGNAL: Final = signal.SIGRTMIN + 3 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR1
 
 
@@ -56,7 +58,7 @@ class ProcessRunner(Runner):
         self._reclaimed = 0
         self._running = [IDLE]
         self._cancelled: set[tuple[int, int]] = set()
-        self._target = (0, IDLE)
+        self._target = _NOBODY
         self._driver: Any = None
 
     def run(self) -> None:
@@ -86,8 +88,10 @@ class ProcessRunner(Runner):
         callee = self.functions.callees[chunk.class_number]
         self.cell.begin(chunk.lease, chunk.offset)
         self._outbox.begin(chunk)
-        while not callee.is_ready:
-            self._resolve(callee)
+        if not callee.is_ready:
+            self.cell.words[INDEX] = 0  # if that kills the process, it is the first task's doing
+            callee.resolve()
+            self.cell.words[INDEX] = IDLE
         while True:
             try:
                 self._run_items(chunk, callee, todo)
@@ -100,17 +104,6 @@ class ProcessRunner(Runner):
         self._outbox.flush()
         if self._cancelled:
             self._cancelled = {key for key in self._cancelled if key[0] > chunk.number}
-
-    def _resolve(self, callee: Callee) -> None:
-        """Make the function ready, in the name of the chunk's first task."""
-        self.cell.words[INDEX] = 0
-        self._running[0] = 0
-        try:
-            callee.resolve()
-            self._running[0] = IDLE
-        except TaskInterrupt:  # the task is marked as cancelled and ends as such
-            self._running[0] = IDLE
-        self.cell.words[INDEX] = IDLE
 
     @own_frame
     def _run_items(self, chunk: wire.Chunk, callee: Callee, todo: deque[int]) -> None:
@@ -202,19 +195,32 @@ class ProcessRunner(Runner):
             if number > current:
                 return
             self._target = (number, index)
+        self.repeat_interrupt()
+
+    def is_interrupt_pending(self) -> bool:
+        """See `Runner.is_interrupt_pending`."""
+        chunk = self._chunk
+        return chunk is not None and self._target == (chunk.number, self._running[0])
+
+    def repeat_interrupt(self) -> None:
+        """See `Runner.repeat_interrupt`."""
         signal.pthread_kill(self._main_thread, INTERRUPT_SIGNAL)
 
     def flush(self) -> None:
         """See `Runner.flush`."""
         self._outbox.flush()
 
-    def _on_interrupt(self, _signum: int, _frame: FrameType | None) -> None:
+    def _on_interrupt(self, _signum: int, frame: FrameType | None) -> None:
         """Raise in the task that is meant, if it still runs (main thread)."""
         chunk, index = self._chunk, self._running[0]
         if chunk is None or index == IDLE or self._target != (chunk.number, index):
             return
         if self._driver is not None and self._driver.cancel():
+            self._target = _NOBODY
             return
+        if is_importing(frame):
+            return  # the control thread tries again
+        self._target = _NOBODY
         self._running[0] = IDLE
         raise TaskInterrupt
 

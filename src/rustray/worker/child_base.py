@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any, Final, TypeVar
 
 from rustray.common.errors import PayloadError, ResourceExhausted, TaskCancelled
@@ -22,6 +23,8 @@ from rustray.worker.callee import Callee, FunctionTable, Unresolvable
 from rustray.worker.cell import Cell
 from rustray.worker.context import TaskInterrupt
 from rustray.worker.wire import Chunk
+
+INTERRUPT_RETRY_MS: Final = 10
 
 DECODE: Final = 0
 CALL: Final = 1
@@ -44,6 +47,19 @@ def own_frames(exc: BaseException) -> int:
     while frames is not None and frames.tb_frame.f_code in _OWN_CODE:
         count, frames = count + 1, frames.tb_next
     return count
+
+
+def is_importing(frame: FrameType | None) -> bool:
+    """Whether this stack is inside an import.
+
+    An exception thrown into an import leaves modules behind that are half made, and every
+    later task of the process would stumble over them. So interrupts wait for its end.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 class ResultTooBig(Exception):
@@ -196,7 +212,7 @@ class Outbox:
 
 
 class Runner(ABC):
-    """One way of running chunks; the control thread calls the three last methods."""
+    """One way of running chunks; the control thread calls what is below `run`."""
 
     def __init__(
         self, data: socket.socket, control: socket.socket, cell: Cell, max_result_bytes: int
@@ -229,6 +245,13 @@ class Runner(ABC):
     def flush(self) -> None:
         """Send results that wait."""
 
+    def is_interrupt_pending(self) -> bool:
+        """Whether a task that is to be interrupted still runs, untouched as yet."""
+        return False
+
+    def repeat_interrupt(self) -> None:
+        """Try again what is pending."""
+
     def start_control(self) -> None:
         """Start the thread that obeys the control channel."""
         threading.Thread(target=self._obey, name="rustray-control", daemon=True).start()
@@ -236,9 +259,14 @@ class Runner(ABC):
     def _obey(self) -> None:
         # Signals are for the main thread: only there they end a blocking system call.
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        poll = select.poll()
+        poll.register(self.control, select.POLLIN)
         try:
-            while self._obey_packet(self.control.recv(wire.CONTROL.size)):
-                pass
+            while True:
+                if self.is_interrupt_pending() and not poll.poll(INTERRUPT_RETRY_MS):
+                    self.repeat_interrupt()
+                elif not self._obey_packet(self.control.recv(wire.CONTROL.size)):
+                    return
         except OSError:  # the agent is gone, or closes
             return
 

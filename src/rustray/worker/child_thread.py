@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 from types import CoroutineType
 from typing import Any
 
 from rustray.worker import wire
 from rustray.worker.callee import Callee
-from rustray.worker.child_base import CALL, DECODE, ENCODE, describe_failure, own_frame
+from rustray.worker.child_base import (
+    CALL,
+    DECODE,
+    ENCODE,
+    describe_failure,
+    is_importing,
+    own_frame,
+)
 from rustray.worker.child_shared import Entry, Key, Outcome, SharedRunner, cancelled_outcome
 from rustray.worker.context import TaskInterrupt, shared_task
 
@@ -24,7 +32,7 @@ class _Slot:
     def __init__(self, driver: Any) -> None:
         self.driver = driver
         self.thread_id = threading.get_ident()
-        self.is_armed = True
+        self.is_armed = False
         self.is_hit = False
 
 
@@ -45,6 +53,7 @@ class ThreadRunner(SharedRunner):
         """Run what arrives until the agent closes the data channel."""
         self._changed = threading.Condition(self.lock)
         self._local = threading.local()
+        self._postponed: set[Key] = set()
         self.start_control()
         buffer = memoryview(bytearray(_RECEIVE_BYTES))
         splitter = wire.MessageSplitter()
@@ -108,9 +117,11 @@ class ThreadRunner(SharedRunner):
         callee: Callee = entry.callee
         stage, value = DECODE, None
         try:
-            self.check_cancelled(entry)
             if not callee.is_ready:
                 callee.resolve()
+            with self.lock:
+                slot.is_armed = True
+                self.check_cancelled(entry)
             args, kwargs = callee.decode(entry.payload)
             stage = CALL
             value = callee.call(*args, **kwargs)
@@ -133,6 +144,24 @@ class ThreadRunner(SharedRunner):
     def stop_active(self, key: Key) -> None:
         """See `SharedRunner.stop_active`."""
         slot: _Slot = self.active[key]
-        if slot.is_armed and not slot.is_hit and not slot.driver.cancel():
+        if not slot.is_armed or slot.is_hit:
+            return
+        if slot.driver.cancel():
+            slot.is_hit = True
+        elif is_importing(sys._current_frames().get(slot.thread_id)):
+            self._postponed.add(key)
+        else:
             slot.is_hit = True
             _throw_into(slot.thread_id, TaskInterrupt)
+
+    def is_interrupt_pending(self) -> bool:
+        """See `Runner.is_interrupt_pending`."""
+        return bool(self._postponed)
+
+    def repeat_interrupt(self) -> None:
+        """See `Runner.repeat_interrupt`."""
+        with self.lock:
+            keys, self._postponed = self._postponed, set()
+            for key in keys:
+                if key in self.active:
+                    self.stop_active(key)

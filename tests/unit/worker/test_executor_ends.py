@@ -153,6 +153,54 @@ async def test_interrupt_of_what_has_ended_hits_nobody(kind: ExecutorKind) -> No
         assert not b.seen.exits
 
 
+PACKAGE = {
+    "__init__.py": "from .one import *\nfrom .two import *\ntotal = one.number + two.number\n",
+    "one.py": "number = 1\n",
+    "two.py": """
+import os, pathlib, time
+pathlib.Path(os.environ['IMPORT_STARTED']).touch()
+while not os.path.exists(os.environ['IMPORT_GO']):
+    time.sleep(0.001)  # the task's work
+number = 2
+""",
+}
+
+
+@pytest.mark.parametrize("kind", [ExecutorKind.PROCESS, ExecutorKind.THREAD])
+@pytest.mark.parametrize("is_in_task", [True, False])
+async def test_an_interrupt_never_leaves_a_half_imported_module(
+    kind: ExecutorKind, is_in_task: bool, tmp_path: Path
+) -> None:
+    """It waits until the import has ended, so that the next task finds the module whole."""
+    package = tmp_path / "executor_slow_package"
+    package.mkdir()
+    for name, source in PACKAGE.items():
+        (package / name).write_text(source)
+    started, go = tmp_path / "started", tmp_path / "go"
+    env = {**os.environ, "IMPORT_STARTED": str(started), "IMPORT_GO": str(go)}
+
+    def use() -> int:
+        import executor_slow_package  # type: ignore[import-not-found]
+
+        while not executor_slow_package.total:
+            pass
+        return int(executor_slow_package.total)
+
+    function = use if is_in_task else b"cexecutor_slow_package\n__getattr__\n."
+    async with bench(env=env, sys_path=[str(tmp_path), *sys.path]) as b:
+        executor = b.spawn(kind, 1)
+        first = b.run(executor, b.define(executor, function), ())
+        await aeventually(started.exists)
+        b.pool.interrupt(executor, first, 100)
+        b.pool.reclaim(executor)  # its answer says that the interrupt was taken before it
+        await aeventually(lambda: b.seen.returned)
+        assert b.states(first) == {}
+        go.touch()
+        state, _ = await b.failure(first)
+        assert state is TaskState.CANCELLED
+        assert await b.value(executor, use) == 3
+
+
 def die(how: str) -> None:
     """End the process in one of several ways."""
     print("last words")

@@ -1,0 +1,145 @@
+"""rustray: run Python functions on many machines, securely, durably and fast.
+
+Every public name is loaded at its first use, so that ``import rustray`` costs nothing and
+an executor process never loads what only heads and clients need.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rustray.client.context import (
+        Context,
+        aget,
+        await_,
+        cancel,
+        get,
+        init,
+        is_initialized,
+        shutdown,
+        wait,
+    )
+    from rustray.client.executor import Executor
+    from rustray.client.head_node import HeadNode
+    from rustray.client.refs import TaskRef
+    from rustray.client.remote import RemoteFunction, remote
+    from rustray.common.errors import (
+        AuthenticationError,
+        AuthorizationError,
+        CommunicationError,
+        ConfigError,
+        DuplicateTask,
+        FunctionNotFound,
+        GetTimeout,
+        HeadUnavailable,
+        InvariantError,
+        ObjectLost,
+        PayloadError,
+        ResourceExhausted,
+        ResourceNotAvailable,
+        RustRayError,
+        TaskCancelled,
+        TaskError,
+        TaskExecutionFailed,
+        TaskNotFound,
+        TaskPoisoned,
+        TaskTimeout,
+        UsageProblem,
+        WorkerLost,
+        WorkerNotFound,
+    )
+    from rustray.task.functions import TaskExecutor, function
+    from rustray.task.result import TaskEvent, TaskResult
+    from rustray.task.spec import ResourceRequirements, TaskSpec
+    from rustray.task.state import TaskState
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AuthenticationError",
+    "AuthorizationError",
+    "CommunicationError",
+    "ConfigError",
+    "Context",
+    "DuplicateTask",
+    "Executor",
+    "FunctionNotFound",
+    "GetTimeout",
+    "HeadNode",
+    "HeadUnavailable",
+    "InvariantError",
+    "ObjectLost",
+    "PayloadError",
+    "RemoteFunction",
+    "ResourceExhausted",
+    "ResourceNotAvailable",
+    "ResourceRequirements",
+    "RustRayError",
+    "TaskCancelled",
+    "TaskError",
+    "TaskEvent",
+    "TaskExecutionFailed",
+    "TaskExecutor",
+    "TaskNotFound",
+    "TaskPoisoned",
+    "TaskRef",
+    "TaskResult",
+    "TaskSpec",
+    "TaskState",
+    "TaskTimeout",
+    "UsageProblem",
+    "WorkerLost",
+    "WorkerNotFound",
+    "__version__",
+    "aget",
+    "await_",
+    "cancel",
+    "function",
+    "get",
+    "init",
+    "is_initialized",
+    "remote",
+    "shutdown",
+    "wait",
+]
+
+_HOMES = {
+    "rustray.client.context": (
+        "Context",
+        "aget",
+        "await_",
+        "cancel",
+        "get",
+        "init",
+        "is_initialized",
+        "shutdown",
+        "wait",
+    ),
+    "rustray.client.executor": ("Executor",),
+    "rustray.client.head_node": ("HeadNode",),
+    "rustray.client.refs": ("TaskRef",),
+    "rustray.client.remote": ("RemoteFunction", "remote"),
+    "rustray.task.functions": ("TaskExecutor", "function"),
+    "rustray.task.result": ("TaskEvent", "TaskResult"),
+    "rustray.task.spec": ("ResourceRequirements", "TaskSpec"),
+    "rustray.task.state": ("TaskState",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name (PEP 562)."""
+    module = _HOME_OF.get(name)
+    if module is None:
+        if name not in __all__:
+            raise AttributeError(f"module 'rustray' has no attribute {name!r}")
+        module = "rustray.common.errors"
+    value = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,150 @@
+"""Results of tasks: waiting for them, and showing them."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from typing import Any, Final
+
+from rustray.cli import exits
+from rustray.cli.output import Output, dumps, is_terminal
+from rustray.common.errors import GetTimeout, HeadUnavailable, RustRayError
+from rustray.rpc.api import HeadApi, RawResult
+from rustray.task.codec import decode_value
+from rustray.task.failures import decode_failure
+from rustray.task.spec import Codec
+from rustray.task.state import TaskState
+
+_POLL_S: Final = 30.0
+_RECONNECT_S: Final = 60.0
+"""How long a wait outlives its head: a restart takes less."""
+_PAUSE_S: Final = 0.5
+_QUIET_S: Final = 1.0
+"""A wait shorter than this shows no progress bar."""
+
+
+async def wait_for_result(api: HeadApi, task_id: str, timeout_s: float | None) -> RawResult:
+    """Wait until a task has ended, across a restart of the head.
+
+    Raises:
+        GetTimeout: the limit passed first; the task goes on.
+        RustRayError: as `HeadApi.get_result`.
+    """
+    clock = time.monotonic
+    started = last_answer = clock()
+    while True:
+        left = _POLL_S if timeout_s is None else timeout_s - (clock() - started)
+        try:
+            found = await api.get_result(task_id, max(0.0, min(_POLL_S, left)))
+        except HeadUnavailable:
+            if clock() - last_answer > _RECONNECT_S or left <= 0:
+                raise
+            await asyncio.sleep(min(_PAUSE_S, max(0.0, left)))
+            continue
+        if found.state.is_terminal:
+            return found
+        last_answer = clock()
+        if left <= _POLL_S and timeout_s is not None and clock() - started >= timeout_s:
+            raise GetTimeout(
+                f"task {task_id} has not ended after {timeout_s:g} s (it is {found.state.name}); "
+                f"it goes on: rustray tasks get {task_id} --wait"
+            )
+
+
+async def wait_with_progress(
+    api: HeadApi, task_id: str, timeout_s: float | None, output: Output
+) -> RawResult:
+    """`wait_for_result`, with a progress bar on stderr if a person waits for long."""
+    waiting = asyncio.create_task(wait_for_result(api, task_id, timeout_s))
+    try:
+        if output.as_json or not is_terminal(sys.stderr):
+            return await waiting
+        done, _ = await asyncio.wait({waiting}, timeout=_QUIET_S)
+        if done:
+            return await waiting
+        return await _show_progress(waiting, task_id, timeout_s)
+    finally:
+        if not waiting.done():
+            waiting.cancel()
+            output.note(f"the task goes on: rustray tasks get {task_id} --wait")
+
+
+async def _show_progress(
+    waiting: asyncio.Task[RawResult], task_id: str, timeout_s: float | None
+) -> RawResult:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("task {task.description}"), BarColumn(),
+               TimeElapsedColumn())  # fmt: skip
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+        bar = progress.add_task(task_id, total=timeout_s)
+        while True:
+            done, _ = await asyncio.wait({waiting}, timeout=0.2)
+            if done:
+                return await waiting
+            if timeout_s is not None:
+                progress.advance(bar, 0.2)
+
+
+def result_as_dict(result: RawResult) -> dict[str, Any]:
+    """Return a result as `--json` shows it."""
+    value, error = read_result(result)
+    return {
+        "task_id": result.task_id,
+        "state": result.state.name,
+        "value": value,
+        "error": error,
+        "worker_id": result.worker_id or None,
+        "attempts": result.attempts,
+    }
+
+
+def read_result(result: RawResult) -> tuple[Any, dict[str, Any] | None]:
+    """Decode a result to (value, error); data only.
+
+    A pickle is described, not loaded: loading runs code that a worker chose, with the rights
+    of whoever looks.
+    """
+    if not result.state.is_terminal:
+        return None, None
+    if result.state is not TaskState.SUCCEEDED:
+        info = decode_failure(result.payload)
+        error: dict[str, Any] = {"code": info.code, "message": info.message}
+        if info.error_type:
+            error["error_type"] = info.error_type
+        if info.traceback:
+            error["traceback"] = info.traceback
+        return None, error
+    if result.codec == Codec.PICKLE:
+        return f"<a pickled Python object, {len(result.payload)} bytes: get it from Python>", None
+    try:
+        return decode_value(Codec(result.codec), result.payload), None
+    except ValueError:
+        return f"<{len(result.payload)} bytes in an unknown encoding>", None
+    except RustRayError as error:
+        return None, {"code": error.code, "message": str(error)}
+
+
+def show_result(result: RawResult, output: Output) -> int:
+    """Print a result, and return the exit code that it means."""
+    shown = result_as_dict(result)
+    output.value(shown, lambda out: _render(shown, out))
+    if result.state.is_terminal and result.state is not TaskState.SUCCEEDED:
+        return exits.TASK_FAILED
+    return exits.OK
+
+
+def _render(shown: dict[str, Any], output: Output) -> None:
+    error = shown["error"]
+    if error is not None:
+        if error.get("traceback"):
+            output.note(error["traceback"].rstrip())
+        output.note(f"task {shown['task_id']} {shown['state'].lower()}: {error['message']}")
+    elif shown["state"] != TaskState.SUCCEEDED.name:
+        output.text(f"{shown['task_id']} {shown['state']}")
+    elif isinstance(shown["value"], str):
+        output.text(shown["value"])
+    else:
+        output.text(dumps(shown["value"]))

@@ -1,0 +1,106 @@
+"""Run a head or a worker until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Final
+
+from rustray.cli import exits, flags
+from rustray.cli.load import Loaded, Surroundings, load, state_dir
+from rustray.cli.output import Output, write_line
+from rustray.common.config import Flag
+from rustray.common.errors import ConfigError
+
+LOG_LEVEL_ENV: Final = "RUSTRAY_LOG_LEVEL"
+_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+def run(command: str, given: Mapping[str, str]) -> int:
+    """Run ``rustray head`` or ``rustray worker`` with parsed flags.
+
+    Raises:
+        RustRayError: it could not start, or failed; the message says why.
+    """
+    around = Surroundings.of_this_process()
+    loaded = load(around, path=given.get("--config"), flags=settings_of(command, given))
+    for note in loaded.notes:
+        Output().note(note)
+    _start_log(around)
+    asyncio.run(_head(loaded, around) if command == "head" else _worker(given, loaded, around))
+    return exits.OK
+
+
+def settings_of(command: str, given: Mapping[str, str]) -> dict[str, Flag]:
+    """Return ``section.key`` to flag, for the flags that are settings."""
+    return {
+        flag.setting: Flag(flag.name, given[flag.name])
+        for flag in flags.TABLES[command]
+        if flag.setting and flag.name in given
+    }
+
+
+async def _head(loaded: Loaded, around: Surroundings) -> None:
+    from rustray.head.app import run_head
+    from rustray.head.config import HeadConfig
+
+    await run_head(HeadConfig.from_config(loaded.config, state_dir(loaded.config, around)))
+
+
+async def _worker(given: Mapping[str, str], loaded: Loaded, around: Surroundings) -> None:
+    from rustray import __version__
+    from rustray.cli.access import worker_access
+    from rustray.cli.session import connected
+    from rustray.cli.worker_service import server_for
+    from rustray.worker import detect
+    from rustray.worker.agent import WorkerAgent
+    from rustray.worker.app import run_worker
+    from rustray.worker.config import WorkerConfig
+
+    _import_from_here(around)
+    try:
+        config = WorkerConfig.from_config(
+            loaded.config,
+            detected_cpus=detect.cpu_cores(),
+            detected_memory_mb=detect.memory_mb(),
+            default_name=detect.default_name(),
+        )
+    except ValueError as error:
+        raise ConfigError(f"[worker] {error}") from None
+    access = worker_access(given.get("--head"), given.get("--join"), loaded, around)
+
+    def announce(agent: WorkerAgent) -> None:
+        where = f", its service at {agent.address}" if agent.address else ""
+        write_line(
+            f"worker {agent.worker_id} works for rustray://{access.address} "
+            f"({config.cpus:g} cores, {config.memory_mb:g} MB{where})"
+        )
+        sys.stdout.flush()
+
+    async with connected(access) as head:
+        await run_worker(
+            config,
+            head,
+            serve=server_for(loaded, around),
+            head_address=access.address,
+            version=__version__,
+            on_start=announce,
+        )
+
+
+def _import_from_here(around: Surroundings) -> None:
+    # As for `python -m`: the user's modules are found in the directory of the start.
+    here = str(around.working_dir)
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+
+
+def _start_log(around: Surroundings) -> None:
+    level = around.environ.get(LOG_LEVEL_ENV, "INFO").upper()
+    if level not in _LEVELS:
+        raise ConfigError(f"{LOG_LEVEL_ENV}={level!r:.40} is none of {', '.join(_LEVELS)}")
+    logging.basicConfig(
+        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )

@@ -1,0 +1,165 @@
+"""``rustray submit``: one task for a registered function."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final
+
+import typer
+
+from rustray.cli import exits
+from rustray.cli.call import Call
+from rustray.cli.results import show_result, wait_with_progress
+from rustray.cli.tasks import TimeoutFlag
+from rustray.cli.values import (
+    is_negative_number,
+    parse_argument,
+    parse_duration,
+    parse_keyword_arguments,
+)
+from rustray.common import ids
+from rustray.common.errors import UsageProblem
+from rustray.rpc.api import SubmitItem
+from rustray.task.codec import encode_call
+from rustray.task.spec import Codec, ResourceRequirements, TaskClass, TaskSpec
+
+_FLAGS: Final = (
+    "--kwarg", "--wait", "--timeout", "--cpus", "--memory-mb", "--gpus", "--priority",
+    "--max-retries", "--run-timeout", "--task-id", "--head", "--token-file", "--state-dir",
+    "--wait-for-resources", "--ca-file", "--json", "--help",
+)  # fmt: skip
+_DEFAULT_RETRIES: Final = 3
+"""A stand-in: the head puts its own default there."""
+
+Function = Annotated[str, typer.Argument(metavar="FUNCTION", help="Name of the function.")]
+Arguments = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[ARGS]...", help="JSON where it parses as JSON, else text."),
+]
+Keywords = Annotated[
+    list[str] | None, typer.Option("--kwarg", metavar="NAME=VALUE", help="Keyword argument.")
+]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait and print the result.")]
+Cpus = Annotated[float | None, typer.Option("--cpus", help="Cores that it needs.")]
+Memory = Annotated[float | None, typer.Option("--memory-mb", help="Megabytes that it needs.")]
+Gpus = Annotated[float | None, typer.Option("--gpus", help="GPUs that it needs.")]
+Priority = Annotated[int, typer.Option("--priority", help="Higher runs first.")]
+Retries = Annotated[
+    int | None, typer.Option("--max-retries", help="Re-runs after a lost worker; -1: no limit.")
+]
+RunTimeout = Annotated[
+    str | None, typer.Option("--run-timeout", metavar="TIME", help="Limit of one attempt's run.")
+]
+Queue = Annotated[
+    bool, typer.Option("--wait-for-resources", help="Queue it though no present worker can run it.")
+]
+GivenId = Annotated[
+    str | None, typer.Option("--task-id", metavar="ID", help="Id to use; the same id runs once.")
+]
+
+
+async def submit(  # noqa: PLR0913 - a command line has as many flags as it has
+    call: Call,
+    function: Function,
+    *,
+    args: Arguments = None,
+    kwarg: Keywords = None,
+    wait: Wait = False,
+    limit: TimeoutFlag = None,
+    cpus: Cpus = None,
+    memory_mb: Memory = None,
+    gpus: Gpus = None,
+    priority: Priority = 0,
+    max_retries: Retries = None,
+    run_timeout: RunTimeout = None,
+    task_id: GivenId = None,
+    wait_for_resources: Queue = False,
+) -> int:
+    """Submit a task for a registered function, and print its id (or its result)."""
+    texts = list(args or [])
+    _refuse_unknown_flags(texts, sys.argv)
+    limit_s = parse_duration(limit, "--timeout") if limit is not None else None
+    values = [parse_argument(text, f"argument {n}") for n, text in enumerate(texts, start=1)]
+    keywords = parse_keyword_arguments(list(kwarg or []))
+    try:
+        spec = TaskSpec(
+            function,
+            values,
+            keywords,
+            _needs({"cpu_cores": cpus, "memory_mb": memory_mb, "gpus": gpus}),
+            priority=priority,
+            max_retries=max_retries,
+            timeout_s=parse_duration(run_timeout, "--run-timeout") if run_timeout else None,
+            task_id=task_id,
+            wait_for_resources=wait_for_resources,
+        )
+    except ValueError as error:
+        raise UsageProblem(str(error)) from None
+    item = item_of(spec, os.urandom(ids.PREFIX_BYTES))
+    async with call.head() as api:
+        verdict = (await api.submit([item]))[0]
+        if verdict.error is not None:
+            raise verdict.error
+        if wait or limit_s is not None:
+            result = await wait_with_progress(api, verdict.task_id, limit_s, call.output)
+            return show_result(result, call.output)
+    shown = {"task_id": verdict.task_id, "deduplicated": verdict.deduplicated}
+    call.output.value(shown, lambda out: out.text(verdict.task_id))
+    return exits.OK
+
+
+def item_of(spec: TaskSpec, prefix: bytes) -> SubmitItem:
+    """Turn a spec into a unary submit with JSON arguments.
+
+    Args:
+        spec: The task.
+        prefix: Ten random bytes for the id of a task that brings none.
+
+    Raises:
+        PayloadError: an argument cannot travel as JSON.
+    """
+    sequence = 0
+    if spec.task_id is not None:
+        prefix, sequence = ids.split_task_id(spec.task_id)
+    needs = spec.resource_requirements or ResourceRequirements()
+    task_class = TaskClass(
+        spec.function_name,
+        nargs=len(spec.args),
+        kwarg_names=tuple(sorted(spec.kwargs)),
+        resources=needs.to_set(),
+        priority=spec.priority,
+        max_retries=_DEFAULT_RETRIES if spec.max_retries is None else spec.max_retries,
+        timeout_s=spec.timeout_s or 0.0,
+        codec=Codec.JSON,
+        wait_for_resources=spec.wait_for_resources,
+    )
+    return SubmitItem(
+        prefix,
+        sequence,
+        task_class,
+        encode_call(Codec.JSON, tuple(spec.args), dict(spec.kwargs)),
+        uses_default_resources=spec.resource_requirements is None,
+        uses_default_retries=spec.max_retries is None,
+    )
+
+
+def _needs(named: Mapping[str, float | None]) -> ResourceRequirements | None:
+    given: dict[str, Any] = {name: amount for name, amount in named.items() if amount is not None}
+    return ResourceRequirements(**given) if given else None
+
+
+def _refuse_unknown_flags(texts: Sequence[str], argv: Sequence[str]) -> None:
+    # Unknown flags arrive as arguments, because -5 has to; what stands after `--` is meant so.
+    free = set(argv[argv.index("--") + 1 :]) if "--" in argv else set()
+    for text in texts:
+        if not text.startswith("-") or text == "-" or text in free or is_negative_number(text):
+            continue
+        near = difflib.get_close_matches(text.partition("=")[0], _FLAGS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageProblem(
+            f"no such option: {ascii(text)[1:-1][:60]}{hint} "
+            "(an argument that starts with - goes after --)"
+        )

@@ -1,0 +1,1 @@
+"""What a program uses to hand in tasks and to get their results."""

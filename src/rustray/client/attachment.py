@@ -1,0 +1,146 @@
+"""A session on a loop thread, connected to some head: what `init` and `Executor` stand on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Awaitable, Callable
+
+from rustray.client.connection import Connection
+from rustray.client.loop_thread import LoopThread
+from rustray.client.session import MAX_PAYLOAD_BYTES, ClientSession
+from rustray.common.errors import CommunicationError, RustRayError
+from rustray.common.resources import CPU
+from rustray.rpc.api import HeadApi
+
+Dial = Callable[[], Awaitable[HeadApi]]
+Hangup = Callable[[], Awaitable[None]]
+
+CLOSE_LIMIT_S = 10.0
+
+
+class Attachment:
+    """A `Runtime`: the session, its connection, and whatever must be closed behind them.
+
+    Attributes:
+        session: Where tasks go.
+        address: ``rustray://host:port``, or "" for an embedded cluster.
+        slots: Tasks of one core that can run at once there, as far as known.
+    """
+
+    def __init__(
+        self,
+        dial: Dial,
+        hangup: Hangup,
+        *,
+        address: str = "",
+        slots: int = 1,
+        close_reason: str = "rustray was shut down before this task ended",
+        timeout_s: float | None = None,
+        max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+    ) -> None:
+        """Connect.
+
+        Args:
+            dial: Makes the head's api, on the loop thread.
+            hangup: Closes what ``dial`` made, also after it failed half-way.
+            address: For messages.
+            slots: See the class.
+            close_reason: What unfinished tasks say after `close`.
+            timeout_s: Limit of ``dial`` and the first connection together.
+            max_payload_bytes: Most that the way to the head can carry as one item.
+
+        Raises:
+            RustRayError: no head, or it does not let us in; nothing is left behind.
+        """
+        self.address = address
+        self.slots = slots
+        self._hangup = hangup
+        self._close_reason = close_reason
+        self._max_payload_bytes = max_payload_bytes
+        self._thread = LoopThread()
+        self._api: HeadApi | None = None
+        self._connection: Connection | None = None
+        self._is_foreign = False
+        try:
+            self.session = self._thread.call(self._open(dial, timeout_s))
+        except BaseException:
+            self._stop()
+            raise
+        _live.add(self)
+
+    def close(self) -> None:
+        """Fail what is unfinished, close connection and cluster, end the thread; idempotent."""
+        if self._is_foreign:
+            return
+        self._stop()
+
+    def after_fork(self) -> None:
+        """Make the copy in a forked child refuse work: its threads and sockets are not there."""
+        self._is_foreign = True
+        self.session.after_fork(
+            RustRayError(
+                "this belongs to the process that this one was forked from; "
+                "call rustray.init() (or make a new Executor) here, and hand the task in again"
+            )
+        )
+
+    def count_slots(self) -> int:
+        """Ask the cluster how many tasks of one core its workers can run at once, at least 1."""
+        api = self._api
+        if self.address and api is not None:
+            # A token that may submit need not be allowed to look.
+            with contextlib.suppress(RustRayError, TimeoutError):
+                status = self._thread.call(api.status(), CLOSE_LIMIT_S)
+                self.slots = max(int(status.resources.get(CPU, 1)), 1)
+        return self.slots
+
+    async def _open(self, dial: Dial, timeout_s: float | None) -> ClientSession:
+        connection = self._connection = Connection()
+        try:
+            async with asyncio.timeout(timeout_s):
+                api = self._api = await dial()
+                session = ClientSession(
+                    connection.rouse, self._thread.thread_id, self._max_payload_bytes
+                )
+                await connection.open(api, session)
+        except TimeoutError:
+            where = self.address or "the embedded cluster"
+            raise CommunicationError(
+                f"{where} was not ready after {timeout_s:g} s; is the head overloaded or not "
+                "reachable?"
+            ) from None
+        return session
+
+    def _stop(self) -> None:
+        if not self._thread.is_running:
+            return
+        try:
+            # What hangs there hangs in a daemon thread: the program must be able to end.
+            with contextlib.suppress(TimeoutError):
+                self._thread.call(self._close(), CLOSE_LIMIT_S)
+        finally:
+            self._thread.stop()
+            _live.discard(self)
+
+    async def _close(self) -> None:
+        session = getattr(self, "session", None)
+        if session is not None:
+            session.close(CommunicationError(self._close_reason))
+        if self._connection is not None:
+            await self._connection.close()
+        await self._hangup()
+
+
+# Strong: in a forked child the last other reference may go before `_after_fork_in_child` runs.
+_live: set[Attachment] = set()
+
+
+def _after_fork_in_child() -> None:
+    for attachment in list(_live):
+        attachment.after_fork()
+    _live.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,156 @@
+"""Keeps a session connected: the stream's frame numbers, and the way back after a loss."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Final
+
+from rustray.client.session import ClientSession
+from rustray.common.errors import (
+    AuthenticationError,
+    AuthorizationError,
+    CommunicationError,
+    ConfigError,
+    RustRayError,
+)
+from rustray.rpc.api import HeadApi, Link
+from rustray.task.frames import ClientFrame, HeadFrame
+
+BACKOFF_FIRST_S: Final = 0.2
+BACKOFF_CAP_S: Final = 10.0
+ACK_DELAY_S: Final = 0.05
+"""An ack that no submission carries goes alone after this time: the head then frees results."""
+
+
+class _Stream:
+    """The pump of one stream; a new connection has a new one.
+
+    Frames count from 1 in each direction. A duplicate is dropped; a gap means that the
+    stream lost something, so it is closed and the next one asks again.
+    """
+
+    def __init__(self, session: ClientSession) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[RustRayError | None] = self._loop.create_future()
+        self.link: Link | None = None
+        self._session = session
+        self._defined: set[int] = set()
+        self._sent = 0
+        self._received = 0
+        self._acked = 0
+        self._is_ack_ripe = False
+        self._ack_timer: asyncio.TimerHandle | None = None
+
+    def next_frame(self) -> ClientFrame | None:
+        frame = ClientFrame()
+        while not self._session.fill(frame, self._defined):
+            if self._session.rest():
+                if not self._is_ack_ripe:
+                    return None
+                break
+        self._sent += 1
+        self._acked = self._received
+        self._is_ack_ripe = False
+        frame.number = self._sent
+        frame.ack = self._received
+        return frame
+
+    def on_frame(self, frame: HeadFrame) -> None:
+        if self.lost.done() or frame.number <= self._received:
+            return
+        if frame.number != self._received + 1:
+            self._lose(CommunicationError("the head's stream lost a frame"))
+            return
+        self._received = frame.number
+        self._session.apply(frame)
+        if self._ack_timer is None:
+            self._ack_timer = self._loop.call_later(ACK_DELAY_S, self._ripen)
+
+    def on_closed(self, error: RustRayError | None) -> None:
+        self._lose(error)
+
+    def _lose(self, error: RustRayError | None) -> None:
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+        if not self.lost.done():
+            self.lost.set_result(error)
+
+    def _ripen(self) -> None:
+        self._ack_timer = None
+        if self._acked < self._received and self.link is not None and not self.lost.done():
+            self._is_ack_ripe = True
+            self.link.wake()
+
+
+class Connection:
+    """Connects a session to a head, again and again, until it is closed.
+
+    All methods but `rouse` belong to the loop thread.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stream: _Stream | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    def rouse(self) -> None:
+        """Say, from any thread, that the session has something to send."""
+        self._loop.call_soon_threadsafe(self._wake)
+
+    async def open(self, api: HeadApi, session: ClientSession) -> None:
+        """Connect for the first time, and keep connected from then on.
+
+        Raises:
+            RustRayError: the head is not there, or does not let us in.
+        """
+        stream = await self._dial(api, session)
+        self._keeper = self._loop.create_task(self._keep(api, session, stream))
+
+    async def close(self) -> None:
+        """End the stream; the session itself is closed by its owner."""
+        self._is_closed = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        stream, self._stream = self._stream, None
+        if stream is not None and stream.link is not None:
+            await stream.link.close()
+
+    def _wake(self) -> None:
+        if self._stream is not None and self._stream.link is not None:
+            self._stream.link.wake()
+
+    async def _dial(self, api: HeadApi, session: ClientSession) -> _Stream:
+        session.restart()
+        stream = _Stream(session)
+        self._stream = stream
+        stream.link = await api.open_client_stream(session.prefix, stream)
+        stream.link.wake()
+        return stream
+
+    async def _keep(self, api: HeadApi, session: ClientSession, stream: _Stream) -> None:
+        while True:
+            error = await stream.lost
+            attempt = 0
+            while True:
+                if _is_final(error):
+                    assert error is not None
+                    session.close(error)
+                    return
+                cap = min(BACKOFF_CAP_S, BACKOFF_FIRST_S * 2**attempt)
+                await asyncio.sleep(random.uniform(0, cap))  # noqa: S311 - jitter, no secret
+                attempt = min(attempt + 1, 16)
+                if stream.link is not None:
+                    await stream.link.close()
+                try:
+                    stream = await self._dial(api, session)
+                    break
+                except RustRayError as refused:
+                    error = refused
+
+
+def _is_final(error: RustRayError | None) -> bool:
+    """Say whether coming back cannot help: the head is there and refuses us."""
+    return isinstance(error, AuthenticationError | AuthorizationError | ConfigError)

@@ -1,0 +1,295 @@
+"""The program's one session: `init`, `shutdown`, and the calls that take references."""
+
+from __future__ import annotations
+
+import atexit
+import importlib
+import os
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, TypeVar, overload
+
+from rustray.client import waiting
+from rustray.client.refs import TaskRef
+from rustray.client.session import ClientSession
+
+T = TypeVar("T")
+
+current_session: ClientSession | None = None
+"""The session of `init`; read on the hot path, written under ``_lock``."""
+
+_runtime: Runtime | None = None
+_lock = threading.RLock()
+_was_forked = False
+
+# By name: the embedded cluster is made of head, worker and client, so it stands above them.
+_RUNTIME_MODULE = "rustray.runtime"
+
+
+class Runtime(Protocol):
+    """What stands behind a session: an embedded cluster, or a connection to a head.
+
+    Attributes:
+        session: Where tasks go.
+        address: ``rustray://host:port``, or "" for an embedded cluster.
+    """
+
+    session: ClientSession
+    address: str
+
+    def count_slots(self) -> int:
+        """Ask how many tasks of one core can run at once."""
+
+    def close(self) -> None:
+        """Stop everything; idempotent, bounded in time, from any thread but the loop's."""
+
+
+class Context:
+    """What `init` returns: ``with rustray.init(): ...`` ends in a `shutdown`.
+
+    Attributes:
+        address: ``rustray://host:port``, or "" for an embedded cluster.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.address = runtime.address
+
+    def __enter__(self) -> Context:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        _shutdown(self._runtime)
+
+    def __repr__(self) -> str:
+        return f"<rustray {self.address or 'embedded cluster'}>"
+
+
+def init(
+    address: str | None = None,
+    *,
+    num_cpus: int | None = None,
+    memory_mb: int | None = None,
+    token: str | None = None,
+    ca_file: str | os.PathLike[str] | None = None,
+    connect_timeout_s: float = 10.0,
+    ignore_reinit_error: bool = False,
+) -> Context:
+    """Start an embedded cluster, or connect to a head.
+
+    Args:
+        address: ``rustray://host:port``; None takes ``RUSTRAY_ADDRESS``, and without that
+            an embedded cluster: head and worker in this process, executors as children.
+        num_cpus: Slots of the embedded cluster; None takes the machine's.
+        memory_mb: Memory of the embedded cluster; None takes the machine's.
+        token: Access token; None takes ``RUSTRAY_TOKEN``, ``RUSTRAY_TOKEN_FILE``, or the
+            local state directory's.
+        ca_file: The head's CA certificate; None takes the local state directory's.
+        connect_timeout_s: How long to wait for the head.
+        ignore_reinit_error: Return the present context if there is one.
+
+    Raises:
+        RuntimeError: it has been called already.
+        HeadUnavailable: no head answers.
+        AuthenticationError: the token is not good.
+        ValueError: a value is out of range.
+    """
+    global _runtime, current_session, _was_forked
+    refuse_in_executor()
+    with _lock:
+        if _runtime is not None:
+            if ignore_reinit_error:
+                return Context(_runtime)
+            raise RuntimeError(
+                "rustray.init() has been called already; call rustray.shutdown() first, or pass "
+                "ignore_reinit_error=True"
+            )
+        _was_forked = False
+        address = address or os.environ.get("RUSTRAY_ADDRESS") or None
+        _runtime = start_runtime(
+            address,
+            num_cpus=num_cpus,
+            memory_mb=memory_mb,
+            token=token,
+            ca_file=ca_file,
+            connect_timeout_s=connect_timeout_s,
+        )
+        current_session = _runtime.session
+        return Context(_runtime)
+
+
+def start_runtime(address: str | None, **settings: Any) -> Runtime:
+    """Start what `init` and `Executor` stand on; see `init` for the settings.
+
+    Raises:
+        ValueError: a setting that only embedded clusters or only connections have.
+    """
+    module = importlib.import_module(_RUNTIME_MODULE)
+    runtime: Runtime = module.start(address, **settings)
+    return runtime
+
+
+def current_runtime() -> Runtime | None:
+    """Return what `init` started, or None."""
+    return _runtime
+
+
+def is_initialized() -> bool:
+    """Say whether `init` (or a first ``.remote()``) has been called, and `shutdown` not yet."""
+    return _runtime is not None
+
+
+def shutdown() -> None:
+    """Close the session and stop the embedded cluster; without one it does nothing."""
+    _shutdown(None)
+
+
+def _shutdown(expected: Runtime | None) -> None:
+    global _runtime, current_session
+    with _lock:
+        runtime = _runtime
+        if runtime is None or (expected is not None and runtime is not expected):
+            return
+        _runtime = None
+        current_session = None
+        runtime.close()
+
+
+def ensure_session() -> ClientSession:
+    """Return the program's session; the first call without `init` starts an embedded cluster.
+
+    Raises:
+        RuntimeError: in a process that was forked from one with a session.
+    """
+    session = current_session
+    if session is not None:
+        return session
+    if _was_forked:
+        raise RuntimeError(
+            "this process was forked from one that used rustray: its session stayed with the "
+            "parent; call rustray.init() here to get one of its own"
+        )
+    init(ignore_reinit_error=True)
+    assert current_session is not None
+    return current_session
+
+
+@overload
+def get(refs: TaskRef[T], *, timeout: float | None = None) -> T: ...
+@overload
+def get(refs: Sequence[TaskRef[T]], *, timeout: float | None = None) -> list[T]: ...
+def get(refs: Any, *, timeout: float | None = None) -> Any:
+    """Wait for tasks and return their values, in the order of the references.
+
+    Args:
+        refs: One reference, or a list of them.
+        timeout: Seconds to wait for all of them together; None waits for ever.
+
+    Raises:
+        GetTimeout: the time passed; the tasks go on.
+        TaskExecutionFailed: a task's code raised; the error is also an instance of the class
+            of the user's exception. Raised as soon as one of the tasks fails.
+        TaskCancelled, TaskTimeout, WorkerLost, TaskPoisoned: a task ended so.
+    """
+    if isinstance(refs, TaskRef):
+        return waiting.get_one(refs, timeout)
+    return waiting.get_many(_as_list(refs), timeout)
+
+
+@overload
+async def aget(refs: TaskRef[T], *, timeout: float | None = None) -> T: ...  # noqa: ASYNC109
+@overload
+async def aget(
+    refs: Sequence[TaskRef[T]],
+    *,
+    timeout: float | None = None,  # noqa: ASYNC109
+) -> list[T]: ...
+async def aget(refs: Any, *, timeout: float | None = None) -> Any:  # noqa: ASYNC109 - as in get
+    """`get` for coroutines; being cancelled leaves the tasks alone."""
+    if isinstance(refs, TaskRef):
+        return (await waiting.aget_many([refs], timeout))[0]
+    return await waiting.aget_many(_as_list(refs), timeout)
+
+
+def wait(
+    refs: Sequence[TaskRef[T]], *, num_returns: int = 1, timeout: float | None = None
+) -> tuple[list[TaskRef[T]], list[TaskRef[T]]]:
+    """Wait until ``num_returns`` tasks have ended, however they did.
+
+    Args:
+        refs: Different references.
+        num_returns: How many to wait for.
+        timeout: Seconds to wait; None waits for ever, 0 only looks.
+
+    Returns:
+        (at most ``num_returns`` that have ended, the others), each in the order of ``refs``.
+
+    Raises:
+        ValueError: more asked for than there are, or a reference twice.
+    """
+    return waiting.wait_some(_as_list(refs), num_returns, timeout)
+
+
+async def await_(
+    refs: Sequence[TaskRef[T]],
+    *,
+    num_returns: int = 1,
+    timeout: float | None = None,  # noqa: ASYNC109 - twin of wait
+) -> tuple[list[TaskRef[T]], list[TaskRef[T]]]:
+    """`wait` for coroutines."""
+    return await waiting.await_some(_as_list(refs), num_returns, timeout)
+
+
+def cancel(
+    refs: TaskRef[Any] | Sequence[TaskRef[Any]], *, force: bool = False, recursive: bool = True
+) -> None:
+    """Cancel tasks; `get` then raises `TaskCancelled`. Those that ended stay as they are.
+
+    Args:
+        refs: One reference, or a list of them.
+        force: Kill the executor of a task that runs, instead of interrupting it.
+        recursive: Taken for compatibility: tasks cannot start tasks in this version.
+    """
+    by_owner: dict[Any, list[TaskRef[Any]]] = {}
+    for ref in [refs] if isinstance(refs, TaskRef) else _as_list(refs):
+        by_owner.setdefault(ref._batch.owner, []).append(ref)
+    for owner, own in by_owner.items():
+        owner.cancel(own, force=force)
+
+
+def _as_list(refs: Iterable[Any]) -> list[TaskRef[Any]]:
+    try:
+        found = list(refs)
+    except TypeError:
+        raise TypeError(f"expected task references, not {type(refs).__name__}") from None
+    for ref in found:
+        if type(ref) is not TaskRef:
+            raise TypeError(f"expected task references, not {type(ref).__name__}: {ref!r:.80}")
+    return found
+
+
+def refuse_in_executor() -> None:
+    """Refuse to start a cluster inside a task.
+
+    Raises:
+        RuntimeError: this is an executor process.
+    """
+    if "rustray.worker.child" in sys.modules:
+        raise RuntimeError(
+            "a task cannot start tasks in this version: hand them in from the program itself"
+        )
+
+
+def _after_fork_in_child() -> None:
+    """Leave the session to the parent: its threads and sockets are not ours."""
+    global _runtime, current_session, _was_forked, _lock
+    _lock = threading.RLock()
+    if _runtime is None:
+        return
+    _runtime = current_session = None
+    _was_forked = True
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+atexit.register(shutdown)

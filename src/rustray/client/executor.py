@@ -1,0 +1,465 @@
+"""`rustray.Executor`: the standard library's executor, on a cluster.
+
+Futures are real `concurrent.futures.Future` objects. A future whose task has been handed to the
+cluster counts as running and cannot be cancelled any more, as in `ProcessPoolExecutor`; so
+no more tasks are handed over than keep the cluster busy for some tens of milliseconds
+(`Window`), and the rest waits here, where ``cancel()`` is certain.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import itertools
+import os
+import queue
+import secrets
+import sys
+import threading
+import time
+import types
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, CancelledError, Future
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeVar
+
+from rustray.client import context
+from rustray.client.calls import Anything, Chunk, Initialized
+from rustray.client.failures import original_exception
+from rustray.client.options import function_name, let_module_travel, pickle_function, task_class
+from rustray.client.refs import SUCCEEDED, ClassEntry, Failure, TaskRef
+from rustray.common.errors import (
+    PayloadError,
+    RustRayError,
+    TaskCancelled,
+    TaskPoisoned,
+    WorkerLost,
+)
+from rustray.task.codec import encode_call
+from rustray.task.spec import Codec
+
+T = TypeVar("T")
+
+_MAX_WINDOW: Final = 8_192
+_BUSY_S: Final = 0.05
+_INITIALIZER_FAILED: Final = "rustray.client.calls.InitializerFailed"
+# A bigger result is decoded beside the loop thread, which has heartbeats to send.
+_BIG_RESULT_BYTES: Final = 64 << 10
+
+
+class _Work(NamedTuple):
+    future: Future[Any]
+    entry: ClassEntry
+    payload: bytes
+
+
+class Window:
+    """How many tasks may be with the cluster at once.
+
+    Grows while a windowful ends within 50 ms, shrinks while it takes over 200 ms: about as
+    much work as hides the round trip, and never less than twice the slots.
+    """
+
+    def __init__(self, slots: int, is_strict: bool) -> None:
+        self.size = slots if is_strict else 2 * slots
+        self._floor = self.size
+        self._is_strict = is_strict
+        self._done = 0
+        self._since = 0.0
+
+    def ended(self, now: float) -> None:
+        """Count one ended task."""
+        self._done += 1
+        if self._is_strict or self._done < self.size:
+            return
+        took_s = now - self._since
+        if took_s < _BUSY_S:
+            self.size = min(self.size * 2, _MAX_WINDOW)
+        elif took_s > 4 * _BUSY_S:
+            self.size = max(self.size // 2, self._floor)
+        self.restart(now)
+
+    def restart(self, now: float) -> None:
+        """Begin to measure: the window has just been used after idling, or changed."""
+        self._done = 0
+        self._since = now
+
+
+class Executor(concurrent.futures.Executor):
+    """A `concurrent.futures.Executor` whose calls run in a cluster.
+
+    Exceptions come as the user raised them, with the remote traceback as ``__cause__``. When
+    an executor process dies under a call, that call's future gets a `BrokenExecutor`
+    (`BrokenProcessPool`, to be exact) and all others go on. On a cluster, calls of a lost
+    worker run again (3 times); on this machine, as in the standard library, nothing runs twice.
+
+    Args:
+        address: ``rustray://host:port``; None takes ``RUSTRAY_ADDRESS``, else the session of
+            `rustray.init` if there is one, else an embedded cluster of its own.
+        max_workers: Slots of the embedded cluster, or limit of calls at once on a cluster; None
+            takes all there are.
+        initializer: Called in each executor process before its first call.
+        initargs: Its arguments.
+
+    Raises:
+        ValueError: ``max_workers`` is not positive.
+        TypeError: ``initializer`` is not callable.
+        HeadUnavailable: no head answers at the address.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        max_workers: int | None = None,
+        initializer: Callable[..., Any] | None = None,
+        initargs: tuple[Any, ...] = (),
+    ) -> None:
+        if max_workers is not None and max_workers <= 0:
+            raise ValueError("max_workers must be greater than 0")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        context.refuse_in_executor()
+        self._runtime, is_own = _runtime_for(address, max_workers)
+        self._session = self._runtime.session
+        self._max_workers = max_workers or self._runtime.count_slots()
+        is_embedded = not self._runtime.address
+        self._retries = 0 if is_embedded else 3
+        is_strict = max_workers is not None and not (is_own and is_embedded)
+        self._window = Window(self._max_workers, is_strict)
+        self._initializer = (initializer, initargs) if initializer is not None else None
+        self._token = secrets.token_bytes(16)
+        self._broken: str | None = None
+        self._is_shutdown = False
+        self._frees_itself = False
+        self._lock = threading.Lock()
+        self._drained = threading.Condition(self._lock)
+        self._pending: deque[_Work] = deque()
+        self._in_flight = 0
+        self._entries: dict[tuple[Any, bool], ClassEntry] = {}
+        self._resolver: _Resolver | None = None
+        self._finalizer = weakref.finalize(self, _close_beside, self._runtime) if is_own else None
+        _live.add(self)
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Schedule ``fn(*args, **kwargs)``; its arguments are pickled before this returns.
+
+        Raises:
+            RuntimeError: after `shutdown`, or while the interpreter ends.
+            BrokenExecutor: the initializer failed.
+        """
+        future: Future[T] = Future()
+        try:
+            entry, call_args = self._entry_of(fn, args)
+            payload = encode_call(Codec.PICKLE, call_args, kwargs)
+        except Exception as error:
+            with self._lock:
+                self._check_open()
+            future.set_exception(error)
+            return future
+        with self._lock:
+            self._check_open()
+            self._pending.append(_Work(future, entry, payload))
+            ready = self._hand_over()
+        _run_all(ready)
+        return future
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+    ) -> Iterator[T]:
+        """Like the built-in ``map``, with all calls submitted at once and results in order.
+
+        Args:
+            fn: Called with one item of each iterable.
+            *iterables: Read to the end before this returns.
+            timeout: Seconds from this call after which an unfinished result raises
+                TimeoutError.
+            chunksize: Calls that travel together as one task.
+
+        Raises:
+            ValueError: ``chunksize`` is below 1.
+        """
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if chunksize == 1:
+            return super().map(fn, *iterables, timeout=timeout)
+        calls = zip(*iterables, strict=False)
+        chunks = iter(lambda: list(itertools.islice(calls, chunksize)), [])
+        return _flatten(super().map(_ChunkOf(fn), chunks, timeout=timeout))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls, and free the embedded cluster when the last one has ended.
+
+        Args:
+            wait: Return only then.
+            cancel_futures: Cancel all calls that have not been handed to the cluster.
+        """
+        cancelled: list[Future[Any]] = []
+        with self._lock:
+            self._is_shutdown = True
+            if cancel_futures:
+                cancelled = [work.future for work in self._pending]
+                self._pending.clear()
+        for future in cancelled:
+            if future.cancel():
+                future.set_running_or_notify_cancel()
+        with self._lock:
+            if not wait and (self._in_flight or self._pending):
+                self._frees_itself = True
+                return
+            while self._in_flight or self._pending:
+                self._drained.wait()
+        self._release(beside=not wait)
+
+    def __repr__(self) -> str:
+        where = self._runtime.address or "embedded cluster"
+        return f"<rustray.Executor on {where}, {self._max_workers} workers>"
+
+    def _check_open(self) -> None:
+        if self._broken is not None:
+            raise _broken_pool(self._broken)
+        if self._is_shutdown:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        if _is_exiting:
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+        if self._session.broken is not None:
+            raise RuntimeError(str(self._session.broken))
+
+    def _entry_of(
+        self, fn: Callable[..., Any], args: tuple[Any, ...]
+    ) -> tuple[ClassEntry, tuple[Any, ...]]:
+        """Return the task class for a function and what to send as arguments.
+
+        A function that has a name in its module travels once. Anything else (lambdas, bound
+        methods, partials) may carry state that changes from call to call: it travels with
+        the arguments.
+        """
+        is_chunk = type(fn) is _ChunkOf
+        target = fn.fn if isinstance(fn, _ChunkOf) else fn
+        if not _is_named(target):
+            if is_chunk:
+                args = (Chunk(target), *args)
+                is_chunk = False
+            else:
+                args = (target, *args)
+            target = Anything
+        entry = self._entries.get((target, is_chunk))
+        if entry is None:
+            entry = self._entries[target, is_chunk] = self._define(target, is_chunk)
+        return entry, args
+
+    def _define(self, target: Any, is_chunk: bool) -> ClassEntry:
+        called: Any = Anything() if target is Anything else target
+        for travels in (target, *(self._initializer or ())[:1]):
+            let_module_travel(travels)
+        name = "call" if target is Anything else function_name(target)
+        if is_chunk:
+            called = Chunk(called)
+        if self._initializer is not None:
+            called = Initialized(self._token, *self._initializer, called)
+        code, code_hash = pickle_function(called)
+        options = {"name": name, "max_retries": self._retries, "executor": "process"}
+        return self._session.define(task_class(called, code_hash, options), code)
+
+    def _hand_over(self) -> list[Callable[[], None]]:
+        """Hand tasks to the cluster up to the window; the lock is held.
+
+        Returns:
+            What to do without the lock: resolve futures that have ended already.
+        """
+        ready: list[Callable[[], None]] = []
+        if self._pending and not self._in_flight:
+            self._window.restart(time.monotonic())
+        while self._pending and self._in_flight < self._window.size:
+            future, entry, payload = self._pending.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                ref = self._session.submit(entry, payload)
+                is_watched = ref.watch(partial(self._ended, future))
+            except RustRayError as closed:
+                ready.append(partial(future.set_exception, closed))
+                continue
+            self._in_flight += 1
+            if not is_watched:
+                ready.append(partial(self._resolve, future, ref))
+        if not self._in_flight and not self._pending:
+            self._drained.notify_all()
+        return ready
+
+    def _ended(self, future: Future[Any], ref: TaskRef[Any]) -> None:
+        """Take an outcome, on the loop thread."""
+        # A user's callback may do anything, also block: not on the loop thread.
+        size = len(ref._data) if type(ref._data) is bytes else 0
+        if future._done_callbacks or size > _BIG_RESULT_BYTES:  # type: ignore[attr-defined]
+            if self._resolver is None:
+                self._resolver = _Resolver()
+            self._resolver.put(partial(self._resolve, future, ref))
+        else:
+            self._resolve(future, ref)
+
+    def _resolve(self, future: Future[Any], ref: TaskRef[Any]) -> None:
+        """Set the future, then hand over what its end makes room for."""
+        if ref._state == SUCCEEDED:
+            try:
+                future.set_result(ref.outcome())
+            except PayloadError as undecodable:
+                future.set_exception(undecodable)
+        else:
+            future.set_exception(self._error_of(ref))
+        del future
+        with self._lock:
+            self._in_flight -= 1
+            self._window.ended(time.monotonic())
+            ready = self._hand_over()
+            is_last = self._frees_itself and not self._in_flight and not self._pending
+        _run_all(ready)
+        if is_last:
+            self._release(beside=True)
+
+    def _error_of(self, ref: TaskRef[Any]) -> BaseException:
+        error = ref.error()
+        data = ref._data
+        if isinstance(data, Failure):
+            original = original_exception(data.payload, ref._batch.entry.task_class.codec)
+            if getattr(error, "error_type", "") == _INITIALIZER_FAILED:
+                self._break(f"the initializer failed in an executor process: {error}")
+                return _broken_pool(self._broken or str(error), original)
+            if original is not None:
+                return original
+        if isinstance(error, WorkerLost | TaskPoisoned):
+            return _broken_pool(str(error), error)
+        if isinstance(error, TaskCancelled):
+            return CancelledError(str(error))
+        return error
+
+    def _break(self, reason: str) -> None:
+        """Refuse everything from now on."""
+        with self._lock:
+            self._broken = self._broken or reason
+            waiting = [work.future for work in self._pending]
+            self._pending.clear()
+        for future in waiting:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(_broken_pool(reason))
+
+    def _release(self, *, beside: bool) -> None:
+        """Close the embedded cluster; beside: not in this thread, which may be its own."""
+        if self._resolver is not None:
+            self._resolver.stop()
+        if self._finalizer is None or self._finalizer.detach() is None:
+            return
+        if beside:
+            _close_beside(self._runtime)
+        else:
+            self._runtime.close()
+
+    def wait_idle(self) -> None:
+        """Wait until every submitted call has ended."""
+        with self._lock:
+            while (self._in_flight or self._pending) and self._session.broken is None:
+                self._drained.wait(1.0)
+
+
+class _ChunkOf:
+    """Marks a function whose calls come in chunks; never travels itself."""
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        self.fn = fn
+
+    def __call__(self, chunk: list[tuple[Any, ...]]) -> list[Any]:
+        return [self.fn(*args) for args in chunk]
+
+
+class _Resolver:
+    """A thread that sets results which could block, one after the other."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="rustray-callbacks", daemon=True)
+        self._thread.start()
+
+    def put(self, work: Callable[[], None]) -> None:
+        self._queue.put(work)
+
+    def stop(self) -> None:
+        """End after what is queued; what comes later is not run."""
+        self._queue.put(None)
+
+    def _run(self) -> None:
+        while (work := self._queue.get()) is not None:
+            work()
+            del work
+
+
+def _runtime_for(address: str | None, max_workers: int | None) -> tuple[context.Runtime, bool]:
+    """Return (where calls run, whether it belongs to this executor)."""
+    if address is None:
+        present = context.current_runtime()
+        if present is not None:
+            return present, False
+        address = os.environ.get("RUSTRAY_ADDRESS") or None
+    if address is None:
+        return context.start_runtime(None, num_cpus=max_workers), True
+    return context.start_runtime(address), True
+
+
+def _is_named(fn: Any) -> bool:
+    """Say whether the function is found under its own name in its module."""
+    if not isinstance(fn, types.FunctionType | types.BuiltinFunctionType | type):
+        return False
+    found: Any = sys.modules.get(getattr(fn, "__module__", None) or "")
+    for part in fn.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is fn
+
+
+def _broken_pool(reason: str, cause: BaseException | None = None) -> BrokenExecutor:
+    # Imported late: it loads multiprocessing, which only a failure is worth.
+    from concurrent.futures.process import BrokenProcessPool
+
+    error = BrokenProcessPool(reason)
+    error.__cause__ = cause
+    return error
+
+
+def _flatten(lists: Iterator[list[T]]) -> Iterator[T]:
+    """Yield the items of the lists without keeping what was yielded."""
+    for items in lists:
+        items.reverse()
+        while items:
+            yield items.pop()
+
+
+def _run_all(work: list[Callable[[], None]]) -> None:
+    for run in work:
+        run()
+
+
+def _close_beside(runtime: context.Runtime) -> None:
+    """Close a runtime from a thread that is neither the caller's nor its own."""
+    threading.Thread(target=runtime.close, name="rustray-close", daemon=False).start()
+
+
+_live: weakref.WeakSet[Executor] = weakref.WeakSet()
+_is_exiting = False
+
+
+def _finish_at_exit() -> None:
+    """Let submitted calls end before the interpreter does, as the standard library does."""
+    global _is_exiting
+    _is_exiting = True
+    for executor in list(_live):
+        executor.wait_idle()
+        executor.shutdown()
+
+
+with contextlib.suppress(RuntimeError):  # imported while the interpreter ends
+    # The one hook that runs before daemon threads stop; `concurrent.futures` uses it as well.
+    threading._register_atexit(_finish_at_exit)  # type: ignore[attr-defined]

@@ -1,0 +1,196 @@
+"""What a session has handed in and not yet got back, and how outcomes find their references.
+
+`Ledger` runs on the session's loop thread, except for `add`. Outcomes come as ranges of
+sequences; the batch that holds them is found by bisection, and the references get their payloads in
+one tight loop. A false or repeated message of the head concerns no unfinished task, and is
+ignored.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from bisect import bisect_right
+from collections.abc import Iterator
+from typing import Any, Final, cast
+
+from rustray.client.failures import error_from_code
+from rustray.client.refs import CANCELLED, FAILED, SUCCEEDED, Batch, Callback, Failure, TaskRef
+from rustray.client.waiters import Arrivals
+from rustray.common.errors import RustRayError, TaskCancelled, TaskNotFound
+from rustray.common.ids import task_id
+from rustray.task.frames import HeadFrame, Outcome, TaskRange
+
+_MIN_RETIRED: Final = 64
+
+
+class Ledger:
+    """The sealed batches of a session, by first sequence.
+
+    Invariant: ``_firsts`` is sorted and parallel to ``_batches``; a batch without unfinished
+    tasks (*retired*) holds nothing, and retired ones are never the greater part for long.
+    """
+
+    def __init__(self, prefix: bytes, lock: threading.Lock, arrivals: Arrivals) -> None:
+        self._prefix = prefix
+        self._lock = lock
+        self._arrivals = arrivals
+        self._firsts: list[int] = []
+        self._batches: list[Batch] = []
+        self._retired = 0
+
+    def add(self, batch: Batch) -> None:
+        """Append a batch that has just been sealed; the session's lock is held."""
+        self._firsts.append(batch.first)
+        self._batches.append(batch)
+
+    def unfinished(self) -> list[Batch]:
+        """Return the batches that still wait for an outcome, oldest first."""
+        return [batch for batch in self._batches if batch.unfinished]
+
+    def apply(self, frame: HeadFrame) -> None:
+        """Take what the head says."""
+        for accepted in frame.accepted:
+            for batch, low, high in self._spans(accepted.first, accepted.count):
+                _settle(batch, low, high)
+        for refused in frame.rejected:
+            error = error_from_code(refused.code, refused.message)
+            for batch, low, high in self._spans(refused.first, refused.count):
+                _settle(batch, low, high)
+                self.fail(batch, low, high, error)
+        for outcome in frame.outcomes:
+            if outcome.state.is_terminal:
+                self._finish(outcome)
+        for lost in frame.unknown:
+            for batch, low, high in self._spans(lost.first, lost.count):
+                self._fail_lost(batch, low, high)
+        self._arrivals.wake()
+
+    def fail(self, batch: Batch, low: int, high: int, error: RustRayError) -> None:
+        """End tasks here, without the head."""
+        refs = batch.refs[low:high]
+        batch.refs[low:high] = [None] * len(refs)
+        state = CANCELLED if isinstance(error, TaskCancelled) else FAILED
+        for ref in refs:
+            if ref is not None:
+                ref._data = error
+                ref._state = state
+        self._ended(batch, low, refs, state)
+
+    def _spans(self, first: int, count: int) -> list[tuple[Batch, int, int]]:
+        """Cut a range of sequences into (batch, low, high) of batches that are not retired."""
+        stop = first + count
+        index = max(bisect_right(self._firsts, first) - 1, 0)
+        found: list[tuple[Batch, int, int]] = []
+        while index < len(self._firsts) and self._firsts[index] < stop:
+            batch = self._batches[index]
+            low = max(first - batch.first, 0)
+            high = min(stop - batch.first, batch.size)
+            if low < high and batch.unfinished:
+                found.append((batch, low, high))
+            index += 1
+        return found
+
+    def _finish(self, outcome: Outcome) -> None:
+        payloads = outcome.payloads
+        state = int(outcome.state)
+        for batch, low, high in self._spans(outcome.first, len(payloads)):
+            start = batch.first + low - outcome.first
+            column = payloads.slice(start, start + high - low)
+            refs = batch.refs[low:high]
+            batch.refs[low:high] = [None] * (high - low)
+            if state == SUCCEEDED:
+                # The hottest loop of a client: one pass per result.
+                for ref, payload in zip(refs, column):  # noqa: B905 - equal by construction
+                    if ref is not None:
+                        ref._data = payload
+                        ref._state = state  # last, for other threads look at it first
+            else:
+                for ref, payload in zip(refs, column, strict=True):
+                    if ref is not None:
+                        ref._data = Failure(payload, outcome.worker_id, outcome.attempts)
+                        ref._state = state
+            self._ended(batch, low, refs, state)
+
+    def _fail_lost(self, batch: Batch, low: int, high: int) -> None:
+        for index in range(low, high):
+            # What is not acked goes out again by itself: it is not lost.
+            if batch.refs[index] is None or index not in batch.settled:
+                continue
+            name = task_id(self._prefix, batch.first + index)
+            error = TaskNotFound(
+                f"the head does not know task {name} any more: the head restarted without its "
+                "state, or the result has expired; submit the task again"
+            )
+            self.fail(batch, index, index + 1, error)
+            if not batch.unfinished:
+                return
+
+    def _ended(self, batch: Batch, low: int, refs: list[TaskRef[Any] | None], state: int) -> None:
+        if None in refs:
+            ended = [ref for ref in refs if ref is not None]
+        else:
+            ended = cast("list[TaskRef[Any]]", refs)
+        if not ended:
+            return
+        batch.unfinished -= len(ended)
+        self._arrivals.finished += len(ended)
+        if state != SUCCEEDED:
+            self._arrivals.failed(ended)
+        watchers = batch.take_watchers(low, low + len(refs), ended)
+        if not batch.unfinished:
+            self._retire(batch)
+        for ref, callback in watchers:
+            _call(callback, ref)
+
+    def _retire(self, batch: Batch) -> None:
+        """Drop what a batch holds; forget retired ones when they are the greater part."""
+        batch.column = None
+        batch.cancels = None
+        batch.refs = []
+        self._retired += 1
+        if self._retired < _MIN_RETIRED or self._retired * 2 < len(self._batches):
+            return
+        with self._lock:
+            self._batches = [batch for batch in self._batches if batch.unfinished]
+            self._firsts = [batch.first for batch in self._batches]
+            self._retired = 0
+
+
+def settle_finished(batch: Batch) -> None:
+    """Count tasks that have ended as settled: there is no need to send them again."""
+    if batch.unfinished < batch.size:
+        for index, ref in enumerate(batch.refs):
+            if ref is None:
+                batch.settled.add(index, index + 1)
+
+
+def acked_unfinished(batch: Batch) -> Iterator[TaskRange]:
+    """Yield the acked tasks whose outcomes are still missing."""
+    for low, high in batch.settled:
+        start = -1
+        for index in range(low, high + 1):
+            is_missing = index < high and batch.refs[index] is not None
+            if is_missing and start < 0:
+                start = index
+            elif not is_missing and start >= 0:
+                yield TaskRange(batch.first + start, index - start)
+                start = -1
+
+
+def _settle(batch: Batch, low: int, high: int) -> None:
+    batch.settled.add(low, high)
+    if batch.settled.count == batch.size:
+        batch.column = None
+
+
+def _call(callback: Callback, ref: TaskRef[Any]) -> None:
+    """Run a watcher; its failure must not keep results from the others."""
+    try:
+        callback(ref)
+    except Exception:
+        kind, error, trace = sys.exc_info()
+        assert kind is not None
+        threading.excepthook(
+            threading.ExceptHookArgs((kind, error, trace, threading.current_thread()))
+        )

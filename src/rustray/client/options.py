@@ -1,0 +1,174 @@
+"""What `@rustray.remote` and `.options` accept, and the task class made of it."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import cloudpickle
+
+from rustray.common.errors import PayloadError
+from rustray.common.resources import CPU, GPU, MEMORY, ResourceSet, to_units
+from rustray.task.functions import parse_executor
+from rustray.task.spec import (
+    MAX_NAME,
+    Codec,
+    ExecutorKind,
+    ResourceRequirements,
+    TaskClass,
+    check_name,
+    check_priority,
+    check_retries,
+    check_seconds,
+)
+
+VALID: Final = (
+    "executor",
+    "labels",
+    "max_retries",
+    "memory_mb",
+    "name",
+    "num_cpus",
+    "num_gpus",
+    "priority",
+    "queue_timeout_s",
+    "resources",
+    "retry_exceptions",
+    "timeout_s",
+    "total_timeout_s",
+    "wait_for_resources",
+)
+_DEFAULT_RETRIES: Final = 3
+_BOOLS: Final = ("retry_exceptions", "wait_for_resources")
+_SECONDS: Final = ("timeout_s", "queue_timeout_s", "total_timeout_s")
+_AMOUNTS: Final = {"num_cpus": CPU, "memory_mb": MEMORY, "num_gpus": GPU}
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse unknown names and values out of range.
+
+    Raises:
+        ValueError: names the option, what is valid, and what may have been meant.
+    """
+    for name in options:
+        if name not in VALID:
+            near = difflib.get_close_matches(name, VALID, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(f"unknown option {name!r}{hint}; valid are: {', '.join(VALID)}")
+    for name in _BOOLS:
+        if not isinstance(options.get(name, False), bool):
+            raise ValueError(f"{name} must be True or False, not {options[name]!r:.80}")
+    for name in _SECONDS:
+        check_seconds(name, options.get(name))
+    check_priority(options.get("priority", 0))
+    check_retries(options.get("max_retries"))
+    if options.get("name") is not None:
+        check_name("name", options["name"])
+    if options.get("executor") is not None:
+        parse_executor(options["executor"])
+    _check_needs(options)
+
+
+def _check_needs(options: Mapping[str, Any]) -> None:
+    for name in _AMOUNTS:
+        if options.get(name) is not None:
+            to_units(name, options[name])
+    for name in ("resources", "labels"):
+        if not isinstance(options.get(name) or {}, Mapping):
+            raise ValueError(f"{name} must map names to values, not {options[name]!r:.80}")
+    for key, value in (options.get("labels") or {}).items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise ValueError(f"labels must map text to text, not {key!r:.80} to {value!r:.80}")
+    try:
+        _resources(options)
+    except ValueError as error:
+        raise ValueError(f"resources: {error}") from error
+
+
+def _resources(options: Mapping[str, Any]) -> ResourceSet:
+    custom = options.get("resources") or {}
+    ResourceRequirements(resources=custom)
+    amounts: dict[str, float] = {CPU: 1}
+    for name, key in _AMOUNTS.items():
+        if options.get(name) is not None:
+            amounts[key] = options[name]
+    return ResourceSet.of({**amounts, **custom})
+
+
+def pickle_function(function: Callable[..., Any]) -> tuple[bytes, bytes]:
+    """Return (code, its SHA-256) of a function that travels.
+
+    Raises:
+        PayloadError: the function, or something that it refers to, cannot be pickled.
+    """
+    let_module_travel(function)
+    try:
+        code: bytes = cloudpickle.dumps(function, 5)
+    except PayloadError:
+        raise
+    except Exception as error:
+        name = getattr(function, "__qualname__", repr(function))
+        raise PayloadError(
+            f"the function {name} cannot be pickled: {type(error).__name__}: {error}; look at the "
+            "global and enclosing names that it uses, and create such objects inside the function"
+        ) from error
+    return code, hashlib.sha256(code).digest()
+
+
+def let_module_travel(function: Callable[..., Any]) -> None:
+    """Send what comes from a module that nobody else can import by value.
+
+    Such are modules that pytest or a notebook loaded from a file that is not on the path; a
+    reference to them would fail in every executor.
+    """
+    name = getattr(function, "__module__", None) or ""
+    module = sys.modules.get(name)
+    if module is None or name == "__main__" or name in cloudpickle.list_registry_pickle_by_value():
+        return
+    top = name.partition(".")[0]
+    if top in sys.builtin_module_names or top in sys.stdlib_module_names:
+        return
+    # Not importlib.util.find_spec: that takes what is loaded for importable.
+    if not any(finder.find_spec(top, None) for finder in sys.meta_path):
+        cloudpickle.register_pickle_by_value(module)
+
+
+def task_class(
+    function: Callable[..., Any], code_hash: bytes, options: Mapping[str, Any]
+) -> TaskClass:
+    """Build the class of a function's tasks; the options have been checked."""
+    executor = options.get("executor")
+    if executor is not None:
+        kind = parse_executor(executor)
+    else:
+        is_async = inspect.iscoroutinefunction(function)
+        kind = ExecutorKind.ASYNC if is_async else ExecutorKind.PROCESS
+    retries = options.get("max_retries")
+    return TaskClass(
+        function=options.get("name") or function_name(function),
+        code_hash=code_hash,
+        resources=_resources(options),
+        labels=tuple(sorted((options.get("labels") or {}).items())),
+        priority=options.get("priority", 0),
+        max_retries=_DEFAULT_RETRIES if retries is None else retries,
+        retry_exceptions=options.get("retry_exceptions", False),
+        timeout_s=options.get("timeout_s") or 0.0,
+        queue_timeout_s=options.get("queue_timeout_s") or 0.0,
+        total_timeout_s=options.get("total_timeout_s") or 0.0,
+        codec=Codec.PICKLE,
+        executor=kind,
+        wait_for_resources=options.get("wait_for_resources", False),
+    )
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """Return a printable qualified name of any callable."""
+    qualname = getattr(function, "__qualname__", type(function).__qualname__)
+    module = getattr(function, "__module__", None) or ""
+    full = f"{module}.{qualname}" if module and module != "__main__" else qualname
+    shown = "".join(c if c.isprintable() else "?" for c in full)
+    return shown[-MAX_NAME:]

@@ -1,0 +1,293 @@
+"""References to tasks, and the batches that feed them.
+
+A `TaskRef` holds its own outcome once that has arrived, so dropping the reference frees the
+result: no table of results, no finaliser, no reference counting of ours. Until then the batch it
+was submitted in holds the reference, so that a task nobody waits for runs all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import threading
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+
+from rustray.client.failures import error_of, undecodable
+from rustray.client.ranges import RangeSet
+from rustray.client.waiters import Arrivals, LoopWaiter
+from rustray.common.errors import PayloadError, RustRayError, TaskError
+from rustray.common.ids import SessionPrefix, TaskId, task_id
+from rustray.task.codec import decode_value
+from rustray.task.spec import Codec, TaskClass
+from rustray.task.state import TaskState
+
+if TYPE_CHECKING:
+    from rustray.task.columns import PayloadColumn
+
+T_co = TypeVar("T_co", covariant=True)
+
+PENDING: Final = 0
+SUCCEEDED: Final = int(TaskState.SUCCEEDED)
+FAILED: Final = int(TaskState.FAILED)
+CANCELLED: Final = int(TaskState.CANCELLED)
+
+
+class Owner(Protocol):
+    """What references and batches need of their session.
+
+    Attributes:
+        prefix: First 10 bytes of its task ids.
+        lock: Guards the open batches and all watchers.
+        arrivals: Who waits for outcomes.
+        broken: Why no outcome will come any more, or None.
+        thread_id: Of the loop thread that results arrive on.
+    """
+
+    prefix: SessionPrefix
+    lock: threading.Lock
+    arrivals: Arrivals
+    broken: RustRayError | None
+    thread_id: int
+
+    def submit(self, entry: ClassEntry, payload: bytes) -> TaskRef[Any]:
+        """Hand in one task."""
+
+    def seal(self, batch: Batch) -> int:
+        """Close the batch for further tasks and return its first sequence."""
+
+    def cancel(self, refs: Sequence[TaskRef[Any]], *, force: bool) -> None:
+        """Ask the head to cancel the tasks; those that ended stay as they are."""
+
+
+Callback = Callable[["TaskRef[Any]"], None]
+
+
+class TaskRef(Generic[T_co]):
+    """The promise of one task's result; `rustray.get` or ``await`` redeems it.
+
+    ``await ref`` behaves as for an asyncio task: when the awaiting coroutine is cancelled (or
+    its ``asyncio.timeout`` passes), the task is cancelled too; ``asyncio.shield(ref)`` and
+    `rustray.aget` leave it alone.
+    """
+
+    # One of these exists per task: five words, and no method runs when it arrives.
+    # `_state` is PENDING or a terminal TaskState; `_data` is in turn the encoded arguments,
+    # None while the task is under way, and its outcome: encoded value, `Failure`, or error.
+    __slots__ = ("__weakref__", "_batch", "_data", "_index", "_state")
+
+    _batch: Batch
+    _data: Any
+
+    def __init__(self, batch: Batch, index: int, payload: bytes) -> None:
+        self._batch = batch
+        self._index = index
+        self._data = payload
+        self._state = PENDING
+
+    @property
+    def task_id(self) -> TaskId:
+        """32 hex digits that name the task for every client and command."""
+        batch = self._batch
+        first = batch.first
+        if first < 0:
+            first = batch.owner.seal(batch)
+        return task_id(batch.owner.prefix, first + self._index)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the outcome has arrived."""
+        return self._state != PENDING
+
+    def __await__(self) -> Generator[Any, None, T_co]:
+        if self._state == PENDING:
+            yield from self._arrived().__await__()
+        return self.outcome()
+
+    async def _arrived(self) -> None:
+        waiter = LoopWaiter()
+
+        def wake(_ref: TaskRef[Any]) -> None:
+            waiter.wake()
+
+        if not self.watch(wake):
+            return
+        try:
+            await waiter.sleep(None)
+        except asyncio.CancelledError:
+            self._batch.owner.cancel([self], force=False)
+            raise
+        finally:
+            self.unwatch(wake)
+
+    def outcome(self) -> T_co:
+        """Decode the value, or raise the task's error; only once `is_done`.
+
+        Each call decodes anew, so callers do not share a mutable value.
+
+        Raises:
+            RustRayError: the task's typed error, or PayloadError where the value cannot
+                be decoded here.
+        """
+        if self._state != SUCCEEDED:
+            raise self.error()
+        codec = self._batch.entry.task_class.codec
+        try:
+            value: T_co = (
+                pickle.loads(self._data)  # noqa: S301 - our own task's answer to our own code
+                if codec is Codec.PICKLE
+                else decode_value(codec, self._data)
+            )
+        except Exception as error:
+            raise undecodable(self.task_id, error) from error
+        return value
+
+    def error(self) -> RustRayError:
+        """Build the typed error of a task that ended without success."""
+        data: Failure | RustRayError = self._data
+        if isinstance(data, RustRayError):
+            # A new one each time: raising the same instance again would grow its traceback.
+            error = type(data)(str(data))
+            if isinstance(error, TaskError):
+                error.task_id = self.task_id
+            return error
+        codec = self._batch.entry.task_class.codec
+        return error_of(data.payload, self.task_id, data.worker_id, data.attempts, codec)
+
+    def watch(self, callback: Callback) -> bool:
+        """Ask for one call with this reference when it ends, from the session's thread.
+
+        Returns:
+            False if it has ended already: there will be no call.
+        """
+        return self._batch.watch(self, callback)
+
+    def unwatch(self, callback: Callback) -> None:
+        """Take a callback back that may not have been called yet."""
+        self._batch.unwatch(self, callback)
+
+    def __reduce__(self) -> Any:
+        raise PayloadError(
+            "a task reference cannot be sent to a task in this version: pass its value, "
+            "f.remote(rustray.get(ref))"
+        )
+
+    def __repr__(self) -> str:
+        state = "pending" if self._state == PENDING else TaskState(self._state).name.lower()
+        name = self._batch.entry.task_class.function
+        return f"TaskRef({name}, {self.task_id}, {state})"
+
+
+class Failure:
+    """The outcome of a task without success, not yet decoded."""
+
+    __slots__ = ("attempts", "payload", "worker_id")
+
+    def __init__(self, payload: bytes, worker_id: str, attempts: int) -> None:
+        self.payload = payload
+        self.worker_id = worker_id
+        self.attempts = attempts
+
+
+class ClassEntry:
+    """A task class as one session knows it.
+
+    Attributes:
+        number: The session's number for it.
+        submit: The session's, bound once.
+        open_batch: Where the next task goes, or None. Guarded by the session's lock.
+    """
+
+    __slots__ = ("code", "number", "open_batch", "owner", "submit", "task_class")
+
+    def __init__(self, owner: Owner, number: int, task_class: TaskClass, code: bytes) -> None:
+        self.owner = owner
+        self.submit = owner.submit
+        self.number = number
+        self.task_class = task_class
+        self.code = code
+        self.open_batch: Batch | None = None
+
+
+class Batch:
+    """Consecutive tasks of one class.
+
+    Attributes:
+        first: Sequence of the first task; -1 until the batch is sealed.
+        refs: A reference per task; None once that one has ended.
+        column: Encoded arguments, from the seal until the head has acked all of them.
+        sent: Tasks ``0`` to ``sent - 1`` have gone out in this session's stream.
+        unfinished: How many references are not None.
+        settled: Which tasks the head has acked or refused.
+        cancels: Tasks that shall be cancelled, with ``force``; None for none.
+    """
+
+    __slots__ = (
+        "_watchers",
+        "cancels",
+        "column",
+        "entry",
+        "first",
+        "owner",
+        "refs",
+        "sent",
+        "settled",
+        "size",
+        "unfinished",
+    )
+
+    def __init__(self, owner: Owner, entry: ClassEntry) -> None:
+        self.owner = owner
+        self.entry = entry
+        self.first = -1
+        self.refs: list[TaskRef[Any] | None] = []
+        self.size = 0
+        self.column: PayloadColumn | None = None
+        self.sent = 0
+        self.unfinished = 0
+        self.settled = RangeSet()
+        self.cancels: dict[int, bool] | None = None
+        self._watchers: dict[int, list[Callback]] | None = None
+
+    def watch(self, ref: TaskRef[Any], callback: Callback) -> bool:
+        """See `TaskRef.watch`."""
+        with self.owner.lock:
+            if ref._state != PENDING:
+                return False
+            if self.owner.broken is not None:
+                raise self.owner.broken
+            if self._watchers is None:
+                self._watchers = {}
+            self._watchers.setdefault(ref._index, []).append(callback)
+            return True
+
+    def unwatch(self, ref: TaskRef[Any], callback: Callback) -> None:
+        """See `TaskRef.unwatch`."""
+        with self.owner.lock:
+            callbacks = (self._watchers or {}).get(ref._index, [])
+            if callback in callbacks:
+                callbacks.remove(callback)
+
+    def take_watchers(
+        self, low: int, high: int, ended: list[TaskRef[Any]]
+    ) -> list[tuple[TaskRef[Any], Callback]]:
+        """Take out who waits for tasks ``low`` to ``high - 1``, which have just ended.
+
+        Called after their states were set: a watcher comes either before the lock is taken
+        here, and is found, or after it, and sees the state.
+        """
+        with self.owner.lock:
+            watchers = self._watchers
+            if not watchers:
+                return []
+            found: list[tuple[TaskRef[Any], Callback]] = []
+            if len(watchers) < len(ended) == high - low:
+                for index in [index for index in watchers if low <= index < high]:
+                    ref = ended[index - low]
+                    found.extend((ref, callback) for callback in watchers.pop(index))
+                return found
+            for ref in ended:
+                callbacks = watchers.pop(ref._index, None)
+                if callbacks:
+                    found.extend((ref, callback) for callback in callbacks)
+            return found

@@ -1,0 +1,326 @@
+"""A client's session: what it has handed in, and the frames made of it.
+
+Threads hand in tasks with `ClientSession.submit`, which must stay at two microseconds: it appends
+a reference to the open batch of its class. Everything else happens per batch on the loop thread,
+which fills frames from the batches and applies what the head answers. A batch is kept until each
+of its tasks has ended, its arguments until the head has acked them; so after a lost connection
+`restart` knows what to send again and what to ask for.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from rustray.client.ledger import Ledger, acked_unfinished, settle_finished
+from rustray.client.refs import PENDING, Batch, ClassEntry, TaskRef
+from rustray.client.waiters import Arrivals
+from rustray.common.errors import PayloadError, RustRayError
+from rustray.common.ids import PREFIX_BYTES, SessionPrefix
+from rustray.task.columns import PayloadColumn
+from rustray.task.frames import (
+    CancelRequest,
+    ClassDefinition,
+    ClientFrame,
+    HeadFrame,
+    Submission,
+    TaskRange,
+)
+from rustray.task.spec import TaskClass
+
+MAX_BATCH_TASKS: Final = 4_096
+MAX_FRAME_TASKS: Final = 4_096
+MAX_FRAME_BYTES: Final = 1 << 20
+# A batch is joined into one blob; sealing it at a big item bounds that to 64 MiB and the item.
+BIG_PAYLOAD_BYTES: Final = 16 << 10
+# Columns count bytes in 32 bits.
+MAX_PAYLOAD_BYTES: Final = 2 << 30
+_LAST_INDEX: Final = MAX_BATCH_TASKS - 1
+_new_ref = object.__new__
+
+
+class ClientSession:
+    """All tasks that one client hands in under one id prefix.
+
+    Attributes:
+        prefix: First 10 bytes of its task ids.
+        lock: Guards open batches, watchers, waiters and the order of batches.
+        arrivals: Who waits for outcomes.
+        broken: Why it can take nothing any more, or None.
+        thread_id: Of the loop thread, where nobody may block for a result.
+    """
+
+    def __init__(
+        self,
+        rouse: Callable[[], None],
+        thread_id: int = 0,
+        max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+    ) -> None:
+        """Make a session that is not connected.
+
+        Args:
+            rouse: Called from any thread when `fill` has something again.
+            thread_id: `threading.get_ident` of the loop thread.
+            max_payload_bytes: Most that the way to the head can carry as one item.
+        """
+        self.prefix = SessionPrefix(secrets.token_bytes(PREFIX_BYTES))
+        self.lock = threading.Lock()
+        self.arrivals = Arrivals(self.lock)
+        self.broken: RustRayError | None = None
+        self.thread_id = thread_id
+        self._ledger = Ledger(self.prefix, self.lock, self.arrivals)
+        self._rouse = rouse
+        self._max_payload_bytes = max_payload_bytes
+        self._is_idle = False
+        self._next_sequence = 0
+        self._entries: dict[TaskClass, ClassEntry] = {}
+        self._open: dict[Batch, None] = {}
+        self._outbox: deque[Batch] = deque()
+        self._cancels: deque[tuple[Batch, int, bool]] = deque()
+        self._follow: list[TaskRange] = []
+
+    # ---- any thread -------------------------------------------------------------------
+
+    def define(self, task_class: TaskClass, code: bytes) -> ClassEntry:
+        """Return the session's entry for a class; equal classes share one.
+
+        Raises:
+            PayloadError: the code is more than the way to the head can carry.
+        """
+        if len(code) > self._max_payload_bytes:
+            raise self._too_big(f"the code of {task_class.function}", len(code))
+        with self.lock:
+            entry = self._entries.get(task_class)
+            if entry is None:
+                number = len(self._entries) + 1
+                entry = self._entries[task_class] = ClassEntry(self, number, task_class, code)
+            return entry
+
+    def submit(self, entry: ClassEntry, payload: bytes) -> TaskRef[Any]:
+        """Hand in one task.
+
+        Args:
+            entry: From `define` of this session.
+            payload: Encoded arguments.
+
+        Raises:
+            PayloadError: the arguments are more than the way to the head can carry.
+            RustRayError: the session is closed (the reason why).
+
+        Complexity: O(1), without I/O; wakes the loop thread if that had nothing to do.
+        """
+        is_big = len(payload) > BIG_PAYLOAD_BYTES
+        if is_big and len(payload) > self._max_payload_bytes:
+            what = f"the arguments of one task of {entry.task_class.function}"
+            raise self._too_big(what, len(payload))
+        with self.lock:
+            batch = entry.open_batch
+            if batch is None:
+                batch = self._open_batch(entry)
+            refs = batch.refs
+            index = len(refs)
+            # One append makes the task exist: a Ctrl-C before it leaves nothing behind.
+            ref: TaskRef[Any] = _new_ref(TaskRef)  # four stores cost half of what __init__ does
+            ref._batch = batch
+            ref._index = index
+            ref._data = payload
+            ref._state = PENDING
+            refs.append(ref)
+            if is_big or index >= _LAST_INDEX:
+                self._seal_through(batch)
+            if not self._is_idle:
+                return ref
+            self._is_idle = False
+        self._rouse()
+        return ref
+
+    def seal(self, batch: Batch) -> int:
+        """Close the batch for further tasks; returns its first sequence."""
+        with self.lock:
+            if batch.first < 0:
+                self._seal_through(batch)
+        return batch.first
+
+    def cancel(self, refs: Sequence[TaskRef[Any]], *, force: bool) -> None:
+        """Ask the head to cancel tasks of this session; those that ended stay as they are."""
+        with self.lock:
+            for ref in refs:
+                if ref._state != PENDING:
+                    continue
+                batch = ref._batch
+                if batch.first < 0:
+                    self._seal_through(batch)
+                if batch.cancels is None:
+                    batch.cancels = {}
+                batch.cancels[ref._index] = force or batch.cancels.get(ref._index, False)
+                self._cancels.append((batch, ref._index, force))
+            is_needed = self._is_idle and bool(self._cancels)
+            if is_needed:
+                self._is_idle = False
+        if is_needed:
+            self._rouse()
+
+    def after_fork(self, error: RustRayError) -> None:
+        """Make the copy in a forked child refuse everything; its loop thread is not there."""
+        self.lock = threading.Lock()
+        self.broken = error
+        for batch in self._open:
+            batch.entry.open_batch = None
+        self._is_idle = False
+
+    def _too_big(self, what: str, size: int) -> PayloadError:
+        return PayloadError(
+            f"{what} take {size} bytes, at most {self._max_payload_bytes} can travel; pass a path "
+            "or a smaller piece instead, and load large data inside the function"
+        )
+
+    def _open_batch(self, entry: ClassEntry) -> Batch:
+        if self.broken is not None:
+            raise self.broken
+        batch = entry.open_batch = Batch(self, entry)
+        self._open[batch] = None
+        return batch
+
+    def _seal_through(self, batch: Batch) -> None:
+        """Seal what was opened before the batch, then itself: what came first goes first."""
+        for other in list(self._open):
+            self._seal(other)
+            if other is batch:
+                return
+
+    def _seal(self, batch: Batch) -> None:
+        """Number the batch's tasks; the lock is held."""
+        batch.entry.open_batch = None
+        self._open.pop(batch, None)
+        size = len(batch.refs)
+        batch.size = batch.unfinished = size
+        batch.first = self._next_sequence
+        self._next_sequence += size
+        self._ledger.add(batch)
+        self._outbox.append(batch)
+
+    # ---- loop thread: out -------------------------------------------------------------
+
+    def fill(self, frame: ClientFrame, defined: set[int]) -> bool:
+        """Put what waits into the frame, up to its bounds.
+
+        Args:
+            frame: Without content so far.
+            defined: Numbers of classes that this stream knows; grows.
+
+        Returns:
+            Whether the frame has content now.
+        """
+        if self._follow:
+            frame.follow = self._follow
+            self._follow = []
+        tasks_left, bytes_left = MAX_FRAME_TASKS, MAX_FRAME_BYTES
+        while tasks_left > 0 and bytes_left > 0 and (self._outbox or self._seal_open()):
+            batch = self._outbox[0]
+            gap = next(batch.settled.gaps(batch.sent, batch.size), None)
+            if gap is None:
+                self._outbox.popleft()
+                continue
+            column = batch.column if batch.column is not None else _build_column(batch)
+            low, high = gap
+            limit = (column.ends[low - 1] if low else 0) + bytes_left
+            stop = bisect_right(column.ends, limit, low, min(high, low + tasks_left))
+            if stop == low:
+                if frame.submissions:
+                    break
+                stop = low + 1  # one item over the bound travels alone
+            entry = batch.entry
+            if entry.number not in defined:
+                if len(entry.code) > bytes_left and frame.submissions:
+                    break
+                defined.add(entry.number)
+                frame.classes.append(ClassDefinition(entry.number, entry.task_class, entry.code))
+                bytes_left -= len(entry.code)
+                if bytes_left <= 0:
+                    break  # big code travels alone, its tasks follow
+            part = column.slice(low, stop)
+            frame.submissions.append(Submission(entry.number, batch.first + low, part))
+            batch.sent = stop
+            tasks_left -= stop - low
+            bytes_left -= len(part.blob)
+        self._fill_cancels(frame)
+        return bool(frame.submissions or frame.classes or frame.follow or frame.cancels)
+
+    def rest(self) -> bool:
+        """Go idle, so that the next thing handed in rouses; False if something came just now."""
+        with self.lock:
+            self._is_idle = not (self._open or self._outbox or self._cancels or self._follow)
+            return self._is_idle
+
+    def restart(self) -> None:
+        """Begin a new stream: everything unacked goes out again, the rest is asked for."""
+        with self.lock:
+            self._is_idle = False
+            self._outbox.clear()
+            self._cancels.clear()
+            self._follow = []
+            for batch in self._ledger.unfinished():
+                batch.sent = 0
+                settle_finished(batch)
+                if batch.settled.count < batch.size:
+                    self._outbox.append(batch)
+                self._follow.extend(acked_unfinished(batch))
+                for index, force in (batch.cancels or {}).items():
+                    if batch.refs[index] is not None:
+                        self._cancels.append((batch, index, force))
+
+    def _seal_open(self) -> bool:
+        with self.lock:
+            for batch in list(self._open):
+                self._seal(batch)
+            return bool(self._outbox)
+
+    def _fill_cancels(self, frame: ClientFrame) -> None:
+        """Take the cancels whose tasks have been sent; merge neighbours."""
+        while self._cancels:
+            batch, index, force = self._cancels[0]
+            if batch.sent <= index < batch.size and batch in self._outbox:
+                return  # after its submission, in a later frame
+            self._cancels.popleft()
+            if batch.unfinished == 0 or batch.refs[index] is None:
+                continue
+            first = batch.first + index
+            last = frame.cancels[-1] if frame.cancels else None
+            if last and last.first + last.count == first and last.force == force:
+                frame.cancels[-1] = CancelRequest(b"", last.first, last.count + 1, force)
+            else:
+                frame.cancels.append(CancelRequest(b"", first, 1, force))
+
+    # ---- loop thread: in --------------------------------------------------------------
+
+    def apply(self, frame: HeadFrame) -> None:
+        """Take what the head says; what concerns no unfinished task of ours is ignored."""
+        self._ledger.apply(frame)
+
+    def close(self, error: RustRayError) -> None:
+        """Fail everything unfinished and refuse what comes; idempotent."""
+        with self.lock:
+            if self.broken is not None:
+                return
+            self.broken = error
+            for batch in list(self._open):
+                self._seal(batch)
+            self._outbox.clear()
+            self._is_idle = False
+        for batch in self._ledger.unfinished():
+            self._ledger.fail(batch, 0, batch.size, error)
+        self.arrivals.wake(everyone=True)
+
+
+def _build_column(batch: Batch) -> PayloadColumn:
+    """Join the arguments that the references of a fresh batch hold, and take them out of these."""
+    refs = batch.refs
+    column = batch.column = PayloadColumn.of([b"" if ref is None else ref._data for ref in refs])
+    for ref in refs:
+        if ref is not None:
+            ref._data = None
+    return column

@@ -1,0 +1,157 @@
+"""Tasks for registered functions: from `TaskSpec` to the head, and from its answer to a result."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from rustray.client.failures import error_of
+from rustray.common.errors import HeadUnavailable, PayloadError, RustRayError
+from rustray.common.ids import PREFIX_BYTES, TaskId, split_task_id, task_id
+from rustray.common.resources import CPU, ResourceSet
+from rustray.rpc.api import HeadApi, RawResult, SubmitItem, SubmitVerdict
+from rustray.task.codec import decode_value, encode_call
+from rustray.task.result import TaskResult
+from rustray.task.spec import Codec, TaskClass, TaskSpec
+from rustray.task.state import TaskState
+
+_BACKOFF_FIRST_S: Final = 0.2
+_BACKOFF_CAP_S: Final = 10.0
+_SUBMIT_RETRY_S: Final = 30.0
+_NAMED_IN_NOTE: Final = 20
+
+
+class Submitter:
+    """Mints ids and hands tasks in, each once even if a reply is lost."""
+
+    def __init__(self) -> None:
+        self._prefix = secrets.token_bytes(PREFIX_BYTES)
+        self._sequence = itertools.count()
+
+    async def submit(self, api: HeadApi, specs: Iterable[TaskSpec]) -> list[TaskId | RustRayError]:
+        """Return the id or the refusal of each task, in order.
+
+        Raises:
+            HeadUnavailable: the head did not answer for 30 s.
+            TypeError: an item is not a TaskSpec.
+        """
+        answers: list[TaskId | RustRayError] = []
+        items: list[SubmitItem] = []
+        places: list[int] = []
+        for place, spec in enumerate(specs):
+            try:
+                item = self._item(spec)
+            except PayloadError as error:
+                answers.append(error)
+                continue
+            places.append(place)
+            items.append(item)
+            answers.append(task_id(item.prefix, item.sequence))
+        if items:
+            verdicts = await _submit(api, items)
+            for place, verdict in zip(places, verdicts, strict=True):
+                if verdict.error is not None:
+                    answers[place] = verdict.error
+        return answers
+
+    def _item(self, spec: TaskSpec) -> SubmitItem:
+        if not isinstance(spec, TaskSpec):
+            raise TypeError(f"expected a TaskSpec, not {type(spec).__name__}")
+        payload = encode_call(Codec.MSGPACK, tuple(spec.args), dict(spec.kwargs))
+        if spec.task_id is not None:
+            prefix, sequence = split_task_id(spec.task_id)
+            name = bytes(prefix)
+        else:
+            name, sequence = self._prefix, next(self._sequence)
+        return SubmitItem(
+            name,
+            sequence,
+            _class_of(spec),
+            payload,
+            uses_default_resources=spec.resource_requirements is None,
+            uses_default_retries=spec.max_retries is None,
+        )
+
+
+async def _submit(api: HeadApi, items: Sequence[SubmitItem]) -> list[SubmitVerdict]:
+    """Submit; after a lost reply again, with the same ids, so that nothing runs twice."""
+    deadline = time.monotonic() + _SUBMIT_RETRY_S
+    attempt = 0
+    while True:
+        try:
+            return await api.submit(items)
+        except HeadUnavailable:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise
+            attempt = await back_off(attempt, left)
+
+
+def raise_first_refusal(answers: Sequence[TaskId | RustRayError]) -> None:
+    """Raise the first error, with a note that names its task and the accepted ones."""
+    for place, answer in enumerate(answers):
+        if not isinstance(answer, RustRayError):
+            continue
+        if len(answers) > 1:
+            accepted = [other for other in answers if isinstance(other, str)]
+            more = len(accepted) - _NAMED_IN_NOTE
+            named = ", ".join(accepted[:_NAMED_IN_NOTE]) or "none"
+            answer.add_note(
+                f"task {place} of {len(answers)} in the batch; accepted: {named}"
+                + (f" and {more} more" if more > 0 else "")
+            )
+        raise answer
+
+
+def _class_of(spec: TaskSpec) -> TaskClass:
+    needs = spec.resource_requirements
+    retries = spec.max_retries
+    return TaskClass(
+        function=spec.function_name,
+        nargs=len(spec.args),
+        kwarg_names=tuple(sorted(spec.kwargs)),
+        resources=needs.to_set() if needs is not None else ResourceSet.of({CPU: 1}),
+        labels=tuple(sorted(needs.labels.items())) if needs is not None else (),
+        priority=spec.priority,
+        max_retries=3 if retries is None else retries,
+        timeout_s=spec.timeout_s or 0.0,
+        queue_timeout_s=spec.queue_timeout_s or 0.0,
+        total_timeout_s=spec.total_timeout_s or 0.0,
+        codec=Codec.MSGPACK,
+        wait_for_resources=spec.wait_for_resources,
+    )
+
+
+def decode_result(raw: RawResult, allow_pickle: bool) -> TaskResult:
+    """Decode what the head answered about a task that has ended."""
+    value: Any = None
+    error: RustRayError | None = None
+    codec = Codec(raw.codec) if raw.codec in set(Codec) else Codec.MSGPACK
+    is_refused = codec is Codec.PICKLE and not allow_pickle
+    if raw.state is not TaskState.SUCCEEDED:
+        codec = Codec.MSGPACK if is_refused else codec
+        error = error_of(raw.payload, raw.task_id, raw.worker_id, raw.attempts, codec)
+    elif is_refused:
+        error = PayloadError(
+            "the result is a pickle, for the function was sent as code: the program that handed "
+            "the task in decodes it, or a HeadNode(..., allow_pickle=True)"
+        )
+    else:
+        try:
+            value = decode_value(codec, raw.payload)
+        except PayloadError as undecodable:
+            error = undecodable
+    return TaskResult(raw.task_id, raw.state, value, error, raw.worker_id, raw.attempts)
+
+
+async def back_off(attempt: int, left_s: float | None) -> int:
+    """Sleep 0.2 s x 2 up to 10 s, with full jitter, and return the next attempt's number."""
+    cap = min(_BACKOFF_CAP_S, _BACKOFF_FIRST_S * 2**attempt)
+    delay = random.uniform(0, cap)  # noqa: S311 - jitter, no secret
+    await asyncio.sleep(delay if left_s is None else min(delay, left_s))
+    return min(attempt + 1, 16)

@@ -1,0 +1,244 @@
+"""Blocking for results: `get`, `wait` and their async twins.
+
+However many references a caller waits for, it sleeps on one waiter: first until the last missing
+task has ended, then until the last of those that are still missing then. A task that fails wakes
+it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rustray.client.refs import PENDING, SUCCEEDED, Owner, TaskRef
+from rustray.client.waiters import (
+    LoopWaiter,
+    ThreadWaiter,
+    deadline_after,
+    first_failed,
+)
+from rustray.common.errors import GetTimeout, RustRayError
+
+Refs = Sequence[TaskRef[Any]]
+
+
+def get_one(ref: TaskRef[Any], timeout_s: float | None) -> Any:
+    """Wait for one task and return its value; see `rustray.get`."""
+    if ref._state == PENDING:
+        _collect([ref], timeout_s)
+    return ref.outcome()
+
+
+def get_many(refs: Refs, timeout_s: float | None) -> list[Any]:
+    """Wait for all and return their values in order; see `rustray.get`."""
+    missing = _missing_or_raise(refs)
+    if missing:
+        _collect(missing, timeout_s)
+    return [ref.outcome() for ref in refs]
+
+
+async def aget_many(refs: Refs, timeout_s: float | None) -> list[Any]:
+    """`get_many` for coroutines; being cancelled leaves the tasks alone."""
+    missing = _missing_or_raise(refs)
+    if missing:
+        deadline = deadline_after(timeout_s)
+        waiter = LoopWaiter()
+        known: set[int] = set()
+        with _Watch(missing, waiter) as watch:
+            while watch.wait_for_next():
+                if not await waiter.sleep(deadline):
+                    raise _timed_out(timeout_s, watch.missing)
+                _raise_failure(waiter, missing, known)
+    return [ref.outcome() for ref in refs]
+
+
+def wait_some(refs: Refs, num_returns: int, timeout_s: float | None) -> tuple[list[Any], list[Any]]:
+    """Wait until so many have ended; see `rustray.wait`."""
+    _check_wait(refs, num_returns)
+    deadline = deadline_after(timeout_s)
+    missing = [ref for ref in refs if ref._state == PENDING]
+    needed = num_returns - (len(refs) - len(missing))
+    if needed > 0:
+        if timeout_s != 0:
+            _check_may_block(missing)
+        waiter = ThreadWaiter()
+        with _Counter(missing, waiter) as counter:
+            while counter.arm(needed):
+                if not waiter.sleep(deadline):
+                    break
+    return _split(refs, num_returns)
+
+
+async def await_some(
+    refs: Refs, num_returns: int, timeout_s: float | None
+) -> tuple[list[Any], list[Any]]:
+    """`wait_some` for coroutines."""
+    _check_wait(refs, num_returns)
+    deadline = deadline_after(timeout_s)
+    missing = [ref for ref in refs if ref._state == PENDING]
+    needed = num_returns - (len(refs) - len(missing))
+    if needed > 0:
+        waiter = LoopWaiter()
+        with _Counter(missing, waiter) as counter:
+            while counter.arm(needed):
+                if not await waiter.sleep(deadline):
+                    break
+    return _split(refs, num_returns)
+
+
+def _collect(missing: list[TaskRef[Any]], timeout_s: float | None) -> None:
+    """Block until all have succeeded; raise the first failure."""
+    deadline = deadline_after(timeout_s)
+    if timeout_s != 0:
+        _check_may_block(missing)
+    waiter = ThreadWaiter()
+    known: set[int] = set()
+    with _Watch(missing, waiter) as watch:
+        while watch.wait_for_next():
+            if not waiter.sleep(deadline):
+                raise _timed_out(timeout_s, watch.missing)
+            _raise_failure(waiter, missing, known)
+
+
+class _Watch:
+    """A waiter on the last missing reference, and on failures of the others."""
+
+    def __init__(self, missing: list[TaskRef[Any]], waiter: ThreadWaiter | LoopWaiter) -> None:
+        self.missing = list(missing)
+        self._waiter = waiter
+        self._owners = _owners(missing) if len(missing) > 1 else {}
+        self._watched: TaskRef[Any] | None = None
+
+    def __enter__(self) -> _Watch:
+        for owner in self._owners:
+            owner.arrivals.note_failures(self._waiter)
+        for ref in self.missing:  # those that failed before we listened
+            if self._owners and ref._state not in (PENDING, SUCCEEDED):
+                raise ref.error()
+        return self
+
+    def wait_for_next(self) -> bool:
+        """Move on to the last one that is missing; False if none is."""
+        missing = self.missing
+        while missing:
+            last = missing[-1]
+            if last._state == PENDING and (last is self._watched or last.watch(self._wake)):
+                self._watched = last
+                return True
+            missing.pop()
+        self._watched = None
+        return False
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._watched is not None:
+            self._watched.unwatch(self._wake)
+        for owner in self._owners:
+            owner.arrivals.forget(self._waiter)
+
+    def _wake(self, _ref: TaskRef[Any]) -> None:
+        self._waiter.wake()
+
+
+class _Counter:
+    """A waiter on a number of arrivals."""
+
+    def __init__(self, missing: list[TaskRef[Any]], waiter: ThreadWaiter | LoopWaiter) -> None:
+        self._missing = missing
+        self._waiter = waiter
+        self._owners = _owners(missing)
+        self._found = 0
+
+    def __enter__(self) -> _Counter:
+        return self
+
+    def arm(self, needed: int) -> bool:
+        """Ask to be woken when ``needed`` can have arrived; False if they have.
+
+        The number of arrivals is read before the references are looked at, so that one in
+        between counts twice and wakes early, rather than never. Where several sessions
+        may bring what is needed, any arrival wakes.
+        """
+        before = {owner: owner.arrivals.finished for owner in self._owners}
+        missing = [ref for ref in self._missing if ref._state == PENDING]
+        self._found += len(self._missing) - len(missing)
+        self._missing = missing
+        lacking = needed - self._found
+        if lacking <= 0:
+            return False
+        for owner, finished in before.items():
+            if owner.broken is not None and any(ref._batch.owner is owner for ref in missing):
+                raise owner.broken
+            owner.arrivals.forget(self._waiter)
+            owner.arrivals.wake_at(finished + (lacking if len(before) == 1 else 1), self._waiter)
+        return True
+
+    def __exit__(self, *exc_info: object) -> None:
+        for owner in self._owners:
+            owner.arrivals.forget(self._waiter)
+
+
+def _owners(refs: Iterable[TaskRef[Any]]) -> dict[Owner, None]:
+    """Return the sessions of the references, each once."""
+    return dict.fromkeys(ref._batch.owner for ref in refs)
+
+
+def _missing_or_raise(refs: Refs) -> list[TaskRef[Any]]:
+    missing = []
+    for ref in refs:
+        if ref._state == PENDING:
+            missing.append(ref)
+        elif ref._state != SUCCEEDED:
+            raise ref.error()
+    return missing
+
+
+def _raise_failure(
+    waiter: ThreadWaiter | LoopWaiter, own: list[TaskRef[Any]], known: set[int]
+) -> None:
+    failed = first_failed(waiter, own, known)
+    if failed is not None:
+        raise failed.error()
+
+
+def _check_may_block(missing: list[TaskRef[Any]]) -> None:
+    """Refuse to block the thread that results arrive on; warn about blocking an event loop."""
+    ident = threading.get_ident()
+    if any(owner.thread_id == ident for owner in _owners(missing)):
+        raise RustRayError(
+            "blocking for a result inside a callback of rustray would wait for itself; "
+            "do it in another thread"
+        )
+    if asyncio._get_running_loop() is not None:
+        warnings.warn(
+            "rustray.get() and rustray.wait() block the running event loop: "
+            "use `await ref`, rustray.aget() or rustray.await_() instead",
+            RuntimeWarning,
+            stacklevel=5,
+        )
+
+
+def _check_wait(refs: Refs, num_returns: int) -> None:
+    if num_returns < 1 or num_returns != int(num_returns):
+        raise ValueError(f"num_returns must be a whole number of at least 1, not {num_returns!r}")
+    if num_returns > len(refs):
+        raise ValueError(f"num_returns={num_returns}, but there are only {len(refs)} references")
+    if len(set(map(id, refs))) != len(refs):
+        raise ValueError("a reference stands in the list twice")
+
+
+def _split(refs: Refs, num_returns: int) -> tuple[list[Any], list[Any]]:
+    """Return (at most ``num_returns`` that have ended, the others), order kept."""
+    ready: list[Any] = []
+    rest: list[Any] = []
+    for ref in refs:
+        (ready if ref._state != PENDING and len(ready) < num_returns else rest).append(ref)
+    return ready, rest
+
+
+def _timed_out(timeout_s: float | None, missing: list[TaskRef[Any]]) -> GetTimeout:
+    left = sum(ref._state == PENDING for ref in missing)
+    tasks = "1 task" if left == 1 else f"{left} tasks"
+    return GetTimeout(f"{tasks} had not ended after {timeout_s:g} s; they go on, ask again later")

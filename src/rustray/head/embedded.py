@@ -1,0 +1,40 @@
+"""A head inside the client's process; loads neither gRPC nor cryptography."""
+
+from __future__ import annotations
+
+from rustray.common.errors import ConfigError
+from rustray.head.core import VERSION, HeadCore, HeadIdentity, first_lease
+from rustray.head.service import HeadService
+from rustray.rpc.api import HeadApi
+from rustray.scheduler.state import SchedulerSettings
+from rustray.security.roles import SCOPE_CODE, Caller, Role
+
+LOCAL_ADMIN = Caller("user:local-admin", Role.ADMIN, frozenset({SCOPE_CODE}), float("inf"), "local")
+"""Who calls inside one process, where there are no tokens."""
+
+
+class EmbeddedHead:
+    """A head inside the client's process: no gRPC, no tokens, the same semantics.
+
+    Use on the event loop that runs it.
+    """
+
+    def __init__(self, settings: SchedulerSettings | None = None) -> None:
+        self._settings = settings or SchedulerSettings(first_lease=first_lease())
+        self._core: HeadCore | None = None
+
+    async def start(self) -> None:
+        """Start on the running event loop."""
+        identity = HeadIdentity("embedded", VERSION, "", "in process")
+        self._core = HeadCore.create(identity, self._settings)
+
+    def api(self, caller: Caller = LOCAL_ADMIN) -> HeadApi:
+        """Return what this caller may do with the head."""
+        if self._core is None:
+            raise ConfigError("the embedded head has not been started")
+        return HeadService(self._core, caller)
+
+    async def close(self) -> None:
+        """Stop timers."""
+        if self._core is not None:
+            self._core.close()

@@ -1,0 +1,183 @@
+"""What a head answers, in the words of the domain.
+
+`HeadApi` has two implementations: ``head/service.py`` (the head itself) and
+``rpc/head_client.py`` (a client's stub over gRPC). An embedded cluster hands the first to its
+client directly; nobody else can tell the difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rustray.common.errors import RustRayError
+from rustray.task.result import TaskEvent
+from rustray.task.spec import TaskClass
+from rustray.task.state import TaskState
+from rustray.task.views import (
+    ClusterStatus,
+    Explanation,
+    Heartbeat,
+    HeartbeatReply,
+    Registered,
+    TaskPage,
+    WorkerInfo,
+    WorkerView,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitItem:
+    """One task of a unary submit.
+
+    Attributes:
+        prefix: First 10 bytes of its id.
+        sequence: Last 48 bits of its id.
+        task_class: What it is.
+        payload: Encoded arguments.
+        uses_default_resources: The caller named no resources: the function's own apply.
+        uses_default_retries: The caller named no max_retries: the head's default applies.
+    """
+
+    prefix: bytes
+    sequence: int
+    task_class: TaskClass
+    payload: bytes
+    uses_default_resources: bool = False
+    uses_default_retries: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitVerdict:
+    """What became of one `SubmitItem`.
+
+    Attributes:
+        task_id: 32 hex digits.
+        error: None if it was accepted.
+        deduplicated: The same task had been accepted before.
+    """
+
+    task_id: str
+    error: RustRayError | None = None
+    deduplicated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RawResult:
+    """A task's outcome before it is decoded.
+
+    Attributes:
+        codec: `Codec` value of the payload.
+        payload: Encoded value, or encoded `FailureInfo`; b"" while not terminal.
+    """
+
+    task_id: str
+    state: TaskState
+    codec: int
+    payload: bytes
+    worker_id: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelVerdict:
+    """What a cancel did: the state after it (CANCELLING until the worker confirms)."""
+
+    task_id: str
+    state: TaskState
+    error: RustRayError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """Which events a subscriber wants; an empty field means all.
+
+    Attributes:
+        cursor: Revision after which to start; -1 means from now on.
+    """
+
+    task_ids: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()
+    states: tuple[TaskState, ...] = ()
+    cursor: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFilter:
+    """Which tasks to list; an empty field means all."""
+
+    states: tuple[TaskState, ...] = ()
+    function: str = ""
+    worker_id: str = ""
+
+
+class FramePump(Protocol):
+    """One end of a frame stream: the link asks it for frames and hands it what arrives.
+
+    All calls come from the event loop's thread.
+    """
+
+    def next_frame(self) -> Any | None:
+        """Return all that waits to be sent as one bounded frame, or None if nothing does."""
+
+    def on_frame(self, frame: Any) -> None:
+        """Take a frame from the other side."""
+
+    def on_closed(self, error: RustRayError | None) -> None:
+        """Learn that the stream is over; None after an orderly end. Called once."""
+
+
+class Link(Protocol):
+    """A frame stream under a `FramePump`."""
+
+    def wake(self) -> None:
+        """Say that `FramePump.next_frame` has something; event loop's thread only.
+
+        Nothing in flight: it is sent now. A write in flight: it is collected when that
+        write has completed.
+        """
+
+    async def close(self) -> None:
+        """End the stream in an orderly way; idempotent."""
+
+
+class HeadApi(Protocol):
+    """Everything that a head does for clients, workers and the command line.
+
+    Every method raises a `RustRayError` of the class that fits, and nothing else.
+    """
+
+    async def register_worker(self, info: WorkerInfo) -> Registered: ...
+    async def heartbeat(self, beat: Heartbeat) -> HeartbeatReply: ...
+    async def open_worker_stream(self, worker_id: str, session: int, pump: FramePump) -> Link: ...
+    async def open_client_stream(self, prefix: bytes, pump: FramePump) -> Link: ...
+    async def submit(self, items: Sequence[SubmitItem]) -> list[SubmitVerdict]: ...
+    async def get_result(self, task_id: str, timeout_s: float | None) -> RawResult:
+        """Wait until the task has ended, or the timeout (None: the server's longest wait).
+
+        Returns:
+            The outcome; with a state that is not terminal if the wait ended first.
+
+        Raises:
+            TaskNotFound: no such task, or its result has expired.
+        """
+
+    async def cancel(self, task_ids: Sequence[str], force: bool) -> list[CancelVerdict]: ...
+    async def explain(self, task_id: str) -> Explanation: ...
+    async def list_tasks(self, where: TaskFilter, cursor: str, limit: int) -> TaskPage: ...
+    async def list_workers(self) -> list[WorkerView]: ...
+    async def drain_worker(self, worker_id: str) -> None: ...
+    async def status(self) -> ClusterStatus: ...
+    def subscribe(self, where: EventFilter) -> AsyncIterator[list[TaskEvent]]:
+        """Stream events in revision order.
+
+        Raises:
+            ResourceExhausted: the subscriber was too slow; come back with the last revision.
+            RustRayError (code OUT_OF_RANGE text): the cursor is older than what is kept.
+        """
+
+    async def renew_token(self) -> str:
+        """Return a fresh access token for the caller, with the same rights."""
+
+    async def create_token(self, role: str, ttl_s: float, allow_code: bool) -> str: ...

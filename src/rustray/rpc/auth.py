@@ -1,0 +1,109 @@
+"""Who calls: the token of a call or a stream, judged before any of its body is read."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from rustray.common.errors import AuthenticationError, RustRayError
+from rustray.security.auth import token_from_authorization
+from rustray.security.roles import SCOPE_CODE, Caller, Role, authorize
+
+logger = logging.getLogger("rustray.rpc")
+
+STREAM_GRACE_S: Final = 30.0
+"""How long a stream outlives its token, so that a renewed one can arrive."""
+ANYBODY: Final = Caller("user:anybody", Role.ADMIN, frozenset({SCOPE_CODE}), float("inf"), "")
+"""The caller of a node that runs without authentication (loopback only)."""
+
+
+class Authenticator(Protocol):
+    """Judges tokens; `rustray.security.auth.AuthManager` is one."""
+
+    def verify(self, token: str | None, now_unix_s: float, audience: str, /) -> Caller:
+        """Return whose token it is.
+
+        Args:
+            token: From a peer; None if it sent none.
+            now_unix_s: Wall clock.
+            audience: Kind of node that this one is, "head" or "worker".
+
+        Raises:
+            AuthenticationError: it is not good.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Decides who may call this node: its verifier, audience and clock.
+
+    Attributes:
+        auth: None where the node runs without authentication.
+        audience: Kind of node that this one is.
+        clock: Wall clock, seconds since 1970.
+    """
+
+    auth: Authenticator | None
+    audience: str
+    clock: Callable[[], float] = time.time
+
+    def admit(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> Caller:
+        """Return the caller of a method, from the metadata of its call.
+
+        Raises:
+            AuthenticationError: no token, or none that is good.
+            AuthorizationError: the token's holder may not call it.
+        """
+        if self.auth is None:
+            return ANYBODY
+        values = [value for key, value in metadata if key == "authorization"]
+        token = token_from_authorization(values)
+        caller = self.verify_token(token)
+        authorize(caller, method)
+        return caller
+
+    def verify_token(self, token: str) -> Caller:
+        """Return whose token it is.
+
+        Raises:
+            AuthenticationError: it is not good.
+        """
+        assert self.auth is not None
+        try:
+            return self.auth.verify(token, self.clock(), self.audience)
+        except RustRayError:
+            raise
+        except Exception:  # of whatever class: a token that breaks the verifier is not good
+            logger.exception("the check of a token failed")
+            raise AuthenticationError("the access token is not valid") from None
+
+
+class StreamPass:
+    """What lets a stream go on: it ends `STREAM_GRACE_S` after its token unless renewed."""
+
+    def __init__(self, guard: Guard, caller: Caller, method: str) -> None:
+        self._guard = guard
+        self._caller = caller
+        self._method = method
+
+    def renew(self, token: str) -> None:
+        """Take the token that the peer sent on the stream.
+
+        Raises:
+            AuthenticationError: it is not good, or somebody else's.
+            AuthorizationError: its holder may not keep this stream.
+        """
+        if self._guard.auth is None:
+            return
+        caller = self._guard.verify_token(token)
+        if caller.subject != self._caller.subject:
+            raise AuthenticationError("the renewed token belongs to another subject")
+        authorize(caller, self._method)
+        self._caller = caller
+
+    def left_s(self) -> float:
+        """Return how long the stream may go on, in seconds."""
+        return self._caller.expires_unix_s + STREAM_GRACE_S - self._guard.clock()

@@ -1,0 +1,433 @@
+"""Frames as protobuf, and back.
+
+Decoding is total: whatever a peer sends gives a frame or a `CommunicationError`. Frames that the
+head receives are checked to the last number, since it hands their columns on to others; frames
+that come from the head are only checked as far as their reader depends on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from rustray.common.ids import MAX_SEQUENCE, PREFIX_BYTES
+from rustray.proto.rustray.v1 import common_pb2 as common
+from rustray.proto.rustray.v1 import head_pb2 as wire
+from rustray.rpc.convert import (
+    MAX_CLASS_NUMBER,
+    MAX_RANGE,
+    count_from_wire,
+    get_task_class,
+    parse,
+    put_task_class,
+    state_from_wire,
+    state_to_wire,
+    text,
+    total,
+)
+from rustray.task.columns import PayloadColumn
+from rustray.task.frames import (
+    AssignFrame,
+    CancelRequest,
+    ClassDefinition,
+    ClientFrame,
+    HeadFrame,
+    LeaseCancel,
+    LeaseGrant,
+    LeaseOutcome,
+    LeaseRange,
+    Outcome,
+    Rejection,
+    Submission,
+    TaskRange,
+    WorkerFrame,
+)
+from rustray.task.state import TaskState
+
+PROTOCOL: Final = 1
+"""Version of the streams' protocol."""
+HELLO_KEY: Final = "rustray-hello-bin"
+"""Metadata of a call that opens a stream."""
+OPEN_KEY: Final = "rustray-stream"
+"""Initial metadata that answers it."""
+BYE: Final = wire.ClientFrame(bye=True).SerializeToString()
+"""Last message of a stream that ends in order; the same bytes from clients and workers."""
+_SEQUENCES: Final = MAX_SEQUENCE + 1
+_OFFSETS: Final = 1 << 32
+_REPORTABLE: Final = frozenset(
+    {
+        TaskState.LEASED,
+        TaskState.SUCCEEDED,
+        TaskState.FAILED,
+        TaskState.CANCELLED,
+        TaskState.TIMED_OUT,
+    }
+)
+
+
+def encode_token(token: str) -> bytes:
+    """Encode a renewed token that travels alone; the same bytes from clients and workers."""
+    return wire.ClientFrame(token=token).SerializeToString()
+
+
+# ── Parts ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _put_payloads(target: common.Payloads, column: PayloadColumn) -> None:
+    target.blob = column.blob
+    target.ends = column.ends_bytes()
+    target.base = column.base
+
+
+def _get_payloads(message: common.Payloads) -> PayloadColumn:
+    column = PayloadColumn.from_wire(message.blob, message.ends, message.base)
+    if not 0 < len(column) <= MAX_RANGE:
+        raise ValueError(f"a column of {len(column)} payloads; 1 to {MAX_RANGE} are allowed")
+    return column
+
+
+def _get_ordered_payloads(message: common.Payloads) -> PayloadColumn:
+    """Read a column that is handed on, so that a false one is refused here and not further on."""
+    column = _get_payloads(message)
+    if len(column) > 1:
+        ends = column.ends.tolist()
+        if ends != sorted(ends):
+            raise ValueError("payload ends are out of order")
+    return column
+
+
+def _put_classes(target: Any, classes: Iterable[ClassDefinition]) -> None:
+    for definition in classes:
+        message = target.add()
+        message.number = definition.number
+        message.code = definition.code
+        put_task_class(message.task_class, definition.task_class)
+
+
+def _get_class(message: common.ClassDefinition) -> ClassDefinition:
+    return ClassDefinition(
+        _class_number(message.number), get_task_class(message.task_class), message.code
+    )
+
+
+def _class_number(number: int) -> int:
+    if not 0 < number <= MAX_CLASS_NUMBER:
+        raise ValueError(f"class number {number} is outside 1 to {MAX_CLASS_NUMBER}")
+    return number
+
+
+def _split(first: int, count: int) -> Iterator[tuple[int, int]]:
+    """Cut a range into pieces that the wire allows."""
+    while count > MAX_RANGE:
+        yield first, MAX_RANGE
+        first += MAX_RANGE
+        count -= MAX_RANGE
+    yield first, count
+
+
+def _put_task_ranges(target: Any, ranges: Iterable[TaskRange]) -> None:
+    for item in ranges:
+        for first, count in _split(item.first, item.count):
+            target.add(first=first, count=count)
+
+
+def _get_task_ranges(messages: Iterable[common.TaskRange]) -> list[TaskRange]:
+    return [TaskRange(m.first, count_from_wire(m.count, m.first, _SEQUENCES)) for m in messages]
+
+
+def _put_lease_ranges(target: Any, ranges: Iterable[LeaseRange]) -> None:
+    for item in ranges:
+        target.add(lease=item.lease, offset=item.offset, count=item.count)
+
+
+def _get_lease_ranges(messages: Iterable[wire.LeaseRange]) -> list[LeaseRange]:
+    return [
+        LeaseRange(m.lease, m.offset, count_from_wire(m.count, m.offset, _OFFSETS))
+        for m in messages
+    ]
+
+
+# ── Client to head ──────────────────────────────────────────────────────────────────────────────
+
+
+def encode_client_frame(frame: ClientFrame) -> bytes:
+    """Encode a frame of the client's stream."""
+    message = wire.ClientFrame(number=frame.number, ack=frame.ack)
+    if frame.token:
+        message.token = frame.token
+    if frame.classes:
+        _put_classes(message.classes, frame.classes)
+    for submission in frame.submissions:
+        target = message.submissions.add()
+        target.class_number = submission.class_number
+        target.first = submission.first
+        _put_payloads(target.payloads, submission.payloads)
+    for cancel in frame.cancels:
+        for first, count in _split(cancel.first, cancel.count):
+            message.cancels.add(prefix=cancel.prefix, first=first, count=count, force=cancel.force)
+    if frame.follow:
+        _put_task_ranges(message.follow, frame.follow)
+    return message.SerializeToString()
+
+
+def encode_client_hello(prefix: bytes) -> bytes:
+    """Encode who opens a client's stream."""
+    return wire.ClientHello(prefix=prefix, protocol=PROTOCOL).SerializeToString()
+
+
+@total("hello of a client")
+def decode_client_hello(data: bytes) -> bytes:
+    """Return the session prefix.
+
+    Raises:
+        CommunicationError: it is not a hello, or of another protocol.
+    """
+    message = parse(wire.ClientHello, data, "hello of a client")
+    _check_protocol(message.protocol)
+    return _prefix(message.prefix)
+
+
+@total("frame of a client")
+def decode_client_frame(data: bytes) -> ClientFrame:
+    """Decode and check a client's frame.
+
+    Raises:
+        CommunicationError: it is malformed.
+    """
+    message = parse(wire.ClientFrame, data, "frame of a client")
+    return ClientFrame(
+        number=message.number if message.token else _number(message.number),
+        ack=message.ack,
+        classes=[_get_class(m) for m in message.classes],
+        submissions=[_get_submission(m) for m in message.submissions],
+        cancels=[
+            CancelRequest(
+                _prefix(m.prefix) if m.prefix else b"",
+                m.first,
+                count_from_wire(m.count, m.first, _SEQUENCES),
+                m.force,
+            )
+            for m in message.cancels
+        ],
+        follow=_get_task_ranges(message.follow),
+        token=message.token,
+    )
+
+
+def _get_submission(message: wire.Submission) -> Submission:
+    payloads = _get_ordered_payloads(message.payloads)
+    first = message.first
+    count_from_wire(len(payloads), first, _SEQUENCES)
+    return Submission(_class_number(message.class_number), first, payloads)
+
+
+def _check_protocol(version: int) -> None:
+    if version != PROTOCOL:
+        raise ValueError(
+            f"the peer speaks version {version} of the protocol, this node version {PROTOCOL}; "
+            "run the same release of rustray on both"
+        )
+
+
+def _prefix(prefix: bytes) -> bytes:
+    if len(prefix) != PREFIX_BYTES:
+        raise ValueError(f"a task id's prefix has {PREFIX_BYTES} bytes, not {len(prefix)}")
+    return prefix
+
+
+def _number(number: int) -> int:
+    if not number:
+        raise ValueError("frames are numbered from 1")
+    return number
+
+
+# ── Head to client ──────────────────────────────────────────────────────────────────────────────
+
+
+def encode_head_frame(frame: HeadFrame) -> bytes:
+    """Encode a frame to a client."""
+    message = wire.HeadFrame(number=frame.number, ack=frame.ack)
+    if frame.accepted:
+        _put_task_ranges(message.accepted, frame.accepted)
+    for refused in frame.rejected:
+        code, reason = text(refused.code), text(refused.message)
+        for first, count in _split(refused.first, refused.count):
+            message.rejected.add(first=first, count=count, code=code, message=reason)
+    for outcome in frame.outcomes:
+        target = message.outcomes.add()
+        target.first = outcome.first
+        target.state = state_to_wire(outcome.state)
+        _put_payloads(target.payloads, outcome.payloads)
+        target.worker_id = outcome.worker_id
+        target.attempts = outcome.attempts
+    if frame.unknown:
+        _put_task_ranges(message.unknown, frame.unknown)
+    return message.SerializeToString()
+
+
+@total("frame of the head")
+def decode_head_frame(data: bytes) -> HeadFrame:
+    """Decode a frame of the head to a client.
+
+    Raises:
+        CommunicationError: it is malformed.
+    """
+    message = parse(wire.HeadFrame, data, "frame of the head")
+    return HeadFrame(
+        number=_number(message.number),
+        ack=message.ack,
+        accepted=_get_task_ranges(message.accepted),
+        rejected=[
+            Rejection(m.first, count_from_wire(m.count, m.first, _SEQUENCES), m.code, m.message)
+            for m in message.rejected
+        ],
+        outcomes=[_get_outcome(m) for m in message.outcomes],
+        unknown=_get_task_ranges(message.unknown),
+    )
+
+
+def _get_outcome(message: wire.Outcome) -> Outcome:
+    payloads = _get_payloads(message.payloads)
+    first = message.first
+    count_from_wire(len(payloads), first, _SEQUENCES)
+    state = state_from_wire(message.state)
+    if not state.is_terminal:
+        raise ValueError(f"an outcome cannot be {state.name}")
+    return Outcome(first, state, payloads, message.worker_id, message.attempts)
+
+
+# ── Head to worker ──────────────────────────────────────────────────────────────────────────────
+
+
+def encode_assign_frame(frame: AssignFrame) -> bytes:
+    """Encode a frame to a worker."""
+    message = wire.AssignFrame(number=frame.number, ack=frame.ack, drain=frame.drain)
+    if frame.classes:
+        _put_classes(message.classes, frame.classes)
+    for grant in frame.leases:
+        target = message.leases.add()
+        target.lease = grant.lease
+        target.class_number = grant.class_number
+        target.attempt = grant.attempt
+        target.prefix = grant.prefix
+        target.first = grant.first
+        _put_payloads(target.payloads, grant.payloads)
+    for cancel in frame.cancels:
+        message.cancels.add(
+            lease=cancel.lease, offset=cancel.offset, count=cancel.count, force=cancel.force
+        )
+    if frame.recall:
+        _put_lease_ranges(message.recall, frame.recall)
+    return message.SerializeToString()
+
+
+@total("frame of the head")
+def decode_assign_frame(data: bytes) -> AssignFrame:
+    """Decode a frame of the head to a worker.
+
+    Raises:
+        CommunicationError: it is malformed.
+    """
+    message = parse(wire.AssignFrame, data, "frame of the head")
+    return AssignFrame(
+        number=_number(message.number),
+        ack=message.ack,
+        classes=[_get_class(m) for m in message.classes],
+        leases=[_get_grant(m) for m in message.leases],
+        cancels=[
+            LeaseCancel(m.lease, m.offset, count_from_wire(m.count, m.offset, _OFFSETS), m.force)
+            for m in message.cancels
+        ],
+        recall=_get_lease_ranges(message.recall),
+        drain=message.drain,
+    )
+
+
+def _get_grant(message: wire.LeaseGrant) -> LeaseGrant:
+    payloads = _get_payloads(message.payloads)
+    first = message.first
+    count_from_wire(len(payloads), first, _SEQUENCES)
+    return LeaseGrant(
+        message.lease,
+        _class_number(message.class_number),
+        message.attempt,
+        _prefix(message.prefix),
+        first,
+        payloads,
+    )
+
+
+# ── Worker to head ──────────────────────────────────────────────────────────────────────────────
+
+
+def encode_worker_frame(frame: WorkerFrame) -> bytes:
+    """Encode a frame of the worker's stream."""
+    message = wire.WorkerFrame(
+        number=frame.number, ack=frame.ack, draining=frame.draining, drained=frame.drained
+    )
+    if frame.token:
+        message.token = frame.token
+    if frame.held is not None:
+        message.has_held = True
+        _put_lease_ranges(message.held, frame.held)
+    for outcome in frame.outcomes:
+        target = message.outcomes.add()
+        target.lease = outcome.lease
+        target.offset = outcome.offset
+        target.state = state_to_wire(outcome.state)
+        _put_payloads(target.payloads, outcome.payloads)
+        target.run_us = outcome.run_us
+    if frame.returned:
+        _put_lease_ranges(message.returned, frame.returned)
+    if frame.started:
+        _put_lease_ranges(message.started, frame.started)
+    return message.SerializeToString()
+
+
+def encode_worker_hello(worker_id: str, session: int) -> bytes:
+    """Encode who opens a worker's stream."""
+    hello = wire.WorkerHello(worker_id=text(worker_id), session=session, protocol=PROTOCOL)
+    return hello.SerializeToString()
+
+
+@total("hello of a worker")
+def decode_worker_hello(data: bytes) -> tuple[str, int]:
+    """Return (worker id, session).
+
+    Raises:
+        CommunicationError: it is not a hello, or of another protocol.
+    """
+    message = parse(wire.WorkerHello, data, "hello of a worker")
+    _check_protocol(message.protocol)
+    return message.worker_id, message.session
+
+
+@total("frame of a worker")
+def decode_worker_frame(data: bytes) -> WorkerFrame:
+    """Decode and check a worker's frame.
+
+    Raises:
+        CommunicationError: it is malformed.
+    """
+    message = parse(wire.WorkerFrame, data, "frame of a worker")
+    return WorkerFrame(
+        number=message.number if message.token else _number(message.number),
+        ack=message.ack,
+        held=_get_lease_ranges(message.held) if message.has_held else None,
+        outcomes=[_get_lease_outcome(m) for m in message.outcomes],
+        returned=_get_lease_ranges(message.returned),
+        started=_get_lease_ranges(message.started),
+        draining=message.draining,
+        drained=message.drained,
+        token=message.token,
+    )
+
+
+def _get_lease_outcome(message: wire.LeaseOutcome) -> LeaseOutcome:
+    payloads = _get_ordered_payloads(message.payloads)
+    offset = message.offset
+    count_from_wire(len(payloads), offset, _OFFSETS)
+    state = state_from_wire(message.state)
+    if state not in _REPORTABLE:
+        raise ValueError(f"a worker cannot report {state.name}")
+    return LeaseOutcome(message.lease, offset, state, payloads, message.run_us)

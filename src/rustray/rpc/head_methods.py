@@ -1,0 +1,172 @@
+"""The unary calls of HeadService: protobuf in, a `HeadApi` call, protobuf out."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+from rustray.common.errors import ConfigError, PayloadError, ResourceExhausted
+from rustray.proto.rustray.v1 import head_pb2 as wire
+from rustray.rpc import request_codec as requests
+from rustray.rpc import view_codec as views
+from rustray.rpc.api import HeadApi, SubmitItem, SubmitVerdict
+from rustray.rpc.convert import MessageType, parse
+from rustray.rpc.gate import Context, Method, Unary
+from rustray.security.roles import HEAD_SERVICE, Caller
+
+MakeApi = Callable[[Caller], HeadApi]
+Request = TypeVar("Request")
+
+
+async def _register_worker(api: HeadApi, request: wire.RegisterWorkerRequest) -> Any:
+    return views.put_registered(await api.register_worker(views.get_worker_info(request)))
+
+
+async def _heartbeat(api: HeadApi, request: wire.HeartbeatRequest) -> Any:
+    return views.put_heartbeat_reply(await api.heartbeat(views.get_heartbeat(request)))
+
+
+async def _submit_task(api: HeadApi, request: wire.SubmitTaskRequest) -> Any:
+    item = requests.get_item(request.task, requests.new_prefix(), 0)
+    (verdict,) = await api.submit([item])
+    if verdict.error is not None:
+        raise verdict.error
+    return wire.SubmitTaskResponse(task_id=verdict.task_id, deduplicated=verdict.deduplicated)
+
+
+async def _submit_tasks(api: HeadApi, request: wire.SubmitTasksRequest) -> Any:
+    """Submit the good ones; each bad one gets its verdict in its place."""
+    count = len(request.tasks)
+    if count > requests.MAX_BATCH:
+        raise ResourceExhausted(
+            f"{count} tasks in one call; at most {requests.MAX_BATCH} are allowed"
+        )
+    prefix = requests.new_prefix()
+    items: list[SubmitItem] = []
+    refused: dict[int, SubmitVerdict] = {}
+    for position, message in enumerate(request.tasks):
+        try:
+            items.append(requests.get_item(message, prefix, position))
+        except PayloadError as error:
+            refused[position] = SubmitVerdict(message.task_id, error)
+    accepted = iter(await api.submit(items) if items else ())
+    return requests.put_verdicts(
+        refused[position] if position in refused else next(accepted) for position in range(count)
+    )
+
+
+async def _get_task_result(api: HeadApi, request: wire.GetTaskResultRequest) -> Any:
+    found = await api.get_result(request.task_id, requests.get_wait_s(request))
+    response = wire.GetTaskResultResponse()
+    views.put_result(response.result, found)
+    return response
+
+
+async def _cancel_task(api: HeadApi, request: wire.CancelTaskRequest) -> Any:
+    if len(request.task_ids) > requests.MAX_CANCELS:
+        raise ResourceExhausted(f"at most {requests.MAX_CANCELS} tasks can be cancelled at once")
+    return requests.put_cancel_verdicts(await api.cancel(list(request.task_ids), request.force))
+
+
+async def _explain_task(api: HeadApi, request: wire.ExplainTaskRequest) -> Any:
+    return views.put_explanation(await api.explain(request.task_id))
+
+
+async def _list_tasks(api: HeadApi, request: wire.ListTasksRequest) -> Any:
+    where, cursor, limit = requests.get_task_filter(request)
+    return views.put_task_page(await api.list_tasks(where, cursor, limit))
+
+
+async def _list_workers(api: HeadApi, _: wire.ListWorkersRequest) -> Any:
+    return views.put_workers(await api.list_workers())
+
+
+async def _list_functions(api: HeadApi, _: wire.ListFunctionsRequest) -> Any:
+    offered: dict[str, list[str]] = {}
+    for worker in await api.list_workers():
+        for name in worker.functions:
+            offered.setdefault(name, []).append(worker.worker_id)
+    response = wire.ListFunctionsResponse()
+    for name in sorted(offered):
+        response.functions.add(name=name, worker_ids=sorted(offered[name]))
+    return response
+
+
+async def _get_status(api: HeadApi, _: wire.GetStatusRequest) -> Any:
+    return views.put_status(await api.status())
+
+
+async def _drain_worker(api: HeadApi, request: wire.DrainWorkerRequest) -> Any:
+    await api.drain_worker(request.worker_id)
+    return wire.DrainWorkerResponse()
+
+
+async def _create_token(api: HeadApi, request: wire.CreateTokenRequest) -> Any:
+    token = await api.create_token(request.role, request.ttl_s, request.allow_code)
+    return wire.CreateTokenResponse(token=token)
+
+
+async def _renew_token(api: HeadApi, _: wire.RenewTokenRequest) -> Any:
+    return wire.RenewTokenResponse(token=await api.renew_token())
+
+
+_UNARY: Final[dict[str, tuple[Any, Callable[[HeadApi, Any], Awaitable[Any]]]]] = {
+    "RegisterWorker": (wire.RegisterWorkerRequest, _register_worker),
+    "Heartbeat": (wire.HeartbeatRequest, _heartbeat),
+    "SubmitTask": (wire.SubmitTaskRequest, _submit_task),
+    "SubmitTasks": (wire.SubmitTasksRequest, _submit_tasks),
+    "GetTaskResult": (wire.GetTaskResultRequest, _get_task_result),
+    "CancelTask": (wire.CancelTaskRequest, _cancel_task),
+    "ExplainTask": (wire.ExplainTaskRequest, _explain_task),
+    "ListTasks": (wire.ListTasksRequest, _list_tasks),
+    "ListWorkers": (wire.ListWorkersRequest, _list_workers),
+    "ListFunctions": (wire.ListFunctionsRequest, _list_functions),
+    "GetStatus": (wire.GetStatusRequest, _get_status),
+    "DrainWorker": (wire.DrainWorkerRequest, _drain_worker),
+    "CreateToken": (wire.CreateTokenRequest, _create_token),
+    "RenewToken": (wire.RenewTokenRequest, _renew_token),
+}
+
+
+def unary_method(
+    kind: MessageType[Request], run: Callable[[Caller, Request], Awaitable[Any]]
+) -> Method:
+    """Make a method of a function on messages; a field out of range is the caller's mistake."""
+
+    async def call(caller: Caller, data: bytes) -> bytes:
+        request = parse(kind, data, "request")
+        try:
+            response = await run(caller, request)
+        except ValueError as error:
+            raise ConfigError(f"the request is not valid: {error}") from error
+        return bytes(response.SerializeToString())
+
+    unary: Unary = call
+    return Method(unary=unary)
+
+
+def head_methods(make_api: MakeApi) -> dict[str, Method]:
+    """Return HeadService's methods but the two frame streams, by full name."""
+
+    def bind(run: Callable[[HeadApi, Any], Awaitable[Any]]) -> Callable[[Caller, Any], Any]:
+        return lambda caller, request: run(make_api(caller), request)
+
+    async def subscribe(caller: Caller, data: bytes, context: Context) -> None:
+        request = parse(wire.SubscribeRequest, data, "request")
+        try:
+            where = requests.get_event_filter(request)
+        except ValueError as error:
+            raise ConfigError(f"the request is not valid: {error}") from error
+        batches = make_api(caller).subscribe(where)
+        try:
+            async for events in batches:
+                await context.write(views.put_events(events).SerializeToString())
+        finally:
+            if isinstance(batches, AsyncGenerator):
+                await batches.aclose()
+
+    methods = {
+        HEAD_SERVICE + name: unary_method(kind, bind(run)) for name, (kind, run) in _UNARY.items()
+    }
+    methods[HEAD_SERVICE + "Subscribe"] = Method(stream_out=subscribe)
+    return methods

@@ -1,0 +1,104 @@
+"""A grpc.aio server that a stranger cannot stop with one call.
+
+grpc.aio (1.85 at least) decodes the path of each call to an unregistered method as UTF-8 in its
+main loop. A path that is not UTF-8 ends that loop, and with it the server, before any interceptor
+or credential has been looked at. So here every method of the node is registered, and whatever
+arrives beside them is by definition a call to a method that does not exist: it is answered without
+its path.
+
+It needs names that grpc keeps to itself. Where a later grpc has them no more, the plain server
+serves, and ``tests/integration/test_rpc_wire.py`` says whether it is in danger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from rustray.rpc.grpcio import aio, cygrpc, grpc
+
+UNKNOWN: Final = "/unknown"
+"""What the gate is told for the path of a method that does not exist."""
+_NEEDED: Final = ("_MethodResolver", "_handle_rpc", "_schedule_rpc_coro", "get_working_loop")
+
+if TYPE_CHECKING:
+    _Core: Any = object
+    _Plain: Any = aio.Server
+else:
+    _Core = cygrpc.AioServer
+    _Plain = aio._server.Server
+
+
+def is_supported() -> bool:
+    """Whether this grpc has what the sturdy server stands on."""
+    return all(hasattr(cygrpc, name) for name in _NEEDED) and all(
+        hasattr(cygrpc.AioServer, name) for name in ("_make_request_call_future", "_request_call")
+    )
+
+
+class _SturdyCore(_Core):  # type: ignore[misc]
+    """Answers calls to unregistered methods itself."""
+
+    def prepare(self, loop: asyncio.AbstractEventLoop, interceptors: tuple[Any, ...]) -> None:
+        """Say what the base class keeps to itself."""
+        self.own_loop = loop
+        self.own_interceptors = interceptors
+        self.own_calls: set[asyncio.Task[None]] = set()
+
+    def _make_request_call_future(self, method_bytes: bytes | None) -> Any:
+        if method_bytes is not None:
+            return super()._make_request_call_future(method_bytes)
+        return self.own_loop.create_task(self._answer_unknown())
+
+    async def _answer_unknown(self) -> Any:
+        resolver = cygrpc._MethodResolver([], {})
+        while True:
+            state = await self._request_call()  # raises when the server shuts down
+            answer = cygrpc._handle_rpc(
+                UNKNOWN, resolver, self.own_interceptors, state, self.own_loop, False
+            )
+            call = self.own_loop.create_task(
+                cygrpc._schedule_rpc_coro(answer, state, self.own_loop, UNKNOWN)
+            )
+            self.own_calls.add(call)
+            call.add_done_callback(self.own_calls.discard)
+
+
+class _SturdyServer(_Plain):  # type: ignore[misc]
+    def __init__(
+        self, interceptors: tuple[Any, ...], options: list[tuple[str, Any]], max_calls: int
+    ) -> None:
+        loop = cygrpc.get_working_loop()
+        self._loop = loop
+        self._server = _SturdyCore(loop, None, (), interceptors, tuple(options), max_calls)
+        self._server.prepare(loop, interceptors)
+
+
+def make_server(
+    interceptor: Any, paths: Iterable[str], options: list[tuple[str, Any]], max_calls: int
+) -> aio.Server:
+    """Make a server whose calls all go to one interceptor.
+
+    Args:
+        interceptor: Answers every call, known or not.
+        paths: Full names of the node's methods.
+        options: Channel arguments.
+        max_calls: Calls and streams at once.
+    """
+    if not is_supported():
+        return aio.server(
+            interceptors=(interceptor,), options=options, maximum_concurrent_rpcs=max_calls
+        )
+    server = _SturdyServer((interceptor,), options, max_calls)
+    for path in paths:
+        service, _, method = path.removeprefix("/").rpartition("/")
+        # The interceptor answers in place of this handler, which is never called.
+        handler = grpc.unary_unary_rpc_method_handler(_never)
+        server.add_registered_method_handlers(service, {method: handler})
+    return server
+
+
+async def _never(_request: bytes, context: Any) -> bytes:
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED)
+    return b""

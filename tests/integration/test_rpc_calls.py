@@ -1,0 +1,588 @@
+"""The unary calls over real gRPC: round trips, who may call what, and typed errors."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from helpers.rpc import TASK, FakeAuth, FakeHead, ScriptedPump, make_identity
+from helpers.waiting import aeventually
+from rustray.common.errors import (
+    AuthenticationError,
+    AuthorizationError,
+    CommunicationError,
+    ConfigError,
+    HeadUnavailable,
+    InvariantError,
+    PayloadError,
+    ResourceExhausted,
+    RustRayError,
+    TaskNotFound,
+    TaskTimeout,
+)
+from rustray.proto.rustray.v1 import common_pb2, head_pb2, worker_pb2
+from rustray.rpc import tokens
+from rustray.rpc.api import EventFilter, RawResult, SubmitItem, TaskFilter
+from rustray.rpc.grpcio import EOF, StatusCode, aio
+from rustray.rpc.head_client import GrpcHeadClient, connect
+from rustray.rpc.node_server import check_tables
+from rustray.rpc.server import HeadServer
+from rustray.rpc.status import STATUS, from_rpc_error, status_of
+from rustray.rpc.worker_server import WorkerServer
+from rustray.security.encoding import encode_base64url
+from rustray.security.roles import HEAD_SERVICE, HEALTH_SERVICE, METHOD_ROLES, Role
+from rustray.task.functions import FunctionInfo, Parameter
+from rustray.task.result import TaskEvent
+from rustray.task.spec import Codec, TaskClass
+from rustray.task.state import TaskState
+from rustray.task.views import Heartbeat, WorkerInfo
+
+PREFIX = b"0123456789"
+
+
+@pytest.fixture
+def head() -> FakeHead:
+    """A head that remembers."""
+    return FakeHead()
+
+
+@pytest.fixture
+async def port(head: FakeHead) -> AsyncIterator[int]:
+    """The port of a server without TLS."""
+    server = HeadServer(head.api, head, auth=FakeAuth(), identity=None, port=0)
+    yield await server.start()
+    await server.stop(0.2)
+
+
+@pytest.fixture
+async def client(port: int) -> AsyncIterator[GrpcHeadClient]:
+    """An administrator's connection."""
+    found = await connect(f"127.0.0.1:{port}", token_source="admin", insecure=True)
+    yield found
+    await found.close()
+
+
+# ── Round trips ─────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_every_view_arrives_as_it_was(client: GrpcHeadClient, head: FakeHead):
+    """What the head answers and what it is asked cross the wire without loss."""
+    info = WorkerInfo(
+        "w-1", 3, "w", "h:1", {"cpu_cores": 2, "disk": 0.5}, {"zone": "a"},
+        (FunctionInfo("f", (Parameter("x", "either", True, "int"),), "doc", "f(x: int)"),),
+        "1.0", 77, "boot",
+    )  # fmt: skip
+    await client.register_worker(info)
+    beat = Heartbeat("w-1", 7, 5, 6, ((1, 2), (3, 4)), 2, 0.5, 100.0)
+    assert (await client.heartbeat(beat)).is_known
+    assert head.calls == [("register_worker", info), ("heartbeat", beat)]
+    assert await client.list_workers() == await head.list_workers()
+    assert await client.status() == await head.status()
+    assert await client.explain(TASK) == await head.explain(TASK)
+    where = TaskFilter((TaskState.QUEUED,), "f", "w-1")
+    assert await client.list_tasks(where, "c", 5) == await head.list_tasks(where, "c", 5)
+    assert await client.get_result(TASK, 1.0) == RawResult(
+        TASK, TaskState.SUCCEEDED, 2, b"42", "w-1", 1
+    )
+    assert (await client.cancel([TASK], True))[0].state is TaskState.CANCELLED
+    await client.drain_worker("w-1")
+    assert await client.create_token("submit", 60.0, True) == "made"
+    assert await client.renew_token() == "fresh"
+    names = [name for name, _ in head.calls]
+    assert names[-4:] == ["cancel", "drain_worker", "create_token", "renew_token"]
+
+
+async def test_items_of_the_python_client_arrive_as_they_were(
+    client: GrpcHeadClient, head: FakeHead
+):
+    """A submit keeps class, payload and id, and each item has its verdict."""
+    items = [
+        SubmitItem(PREFIX, n, TaskClass("f", nargs=1, labels=(("a", "b"),)), b"payload", True)
+        for n in (8, 9)
+    ]
+    verdicts = await client.submit(items)
+    assert head.calls == [("submit", items)]
+    assert [verdict.deduplicated for verdict in verdicts] == [False, True]
+
+
+async def test_events_stream_until_the_head_ends_them(client: GrpcHeadClient, head: FakeHead):
+    """A subscription gives batches in order, and the filter reaches the head."""
+    event = TaskEvent(5, TASK, TaskState.RUNNING, 1, "w-1", "f", 12.5)
+    head.events = [[event], [event, event]]
+    where = EventFilter((TASK,), ("f",), (TaskState.RUNNING,), 3)
+    assert [batch async for batch in client.subscribe(where)] == head.events
+    assert head.calls == [("subscribe", where)]
+
+
+async def test_a_subscription_that_fails_raises_its_class(client: GrpcHeadClient, head: FakeHead):
+    """Too slow a subscriber gets ResourceExhausted."""
+    head.error = ResourceExhausted("too slow; come back with revision 5")
+    with pytest.raises(ResourceExhausted, match="revision 5"):
+        _ = [batch async for batch in client.subscribe(EventFilter())]
+
+
+# ── Programs of any language ────────────────────────────────────────────────────────────────────
+
+
+async def raw_call(port: int, method: str, request: Any, answer: Any, token: str = "admin") -> Any:
+    """Call as a program of another language would."""
+    async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_unary(
+            HEAD_SERVICE + method, type(request).SerializeToString, answer.FromString
+        )
+        return await call(request, metadata=(("authorization", f"Bearer {token}"),))
+
+
+async def test_a_plain_submit_is_composed_without_decoding(port: int, head: FakeHead):
+    """Arguments in JSON become one payload, and the head sees their number and names."""
+    task = common_pb2.TaskRequest(
+        function_name="matrix_multiply",
+        codec=common_pb2.CODEC_JSON,
+        args=[b"1000", b'"x"'],
+        kwargs={"b": b"[1]", "a": b"null"},
+        resources=common_pb2.Resources(cpu_cores=4, memory_mb=512, labels={"zone": "a"}),
+        max_retries=5,
+        priority=-3,
+    )
+    answer = await raw_call(
+        port, "SubmitTask", head_pb2.SubmitTaskRequest(task=task), head_pb2.SubmitTaskResponse
+    )
+    (item,) = head.calls[0][1]
+    assert json.loads(item.payload) == [[1000, "x"], {"a": None, "b": [1]}]
+    assert (item.task_class.nargs, item.task_class.kwarg_names) == (2, ("a", "b"))
+    assert item.task_class.resources.amounts() == {"cpu_cores": 4, "memory_mb": 512}
+    assert (item.uses_default_resources, item.uses_default_retries) == (False, False)
+    assert item.task_class.codec is Codec.JSON
+    assert len(answer.task_id) == 32
+
+
+async def test_a_batch_with_bad_items_gets_a_verdict_each(port: int, head: FakeHead):
+    """A bad task is refused in its place; the others are submitted."""
+    good = common_pb2.TaskRequest(function_name="f")
+    bad = [
+        common_pb2.TaskRequest(function_name=""),
+        common_pb2.TaskRequest(function_name="f", task_id="no id"),
+        common_pb2.TaskRequest(
+            function_name="f", resources=common_pb2.Resources(cpu_cores=float("nan"))
+        ),
+        common_pb2.TaskRequest(function_name="f", resources=common_pb2.Resources(gpus=-1)),
+        common_pb2.TaskRequest(function_name="f", args=[b""]),
+        common_pb2.TaskRequest(function_name="f", codec=common_pb2.CODEC_PICKLE),
+        common_pb2.TaskRequest(function_name="f", timeout_s=-1),
+        common_pb2.TaskRequest(function_name="f", max_retries=-2),
+    ]
+    request = head_pb2.SubmitTasksRequest(tasks=[good, *bad, good])
+    answer = await raw_call(port, "SubmitTasks", request, head_pb2.SubmitTasksResponse)
+    refused = [verdict.HasField("error") for verdict in answer.verdicts]
+    assert refused == [False, *[True] * len(bad), False]
+    assert {verdict.error.code for verdict in answer.verdicts[1:-1]} == {"PAYLOAD"}
+    assert len(head.calls[0][1]) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "status"),
+    [
+        ("SubmitTask", head_pb2.SubmitTaskRequest(), StatusCode.INVALID_ARGUMENT),
+        (
+            "ListTasks",
+            head_pb2.ListTasksRequest(states=cast("Any", [77])),
+            StatusCode.INVALID_ARGUMENT,
+        ),
+        ("GetTaskResult", head_pb2.GetTaskResultRequest(task_id="x"), StatusCode.NOT_FOUND),
+        (
+            "GetTaskResult",
+            head_pb2.GetTaskResultRequest(task_id=TASK, timeout_s=float("nan")),
+            StatusCode.INVALID_ARGUMENT,
+        ),
+        (
+            "RegisterWorker",
+            head_pb2.RegisterWorkerRequest(worker_id="w", name="w", resources={"cpu_cores": -1}),
+            StatusCode.INVALID_ARGUMENT,
+        ),
+        ("RegisterWorker", head_pb2.RegisterWorkerRequest(), StatusCode.INVALID_ARGUMENT),
+        (
+            "CancelTask",
+            head_pb2.CancelTaskRequest(task_ids=["x"] * 10_001),
+            StatusCode.RESOURCE_EXHAUSTED,
+        ),
+    ],
+)
+async def test_a_bad_field_is_the_callers_mistake(
+    port: int, method: str, request_: Any, status: StatusCode
+):
+    """A field out of range gets the status that says so, with a typed detail."""
+    with pytest.raises(aio.AioRpcError) as caught:
+        await raw_call(port, method, request_, head_pb2.SubmitTaskResponse)
+    assert caught.value.code() is status
+    assert caught.value.details()
+
+
+async def test_functions_are_listed_with_their_workers(port: int):
+    """ListFunctions names what is offered, and by whom."""
+    answer = await raw_call(
+        port, "ListFunctions", head_pb2.ListFunctionsRequest(), head_pb2.ListFunctionsResponse
+    )
+    assert [(f.name, list(f.worker_ids)) for f in answer.functions] == [
+        ("f", ["w-1"]),
+        ("g", ["w-1"]),
+    ]
+
+
+# ── Who may call what ───────────────────────────────────────────────────────────────────────────
+
+UNARY = sorted(
+    name
+    for name in METHOD_ROLES
+    if name.startswith(HEAD_SERVICE) and not name.endswith("Stream") and "Subscribe" not in name
+)
+STREAMS = [HEAD_SERVICE + name for name in ("ClientStream", "WorkerStream", "Subscribe")]
+
+
+async def outcome(port: int, method: str, token: str | None) -> StatusCode:
+    """Call a method with an empty request and return the status."""
+    metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+    async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        try:
+            if method in STREAMS:
+                # No write afterwards: grpc.aio hides the status where a write meets the end.
+                kind = channel.unary_stream if "Subscribe" in method else channel.stream_stream
+                request = b"" if "Subscribe" in method else None
+                call: Any = kind(method, None, None)(request, metadata=metadata)  # type: ignore[arg-type]
+                while await call.read() is not EOF:
+                    pass
+            else:
+                await channel.unary_unary(method, None, None)(b"", metadata=metadata)
+        except aio.AioRpcError as error:
+            return error.code()
+    return StatusCode.OK
+
+
+@pytest.mark.parametrize("method", [*UNARY, *STREAMS])
+async def test_auth_matrix(port: int, method: str):
+    """Each method: no token, a bad one, each role; denied unless the table lists the role."""
+    assert await outcome(port, method, None) is StatusCode.UNAUTHENTICATED
+    for token in ("", "junk", "Admin", "admin:x:1"):
+        assert await outcome(port, method, token) is StatusCode.UNAUTHENTICATED
+    for role in Role:
+        found = await outcome(port, method, role.value)
+        if role in METHOD_ROLES[method]:
+            assert found not in (StatusCode.UNAUTHENTICATED, StatusCode.PERMISSION_DENIED)
+        else:
+            assert found is StatusCode.PERMISSION_DENIED
+
+
+async def test_only_health_is_open(port: int):
+    """Health answers without a token, and for the node as a whole only."""
+    assert await outcome(port, HEALTH_SERVICE + "Check", None) is StatusCode.OK
+    assert await outcome(port, HEALTH_SERVICE + "List", None) is StatusCode.UNAUTHENTICATED
+    assert (
+        await outcome(port, "/grpc.reflection.v1.ServerReflection/Info", None)
+        is StatusCode.UNAUTHENTICATED
+    )
+
+
+def test_a_method_that_a_table_lacks_stops_the_start():
+    """Protocol, methods and roles have to name the same methods."""
+    with pytest.raises(InvariantError, match="ExecuteTask"):
+        check_tables((worker_pb2.DESCRIPTOR.services_by_name["WorkerService"],), {})
+
+
+# ── Errors ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("cls", [cls for cls in STATUS if cls is not InvariantError])
+async def test_errors_keep_their_class(
+    client: GrpcHeadClient, head: FakeHead, cls: type[RustRayError]
+):
+    """What the head raises is raised at the client, same class and text."""
+    head.error = cls("what happened, 什么")
+    with pytest.raises(cls, match="what happened, 什么") as caught:
+        await client.list_workers()
+    assert type(caught.value) is cls
+
+
+async def test_an_error_keeps_its_fields_and_length_is_bounded(
+    client: GrpcHeadClient, head: FakeHead
+):
+    """Task, worker and phase travel; a long text is cut so that the trailers stay small."""
+    head.error = TaskTimeout("字" * 10_000, task_id=TASK, worker_id="w", attempt=2, phase="queue")
+    with pytest.raises(TaskTimeout) as caught:
+        await client.list_workers()
+    error = caught.value
+    assert (error.task_id, error.worker_id, error.attempt, error.phase) == (TASK, "w", 2, "queue")
+    assert 0 < len(str(error).encode()) <= 2_010
+
+
+@pytest.mark.parametrize("error", [KeyError("a secret"), InvariantError("a secret"), OSError(5)])
+async def test_a_bug_reaches_nobody(
+    client: GrpcHeadClient,
+    head: FakeHead,
+    error: BaseException,
+    caplog: pytest.LogCaptureFixture,
+):
+    """A bug of ours is INTERNAL with an id; its text is in the log under that id only."""
+    head.error = error
+    with pytest.raises(InvariantError) as caught:
+        await client.list_workers()
+    assert "secret" not in str(caught.value)
+    error_id = str(caught.value).split()[2].rstrip(";")
+    assert error_id in caplog.text
+    head.error = None
+    assert await client.list_workers()
+
+
+def test_every_error_class_has_a_status():
+    """The table is whole, and UNKNOWN is not in it."""
+    from rustray.common import errors
+
+    classes = {
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, RustRayError)
+    }
+    assert classes == set(STATUS)
+    assert StatusCode.UNKNOWN not in STATUS.values()
+
+    class Special(TaskNotFound):
+        pass
+
+    assert status_of(Special("x")) is StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("code", list(StatusCode))
+def test_a_status_without_detail_is_still_typed(code: StatusCode):
+    """Whatever comes from gRPC itself is a RustRayError."""
+    error = aio.AioRpcError(code, aio.Metadata(), aio.Metadata(), "text", None)
+    assert isinstance(from_rpc_error(error), RustRayError)
+    garbage = aio.Metadata(("rustray-error-bin", b"\xff\xff"))
+    error = aio.AioRpcError(code, aio.Metadata(), garbage, None, None)
+    assert isinstance(from_rpc_error(error), RustRayError)
+
+
+# ── Connecting ──────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_nobody_there(unused_port: int):
+    """Where nothing listens, the error says so."""
+    with pytest.raises(HeadUnavailable, match="nothing listens there"):
+        await connect(f"127.0.0.1:{unused_port}", insecure=True)
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port where nothing listens."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def test_wrong_ca_and_wrong_mode_are_told_apart(head: FakeHead, tmp_path: Path, port: int):
+    """Another cluster's CA, plaintext to TLS and TLS to plaintext each have their own text."""
+    identity, other = make_identity(tmp_path / "a"), make_identity(tmp_path / "b")
+    server = HeadServer(head.api, head, auth=FakeAuth(), identity=identity, port=0)
+    tls_port = await server.start()
+    with pytest.raises(HeadUnavailable, match="not issued by the authority"):
+        await connect(f"127.0.0.1:{tls_port}", token_source="admin", ca_pem=other.ca_pem)
+    with pytest.raises(HeadUnavailable, match="probably speaks TLS"):
+        await connect(f"127.0.0.1:{tls_port}", token_source="admin", insecure=True)
+    with pytest.raises(HeadUnavailable, match="does not speak TLS"):
+        await connect(f"127.0.0.1:{port}", token_source="admin", ca_pem=identity.ca_pem)
+    await server.stop(0.2)
+
+
+async def test_a_certificate_for_another_name_is_told(head: FakeHead, tmp_path: Path):
+    """A head reached under a name that its certificate lacks says which name would do."""
+    identity = make_identity(tmp_path / "a")
+    server = HeadServer(
+        head.api, head, auth=FakeAuth(), identity=identity, address="127.0.0.2", port=0
+    )
+    port = await server.start()
+    with pytest.raises(HeadUnavailable, match="does not name this address"):
+        await connect(f"127.0.0.2:{port}", token_source="admin", ca_pem=identity.ca_pem)
+    await server.stop(0.2)
+
+
+async def test_a_missing_token_says_how_to_get_one(port: int):
+    """Without a token the error names the command that makes one."""
+    client = await connect(f"127.0.0.1:{port}", insecure=True)
+    with pytest.raises(AuthenticationError, match="rustray token create"):
+        await client.status()
+    await client.close()
+
+
+async def test_a_wrong_role_says_which_would_do(port: int):
+    """An observer who cancels learns which roles may."""
+    client = await connect(f"127.0.0.1:{port}", token_source="observe", insecure=True)
+    with pytest.raises(AuthorizationError, match="submit"):
+        await client.cancel([TASK], False)
+    await client.close()
+
+
+async def test_a_closed_client_says_so(port: int):
+    """A call after close is HeadUnavailable, not a crash."""
+    client = await connect(f"127.0.0.1:{port}", token_source="admin", insecure=True)
+    await client.close()
+    await client.close()
+    with pytest.raises(HeadUnavailable):
+        await client.status()
+
+
+async def test_insecure_to_another_machine_is_refused():
+    """Plaintext beyond loopback is a ConfigError before anything is sent."""
+    with pytest.raises(ConfigError, match="another machine"):
+        await connect("192.0.2.1:8000", token_source="admin", insecure=True)
+
+
+async def test_a_taken_port_is_told(port: int, head: FakeHead):
+    """The second server on a port exits with a text that says what to do."""
+    second = HeadServer(head.api, head, auth=FakeAuth(), identity=None, port=port)
+    with pytest.raises(ConfigError, match=r"in use.*--port"):
+        await second.start()
+
+
+def test_an_open_address_without_tls_is_refused(head: FakeHead):
+    """A server that others can reach needs TLS and tokens."""
+    with pytest.raises(ConfigError):
+        HeadServer(head.api, head, auth=None, identity=None, address="0.0.0.0", port=0)
+
+
+async def test_a_node_without_authentication_lets_anybody_in(head: FakeHead):
+    """On loopback without tokens every caller is an administrator."""
+    server = HeadServer(head.api, head, auth=None, identity=None, port=0)
+    port = await server.start()
+    client = await connect(f"127.0.0.1:{port}", insecure=True)
+    await client.drain_worker("w")
+    assert head.callers[0].role is Role.ADMIN
+    pump = ScriptedPump()
+    await client.open_client_stream(PREFIX, pump)
+    await client.close()
+    await server.stop(0.2)
+
+
+async def test_a_stopping_head_says_not_serving(port: int, head: FakeHead):
+    """Once a stop has begun, a new connection is told that the head is going."""
+    server = HeadServer(head.api, head, auth=FakeAuth(), identity=None, port=0)
+    own_port = await server.start()
+    await server._node.retire()
+    with pytest.raises(HeadUnavailable, match="shutting down"):
+        await connect(f"127.0.0.1:{own_port}", token_source="admin", insecure=True)
+    await server.stop(0.2)
+
+
+# ── Tokens ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def jwt(name: str, life_s: float) -> str:
+    """Make something that looks like a JWT of so many seconds."""
+    now = time.time()
+    claims = {"iat": now, "exp": now + life_s, "name": name}
+    return f"x.{encode_base64url(json.dumps(claims).encode())}.y"
+
+
+async def test_the_token_is_renewed_before_it_ends_and_reaches_open_streams():
+    """At two thirds of its life a fresh token takes its place, and listeners get it."""
+    fresh = jwt("fresh", 3600)
+    asked: list[int] = []
+    heard: list[str] = []
+
+    async def renew() -> str:
+        asked.append(1)
+        if len(asked) == 1:
+            raise CommunicationError("not now")
+        return fresh
+
+    keeper = tokens.TokenKeeper(tokens.StaticToken(jwt("old", 0.3)), renew)
+    keeper.listeners.add(heard.append)
+    keeper.start()
+    await aeventually(lambda: keeper.current() == fresh)
+    assert heard == [fresh]
+    await keeper.close()
+
+
+async def test_a_token_that_its_source_changes_is_taken_over():
+    """A file that is written anew wins over what was renewed."""
+
+    class Source:
+        token = "first"
+
+        def current(self) -> str:
+            return self.token
+
+    async def renew() -> str:
+        raise AssertionError("must not be asked")
+
+    source = Source()
+    keeper = tokens.TokenKeeper(source, renew)
+    assert keeper.current() == "first"
+    source.token = "second"
+    assert keeper.current() == "second"
+    keeper.start()
+    await keeper.close()
+
+
+@pytest.mark.parametrize("token", ["", "a", "a.b.c", "a..c", "a.bnVsbA.c", "a.W10.c", "é.é.é"])
+def test_what_is_no_jwt_has_no_life(token: str):
+    """Anything else than a JWT with both times is left alone."""
+    assert tokens.token_life(token) is None
+
+
+# ── The worker's server ─────────────────────────────────────────────────────────────────────────
+
+
+class FakeWorker:
+    """A worker that runs nothing."""
+
+    worker_id, name, state, head, version = "w-1", "w", "ready", "h:1", "1"
+    pid, uptime_s, slots, held, running, queued, finished = os.getpid(), 2.5, 2, 3, 1, 2, 9
+    resources, used = {"cpu_cores": 2}, {"cpu_cores": 0.5}
+    labels, functions, counters = {"a": "b"}, (FunctionInfo("f", ()),), {"odd": 1}
+
+    class _Executor:
+        executor_id, kind, pid, state, tasks = 1, "process", 7, "idle", 0
+
+    executors = (_Executor(),)
+
+    async def execute_task(self, item: SubmitItem) -> RawResult:
+        if item.task_class.function != "f":
+            raise PayloadError("no such function")
+        return RawResult("ab" * 16, TaskState.SUCCEEDED, 2, item.payload, "w-1", 1)
+
+    async def get_status(self) -> Any:
+        return self
+
+
+async def test_a_worker_answers_directly():
+    """ExecuteTask and GetStatus work over gRPC, health too."""
+    server = WorkerServer(FakeWorker(), auth=FakeAuth(), identity=None, port=0)
+    port = await server.start()
+    async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        admin = (("authorization", "Bearer admin"),)
+        run = channel.unary_unary("/rustray.v1.WorkerService/ExecuteTask", None, None)
+        request = worker_pb2.ExecuteTaskRequest(
+            task=common_pb2.TaskRequest(function_name="f", args=[b"1"])
+        )
+        data = await run(request.SerializeToString(), metadata=admin)
+        assert worker_pb2.ExecuteTaskResponse.FromString(data).result.payload == b"[[1],{}]"
+        with pytest.raises(aio.AioRpcError) as caught:
+            await run(request.SerializeToString(), metadata=(("authorization", "Bearer submit"),))
+        assert caught.value.code() is StatusCode.PERMISSION_DENIED
+        status = channel.unary_unary("/rustray.v1.WorkerService/GetStatus", None, None)
+        found = worker_pb2.WorkerStatusResponse.FromString(await status(b"", metadata=admin))
+        assert (found.worker_id, found.slots, found.executors[0].kind) == ("w-1", 2, "process")
+    assert await outcome(port, HEALTH_SERVICE + "Check", None) is StatusCode.OK
+    await server.stop(0.2)
+
+
+async def test_calls_in_parallel_keep_their_answers(client: GrpcHeadClient):
+    """A hundred calls at once all come back."""
+    answers = await asyncio.gather(*(client.heartbeat(Heartbeat("w", 7, n, n)) for n in range(100)))
+    assert all(answer.is_known for answer in answers)

@@ -1,0 +1,223 @@
+"""From encoded failures to exceptions."""
+
+from __future__ import annotations
+
+import concurrent.futures.process
+import pickle
+import sys
+from typing import Any
+
+import pytest
+
+import rustray
+from helpers.fake_head import FakeHead
+from rustray.client.failures import error_of, original_exception
+from rustray.common.errors import (
+    InvariantError,
+    PayloadError,
+    TaskExecutionFailed,
+    TaskPoisoned,
+    TaskTimeout,
+    WorkerLost,
+)
+from rustray.task.codec import encode_failure, failure_from_exception
+from rustray.task.result import FailureInfo
+from rustray.task.spec import Codec
+
+TASK = "ab" * 16
+
+
+class Custom(Exception):
+    """An exception with its own constructor and fields."""
+
+    def __init__(self, code: int, *, hint: str) -> None:
+        super().__init__(f"custom {code}")
+        self.code = code
+        self.hint = hint
+
+    def __reduce__(self) -> Any:
+        return _custom, (self.code, self.hint)
+
+
+def _custom(code: int, hint: str) -> Custom:
+    return Custom(code, hint=hint)
+
+
+def failure(error: BaseException, codec: Codec = Codec.PICKLE) -> bytes:
+    """The failure of a task that raised this."""
+    try:
+        raise error
+    except BaseException as raised:
+        return encode_failure(failure_from_exception(raised, codec))
+
+
+def decoded(error: BaseException, codec: Codec = Codec.PICKLE) -> TaskExecutionFailed:
+    """What the client raises for a task that raised this."""
+    found = error_of(failure(error, codec), TASK, "w-1", 2, codec)
+    assert isinstance(found, TaskExecutionFailed)
+    return found
+
+
+def test_an_error_is_both_ours_and_the_users() -> None:
+    """`except ValueError` and `except TaskExecutionFailed` both catch it, with all fields."""
+    error = decoded(ValueError("bad", 3))
+    assert isinstance(error, ValueError)
+    assert error.args == ("bad", 3)
+    assert (error.task_id, error.worker_id, error.attempt) == (TASK, "w-1", 2)
+    assert type(error.cause) is ValueError
+    assert error.cause.args == ("bad", 3)
+    assert error.error_type == "builtins.ValueError"
+    assert "ValueError: ('bad', 3)" in error.remote_traceback
+    assert type(error.__cause__) is concurrent.futures.process._RemoteTraceback
+    assert "Traceback" in str(error.__cause__)
+    assert type(error).__name__ == "TaskExecutionFailed(ValueError)"
+
+
+def test_the_users_fields_are_there() -> None:
+    """Attributes of the user's class, and C-level ones of OSError, can be read."""
+    error = decoded(Custom(7, hint="why"))
+    assert isinstance(error, Custom)
+    assert (error.code, error.hint) == (7, "why")
+    assert str(error) == "custom 7"
+    missing = decoded(FileNotFoundError(2, "No such file", "x.txt"))
+    assert isinstance(missing, FileNotFoundError)
+    assert (missing.errno, missing.filename) == (2, "x.txt")
+
+
+def test_the_dual_class_is_made_once() -> None:
+    """Two failures of one class share their dual class."""
+    assert type(decoded(KeyError("a"))) is type(decoded(KeyError("b")))
+
+
+def test_a_dual_error_can_be_pickled() -> None:
+    """It survives a process pool of the user."""
+    copy = pickle.loads(pickle.dumps(decoded(ValueError("x"))))
+    assert isinstance(copy, ValueError)
+    assert isinstance(copy, TaskExecutionFailed)
+    assert copy.task_id == TASK
+    assert str(copy) == "x"
+
+
+@pytest.mark.parametrize("cls", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_a_tasks_exit_does_not_end_the_program_that_asks(cls: type[BaseException]) -> None:
+    """BaseExceptions of a task arrive as plain TaskExecutionFailed with the cause."""
+    error = decoded(cls("x"))
+    assert type(error) is TaskExecutionFailed
+    assert type(error.cause) is cls
+
+
+def test_an_exception_that_cannot_be_pickled_arrives_as_text() -> None:
+    """Class name, message and traceback are there, the cause is not."""
+
+    class Local(Exception):
+        """Not importable."""
+
+        def __reduce__(self) -> Any:
+            raise TypeError("never")
+
+    error = decoded(Local("secret reason"))
+    assert type(error) is TaskExecutionFailed
+    assert error.cause is None
+    assert "Local: secret reason" in str(error)
+
+
+def test_data_tasks_get_builtins_and_classes_that_are_imported_already() -> None:
+    """Without a pickle the class is found by name; nothing is imported for it."""
+    error = decoded(ZeroDivisionError("by zero"), Codec.MSGPACK)
+    assert isinstance(error, ZeroDivisionError)
+    assert error.cause is not None
+    assert error.cause.args == ("by zero",)
+    mine = FailureInfo("TASK_FAILED", "custom 3", f"{Custom.__module__}.Custom", "trace")
+    assert isinstance(error_of(encode_failure(mine), TASK, "", 1, Codec.MSGPACK), Custom)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "this.Antigravity",
+        "os.system",
+        "builtins.eval",
+        "builtins.SystemExit",
+        "builtins",
+        "",
+        ".",
+        "a..b",
+        "os.path",
+        "\x00",
+    ],
+)
+def test_a_false_class_name_is_only_text(name: str) -> None:
+    """Names of modules not imported, functions and exits are not rebuilt."""
+    before = set(sys.modules)
+    info = FailureInfo("TASK_FAILED", "x", name)
+    error = error_of(encode_failure(info), TASK, "", 1, Codec.MSGPACK)
+    assert type(error) is TaskExecutionFailed
+    assert set(sys.modules) == before
+
+
+def test_pickles_of_data_tasks_are_not_loaded() -> None:
+    """A failure of a data task that carries a pickle is not unpickled."""
+    info = FailureInfo("TASK_FAILED", "x", "no.Such", pickled=pickle.dumps(ValueError("y")))
+    error = error_of(encode_failure(info), TASK, "", 1, Codec.MSGPACK)
+    assert type(error) is TaskExecutionFailed
+    assert error.cause is None
+
+
+def test_other_codes_become_their_classes() -> None:
+    """Timeouts, losses and bugs have their own class and fields."""
+    timeout = error_of(
+        encode_failure(FailureInfo("TASK_TIMEOUT", "late", phase="queue")), TASK, "", 0, Codec.JSON
+    )
+    assert isinstance(timeout, TaskTimeout)
+    assert isinstance(timeout, TimeoutError)
+    assert timeout.phase == "queue"
+    for code, cls in (("WORKER_LOST", WorkerLost), ("TASK_POISONED", TaskPoisoned)):
+        error = error_of(encode_failure(FailureInfo(code, "m")), TASK, "w", 3, Codec.PICKLE)
+        assert type(error) is cls
+        assert error.attempt == 3
+    assert type(error_of(b"\xff garbage", TASK, "", 1, Codec.PICKLE)) is InvariantError
+    assert type(error_of(encode_failure(FailureInfo("NEW", "m")), TASK, "", 1, Codec.JSON)) is (
+        InvariantError
+    )
+
+
+def test_the_original_is_what_the_standard_library_would_raise() -> None:
+    """For Executor: the very class, with the remote traceback as cause; None for our errors."""
+    found = original_exception(failure(ValueError("x")), Codec.PICKLE)
+    assert type(found) is ValueError
+    assert type(found.__cause__) is concurrent.futures.process._RemoteTraceback
+    assert original_exception(encode_failure(FailureInfo("WORKER_LOST", "x")), Codec.JSON) is None
+
+
+def test_get_raises_the_dual_error(head: FakeHead) -> None:
+    """End to end through a session."""
+
+    @rustray.remote
+    def divide(a: int, b: int) -> float:
+        return a / b
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        rustray.get(divide.remote(1, 0))
+    assert isinstance(caught.value, rustray.TaskExecutionFailed)
+    assert "divide" in caught.value.remote_traceback
+
+
+def test_a_result_that_cannot_be_decoded_here_is_a_payload_error(head: FakeHead) -> None:
+    """The error names the task and what is missing."""
+
+    class Hostile:
+        """Unpickles nowhere."""
+
+        def __reduce__(self) -> Any:
+            return _missing, ()
+
+    @rustray.remote
+    def make() -> object:
+        return Hostile()
+
+    with pytest.raises(PayloadError, match="cannot be decoded here: RuntimeError: no"):
+        rustray.get(make.remote())
+
+
+def _missing() -> None:
+    raise RuntimeError("no")
