@@ -45,6 +45,7 @@ from rustray.task.state import TaskState
 from rustray.task.views import Heartbeat, WorkerInfo
 
 PREFIX = b"0123456789"
+UNKNOWN_STATE = head_pb2.ListTasksRequest(states=cast("Any", [77]))
 
 
 @pytest.fixture
@@ -192,7 +193,7 @@ async def test_a_batch_with_bad_items_gets_a_verdict_each(port: int, head: FakeH
         ("SubmitTask", head_pb2.SubmitTaskRequest(), StatusCode.INVALID_ARGUMENT),
         (
             "ListTasks",
-            head_pb2.ListTasksRequest(states=cast("Any", [77])),
+            UNKNOWN_STATE,
             StatusCode.INVALID_ARGUMENT,
         ),
         ("GetTaskResult", head_pb2.GetTaskResultRequest(task_id="x"), StatusCode.NOT_FOUND),
@@ -252,9 +253,11 @@ async def outcome(port: int, method: str, token: str | None) -> StatusCode:
         try:
             if method in STREAMS:
                 # No write afterwards: grpc.aio hides the status where a write meets the end.
-                kind = channel.unary_stream if "Subscribe" in method else channel.stream_stream
-                request = b"" if "Subscribe" in method else None
-                call: Any = kind(method, None, None)(request, metadata=metadata)  # type: ignore[arg-type]
+                call: Any
+                if method.endswith("Subscribe"):
+                    call = channel.unary_stream(method, None, None)(b"", metadata=metadata)
+                else:
+                    call = channel.stream_stream(method, None, None)(None, metadata=metadata)
                 while await call.read() is not EOF:
                     pass
             else:

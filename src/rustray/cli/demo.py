@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import shutil
@@ -40,7 +39,10 @@ def run_demo(*, keep: bool = False) -> int:
         keep: Leave the directory with state and logs behind.
 
     Returns:
-        0 if every result was right, 1 if one was not, 130 after Ctrl-C.
+        0 if every result was right, 1 if one was not.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, SIGTERM or a closed terminal; every process has been ended.
     """
     console = Console(highlight=False)
     directory = Path(tempfile.mkdtemp(prefix="rustray-demo-"))
@@ -49,9 +51,6 @@ def run_demo(*, keep: bool = False) -> int:
         with _interruptible(), DemoCluster(directory) as cluster:
             reports = _run(cluster, console)
         _conclude(reports, console, time.perf_counter() - started)
-    except KeyboardInterrupt:
-        console.print("interrupted; every process of the demo has been ended")
-        return exits.INTERRUPTED
     except (WrongResult, RustRayError) as error:
         Console(stderr=True, highlight=False).print(f"error: {error}", markup=False)
         keep = True
@@ -143,7 +142,7 @@ def _await_workers(cluster: DemoCluster, count: int) -> None:
     deadline = time.perf_counter() + _JOIN_WITHIN_S
     while True:
         cluster.check()
-        ready = asyncio.run(_workers(cluster))
+        ready = cluster.run(_workers(cluster))
         if sum(state == "ready" for state, _ in ready.values()) >= count:
             return
         if time.perf_counter() > deadline:
@@ -153,7 +152,7 @@ def _await_workers(cluster: DemoCluster, count: int) -> None:
 
 
 def _finished(cluster: DemoCluster) -> Counter[str]:
-    return Counter({name: done for name, (_, done) in asyncio.run(_workers(cluster)).items()})
+    return Counter({name: done for name, (_, done) in cluster.run(_workers(cluster)).items()})
 
 
 async def _workers(cluster: DemoCluster) -> dict[str, tuple[str, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -9,10 +10,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import IO, Any, Final, Self
+from typing import IO, Any, Final, Self, TypeVar
 
 from rustray.common.errors import CommunicationError
+
+T = TypeVar("T")
 
 READY_WITHIN_S: Final = 20.0
 _ADDRESS: Final = re.compile(r"rustray://(\S+?):(\d+)")
@@ -38,12 +42,21 @@ class DemoCluster:
         self.port = 0
         self._head: subprocess.Popen[bytes] | None = None
         self._logs: list[IO[Any]] = []
+        self._runner: asyncio.Runner
 
     def __enter__(self) -> Self:
+        self._runner = asyncio.Runner()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self.stop()
+        try:
+            self.stop()
+        finally:
+            self._runner.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the demo's one event loop, which gRPC likes to keep."""
+        return self._runner.run(work)
 
     @property
     def address(self) -> str:

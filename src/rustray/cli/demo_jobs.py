@@ -108,7 +108,7 @@ def multiply_matrices(cluster: DemoCluster, advance: Advance) -> JobReport:
     try:
         import numpy
     except ImportError:
-        return asyncio.run(_multiply_lists(cluster, advance))
+        return cluster.run(_multiply_lists(cluster, advance))
     random = numpy.random.default_rng(1)
     # Whole numbers whose products a float32 holds exactly: the check is for equality.
     left = random.integers(0, 100, (MATRIX, MATRIX)).astype(numpy.float32)
@@ -116,7 +116,7 @@ def multiply_matrices(cluster: DemoCluster, advance: Advance) -> JobReport:
     step = MATRIX // BLOCKS
     calls = [[left[i : i + step], right] for i in range(0, MATRIX, step)]
     started = time.perf_counter()
-    results = asyncio.run(run_by_name(cluster, "matrix_multiply", calls, advance, batch=2))
+    results = cluster.run(run_by_name(cluster, "matrix_multiply", calls, advance, batch=2))
     seconds = time.perf_counter() - started
     product = numpy.vstack([result.unwrap() for result in results])
     if not numpy.array_equal(product, left @ right):
@@ -204,7 +204,7 @@ def survive_a_kill(cluster: DemoCluster, victim: str, advance: Advance) -> JobRe
     Raises:
         WrongResult: one is missing, wrong, or was completed twice.
     """
-    return asyncio.run(_survive_a_kill(cluster, victim, advance))
+    return cluster.run(_survive_a_kill(cluster, victim, advance))
 
 
 async def _survive_a_kill(cluster: DemoCluster, victim: str, advance: Advance) -> JobReport:

@@ -249,7 +249,7 @@ class Runner(ABC):
         """Whether a task that is to be interrupted still runs, untouched as yet."""
         return False
 
-    def repeat_interrupt(self) -> None:
+    def repeat_interrupt(self) -> None:  # noqa: B027 - nothing is ever pending by default
         """Try again what is pending."""
 
     def start_control(self) -> None:

@@ -1,0 +1,69 @@
+"""What the clusters of these tests run; it imports little, for executors load it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import uuid
+from pathlib import Path
+
+import rustray
+
+
+@rustray.function
+def add(a: int, b: int) -> int:
+    """Add."""
+    return a + b
+
+
+@rustray.function
+def work(number: int, seconds: float) -> int:
+    """Take some time, and return the number."""
+    time.sleep(seconds)  # the task's work
+    return number
+
+
+@rustray.function
+def mark(folder: str, number: int, seconds: float) -> int:
+    """Leave a file for each time that this is run."""
+    Path(folder, f"{number}-{uuid.uuid4().hex}").touch()
+    time.sleep(seconds)  # the task's work
+    return number
+
+
+@rustray.function
+def hold(folder: str, number: int) -> int:
+    """Say that it runs, and go on until the file ``go`` is there."""
+    Path(folder, f"runs-{number}").touch()
+    while not Path(folder, "go").exists():
+        time.sleep(0.01)  # the task's work
+    return number
+
+
+@rustray.function
+def divide(a: float, b: float) -> float:
+    """Divide."""
+    return a / b
+
+
+@rustray.function
+def process_id() -> int:
+    """Say where it runs."""
+    return os.getpid()
+
+
+@rustray.function
+async def fetch(seconds: float) -> float:
+    """Wait as for a network."""
+    await asyncio.sleep(seconds)  # the task's work
+    return seconds
+
+
+def executions(folder: Path) -> dict[int, int]:
+    """Return how often each number was run by `mark`."""
+    found: dict[int, int] = {}
+    for path in folder.iterdir():
+        number = int(path.name.partition("-")[0])
+        found[number] = found.get(number, 0) + 1
+    return found
