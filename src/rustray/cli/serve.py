@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import sys
-from collections.abc import Mapping
-from typing import Final
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 from rustray.cli import exits, flags
 from rustray.cli.load import Loaded, Surroundings, load, state_dir
 from rustray.cli.output import Output, write_line
 from rustray.common.config import Flag
-from rustray.common.errors import ConfigError
+from rustray.common.errors import ConfigError, HeadUnavailable
+
+if TYPE_CHECKING:
+    from rustray.cli.access import Access
+    from rustray.rpc.api import HeadApi
+    from rustray.worker.config import WorkerConfig
 
 LOG_LEVEL_ENV: Final = "RUSTRAY_LOG_LEVEL"
+LOCAL_HEAD_S: Final = 15.0
+"""How long a worker without any address waits for a head to start on this machine."""
+HEAD_PAUSE_S: Final = 1.0
 _LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
@@ -51,8 +63,6 @@ async def _head(loaded: Loaded, around: Surroundings) -> None:
 
 async def _worker(given: Mapping[str, str], loaded: Loaded, around: Surroundings) -> None:
     from rustray import __version__
-    from rustray.cli.access import worker_access
-    from rustray.cli.session import connected
     from rustray.cli.worker_service import server_for
     from rustray.worker import detect
     from rustray.worker.agent import WorkerAgent
@@ -69,7 +79,8 @@ async def _worker(given: Mapping[str, str], loaded: Loaded, around: Surroundings
         )
     except ValueError as error:
         raise ConfigError(f"[worker] {error}") from None
-    access = worker_access(given.get("--head"), given.get("--join"), loaded, around)
+    if loaded.config.origins["node.worker_port"].kind == "default" and _is_taken(config):
+        config = replace(config, worker_port=0)  # a second worker of this machine
 
     def announce(agent: WorkerAgent) -> None:
         where = f", its service at {agent.address}" if agent.address else ""
@@ -79,7 +90,7 @@ async def _worker(given: Mapping[str, str], loaded: Loaded, around: Surroundings
         )
         sys.stdout.flush()
 
-    async with connected(access) as head:
+    async with _when_there(given, loaded, around) as (head, access):
         await run_worker(
             config,
             head,
@@ -88,6 +99,47 @@ async def _worker(given: Mapping[str, str], loaded: Loaded, around: Surroundings
             version=__version__,
             on_start=announce,
         )
+
+
+@asynccontextmanager
+async def _when_there(
+    given: Mapping[str, str], loaded: Loaded, around: Surroundings
+) -> AsyncIterator[tuple[HeadApi, Access]]:
+    """Connect to the head, which may be about to start: a worker waits for it.
+
+    Raises:
+        HeadUnavailable: nothing says where the head is, and none has come up on this machine
+            within `LOCAL_HEAD_S`.
+    """
+    from rustray.cli.access import worker_access
+    from rustray.cli.session import connected
+
+    give_up_at = time.monotonic() + LOCAL_HEAD_S
+    is_told = is_connected = False
+    while True:
+        is_known = False
+        try:
+            access = worker_access(given.get("--head"), given.get("--join"), loaded, around)
+            is_known = True
+            async with connected(access) as head:
+                is_connected = True
+                yield head, access
+                return
+        except HeadUnavailable as error:
+            if is_connected or (not is_known and time.monotonic() >= give_up_at):
+                raise
+            if not is_told:
+                logging.getLogger("rustray.worker").warning("%s; waiting for it", error)
+                is_told = True
+        await asyncio.sleep(HEAD_PAUSE_S)
+
+
+def _is_taken(config: WorkerConfig) -> bool:
+    try:
+        with socket.create_server((config.address, config.worker_port)):
+            return False
+    except OSError:
+        return True
 
 
 def _import_from_here(around: Surroundings) -> None:

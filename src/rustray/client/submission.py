@@ -7,7 +7,7 @@ import itertools
 import random
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from rustray.client.failures import error_of
@@ -23,6 +23,8 @@ from rustray.task.state import TaskState
 _BACKOFF_FIRST_S: Final = 0.2
 _BACKOFF_CAP_S: Final = 10.0
 _SUBMIT_RETRY_S: Final = 30.0
+_CALL_BYTES: Final = 4 << 20
+_CALL_TASKS: Final = 5_000
 _NAMED_IN_NOTE: Final = 20
 
 
@@ -53,7 +55,7 @@ class Submitter:
             items.append(item)
             answers.append(task_id(item.prefix, item.sequence))
         if items:
-            verdicts = await _submit(api, items)
+            verdicts = [v for part in _messages(items) for v in await _submit(api, part)]
             for place, verdict in zip(places, verdicts, strict=True):
                 if verdict.error is not None:
                     answers[place] = verdict.error
@@ -76,6 +78,17 @@ class Submitter:
             uses_default_resources=spec.resource_requirements is None,
             uses_default_retries=spec.max_retries is None,
         )
+
+
+def _messages(items: Sequence[SubmitItem]) -> Iterator[Sequence[SubmitItem]]:
+    """Split tasks into calls that a message can carry; a bigger one goes alone."""
+    start = size = 0
+    for index, item in enumerate(items):
+        size += len(item.payload)
+        if index > start and (size > _CALL_BYTES or index - start >= _CALL_TASKS):
+            yield items[start:index]
+            start, size = index, len(item.payload)
+    yield items[start:]
 
 
 async def _submit(api: HeadApi, items: Sequence[SubmitItem]) -> list[SubmitVerdict]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import shlex
 import signal
 import time
 from collections.abc import Callable
@@ -158,7 +159,10 @@ async def run_head(config: HeadConfig) -> None:
         await head.start()
         state = f"state in {config.state_dir}"
         print(f"head ready at rustray://{head.address} ({head.security}; {state})", flush=True)
-        print("join a worker on this machine: rustray worker --functions MODULE", flush=True)
+        where = shlex.join(["--state-dir", str(config.state_dir)])
+        print(
+            f"join a worker on this machine: rustray worker {where} --functions MODULE", flush=True
+        )
         await stopped.wait()
     finally:
         await head.close()

@@ -23,6 +23,7 @@ from rustray.rpc.codec import (
     encode_head_frame,
 )
 from rustray.rpc.gate import Context, Method
+from rustray.rpc.grpcio import aio
 from rustray.rpc.head_methods import MakeApi, head_methods
 from rustray.rpc.links import DRAIN_S, FrameLink
 from rustray.rpc.node_server import Identity, Limits, NodeServer
@@ -77,11 +78,11 @@ class ServerLink(FrameLink):
             self._watch_token()
             self._reader = self._loop.create_task(self.read_on())
             await asyncio.wait({self.ended})
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, aio.BaseError):
             self.lose(None)
             raise
         except Exception as error:
-            self.lose(error)
+            self.fail(error)
         finally:
             if self._timer is not None:
                 self._timer.cancel()

@@ -362,7 +362,8 @@ async def test_close_lets_running_tasks_end_within_the_grace(
 
     def slow(path: str) -> str:
         Path(path).touch()
-        time.sleep(0.05)  # the task's work
+        while not os.path.exists(f"{path}-go"):
+            time.sleep(0.001)  # the task's work
         return path
 
     async with bench(30.0) as b:
@@ -370,8 +371,12 @@ async def test_close_lets_running_tasks_end_within_the_grace(
         calls = [(str(tmp_path / str(i)),) for i in range(3)]
         lease = b.run(executor, b.define(executor, slow), *calls)
         await aeventually((tmp_path / "0").exists)
+        closing = asyncio.create_task(b.pool.close(30.0))
+        await aeventually(lambda: b.seen.returned)
+        (tmp_path / "0-go").touch()
+        await closing
     assert b.states(lease) == {0: TaskState.SUCCEEDED}
-    assert not (tmp_path / "2").exists()
+    assert not (tmp_path / "1").exists()
     assert not b.seen.exits
 
 
