@@ -24,21 +24,30 @@ _HERE: Final = Path(__file__).resolve().parent
 _README: Final = _HERE / "README.md"
 _SCHEMA: Final = 1
 _CORES: Final = 2
+_INTERRUPTED: Final = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run it; 1 if a sample failed, else 0."""
+    """Run it; 1 if a sample failed, 130 if it was interrupted, else 0."""
     options = _parser().parse_args(arguments)
     if options.source is not None:
         results = json.loads(options.source.read_text())
     else:
         results = _measure(options)
-        path = options.json or _HERE / "results" / f"{results['date'][:10]}-{platform.node()}.json"
-        _write(path, results)
+        _write(options.json or _default_path(options, results), results)
     print(tables.plain(results))
+    if not results.get("is_complete", True):
+        return _INTERRUPTED
     if options.write_readme:
         tables.write_readme(_README, results)
     return 1 if any(sample["value"] is None for sample in results["samples"]) else 0
+
+
+def _default_path(options: argparse.Namespace, results: Mapping[str, Any]) -> Path:
+    """Name the results file; a run of a part does not replace that of the whole."""
+    is_whole = len(options.only) == len(WORKLOADS) and len(options.systems) == len(SYSTEMS)
+    mark = "-quick" if options.quick else "" if is_whole and results["is_complete"] else "-part"
+    return _HERE / "results" / f"{results['date'][:10]}-{platform.node()}{mark}.json"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -125,15 +134,18 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
             for workload in options.only
         },
     }
-    samples = _take(options, rounds)
+    samples, results["is_complete"] = _take(options, rounds)
     results.update(summary.as_json(summary.summarize(samples)))
     results["samples"] = samples
     return results
 
 
-def _take(options: argparse.Namespace, rounds: int) -> list[dict[str, Any]]:
+def _take(options: argparse.Namespace, rounds: int) -> tuple[list[dict[str, Any]], bool]:
+    """Return the samples as they go into the results file, and whether these are all."""
     adopt_orphans()
-    signal.signal(signal.SIGTERM, _interrupt)
+    # SIGINT too: a shell's background jobs start with it ignored.
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, _interrupt)
     samples: list[dict[str, Any]] = []
     try:
         for sample in take_all(
@@ -146,10 +158,11 @@ def _take(options: argparse.Namespace, rounds: int) -> list[dict[str, Any]]:
             samples.append(sample.as_json())
             _note(_said(sample), is_done=True)
     except KeyboardInterrupt:
-        _note("interrupted: these are the results so far", is_done=True)
+        _note("\ninterrupted: these are the results so far", is_done=True)
+        return samples, False
     finally:
         end_all_children()
-    return samples
+    return samples, True
 
 
 def _interrupt(_signal: int, _frame: object) -> NoReturn:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any, Final
 
 import psutil
 
-_PACKAGES: Final = ("rustray", "ray", "distributed", "grpcio", "protobuf", "cloudpickle", "msgpack")
+_CHECKOUT: Final = Path(__file__).resolve().parents[2]
+_VERSION: Final = re.compile(r'^__version__ = "(.+)"$', re.MULTILINE)
+_PACKAGES: Final = ("ray", "distributed", "grpcio", "protobuf", "cloudpickle", "msgpack")
 
 
 def describe(cores: list[int]) -> dict[str, Any]:
@@ -30,7 +33,9 @@ def describe(cores: list[int]) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of what was compared."""
-    found = {"python": platform.python_version()}
+    # Of the checkout: that is what the samples import, installed or not.
+    ours = _VERSION.search((_CHECKOUT / "src/rustray/__init__.py").read_text())
+    found = {"python": platform.python_version(), "rustray": ours.group(1) if ours else "unknown"}
     for name in _PACKAGES:
         try:
             found[name] = metadata.version(name)
@@ -61,7 +66,7 @@ def _git(*arguments: str) -> str:
     try:
         done = subprocess.run(
             ["git", *arguments],
-            cwd=Path(__file__).parents[2],
+            cwd=_CHECKOUT,
             capture_output=True,
             text=True,
             timeout=10,

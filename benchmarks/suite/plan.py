@@ -27,7 +27,7 @@ class SystemInfo:
 
 SYSTEMS: Final[Mapping[str, SystemInfo]] = {
     "rustray": SystemInfo(
-        "rustray", "head, worker with 2 executors, client: processes of their own", "TLS 1.3 + JWT"
+        "rustray", "head, worker with 2 executors, client: processes of their own", "TLS + JWT"
     ),
     "rustray-embedded": SystemInfo(
         "rustray embedded", "head and worker inside the client, 2 executors", "no network"
@@ -97,7 +97,7 @@ def _head_cpu(queued: int, workers: int) -> Workload:
         f"head-cpu-{queued}-{workers}",
         "head-cpu",
         "head_cpu",
-        f"head CPU: {queued:,} queued, {workers:,} workers",
+        f"head CPU: {queued:,} queued, workers: {workers:,}",
         "us/task",
         False,
         CORE,

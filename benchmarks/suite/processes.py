@@ -85,18 +85,17 @@ def wait_until_quiet(pids: Iterable[int], *, within_s: float, window_s: float = 
     return False
 
 
-def end_all_children(spared: Iterable[int] = ()) -> int:
+def end_all_children() -> int:
     """End every descendant of this process, by its id; return how many there were.
 
     All of them were started here: `adopt_orphans` keeps those whose parent has gone.
     """
-    kept = set(spared)
     ended: set[int] = set()
     for end in (psutil.Process.terminate, psutil.Process.kill):
         deadline = time.monotonic() + _GRACE_S
         while time.monotonic() < deadline:
-            _reap(kept)
-            left = [p for p in psutil.Process().children(recursive=True) if p.pid not in kept]
+            _reap()
+            left = psutil.Process().children(recursive=True)
             if not left:
                 return len(ended)
             for process in left:
@@ -108,8 +107,7 @@ def end_all_children(spared: Iterable[int] = ()) -> int:
     return len(ended)
 
 
-def _reap(kept: set[int]) -> None:
+def _reap() -> None:
     for child in psutil.Process().children():
-        if child.pid not in kept:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(child.pid, os.WNOHANG)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(child.pid, os.WNOHANG)

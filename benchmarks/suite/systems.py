@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -136,9 +137,7 @@ class Ray(System):
 
     def load(self) -> None:
         """Import the package."""
-        import ray
-
-        self._ray = ray
+        self._ray: Any = import_module("ray")
 
     def start(self) -> None:
         """Start it, or connect as one more driver."""
@@ -178,11 +177,9 @@ class Dask(System):
 
     def load(self) -> None:
         """Import the package."""
-        import distributed
-
         # It advises against large arguments, which are just what is measured.
         warnings.filterwarnings("ignore")
-        self._distributed = distributed
+        self._distributed: Any = import_module("distributed")
         self._cluster: Any = None
 
     def start(self) -> None:

@@ -11,6 +11,7 @@ from suite.summary import Cell, Cells, advantage, judge, summarize
 
 BEGIN: Final = "<!-- results: begin (written by compare.py --write-readme) -->"
 END: Final = "<!-- results: end -->"
+_QUICK: Final = ", quick: good for nothing but trying the tool out"
 _NOTES: Final = """\
 Median of the rounds; ± is half the range in percent of it; in brackets, how many times
 better networked rustray is than that system on that row."""
@@ -60,8 +61,9 @@ def write_readme(path: Path, results: Mapping[str, Any]) -> None:
 def _heading(results: Mapping[str, Any]) -> str:
     machine, versions = results["machine"], results["versions"]
     lines = [
-        f"{results['date'][:10]}, {results['rounds']} rounds"
-        + (", quick: good for nothing but trying the tool out" if results["is_quick"] else ""),
+        f"{results['date'][:10]}, rounds: {results['rounds']}"
+        + (_QUICK if results["is_quick"] else "")
+        + ("" if results.get("is_complete", True) else ", interrupted"),
         f"{machine['cpu']}, {len(machine['cores_used'])} of {machine['cores_of_machine']} cores, "
         f"{machine['memory_gib']} GiB, {machine['kernel']}",
         ", ".join(f"{name} {version}" for name, version in versions.items()),
@@ -128,7 +130,7 @@ def _remarks(cells: Cells) -> list[str]:
         title = SYSTEMS[system].title
         if cell.is_fewer:
             remarks.append(
-                f"* {title}, {workload}: {cell.tasks:,} tasks, for more would take too long"
+                f"{title}*, {workload}: {cell.tasks:,} tasks, for more would take too long"
             )
         if cell.failures:
             remarks.append(_failure(title, workload, cell))

@@ -129,7 +129,22 @@ def retry_or_fail(state: SchedulerState, lease: Lease, part: Part, payloads: Pay
 
 
 def requeue(state: SchedulerState, lease: Lease, part: Part) -> None:
-    """Put released tasks back at the head of their queue, under the next attempt number."""
+    """Put released tasks back at the head of their queue, under the next attempt number.
+
+    Those that never started, and whose queue limit has passed, end instead.
+    """
+    batch = part.batch
+    if not batch.is_overdue:
+        _put_back(state, lease, part)
+        return
+    for one in reversed(part.singles()):
+        if one.low in batch.reruns:
+            _put_back(state, lease, one)
+        else:
+            end_overdue(state, one)
+
+
+def _put_back(state: SchedulerState, lease: Lease, part: Part) -> None:
     batch = part.batch
     for offset in range(part.low, part.high):
         batch.grants[offset] = lease.attempt
@@ -137,6 +152,18 @@ def requeue(state: SchedulerState, lease: Lease, part: Part) -> None:
     state.set_state(part, TaskState.QUEUED)
     push_front(batch.queue, batch, part.low, part.high)
     enqueue(state, batch.queue)
+
+
+def end_overdue(state: SchedulerState, part: Part) -> None:
+    """End tasks that no worker has started within their queue limit."""
+    limit_s = part.batch.queue.task_class.queue_timeout_s
+    info = FailureInfo(
+        "TASK_TIMEOUT",
+        f"no worker started the task within its queue_timeout_s={limit_s:g}; "
+        "add workers, or allow a longer wait",
+        phase="queue",
+    )
+    finish(state, part, TaskState.TIMED_OUT, failure_payloads(part.count, info), None)
 
 
 def give_back(state: SchedulerState, worker: WorkerRecord, returned: LeaseRange) -> None:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import heapq
+from itertools import groupby
+from typing import Final
 
-from rustray.scheduler.commands import CancelLease
-from rustray.scheduler.completion import failure_payloads, finish, owned_runs, release
+from rustray.scheduler.commands import CancelLease, RecallLease
+from rustray.scheduler.completion import (
+    end_overdue,
+    failure_payloads,
+    finish,
+    owned_runs,
+    release,
+)
 from rustray.scheduler.records import Batch, Lease, Part
 from rustray.scheduler.state import SchedulerState, runs
 from rustray.task.result import FailureInfo
 from rustray.task.state import TaskState
+
+RECALL_AGAIN_S: Final = 0.5
 
 
 def start_batch_timers(state: SchedulerState, batch: Batch) -> None:
@@ -25,25 +35,35 @@ def start_batch_timers(state: SchedulerState, batch: Batch) -> None:
 
 
 def on_queue_limit(state: SchedulerState, batch: Batch) -> None:
-    """End the tasks of a batch that no worker has ever taken."""
-    limit_s = batch.queue.task_class.queue_timeout_s
-    info = FailureInfo(
-        "TASK_TIMEOUT",
-        f"no worker took the task within its queue_timeout_s={limit_s:g}; "
-        "add workers, or allow a longer wait",
-        phase="queue",
-    )
+    """End the tasks of a batch that have not started; what workers have in stock is called back.
+
+    A recall may get lost with its connection, so it is repeated until all have ended or started.
+    """
     if batch.unfinished == 0:
         return
+    batch.is_overdue = True
+    is_recalling = False
     for part in _parts(batch):
-        if part.state is not TaskState.QUEUED:
-            continue
-        if not batch.grants:
-            _expire_queued(state, part, info)
-            continue
-        for one in part.singles():
-            if one.low not in batch.grants:
-                _expire_queued(state, one, info)
+        if part.state is TaskState.QUEUED:
+            ending = part.singles() if batch.reruns else (part,)
+            for piece in ending:
+                if piece.low not in batch.reruns:
+                    batch.queue.queued -= piece.count
+                    end_overdue(state, piece)
+        elif part.state is TaskState.LEASED:
+            is_recalling = True
+            for number, pieces in groupby(part.singles(), lambda one: batch.lease[one.low]):
+                _recall(state, state.leases[number], [one.low for one in pieces])
+    if is_recalling:
+        heapq.heappush(state.timers, (state.now + RECALL_AGAIN_S, state.next_order, "queue", batch))
+        state.next_order += 1
+
+
+def _recall(state: SchedulerState, lease: Lease, offsets: list[int]) -> None:
+    low = offsets[0] - lease.low
+    state.commands.append(
+        RecallLease(lease.worker.worker_id, lease.number, low, offsets[-1] + 1 - offsets[0])
+    )
 
 
 def _parts(batch: Batch) -> list[Part]:

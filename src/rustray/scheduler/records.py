@@ -67,6 +67,7 @@ class Batch:
         unfinished: Tasks that have not ended.
         kept: Outcomes that have not expired.
         accepted_at_s: Monotonic time.
+        is_overdue: Its queue limit has passed: what comes back unstarted ends.
     """
 
     number: int
@@ -84,6 +85,7 @@ class Batch:
     outcomes: list[StoredOutcome | None] = field(default_factory=list)
     unfinished: int = 0
     kept: int = 0
+    is_overdue: bool = False
 
     def __post_init__(self) -> None:
         self.state = bytearray(self.count)

@@ -305,6 +305,21 @@ def test_queue_timeout_ends_what_no_worker_took() -> None:
     assert bench.ended == {0: [TaskState.TIMED_OUT], 1: [TaskState.TIMED_OUT]}
 
 
+def test_queue_timeout_counts_for_prefetched_work() -> None:
+    """What a worker only has in stock is called back at the limit, and ends when it returns."""
+    bench = Bench(lease_ttl_s=1e6)
+    worker = bench.join(cpus=1)
+    bench.submit(2, TaskClass("f", queue_timeout_s=5.0))
+    (lease,) = worker.held
+    bench.report(worker, started=[LeaseRange(lease, 0, 1)])
+    bench.pass_time(5.1)
+    assert bench.ended == {}
+    bench.give_back(worker, lease, 1, 1)
+    assert bench.ended == {1: [TaskState.TIMED_OUT]}
+    bench.end(worker, lease, 0)
+    assert bench.ended[0] == [TaskState.SUCCEEDED]
+
+
 def test_total_timeout_ends_a_running_task_and_tells_the_worker() -> None:
     """total_timeout_s ends a task wherever it is; its later result is stale."""
     bench = Bench(lease_ttl_s=1e6)
