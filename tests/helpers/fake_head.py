@@ -57,6 +57,8 @@ class FakeLink:
             self.is_writing = True
             self.loop.call_soon(self._write)
 
+    wake_now = wake
+
     def _write(self) -> None:
         self.is_writing = False
         if not self.is_open:

@@ -124,6 +124,8 @@ class Wire:
             self._is_turning = True
             self.sim.loop.call_soon(self._turn)
 
+    wake_now = wake
+
     def _turn(self) -> None:
         self._is_turning = False
         while not self.is_closed:

@@ -41,6 +41,8 @@ class FakeWorkerLink:
         """Pull what waits, soon."""
         self._loop.call_soon(self._pull)
 
+    wake_now = wake
+
     def _pull(self) -> None:
         while self.is_open and (frame := self.pump.next_frame()) is not None:
             assert frame.number == self.received + 1

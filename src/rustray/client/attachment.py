@@ -59,7 +59,7 @@ class Attachment:
         self._hangup = hangup
         self._close_reason = close_reason
         self._max_payload_bytes = max_payload_bytes
-        self._thread = LoopThread()
+        self._thread = LoopThread(spins=not address)
         self._api: HeadApi | None = None
         self._connection: Connection | None = None
         self._is_foreign = False

@@ -43,6 +43,8 @@ class _Stream:
         self._ack_timer: asyncio.TimerHandle | None = None
 
     def next_frame(self) -> ClientFrame | None:
+        if self._session.rest() and not self._is_ack_ripe:
+            return None
         frame = ClientFrame()
         while not self._session.fill(frame, self._defined):
             if self._session.rest():
@@ -120,7 +122,7 @@ class Connection:
 
     def _wake(self) -> None:
         if self._stream is not None and self._stream.link is not None:
-            self._stream.link.wake()
+            self._stream.link.wake_now()
 
     async def _dial(self, api: HeadApi, session: ClientSession) -> _Stream:
         session.restart()

@@ -81,6 +81,10 @@ class Ledger:
         """Cut a range of sequences into (batch, low, high) of batches that are not retired."""
         stop = first + count
         index = max(bisect_right(self._firsts, first) - 1, 0)
+        if index < len(self._firsts):
+            batch = self._batches[index]
+            if batch.first <= first and stop <= batch.first + batch.size and batch.unfinished:
+                return [(batch, first - batch.first, stop - batch.first)]  # nearly always
         found: list[tuple[Batch, int, int]] = []
         while index < len(self._firsts) and self._firsts[index] < stop:
             batch = self._batches[index]

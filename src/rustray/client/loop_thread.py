@@ -8,6 +8,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from rustray.client.spinning import new_spinning_loop
 from rustray.common.errors import RustRayError
 
 T = TypeVar("T")
@@ -22,8 +23,14 @@ class LoopThread:
         thread_id: `threading.get_ident` of the thread.
     """
 
-    def __init__(self, name: str = "rustray") -> None:
-        self.loop = asyncio.new_event_loop()
+    def __init__(self, name: str = "rustray", *, spins: bool = False) -> None:
+        """Start the thread.
+
+        Args:
+            name: Of the thread.
+            spins: Look for events a while before sleeping (`rustray.client.spinning`).
+        """
+        self.loop = new_spinning_loop() if spins else asyncio.new_event_loop()
         self.is_running = True
         # A daemon: interpreter exit must not wait for it; `stop` runs from atexit before.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)

@@ -249,6 +249,12 @@ class Batch:
         self.cancels: dict[int, bool] | None = None
         self._watchers: dict[int, list[Callback]] | None = None
 
+    def unsent(self) -> tuple[int, int] | None:
+        """Return the first (low, high) that has neither gone out nor been acked, or None."""
+        if self.settled.count:
+            return next(self.settled.gaps(self.sent, self.size), None)
+        return (self.sent, self.size) if self.sent < self.size else None
+
     def watch(self, ref: TaskRef[Any], callback: Callback) -> bool:
         """See `TaskRef.watch`."""
         with self.owner.lock:

@@ -221,7 +221,7 @@ class ClientSession:
         tasks_left, bytes_left = MAX_FRAME_TASKS, MAX_FRAME_BYTES
         while tasks_left > 0 and bytes_left > 0 and (self._outbox or self._seal_open()):
             batch = self._outbox[0]
-            gap = next(batch.settled.gaps(batch.sent, batch.size), None)
+            gap = batch.unsent()
             if gap is None:
                 self._outbox.popleft()
                 continue
@@ -247,7 +247,8 @@ class ClientSession:
             batch.sent = stop
             tasks_left -= stop - low
             bytes_left -= len(part.blob)
-        self._fill_cancels(frame)
+        if self._cancels:
+            self._fill_cancels(frame)
         return bool(frame.submissions or frame.classes or frame.follow or frame.cancels)
 
     def rest(self) -> bool:

@@ -44,9 +44,14 @@ class ThreadWaiter:
 
     def wake(self) -> None:
         """Open the gate."""
-        # Two sessions may wake at once; the second release has nothing to do.
-        with contextlib.suppress(RuntimeError):
+        try:  # noqa: SIM105 - once per result that somebody waits for: `suppress` costs a µs
             self._gate.release()
+        except RuntimeError:  # two sessions may wake at once; the second has nothing to do
+            pass
+
+    def wake_for(self, _ref: Any) -> None:
+        """`wake`, as a watcher of a reference."""
+        self.wake()
 
     def sleep(self, deadline: float | None) -> bool:
         """Wait for `wake`; a signal handler (Ctrl-C) runs meanwhile and may raise.

@@ -95,12 +95,29 @@ def _collect(missing: list[TaskRef[Any]], timeout_s: float | None) -> None:
     if timeout_s != 0:
         _check_may_block(missing)
     waiter = ThreadWaiter()
+    if len(missing) == 1:
+        _await_one(missing[0], waiter, deadline, timeout_s)
+        return
     known: set[int] = set()
     with _Watch(missing, waiter) as watch:
         while watch.wait_for_next():
             if not waiter.sleep(deadline):
                 raise _timed_out(timeout_s, watch.missing)
             _raise_failure(waiter, missing, known)
+
+
+def _await_one(
+    ref: TaskRef[Any], waiter: ThreadWaiter, deadline: float | None, timeout_s: float | None
+) -> None:
+    """Block until one has ended, however it did: the shortest way there is."""
+    has_ended = False
+    try:
+        if ref.watch(waiter.wake_for) and not waiter.sleep(deadline):
+            raise _timed_out(timeout_s, [ref])
+        has_ended = True
+    finally:
+        if not has_ended:
+            ref.unwatch(waiter.wake_for)
 
 
 class _Watch:

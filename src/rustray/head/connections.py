@@ -61,6 +61,8 @@ ACK_DELAY_S = 0.02
 """An ack that nothing carries goes alone after this time; data never waits."""
 MAX_STALLED_BEATS = 5
 """Heartbeats without any progress of frames that are under way, before a session ends."""
+MAX_UNCONFIRMED = 64
+"""Frames whose arrival a client has acked before this is noted without waiting for the next ack."""
 MAX_OUTBOX_RANGES = 500_000
 """A client that lets more outcomes pile up is cut off; it comes back and asks for them."""
 
@@ -195,9 +197,8 @@ class WorkerPeer(Peer):
 
     def next_frame(self) -> AssignFrame | None:
         """Return all that waits for this worker, bounded in tasks and bytes."""
-        has_drain = self._is_draining and not self._has_sent_drain
-        waits = self._grants or self._cancels or self._recalls or has_drain or self._is_ack_ripe
-        if not waits:
+        waits = self._grants or self._cancels or self._recalls or self._is_ack_ripe
+        if not waits and (self._has_sent_drain or not self._is_draining):
             return None
         frame = AssignFrame(drain=self._is_draining)
         self._has_sent_drain = self._is_draining
@@ -297,11 +298,13 @@ class ClientPeer(Peer):
         self._driver = driver
         self._may_send_code = may_send_code
         self._classes: dict[int, ClassDefinition] = {}
+        self._bad_classes: dict[int, RustRayError] = {}
         self._accepted: list[TaskRange] = []
         self._rejected: list[Rejection] = []
         self._outcomes: deque[Outcome] = deque()
         self._unknown: list[TaskRange] = []
         self._unconfirmed: deque[tuple[int, list[TaskRange]]] = deque()
+        self._confirmed = 0
 
     # -- what the driver wants sent -----------------------------------------
 
@@ -366,10 +369,12 @@ class ClientPeer(Peer):
             if used is None:
                 self.shut(f"class {submission.class_number} was never defined")
                 return
-            error = self._class_error(used)
-            if error is not None:
-                self._refuse(submission.first, len(submission.payloads), error)
-                continue
+            if self._bad_classes:
+                error = self._bad_classes.get(submission.class_number)
+                if error is not None:
+                    self._refuse(submission.first, len(submission.payloads), error)
+                    continue
+            self._bring_code(used)
             self._driver.handle(
                 TasksSubmitted(
                     self.prefix,
@@ -385,15 +390,25 @@ class ClientPeer(Peer):
             self._driver.handle(CancelRequested(request))
         for asked in frame.follow:
             self._driver.handle(FollowRequested(self.prefix, asked.first, asked.count))
-        self._confirm(frame.ack)
+        self._confirmed = frame.ack
+        if len(self._unconfirmed) > MAX_UNCONFIRMED:
+            self._confirm()
         self.need_ack()
+
+    def _ripen(self) -> None:
+        self._confirm()
+        super()._ripen()
 
     def _define(self, definition: ClassDefinition) -> None:
         self._classes[definition.number] = definition
+        error = self._class_error(definition.task_class)
+        if error is not None:
+            self._bad_classes[definition.number] = error
+        else:
+            self._bad_classes.pop(definition.number, None)
 
-    def _class_error(self, definition: ClassDefinition) -> RustRayError | None:
-        """Check a class once, at the first submission that uses it."""
-        task_class = definition.task_class
+    def _class_error(self, task_class: TaskClass) -> RustRayError | None:
+        """Say why no task of this class can be accepted, or None."""
         try:
             task_class.validate()
         except ValueError as error:
@@ -404,27 +419,37 @@ class ClientPeer(Peer):
                 f"this token may not send code, and {task_class.function} is not a registered "
                 "function; call registered functions, or ask for a token with --allow-code"
             )
-        code = self._driver.scheduler.state.code
-        if task_class.code_hash and task_class.code_hash not in code and definition.code:
-            self._driver.handle(CodeReceived(task_class.code_hash, definition.code))
         return None
+
+    def _bring_code(self, definition: ClassDefinition) -> None:
+        """Hand over a function's code, which the scheduler drops with the function's last task."""
+        code_hash = definition.task_class.code_hash
+        if code_hash and definition.code and code_hash not in self._driver.scheduler.state.code:
+            self._driver.handle(CodeReceived(code_hash, definition.code))
 
     def _refuse(self, first: int, count: int, error: RustRayError) -> None:
         self._driver.scheduler.state.counters["tasks_rejected"] += count
         self.reject(RejectTasks(self.prefix, first, count, error))
 
-    def _confirm(self, ack: int) -> None:
-        """Note which outcomes the client has."""
-        while self._unconfirmed and self._unconfirmed[0][0] <= ack:
-            _, ranges = self._unconfirmed.popleft()
-            for part in ranges:
-                self._driver.handle(OutcomesDelivered(self.prefix, part.first, part.count))
+    def _confirm(self) -> None:
+        """Note which outcomes the client has; not urgent, so some frames' together."""
+        ranges: list[TaskRange] = []
+        while self._unconfirmed and self._unconfirmed[0][0] <= self._confirmed:
+            for part in self._unconfirmed.popleft()[1]:
+                last = ranges[-1] if ranges else None
+                if last is not None and last.first + last.count == part.first:
+                    ranges[-1] = TaskRange(last.first, last.count + part.count)
+                else:
+                    ranges.append(part)
+        for part in ranges:
+            self._driver.handle(OutcomesDelivered(self.prefix, part.first, part.count))
 
     def on_closed(self, error: RustRayError | None) -> None:
         """The stream is over; the client may come back for its results."""
         self.mark_closed()
         if self._driver.clients.get(self.prefix) is self:
             del self._driver.clients[self.prefix]
+        self._confirm()
         if error is not None and not isinstance(error, CommunicationError):
             logger.info("stream of a client ended: %s", error)
 

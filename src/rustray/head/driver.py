@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from rustray.head.notifications import NotificationManager
 from rustray.scheduler.commands import (
@@ -119,6 +119,23 @@ class HeadDriver:
         self.loop = loop
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due_s = 0.0
+        # By class and not by `match`, which tries one class after the other: this is per batch.
+        self._actions: dict[type[Command], Callable[[Any], None]] = {
+            PersistBatch: journal.append,
+            PersistOutcome: journal.append,
+            PersistCancel: journal.append,
+            DeliverOutcome: self._deliver,
+            PublishEvents: self._publish,
+            AcceptTasks: self._tell_client,
+            RejectTasks: self._tell_client,
+            ReportUnknown: self._tell_client,
+            GrantLease: self._tell_worker,
+            CancelLease: self._tell_worker,
+            RecallLease: self._tell_worker,
+            DrainWorker: self._tell_worker,
+            CloseSession: self._tell_worker,
+            RefuseWorker: self._log_refusal,
+        }
         self.clock_offset_s = time.time() - self.loop.time()
 
     def now(self) -> float:
@@ -135,27 +152,21 @@ class HeadDriver:
             WorkerNotFound: an operator named a worker that does not exist.
         """
         commands = self.scheduler.handle(event, self.loop.time())
+        actions = self._actions
         for command in commands:
-            self._execute(command)
+            actions[type(command)](command)
         self._arm_timer()
         return commands
 
-    def _execute(self, command: Command) -> None:
-        match command:
-            case PersistOutcome() | PersistBatch() | PersistCancel():
-                self.journal.append(command)
-            case DeliverOutcome():
-                client = self.clients.get(command.prefix) if command.is_pushed else None
-                if client is not None:
-                    client.deliver(command)
-                if self.on_outcome is not None:
-                    self.on_outcome(command)
-            case PublishEvents():
-                self.notifications.publish(command, self.loop.time() + self.clock_offset_s)
-            case AcceptTasks() | RejectTasks() | ReportUnknown():
-                self._tell_client(command)
-            case _:
-                self._tell_worker(command)
+    def _deliver(self, command: DeliverOutcome) -> None:
+        client = self.clients.get(command.prefix) if command.is_pushed else None
+        if client is not None:
+            client.deliver(command)
+        if self.on_outcome is not None:
+            self.on_outcome(command)
+
+    def _publish(self, command: PublishEvents) -> None:
+        self.notifications.publish(command, self.loop.time() + self.clock_offset_s)
 
     def _tell_client(self, command: AcceptTasks | RejectTasks | ReportUnknown) -> None:
         client = self.clients.get(command.prefix)
@@ -170,8 +181,7 @@ class HeadDriver:
                 client.unknown(command)
 
     def _tell_worker(
-        self,
-        command: GrantLease | CancelLease | RecallLease | DrainWorker | CloseSession | RefuseWorker,
+        self, command: GrantLease | CancelLease | RecallLease | DrainWorker | CloseSession
     ) -> None:
         worker = self.workers.get(command.worker_id)
         if worker is None:
@@ -188,8 +198,9 @@ class HeadDriver:
             case CloseSession():
                 logger.warning("closing session of %s: %s", command.worker_id, command.reason)
                 worker.close(command.session, command.reason)
-            case RefuseWorker():
-                logger.warning("%s", command.error)
+
+    def _log_refusal(self, command: RefuseWorker) -> None:
+        logger.warning("%s", command.error)
 
     def _arm_timer(self) -> None:
         due = self.scheduler.next_deadline()

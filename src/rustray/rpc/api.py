@@ -138,6 +138,12 @@ class Link(Protocol):
         write has completed.
         """
 
+    def wake_now(self) -> None:
+        """`wake`, from a callback of the loop that has nothing left to do.
+
+        A link within one process then hands over at once, and saves a turn of the loop.
+        """
+
     async def close(self) -> None:
         """End the stream in an orderly way; idempotent."""
 

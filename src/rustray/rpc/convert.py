@@ -24,6 +24,7 @@ MAX_RANGE: Final = 1 << 24
 """Tasks that one range on the wire may name."""
 MAX_CLASS_NUMBER: Final = (1 << 31) - 1
 _MAX_UNITS: Final = int(MAX_AMOUNT) * UNIT
+_STATES: Final = {state + 1: state for state in TaskState}
 _MALFORMED: Final = (DecodeError, ValueError, OverflowError, TypeError, KeyError)
 
 
@@ -90,10 +91,10 @@ def state_from_wire(number: int) -> TaskState:
     Raises:
         ValueError: there is none.
     """
-    try:
-        return TaskState(number - 1)
-    except ValueError:
-        raise ValueError(f"{number} is no task state") from None
+    state = _STATES.get(number)
+    if state is None:
+        raise ValueError(f"{number} is no task state")
+    return state
 
 
 def codec_from_wire(number: int) -> Codec:

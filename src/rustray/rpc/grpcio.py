@@ -1,8 +1,13 @@
 """grpc, made ready: the rest of the package takes it from here.
 
-The settings must be in the environment before grpc's first import. Fork support costs every fork
-and buys nothing: executors are forked by a zygote that never loads grpc. grpc's own log lines
-(one for each stranger's failed handshake) are off unless the user has asked for them.
+The settings must be in the environment before grpc's first import; what the user has set there
+stands. Fork support costs every fork and buys nothing: executors are forked by a zygote that never
+loads grpc. grpc's own log lines (one for each stranger's failed handshake) are off.
+
+grpc's EventEngine reads sockets in a thread of its own, which hands each message to the
+thread that waits for completions, which hands it to the event loop. Without it the second of these
+reads the sockets itself: a message and its answer on a TLS stream take 171 us instead of 285, and
+a third less CPU (grpcio 1.85, 2 cores).
 """
 
 from __future__ import annotations
@@ -11,6 +16,7 @@ import os
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener")
 
 import grpc
 from grpc import aio

@@ -66,6 +66,10 @@ class FrameLink:
         if not (self._is_writing or self._is_broken or self.ended.done()):
             self._write_on()
 
+    def wake_now(self) -> None:
+        """See `Link`; here it is the same."""
+        self.wake()
+
     def send_control(self, message: bytes) -> None:
         """Send a message of the link's own, before the pump's next frame."""
         self._control.append(message)

@@ -24,9 +24,9 @@ def memory_link_pair(
     """Join two pumps of this process.
 
     Frames are handed over later, never from within `Link.wake`, one frame a turn: what a
-    pump collects meanwhile goes together in the next. All links of a loop take turns within one
-    of its callbacks, so that a task's way through client, head and worker costs one pass
-    of the loop and not one a hop.
+    pump collects meanwhile goes together in the next. `Link.wake_now` does not wait. All links
+    of a loop take turns within one of its callbacks, so that a task's way through client, head
+    and worker costs one pass of the loop and not one a hop.
 
     Args:
         loop: The loop in whose thread both pumps live.
@@ -49,22 +49,38 @@ class _Turns:
         self._call_soon = loop.call_soon
         self._waiting: deque[_MemoryLink] = deque()
         self._is_arranged = False
+        self._is_running = False
 
     def arrange(self, link: _MemoryLink) -> None:
         """Give a link a turn."""
         self._waiting.append(link)
-        if not self._is_arranged:
+        if not (self._is_arranged or self._is_running):
             self._is_arranged = True
-            self._call_soon(self._run)
+            self._call_soon(self._run_arranged)
+
+    def give(self, link: _MemoryLink) -> None:
+        """Give a link its turn, and all that follow from it, at once."""
+        self._waiting.append(link)
+        if not self._is_running:
+            self._run()
+
+    def _run_arranged(self) -> None:
+        self._is_arranged = False
+        self._run()
 
     def _run(self) -> None:
         waiting = self._waiting
-        for _ in range(MAX_TURNS):
-            if not waiting:
-                self._is_arranged = False
-                return
-            waiting.popleft().turn()
-        self._call_soon(self._run)  # Let the loop look at its sockets and timers.
+        self._is_running = True
+        try:
+            for _ in range(MAX_TURNS):
+                if not waiting:
+                    break
+                waiting.popleft().turn()
+        finally:
+            self._is_running = False
+        if waiting and not self._is_arranged:
+            self._is_arranged = True
+            self._call_soon(self._run_arranged)  # Let the loop look at its sockets and timers.
 
 
 _TURNS: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns] = WeakKeyDictionary()
@@ -85,6 +101,11 @@ class _MemoryLink:
         if not self._is_busy and not self._is_closed:
             self._is_busy = True
             self._turns.arrange(self)
+
+    def wake_now(self) -> None:
+        if not self._is_busy and not self._is_closed:
+            self._is_busy = True
+            self._turns.give(self)
 
     def turn(self) -> None:
         """Hand over one frame, and ask for another turn if there was one."""

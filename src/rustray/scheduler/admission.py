@@ -182,8 +182,9 @@ def feasibility_error(state: SchedulerState, queue: ClassQueue) -> RustRayError 
     task_class = queue.task_class
     if task_class.wait_for_resources or not state.workers:
         return None
-    if any(capacity_of(queue, worker) for worker in state.workers.values()):
-        return None
+    for worker in state.workers.values():
+        if capacity_of(queue, worker):
+            return None
     if not task_class.code_hash and not any(
         task_class.function in worker.functions for worker in state.workers.values()
     ):

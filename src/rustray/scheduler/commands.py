@@ -8,16 +8,15 @@ overlap the commit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from rustray.common.errors import RustRayError
+from rustray.common.records import record
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import Outcome
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PersistBatch:
     """Commit accepted tasks."""
 
@@ -27,7 +26,7 @@ class PersistBatch:
     payloads: PayloadColumn
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PersistOutcome:
     """Commit how tasks ended."""
 
@@ -35,7 +34,7 @@ class PersistOutcome:
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PersistCancel:
     """Commit that tasks with a worker are to be cancelled."""
 
@@ -44,7 +43,7 @@ class PersistCancel:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class AcceptTasks:
     """Tell the submitter that these tasks are safe."""
 
@@ -54,7 +53,7 @@ class AcceptTasks:
     deduplicated: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RejectTasks:
     """Tell the submitter why these tasks were refused."""
 
@@ -64,7 +63,7 @@ class RejectTasks:
     error: RustRayError
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DeliverOutcome:
     """Send an outcome to the session that submitted the tasks, and to whoever waits for them."""
 
@@ -73,7 +72,7 @@ class DeliverOutcome:
     is_pushed: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ReportUnknown:
     """Tell a client that came back that these tasks are not known here."""
 
@@ -82,7 +81,7 @@ class ReportUnknown:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PublishEvents:
     """Note that consecutive tasks entered a state, for subscribers."""
 
@@ -95,7 +94,7 @@ class PublishEvents:
     function: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class GrantLease:
     """Give consecutive tasks to a worker; see `rustray.task.frames.LeaseGrant`."""
 
@@ -108,7 +107,7 @@ class GrantLease:
     payloads: PayloadColumn
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CancelLease:
     """Tell a worker to stop tasks of a lease."""
 
@@ -119,7 +118,7 @@ class CancelLease:
     force: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RecallLease:
     """Ask a worker for tasks of a lease that it has not started."""
 
@@ -129,14 +128,14 @@ class RecallLease:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DrainWorker:
     """Tell a worker to leave in order."""
 
     worker_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CloseSession:
     """End a worker's session; it will register again and both sides compare notes."""
 
@@ -145,7 +144,7 @@ class CloseSession:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class RefuseWorker:
     """Refuse a registration."""
 

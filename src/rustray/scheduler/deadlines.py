@@ -25,6 +25,8 @@ RECALL_AGAIN_S: Final = 0.5
 def start_batch_timers(state: SchedulerState, batch: Batch) -> None:
     """Start the queue and total limits of a batch: at most one timer each."""
     task_class = batch.queue.task_class
+    if not (task_class.queue_timeout_s or task_class.total_timeout_s):
+        return
     for kind, limit_s in (
         ("queue", task_class.queue_timeout_s),
         ("total", task_class.total_timeout_s),

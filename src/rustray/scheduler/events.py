@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from rustray.common.records import record
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import CancelRequest, LeaseOutcome, LeaseRange
 from rustray.task.spec import TaskClass
 from rustray.task.views import WorkerInfo
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TasksSubmitted:
     """A client handed in consecutive tasks of one class.
 
@@ -29,7 +28,7 @@ class TasksSubmitted:
     is_pushed: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CodeReceived:
     """A client sent the code of a function: SHA-256 and cloudpickle bytes."""
 
@@ -37,14 +36,14 @@ class CodeReceived:
     code: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CancelRequested:
     """Somebody who may wants tasks stopped."""
 
     request: CancelRequest
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class OutcomesDelivered:
     """The client has confirmed outcomes, so they go first when memory is short."""
 
@@ -53,7 +52,7 @@ class OutcomesDelivered:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FollowRequested:
     """A client came back and asks for tasks ``first`` to ``first + count - 1`` of its session."""
 
@@ -62,7 +61,7 @@ class FollowRequested:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WorkerJoined:
     """A worker registered (anew, or again after a broken connection)."""
 
@@ -70,7 +69,7 @@ class WorkerJoined:
     session: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WorkerReported:
     """A frame of a worker's stream; the first of a session carries what it holds."""
 
@@ -84,7 +83,7 @@ class WorkerReported:
     has_drained: bool
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class HeartbeatReceived:
     """A worker is alive.
 
@@ -100,7 +99,7 @@ class HeartbeatReceived:
     running: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WorkerDisconnected:
     """A worker's stream ended without a goodbye; its leases run on."""
 
@@ -108,7 +107,7 @@ class WorkerDisconnected:
     session: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class WorkerDied:
     """It is certain that the worker's process is gone."""
 
@@ -116,14 +115,14 @@ class WorkerDied:
     session: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DrainRequested:
     """An operator wants a worker to leave in order."""
 
     worker_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TimePassed:
     """`Scheduler.next_deadline` has been reached."""
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from rustray.common.records import record
 from rustray.scheduler.load_balancer import WorkerLoad
 from rustray.task.columns import PayloadColumn
 from rustray.task.spec import TaskClass
@@ -93,7 +94,7 @@ class Batch:
         self.unfinished = self.count
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Part:
     """Offsets ``low`` to ``high - 1`` of a batch, all in one state."""
 

@@ -177,11 +177,14 @@ class SchedulerState:
         """Account ``number`` tasks to a worker (negative: take them off)."""
         load = worker.load
         task_class = queue.task_class
-        level = worker.leased_by_priority.setdefault(task_class.priority, {})
+        level = worker.leased_by_priority.get(task_class.priority)
+        if level is None:
+            level = worker.leased_by_priority[task_class.priority] = {}
         leased = load.leased
         for name, units in task_class.resources.units.items():
-            leased[name] = leased.get(name, 0) + units * number
-            level[name] = level.get(name, 0) + units * number
+            amount = units * number
+            leased[name] = leased.get(name, 0) + amount
+            level[name] = level.get(name, 0) + amount
         load.tasks += number
         mine = load.by_class.get(task_class, 0) + number
         if mine:
@@ -193,7 +196,7 @@ class SchedulerState:
         load.load = _fullness(load)
         if load.load > 1.0:
             self.overfull[worker] = None
-        else:
+        elif self.overfull:
             self.overfull.pop(worker, None)
         if worker.state == "ready":
             self.balancer.changed(load)

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from rustray.common.records import record
 from rustray.task.columns import PayloadColumn
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ClassDefinition:
     """Introduces a task class under a small number, once per session and direction.
 
@@ -32,7 +33,7 @@ class ClassDefinition:
     code: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Submission:
     """Consecutive tasks of one class, client to head.
 
@@ -47,7 +48,7 @@ class Submission:
     payloads: PayloadColumn
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TaskRange:
     """Consecutive tasks of a session: ``first`` to ``first + count - 1``."""
 
@@ -55,7 +56,7 @@ class TaskRange:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Rejection:
     """Tasks that the head refused, and the typed error."""
 
@@ -65,7 +66,7 @@ class Rejection:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Outcome:
     """Consecutive tasks that ended alike, head to client.
 
@@ -84,7 +85,7 @@ class Outcome:
     attempts: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CancelRequest:
     """Cancel consecutive tasks.
 
@@ -129,7 +130,7 @@ class HeadFrame:
     """Answer to `ClientFrame.follow`: tasks that this head does not know."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LeaseGrant:
     """Head to worker: run these consecutive tasks, all under one attempt number.
 
@@ -150,7 +151,7 @@ class LeaseGrant:
     payloads: PayloadColumn
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LeaseRange:
     """Tasks ``offset`` to ``offset + count - 1`` of one lease."""
 
@@ -159,7 +160,7 @@ class LeaseRange:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LeaseCancel:
     """Head to worker: stop these tasks; ``force`` kills the executor at once."""
 
@@ -169,7 +170,7 @@ class LeaseCancel:
     force: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class LeaseOutcome:
     """Worker to head: consecutive tasks of a lease that ended alike.
 

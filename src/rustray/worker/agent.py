@@ -273,7 +273,7 @@ class WorkerAgent:
 
     def next_frame(self, session: HeadSession) -> WorkerFrame | None:
         """Return the next frame for this session's stream."""
-        if session is not self._session or not self._is_running:
+        if session is not self._session or not (self._is_running and self.manager.has_frame):
             return None
         frame = self.manager.take_frame(self._loop.time())
         if frame is not None and frame.drained:
@@ -289,7 +289,7 @@ class WorkerAgent:
     def wake_link(self) -> None:
         """Have the stream ask for a frame."""
         if self._link is not None:
-            self._link.wake()
+            self._link.wake_now()
 
     def close_session(self, number: int) -> None:
         """End this session, if it is still the present one."""

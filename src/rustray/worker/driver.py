@@ -61,7 +61,7 @@ class Owner(Protocol):
     """What the core's commands ask of the agent."""
 
     def wake_link(self) -> None:
-        """There is a frame for the head."""
+        """There is a frame for the head, and nothing else to do before it."""
 
     def close_session(self, number: int) -> None:
         """End this session, if it is still the present one."""
@@ -134,9 +134,9 @@ class WorkerDriver:
         if commands:
             self._commands.extend(commands)
             self._execute()
-        if self.manager.has_frame:
-            self._owner.wake_link()
         self.set_timer()
+        if self.manager.has_frame and not self._is_executing:
+            self._owner.wake_link()
 
     def _execute(self) -> None:
         # A command may call back at once (an executor that is gone): its commands come after.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from rustray.common.records import record
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import AssignFrame, LeaseOutcome, LeaseRange
 from rustray.task.spec import ExecutorKind, TaskClass
@@ -17,19 +18,19 @@ DIRECT_LEASES: Final = 1 << 63
 """First lease number of the worker's own tasks; the head's numbers stay below."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class PoolStarted:
     """The executor pool can spawn from now on."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SessionOpened:
     """The head registered the worker, and the stream of this session is about to open."""
 
     session: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class SessionClosed:
     """The stream of this session is over; ``is_orderly`` if the other side ended it on purpose."""
 
@@ -37,7 +38,7 @@ class SessionClosed:
     is_orderly: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class FrameReceived:
     """A frame of the head arrived on the stream of this session."""
 
@@ -45,7 +46,7 @@ class FrameReceived:
     frame: AssignFrame
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DirectSubmitted:
     """Somebody asked this very worker to run one task.
 
@@ -60,14 +61,14 @@ class DirectSubmitted:
     payload: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DirectCancelled:
     """Whoever asked for the task of this direct lease does not wait any more."""
 
     lease: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ExecutorReady:
     """A spawned executor takes tasks from now on."""
 
@@ -75,7 +76,7 @@ class ExecutorReady:
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ExecutorReported:
     """An executor finished tasks."""
 
@@ -83,7 +84,7 @@ class ExecutorReported:
     outcomes: list[LeaseOutcome]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ExecutorReturned:
     """An executor's answer to `Reclaim`: all that it had not started, possibly nothing."""
 
@@ -91,7 +92,7 @@ class ExecutorReturned:
     ranges: list[LeaseRange]
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class ExecutorExited:
     """An executor is gone.
 
@@ -109,7 +110,7 @@ class ExecutorExited:
     log_tail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DrainRequested:
     """The worker is to leave in order.
 
@@ -120,7 +121,7 @@ class DrainRequested:
     timeout_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class TimePassed:
     """`WorkerManager.next_deadline` has been reached."""
 
@@ -141,7 +142,7 @@ Event = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class StartExecutor:
     """Spawn an executor under a number that was never used before.
 
@@ -154,7 +155,7 @@ class StartExecutor:
     concurrency: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DefineClass:
     """Introduce a task class to an executor, before the first task of it."""
 
@@ -183,7 +184,7 @@ class DispatchTasks:
     payloads: PayloadColumn
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Interrupt:
     """Ask one task of an executor to stop."""
 
@@ -192,14 +193,14 @@ class Interrupt:
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Reclaim:
     """Take back what the executor has not started."""
 
     executor_id: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class KillExecutor:
     """Send a signal to an executor that is not needed or does not obey."""
 
@@ -207,7 +208,7 @@ class KillExecutor:
     signal: int
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class CloseSession:
     """End the session: the head broke the protocol, or frames were lost."""
 
@@ -215,14 +216,14 @@ class CloseSession:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class DeliverDirect:
     """A task of `DirectSubmitted` ended; state LEASED means that its executor died."""
 
     outcome: LeaseOutcome
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class Leave:
     """The worker is drained (or has waited long enough): stop."""
 
