@@ -110,7 +110,7 @@ def _head_cpu(queued: int, workers: int) -> Workload:
 WORKLOADS: Final = (
     Workload(
         "sync", "sync", "one_at_a_time", "one at a time", "tasks/s", True, EVERY, 90.0,
-        {"seconds": 1.0}, {"seconds": 0.2},
+        {"seconds": 3.0}, {"seconds": 0.2},
     ),
     Workload(
         "in-flight", "in-flight", "in_flight", "1,000 in flight", "tasks/s", True, EVERY, 180.0,

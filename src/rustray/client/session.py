@@ -35,6 +35,7 @@ from rustray.task.spec import TaskClass
 MAX_BATCH_TASKS: Final = 4_096
 MAX_FRAME_TASKS: Final = 4_096
 MAX_FRAME_BYTES: Final = 1 << 20
+FULL_FRAME_TASKS: Final = 1_024
 # A batch is joined into one blob; sealing it at a big item bounds that to 64 MiB and the item.
 BIG_PAYLOAD_BYTES: Final = 16 << 10
 # Columns count bytes in 32 bits.
@@ -256,6 +257,13 @@ class ClientSession:
         with self.lock:
             self._is_idle = not (self._open or self._outbox or self._cancels or self._follow)
             return self._is_idle
+
+    def has_full_frame(self) -> bool:
+        """Whether so much waits that a frame of its own is worth it."""
+        with self.lock:
+            return bool(self._outbox or self._cancels or self._follow) or any(
+                len(batch.refs) >= FULL_FRAME_TASKS for batch in self._open
+            )
 
     def restart(self) -> None:
         """Begin a new stream: everything unacked goes out again, the rest is asked for."""

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from rustray.head import liveness
-from rustray.head.connections import ClientPeer, ConnectionManager, WorkerPeer
+from rustray.head.client_peer import ClientPeer
+from rustray.head.connections import ConnectionManager
 from rustray.head.driver import HeadDriver, Journal, MemoryJournal
 from rustray.head.notifications import NotificationManager
 from rustray.head.waits import ResultWaiters
+from rustray.head.worker_peer import WorkerPeer
 from rustray.scheduler.events import WorkerDied
 from rustray.scheduler.scheduler import Scheduler
 from rustray.scheduler.state import SchedulerSettings

@@ -1,0 +1,233 @@
+"""The head's end of a client's stream."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import Final
+
+from rustray.common.errors import (
+    AuthorizationError,
+    CommunicationError,
+    PayloadError,
+    RustRayError,
+)
+from rustray.head.driver import HeadDriver
+from rustray.head.peer import FRAME_BYTES, FRAME_TASKS, Peer
+from rustray.scheduler.commands import (
+    AcceptTasks,
+    DeliverOutcome,
+    RejectTasks,
+    ReportUnknown,
+)
+from rustray.scheduler.events import (
+    CancelRequested,
+    CodeReceived,
+    FollowRequested,
+    OutcomesDelivered,
+    TasksSubmitted,
+)
+from rustray.task.frames import (
+    CancelRequest,
+    ClassDefinition,
+    ClientFrame,
+    HeadFrame,
+    Outcome,
+    Rejection,
+    Submission,
+    TaskRange,
+)
+from rustray.task.spec import Codec, TaskClass
+
+logger = logging.getLogger("rustray.head")
+
+ACK_FRAMES: Final = 4
+"""A client is told at once when so many of its frames have arrived: it waits for that."""
+MAX_UNCONFIRMED: Final = 64
+"""Frames whose arrival a client has acked before this is noted without waiting for the next ack."""
+MAX_OUTBOX_RANGES: Final = 500_000
+"""A client that lets more outcomes pile up is cut off; it comes back and asks for them."""
+
+
+class ClientPeer(Peer):
+    """The head's end of a client's stream."""
+
+    def __init__(self, driver: HeadDriver, prefix: bytes, may_send_code: bool) -> None:
+        super().__init__(driver.loop)
+        self.prefix = prefix
+        self._driver = driver
+        self._may_send_code = may_send_code
+        self._classes: dict[int, ClassDefinition] = {}
+        self._bad_classes: dict[int, RustRayError] = {}
+        self._accepted: list[TaskRange] = []
+        self._rejected: list[Rejection] = []
+        self._outcomes: deque[Outcome] = deque()
+        self._unknown: list[TaskRange] = []
+        self._unconfirmed: deque[tuple[int, list[TaskRange]]] = deque()
+        self._confirmed = 0
+
+    # -- what the driver wants sent -----------------------------------------
+
+    def accept(self, command: AcceptTasks) -> None:
+        """Ack tasks; an outcome that comes soon carries it along."""
+        last = self._accepted[-1] if self._accepted else None
+        if last is not None and last.first + last.count == command.first:
+            self._accepted[-1] = TaskRange(last.first, last.count + command.count)
+        else:
+            self._accepted.append(TaskRange(command.first, command.count))
+        self.need_ack()
+
+    def reject(self, command: RejectTasks) -> None:
+        """Refuse tasks."""
+        error = command.error
+        self._rejected.append(Rejection(command.first, command.count, error.code, str(error)))
+        self.wake()
+
+    def deliver(self, command: DeliverOutcome) -> None:
+        """Send an outcome."""
+        self._outcomes.append(command.outcome)
+        if len(self._outcomes) > MAX_OUTBOX_RANGES:
+            self.shut("the client does not read its outcomes")
+            return
+        self.wake()
+
+    def unknown(self, command: ReportUnknown) -> None:
+        """Say which tasks this head does not know."""
+        self._unknown.append(TaskRange(command.first, command.count))
+        self.wake()
+
+    # -- FramePump ------------------------------------------------------------
+
+    def next_frame(self) -> HeadFrame | None:
+        """Return all that waits for this client, bounded in tasks and bytes."""
+        if not (self._outcomes or self._rejected or self._unknown or self._is_ack_ripe):
+            return None
+        frame = HeadFrame()
+        tasks = size = 0
+        while self._outcomes and tasks < FRAME_TASKS and size < FRAME_BYTES:
+            outcome = self._outcomes.popleft()
+            tasks += len(outcome.payloads)
+            size += len(outcome.payloads.blob)
+            frame.outcomes.append(outcome)
+        frame.accepted, self._accepted = self._unsaid(frame.outcomes), []
+        frame.rejected, self._rejected = self._rejected, []
+        frame.unknown, self._unknown = self._unknown, []
+        frame.number, frame.ack = self.stamp()
+        if frame.outcomes:
+            sent = [TaskRange(o.first, len(o.payloads)) for o in frame.outcomes]
+            self._unconfirmed.append((frame.number, sent))
+        return frame
+
+    def _unsaid(self, outcomes: list[Outcome]) -> list[TaskRange]:
+        """Return the acks that the outcomes do not imply; a task alone needs none."""
+        accepted = self._accepted
+        if len(accepted) == 1 and outcomes:
+            only, first = accepted[0], outcomes[0]
+            end = first.first + len(first.payloads)
+            if first.first <= only.first and only.first + only.count <= end:
+                return []
+        return accepted
+
+    def on_frame(self, frame: ClientFrame) -> None:
+        """Take what a client submits, cancels and asks for."""
+        if not self.is_fresh(frame.number):
+            return
+        for definition in frame.classes:
+            self._define(definition)
+        if not all(map(self._submit, frame.submissions)):
+            return
+        for cancel in frame.cancels:
+            prefix = cancel.prefix or self.prefix
+            request = CancelRequest(prefix, cancel.first, cancel.count, cancel.force)
+            self._driver.handle(CancelRequested(request))
+        for asked in frame.follow:
+            self._driver.handle(FollowRequested(self.prefix, asked.first, asked.count))
+        self._confirmed = frame.ack
+        if len(self._unconfirmed) > MAX_UNCONFIRMED:
+            self._confirm()
+        if self.received - self._acked >= ACK_FRAMES:
+            self._is_ack_ripe = True
+            self.wake()
+        else:
+            self.need_ack()
+
+    def _submit(self, submission: Submission) -> bool:
+        """Hand in tasks; False if that made no sense, and the stream ends."""
+        used = self._classes.get(submission.class_number)
+        if used is None:
+            self.shut(f"class {submission.class_number} was never defined")
+            return False
+        if self._bad_classes:
+            error = self._bad_classes.get(submission.class_number)
+            if error is not None:
+                self._refuse(submission.first, len(submission.payloads), error)
+                return True
+        self._bring_code(used)
+        self._driver.handle(
+            TasksSubmitted(
+                self.prefix,
+                submission.first,
+                used.task_class,
+                submission.payloads,
+                is_pushed=True,
+            )
+        )
+        return True
+
+    def _ripen(self) -> None:
+        self._confirm()
+        super()._ripen()
+
+    def _define(self, definition: ClassDefinition) -> None:
+        self._classes[definition.number] = definition
+        error = self._class_error(definition.task_class)
+        if error is not None:
+            self._bad_classes[definition.number] = error
+        else:
+            self._bad_classes.pop(definition.number, None)
+
+    def _class_error(self, task_class: TaskClass) -> RustRayError | None:
+        """Say why no task of this class can be accepted, or None."""
+        try:
+            task_class.validate()
+        except ValueError as error:
+            return PayloadError(f"the task is not valid: {error}")
+        needs_code = task_class.code_hash or task_class.codec is Codec.PICKLE
+        if needs_code and not self._may_send_code:
+            return AuthorizationError(
+                f"this token may not send code, and {task_class.function} is not a registered "
+                "function; call registered functions, or ask for a token with --allow-code"
+            )
+        return None
+
+    def _bring_code(self, definition: ClassDefinition) -> None:
+        """Hand over a function's code, which the scheduler drops with the function's last task."""
+        code_hash = definition.task_class.code_hash
+        if code_hash and definition.code and code_hash not in self._driver.scheduler.state.code:
+            self._driver.handle(CodeReceived(code_hash, definition.code))
+
+    def _refuse(self, first: int, count: int, error: RustRayError) -> None:
+        self._driver.scheduler.state.counters["tasks_rejected"] += count
+        self.reject(RejectTasks(self.prefix, first, count, error))
+
+    def _confirm(self) -> None:
+        """Note which outcomes the client has; not urgent, so some frames' together."""
+        ranges: list[TaskRange] = []
+        while self._unconfirmed and self._unconfirmed[0][0] <= self._confirmed:
+            for part in self._unconfirmed.popleft()[1]:
+                last = ranges[-1] if ranges else None
+                if last is not None and last.first + last.count == part.first:
+                    ranges[-1] = TaskRange(last.first, last.count + part.count)
+                else:
+                    ranges.append(part)
+        for part in ranges:
+            self._driver.handle(OutcomesDelivered(self.prefix, part.first, part.count))
+
+    def on_closed(self, error: RustRayError | None) -> None:
+        """The stream is over; the client may come back for its results."""
+        self.mark_closed()
+        if self._driver.clients.get(self.prefix) is self:
+            del self._driver.clients[self.prefix]
+        self._confirm()
+        if error is not None and not isinstance(error, CommunicationError):
+            logger.info("stream of a client ended: %s", error)

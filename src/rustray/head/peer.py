@@ -1,0 +1,94 @@
+"""What the head's ends of all frame streams share.
+
+A peer numbers frames, drops duplicates, ends a session in which a frame is missing, and collects
+what waits until the link asks for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from rustray.rpc.api import Link
+
+logger = logging.getLogger("rustray.head")
+
+FRAME_TASKS: Final = 4_096
+FRAME_BYTES: Final = 1 << 20
+ACK_DELAY_S: Final = 0.02
+"""An ack that nothing carries goes alone after this time; data never waits."""
+
+
+class Peer:
+    """What both kinds of peers share: numbers, acks, and the link.
+
+    Attributes:
+        sent: Number of the last frame given to the link.
+        received: Number of the last frame taken from it.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.sent = 0
+        self.received = 0
+        self.is_closed = False
+        self._loop = loop
+        self._link: Link | None = None
+        self._acked = 0
+        self._ack_timer: asyncio.TimerHandle | None = None
+        self._is_ack_ripe = False
+        self._closing: asyncio.Task[None] | None = None
+
+    def attach(self, link: Link) -> None:
+        """Learn the link under this peer."""
+        self._link = link
+        link.wake()
+
+    def wake(self) -> None:
+        """Have the link ask for a frame."""
+        if self._link is not None and not self.is_closed:
+            self._link.wake()
+
+    def is_fresh(self, number: int) -> bool:
+        """Judge a frame by its number: the next one is fresh, an old one a duplicate.
+
+        A gap ends the session: what is missing is found out when the peer comes back.
+        """
+        if number == self.received + 1:
+            self.received = number
+            return True
+        if number > self.received:
+            self.shut(f"frame {number} came after frame {self.received}")
+        return False
+
+    def need_ack(self) -> None:
+        """Send an ack soon, unless data carries it before."""
+        if self._ack_timer is None and not self.is_closed:
+            self._ack_timer = self._loop.call_later(ACK_DELAY_S, self._ripen)
+
+    def _ripen(self) -> None:
+        self._ack_timer = None
+        if self._acked < self.received:
+            self._is_ack_ripe = True
+            self.wake()
+
+    def stamp(self) -> tuple[int, int]:
+        """Return the next frame's (number, ack)."""
+        self.sent += 1
+        self._acked = self.received
+        self._is_ack_ripe = False
+        return self.sent, self.received
+
+    def shut(self, reason: str) -> None:
+        """Close the link; the other side will come back."""
+        if self.is_closed or self._link is None:
+            return
+        logger.info("closing a stream: %s", reason)
+        self._closing = self._loop.create_task(self._link.close())
+
+    def mark_closed(self) -> None:
+        """Forget the link."""
+        self.is_closed = True
+        if self._ack_timer is not None:
+            self._ack_timer.cancel()
+            self._ack_timer = None

@@ -1,0 +1,185 @@
+"""The head's end of a worker's stream."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from rustray.common.errors import (
+    RustRayError,
+)
+from rustray.head.driver import HeadDriver
+from rustray.head.peer import FRAME_BYTES, FRAME_TASKS, Peer
+from rustray.scheduler.commands import (
+    CancelLease,
+    GrantLease,
+    RecallLease,
+)
+from rustray.scheduler.events import (
+    WorkerDisconnected,
+    WorkerReported,
+)
+from rustray.task.frames import (
+    AssignFrame,
+    ClassDefinition,
+    LeaseCancel,
+    LeaseGrant,
+    LeaseRange,
+    WorkerFrame,
+)
+from rustray.task.spec import TaskClass
+
+logger = logging.getLogger("rustray.head")
+
+MAX_STALLED_BEATS: Final = 5
+"""Heartbeats without any progress of frames that are under way, before a session ends."""
+
+
+class WorkerPeer(Peer):
+    """The head's end of a worker's stream, for one session.
+
+    Attributes:
+        when_closed: Called with the worker's id after its stream has ended.
+    """
+
+    def __init__(self, driver: HeadDriver, worker_id: str, session: int) -> None:
+        super().__init__(driver.loop)
+        self.worker_id = worker_id
+        self.session = session
+        self.when_closed: Callable[[str], None] | None = None
+        self._driver = driver
+        self._grants: deque[GrantLease] = deque()
+        self._cancels: list[LeaseCancel] = []
+        self._recalls: list[LeaseRange] = []
+        self._is_draining = False
+        self._has_sent_drain = False
+        self._stalled_beats = 0
+        self._last_numbers = (0, 0)
+        self._numbers: dict[TaskClass, int] = {}
+        self._code_sent: set[bytes] = set()
+
+    # -- what the driver wants sent -----------------------------------------
+
+    def grant(self, command: GrantLease) -> None:
+        """Send a lease."""
+        self._grants.append(command)
+        self.wake()
+
+    def cancel(self, command: CancelLease) -> None:
+        """Send a cancel; it never overtakes the grant that it concerns."""
+        self._cancels.append(
+            LeaseCancel(command.lease, command.offset, command.count, command.force)
+        )
+        self.wake()
+
+    def recall(self, command: RecallLease) -> None:
+        """Ask for unstarted work."""
+        self._recalls.append(LeaseRange(command.lease, command.offset, command.count))
+        self.wake()
+
+    def drain(self) -> None:
+        """Tell the worker to leave in order."""
+        self._is_draining = True
+        self.wake()
+
+    def close(self, session: int, reason: str) -> None:
+        """End this session."""
+        if session == self.session:
+            self.shut(reason)
+
+    # -- FramePump ------------------------------------------------------------
+
+    def next_frame(self) -> AssignFrame | None:
+        """Return all that waits for this worker, bounded in tasks and bytes."""
+        waits = self._grants or self._cancels or self._recalls or self._is_ack_ripe
+        if not waits and (self._has_sent_drain or not self._is_draining):
+            return None
+        frame = AssignFrame(drain=self._is_draining)
+        self._has_sent_drain = self._is_draining
+        tasks = size = 0
+        while self._grants and tasks < FRAME_TASKS and size < FRAME_BYTES:
+            grant = self._grants.popleft()
+            tasks += len(grant.payloads)
+            size += len(grant.payloads.blob)
+            frame.leases.append(
+                LeaseGrant(
+                    grant.lease,
+                    self._class_number(grant.task_class, frame),
+                    grant.attempt,
+                    grant.prefix,
+                    grant.first,
+                    grant.payloads,
+                )
+            )
+        if not self._grants:
+            frame.cancels, self._cancels = self._cancels, []
+            frame.recall, self._recalls = self._recalls, []
+        frame.number, frame.ack = self.stamp()
+        return frame
+
+    def _class_number(self, task_class: TaskClass, frame: AssignFrame) -> int:
+        number = self._numbers.get(task_class)
+        if number is None:
+            number = self._numbers[task_class] = len(self._numbers) + 1
+            code = b""
+            code_hash = task_class.code_hash
+            if code_hash and code_hash not in self._code_sent:
+                self._code_sent.add(code_hash)
+                code = self._driver.scheduler.state.code.get(code_hash, b"")
+            frame.classes.append(ClassDefinition(number, task_class, code))
+        return number
+
+    def on_frame(self, frame: WorkerFrame) -> None:
+        """Take a report of the worker."""
+        if not self.is_fresh(frame.number):
+            return
+        self._driver.handle(
+            WorkerReported(
+                self.worker_id,
+                self.session,
+                None if frame.held is None else tuple(frame.held),
+                tuple(frame.outcomes),
+                tuple(frame.returned),
+                tuple(frame.started),
+                frame.draining,
+                frame.drained,
+            )
+        )
+        self.need_ack()
+
+    def on_closed(self, error: RustRayError | None) -> None:
+        """The stream is over; the worker's leases run on."""
+        self.mark_closed()
+        if self._driver.workers.get(self.worker_id) is self:
+            del self._driver.workers[self.worker_id]
+        if error is not None:
+            logger.info("stream of worker %s ended: %s", self.worker_id, error)
+        self._driver.handle(WorkerDisconnected(self.worker_id, self.session))
+        if self.when_closed is not None:
+            self.when_closed(self.worker_id)
+
+    def compare(self, sent: int, received: int) -> bool:
+        """Compare frame numbers with those that a heartbeat carries.
+
+        A frame that got lost with none after it shows only here: the same frames are missing
+        beat after beat. Then the session ends, and both sides start over from what they hold.
+
+        Args:
+            sent: Last frame that the worker sent.
+            received: Last frame that it received.
+
+        Returns:
+            Whether nothing is under way, so that both sides' books can be compared.
+        """
+        is_behind = sent > self.received or received < self.sent
+        numbers = (self.received, received)
+        if not is_behind or numbers != self._last_numbers:
+            self._stalled_beats = 0
+        self._last_numbers = numbers
+        if is_behind:
+            self._stalled_beats += 1
+            if self._stalled_beats > MAX_STALLED_BEATS:
+                self.shut(f"frames are missing (of {sent} sent, {self.received} arrived)")
+        return not is_behind and not self._grants
