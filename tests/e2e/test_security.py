@@ -13,11 +13,15 @@ import pytest
 
 import rustray
 from e2e import functions
-from helpers.cluster import Cluster, joined
+from helpers.cluster import Cluster, Node, joined
 from helpers.waiting import aeventually, eventually
 from rustray.common.errors import RustRayError
+from rustray.proto.rustray.v1 import worker_pb2
+from rustray.rpc.grpcio import grpc
 from rustray.security.bind import is_loopback
 from rustray.security.certificates import load_server_identity
+from rustray.security.enrollment import worker_host
+from rustray.security.roles import WORKER_SERVICE
 from rustray.security.state_dir import StateDir
 
 pytestmark = pytest.mark.slow
@@ -176,8 +180,32 @@ def test_a_worker_elsewhere_joins_with_one_string(cluster: Cluster, elsewhere: P
         with cluster.session():
             where = rustray.remote(functions.process_id).options(labels={"zone": "far"})
             assert rustray.get(where.remote(), timeout=20) in node.executor_pids()
+        assert _ask_directly(cluster, node, "admin", "worker").worker_id == node.node_id
+        with pytest.raises(grpc.RpcError) as refused:  # a token for the head, which it could keep
+            _ask_directly(cluster, node, "admin", "head")
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
     finally:
         node.end()
+
+
+def _ask_directly(cluster: Cluster, node: Node, role: str, audience: str) -> Any:
+    """Call GetStatus of a worker on another machine, as a program of any language would."""
+    workers = cluster.json("workers", "list")["workers"]
+    address = next(each["address"] for each in workers if each["worker_id"] == node.node_id)
+    token = _token(cluster, role, "--audience", audience)
+    credentials = grpc.ssl_channel_credentials((cluster.state_dir / "ca.pem").read_bytes())
+    name = (("grpc.ssl_target_name_override", worker_host(node.node_id)),)
+    with grpc.secure_channel(address, credentials, name) as channel:
+        call = channel.unary_unary(
+            WORKER_SERVICE + "GetStatus",
+            worker_pb2.WorkerStatusRequest.SerializeToString,
+            worker_pb2.WorkerStatusResponse.FromString,
+        )
+        return call(
+            worker_pb2.WorkerStatusRequest(),
+            timeout=20,
+            metadata=(("authorization", f"Bearer {token}"),),
+        )
 
 
 def test_a_worker_elsewhere_is_not_let_in_with_less(cluster: Cluster, elsewhere: Path) -> None:

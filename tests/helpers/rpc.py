@@ -21,8 +21,10 @@ from rustray.rpc.api import (
     TaskFilter,
 )
 from rustray.security.certificates import ServerIdentity, load_server_identity
+from rustray.security.enrollment import Enrollment
 from rustray.security.roles import SCOPE_CODE, Caller, Role
 from rustray.security.state_dir import StateDir
+from rustray.task.functions import FunctionInfo
 from rustray.task.result import TaskEvent
 from rustray.task.state import TaskState
 from rustray.task.views import (
@@ -30,6 +32,7 @@ from rustray.task.views import (
     Explanation,
     Heartbeat,
     HeartbeatReply,
+    OfferedFunction,
     Registered,
     TaskPage,
     TaskView,
@@ -159,6 +162,17 @@ class FakeHead:
             )
         ]  # fmt: skip
 
+    async def list_functions(self) -> list[OfferedFunction]:
+        self.note("list_functions", None)
+        return [
+            OfferedFunction(FunctionInfo(name, (), "Does it.", f"{name}()"), ("w-1",))
+            for name in ("f", "g")
+        ]
+
+    async def enroll_worker(self, worker_id: str, signing_request: bytes) -> Enrollment:
+        self.note("enroll_worker", (worker_id, signing_request))
+        return Enrollment(b"certificate", b"authority", b"{}")
+
     async def drain_worker(self, worker_id: str) -> None:
         self.note("drain_worker", worker_id)
 
@@ -178,8 +192,10 @@ class FakeHead:
         self.note("renew_token", None)
         return self.token
 
-    async def create_token(self, role: str, ttl_s: float, allow_code: bool) -> str:
-        self.note("create_token", (role, ttl_s, allow_code))
+    async def create_token(
+        self, role: str, ttl_s: float, allow_code: bool, audience: str = "head"
+    ) -> str:
+        self.note("create_token", (role, ttl_s, allow_code, audience))
         return "made"
 
 

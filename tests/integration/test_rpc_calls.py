@@ -72,6 +72,8 @@ async def test_every_view_arrives_as_it_was(client: GrpcHeadClient, head: FakeHe
     assert (await client.heartbeat(beat)).is_known
     assert head.calls == [("register_worker", info), ("heartbeat", beat)]
     assert await client.list_workers() == await head.list_workers()
+    assert await client.list_functions() == await head.list_functions()
+    assert await client.enroll_worker("w-1", b"x") == await head.enroll_worker("w-1", b"x")
     assert await client.status() == await head.status()
     assert await client.explain(TASK) == await head.explain(TASK)
     where = TaskFilter((TaskState.QUEUED,), "f", "w-1")
@@ -81,7 +83,8 @@ async def test_every_view_arrives_as_it_was(client: GrpcHeadClient, head: FakeHe
     )
     assert (await client.cancel([TASK], True))[0].state is TaskState.CANCELLED
     await client.drain_worker("w-1")
-    assert await client.create_token("submit", 60.0, True) == "made"
+    assert await client.create_token("submit", 60.0, True, "worker") == "made"
+    assert head.calls[-1] == ("create_token", ("submit", 60.0, True, "worker"))
     assert await client.renew_token() == "fresh"
     names = [name for name, _ in head.calls]
     assert names[-4:] == ["cancel", "drain_worker", "create_token", "renew_token"]
@@ -217,9 +220,9 @@ async def test_functions_are_listed_with_their_workers(port: int):
     answer = await raw_call(
         port, "ListFunctions", head_pb2.ListFunctionsRequest(), head_pb2.ListFunctionsResponse
     )
-    assert [(f.name, list(f.worker_ids)) for f in answer.functions] == [
-        ("f", ["w-1"]),
-        ("g", ["w-1"]),
+    assert [(f.name, list(f.worker_ids), f.function.signature) for f in answer.functions] == [
+        ("f", ["w-1"], "f()"),
+        ("g", ["w-1"], "g()"),
     ]
 
 

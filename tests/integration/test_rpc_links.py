@@ -167,6 +167,7 @@ async def test_the_head_may_end_the_stream(open_stream: Open):
     pump = ScriptedPump()
     peer = await open_stream(pump)
     peer.waiting.append(HeadFrame(number=1))
+    await aeventually(lambda: peer.link is not None)
     assert peer.link is not None
     await peer.link.close()
     await aeventually(lambda: bool(pump.closed))

@@ -16,6 +16,7 @@ from rustray.security.bind import is_loopback, is_unspecified, join_host_port, s
 from rustray.task.views import ClusterStatus, WorkerView
 
 ROLES: Final = ("worker", "submit", "observe", "admin")
+AUDIENCES: Final = ("head", "worker")
 
 workers_app = typer.Typer(help="List and drain workers.", no_args_is_help=True)
 token_app = typer.Typer(help="Make access tokens.", no_args_is_help=True)
@@ -148,22 +149,33 @@ async def create_token(
             "--address", metavar="HOST:PORT", help="Where other machines find the head, for joins."
         ),
     ] = None,
+    audience: Annotated[
+        str,
+        typer.Option(
+            "--audience",
+            metavar="NODE",
+            help="Who takes it: head, or worker (for calls to a worker's own service).",
+        ),
+    ] = "head",
 ) -> int:
     """Print a new access token, or for --role worker the string that lets a machine join."""
     if role not in ROLES:
         raise UsageProblem(f"--role {ascii(role)[:40]} is none of {', '.join(ROLES)}")
+    if audience not in AUDIENCES:
+        raise UsageProblem(f"--audience {ascii(audience)[:40]} is none of {', '.join(AUDIENCES)}")
     ttl_s = parse_duration(ttl, "--ttl")
     reachable = parse_address(address, "--address") if address is not None else None
     async with call.session() as session:
-        token = await session.api.create_token(role, ttl_s, allow_code)
+        token = await session.api.create_token(role, ttl_s, allow_code, audience)
         shown: dict[str, Any] = {"role": role, "ttl_s": ttl_s, "token": token}
-        if role == "worker":
+        is_join = role == "worker" and audience == "head"
+        if is_join:
             listens = (await session.api.status()).address
             reachable = reachable or _address_for_others(listens, session.access.address)
             shown["address"] = reachable
             shown["join"] = _join_string(reachable, session.access.ca_pem, token)
     call.output.value(shown, lambda out: out.text(shown.get("join") or token))
-    if role == "worker" and not call.output.as_json:
+    if is_join and not call.output.as_json:
         _explain_join(str(reachable), call.output)
     return exits.OK
 

@@ -98,7 +98,7 @@ async def _worker(given: Mapping[str, str], loaded: Loaded, around: Surroundings
         await run_worker(
             config,
             head,
-            serve=server_for(loaded, around),
+            serve=server_for(loaded, around, head),
             head_address=access.address,
             version=__version__,
             on_start=announce,

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
 import socket
 import time
 from dataclasses import dataclass
+from typing import Final
 
 from rustray.cli.load import Loaded, Surroundings, state_dir
+from rustray.common.errors import HeadUnavailable
+from rustray.rpc.api import HeadApi
 from rustray.rpc.worker_server import WorkerServer
 from rustray.security.auth import AuthManager
 from rustray.security.bind import is_unspecified, join_host_port
 from rustray.security.certificates import ServerIdentity, load_server_identity
+from rustray.security.enrollment import SigningRequest
 from rustray.security.state_dir import CA_KEY, StateDir
 from rustray.worker.app import Serve, Server
 from rustray.worker.config import WorkerConfig
 from rustray.worker.service import WorkerService
 
-logger = logging.getLogger("rustray.worker")
+_ENROLL_PAUSE_S: Final = 1.0
 
 
 @dataclass(slots=True)
@@ -28,18 +32,20 @@ class _Security:
     identity: ServerIdentity | None
 
 
-def server_for(loaded: Loaded, around: Surroundings) -> Serve | None:
-    """Return how to serve `WorkerService`, or None where this machine has no keys for it.
+def server_for(loaded: Loaded, around: Surroundings, head: HeadApi) -> Serve:
+    """Return how to serve `WorkerService`.
 
-    Keys are the cluster's own, found in the state directory of the head on this machine, or
-    those of the simple mode. Without them the worker takes work from the head alone.
+    On the head's machine the keys are the cluster's own, from its state directory. Elsewhere the
+    head is asked for a certificate and for the key that verifies tokens. (With tokens but without
+    TLS a head gives nothing away, and the worker takes work from it alone.)
     """
-    security = _security(loaded, StateDir(state_dir(loaded.config, around)))
-    if security is None:
-        logger.info("no keys of the cluster on this machine: the worker's own service stays off")
-        return None
 
-    async def serve(service: WorkerService, config: WorkerConfig) -> Server:
+    async def serve(service: WorkerService, config: WorkerConfig, worker_id: str) -> Server | None:
+        security = _own_security(loaded, StateDir(state_dir(loaded.config, around)))
+        if security is None and not loaded.config.security.tls:
+            return None
+        if security is None:
+            security = await _enroll(loaded, head, worker_id)
         server = WorkerServer(
             service,
             auth=security.auth,
@@ -63,7 +69,26 @@ class _Listening:
         await self.server.stop()
 
 
-def _security(loaded: Loaded, state: StateDir) -> _Security | None:
+async def _enroll(loaded: Loaded, head: HeadApi, worker_id: str) -> _Security:
+    settings = loaded.config.security
+    request = SigningRequest()
+    while True:
+        try:
+            enrollment = await head.enroll_worker(worker_id, request.der)
+            break
+        except HeadUnavailable:
+            await asyncio.sleep(_ENROLL_PAUSE_S)
+    auth = None
+    if settings.auth and settings.jwt_secret is not None:
+        auth = AuthManager.from_secret(
+            settings.jwt_secret, token_expiration_s=settings.token_expiration
+        )
+    elif settings.auth:
+        auth = AuthManager.verifier(enrollment.verification_document)
+    return _Security(auth, request.identity(enrollment))
+
+
+def _own_security(loaded: Loaded, state: StateDir) -> _Security | None:
     settings = loaded.config.security
     has_keys = state.exists() and (state.path / CA_KEY).exists()
     if (settings.tls or (settings.auth and settings.jwt_secret is None)) and not has_keys:

@@ -9,6 +9,7 @@ import shlex
 import signal
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 from rustray.common.errors import ConfigError
 from rustray.head.config import HeadConfig
@@ -16,7 +17,12 @@ from rustray.head.core import VERSION, HeadCore, HeadIdentity, first_lease
 from rustray.head.service import HeadService
 from rustray.scheduler.state import SchedulerSettings
 from rustray.security.auth import AuthManager
-from rustray.security.certificates import ServerIdentity, load_server_identity
+from rustray.security.certificates import (
+    ServerIdentity,
+    load_authority,
+    load_server_identity,
+)
+from rustray.security.enrollment import Registrar
 from rustray.security.local import publish_local_credentials, withdraw_local_credentials
 from rustray.security.state_dir import StateDir
 
@@ -80,6 +86,10 @@ class Head:
             heartbeat_interval_s=config.leases.heartbeat_interval_s,
             default_max_retries=config.scheduling.max_retries,
         )
+        if identity is not None:
+            document = auth.verification_document() if auth is not None else None
+            now = datetime.fromtimestamp(time.time(), UTC)
+            core.registrar = Registrar(load_authority(self._state, now), document)
         self._stack.callback(core.close)
         server = HeadServer(
             make_api=lambda caller: HeadService(core, caller),

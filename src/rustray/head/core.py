@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rustray.head import liveness
 from rustray.head.client_peer import ClientPeer
@@ -19,6 +19,9 @@ from rustray.scheduler.events import WorkerDied
 from rustray.scheduler.scheduler import Scheduler
 from rustray.scheduler.state import SchedulerSettings
 from rustray.security.roles import Caller, Role
+
+if TYPE_CHECKING:
+    from rustray.security.enrollment import Enrollment
 
 logger = logging.getLogger("rustray.head")
 
@@ -35,6 +38,13 @@ def first_lease() -> int:
     return int(time.time()) << LEASE_BITS_A_SECOND
 
 
+class Registrar(Protocol):
+    """Signs for workers; `rustray.security.enrollment.Registrar` is one."""
+
+    def enroll(self, worker_id: str, signing_request: bytes) -> Enrollment:
+        """Issue a certificate for a worker's key."""
+
+
 class TokenDesk(Protocol):
     """Mints tokens; `rustray.security.auth.AuthManager` is one."""
 
@@ -46,6 +56,7 @@ class TokenDesk(Protocol):
         ttl_s: float | None = None,
         *,
         allow_code: bool = False,
+        audience: str = "head",
     ) -> str:
         """Sign a new token."""
 
@@ -73,6 +84,7 @@ class HeadCore:
     """The driver and everything around it, on one event loop.
 
     Attributes:
+        registrar: Signs certificates of workers; None without TLS.
         next_session: Number of the next worker session; grows over restarts too.
     """
 
@@ -87,6 +99,7 @@ class HeadCore:
     started_at_s: float
     host_key: str
     next_session: int
+    registrar: Registrar | None = None
     worker_hosts: dict[str, tuple[int, int, str]] = field(default_factory=dict)
     watches: set[asyncio.Task[None]] = field(default_factory=set)
 

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from rustray.common import ids
 from rustray.common.errors import (
@@ -53,11 +54,15 @@ from rustray.task.views import (
     Explanation,
     Heartbeat,
     HeartbeatReply,
+    OfferedFunction,
     Registered,
     TaskPage,
     WorkerInfo,
     WorkerView,
 )
+
+if TYPE_CHECKING:
+    from rustray.security.enrollment import Enrollment
 
 LONGEST_WAIT_S = 300.0
 """A `get_result` without a limit answers after this time at the latest; callers ask again."""
@@ -84,6 +89,17 @@ class HeadService:
         core.worker_hosts[info.worker_id] = (info.pid, session, info.host_key)
         settings = self._driver.scheduler.state.settings
         return Registered(session, core.heartbeat_interval_s, settings.lease_ttl_s)
+
+    async def enroll_worker(self, worker_id: str, signing_request: bytes) -> Enrollment:
+        """Sign for a worker's own service.
+
+        Raises:
+            ConfigError: this head has no certificate authority (no TLS).
+            ValueError: the request is none.
+        """
+        if self._core.registrar is None:
+            raise ConfigError("this head runs without TLS, so it signs no certificates")
+        return self._core.registrar.enroll(worker_id, signing_request)
 
     async def heartbeat(self, beat: Heartbeat) -> HeartbeatReply:
         """Renew a worker's leases."""
@@ -241,6 +257,18 @@ class HeadService:
             worker_view(worker, now) for worker in self._driver.scheduler.state.workers.values()
         ]
 
+    async def list_functions(self) -> list[OfferedFunction]:
+        """List what the present workers offer, in name order."""
+        state = self._driver.scheduler.state
+        offered: dict[str, list[str]] = {}
+        for worker in state.workers.values():
+            for name in worker.functions:
+                offered.setdefault(name, []).append(worker.worker_id)
+        return [
+            OfferedFunction(state.functions[name], tuple(sorted(offered[name])))
+            for name in sorted(offered)
+        ]
+
     async def drain_worker(self, worker_id: str) -> None:
         """Send a worker away in order."""
         self._driver.handle(DrainRequested(worker_id))
@@ -260,11 +288,15 @@ class HeadService:
         """Return a fresh token with the caller's rights."""
         return self._desk().renew_for(self._caller, time.time())
 
-    async def create_token(self, role: str, ttl_s: float, allow_code: bool) -> str:
+    async def create_token(
+        self, role: str, ttl_s: float, allow_code: bool, audience: str = "head"
+    ) -> str:
         """Mint a token."""
         kind = "worker" if role == "worker" else "user"
         subject = f"{kind}:{secrets.token_hex(4)}"
-        return self._desk().mint(role, subject, time.time(), ttl_s, allow_code=allow_code)
+        return self._desk().mint(
+            role, subject, time.time(), ttl_s, allow_code=allow_code, audience=audience
+        )
 
     def _desk(self) -> TokenDesk:
         if self._core.tokens is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rustray.common.errors import RustRayError
 from rustray.task.result import TaskEvent
@@ -20,11 +20,15 @@ from rustray.task.views import (
     Explanation,
     Heartbeat,
     HeartbeatReply,
+    OfferedFunction,
     Registered,
     TaskPage,
     WorkerInfo,
     WorkerView,
 )
+
+if TYPE_CHECKING:
+    from rustray.security.enrollment import Enrollment
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +177,7 @@ class HeadApi(Protocol):
     async def explain(self, task_id: str) -> Explanation: ...
     async def list_tasks(self, where: TaskFilter, cursor: str, limit: int) -> TaskPage: ...
     async def list_workers(self) -> list[WorkerView]: ...
+    async def list_functions(self) -> list[OfferedFunction]: ...
     async def drain_worker(self, worker_id: str) -> None: ...
     async def status(self) -> ClusterStatus: ...
     def subscribe(self, where: EventFilter) -> AsyncIterator[list[TaskEvent]]:
@@ -186,4 +191,8 @@ class HeadApi(Protocol):
     async def renew_token(self) -> str:
         """Return a fresh access token for the caller, with the same rights."""
 
-    async def create_token(self, role: str, ttl_s: float, allow_code: bool) -> str: ...
+    async def create_token(
+        self, role: str, ttl_s: float, allow_code: bool, audience: str = "head"
+    ) -> str: ...
+    async def enroll_worker(self, worker_id: str, signing_request: bytes) -> Enrollment:
+        """Give a worker on another machine what its own service needs."""

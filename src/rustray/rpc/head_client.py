@@ -43,6 +43,7 @@ from rustray.rpc.node_server import MAX_MESSAGE_BYTES
 from rustray.rpc.status import from_rpc_error
 from rustray.rpc.tokens import StaticToken, TokenKeeper, TokenSource
 from rustray.security.bind import join_host_port
+from rustray.security.enrollment import Enrollment
 from rustray.security.roles import HEAD_SERVICE, HEALTH_SERVICE
 from rustray.task.result import TaskEvent
 from rustray.task.views import (
@@ -50,6 +51,7 @@ from rustray.task.views import (
     Explanation,
     Heartbeat,
     HeartbeatReply,
+    OfferedFunction,
     Registered,
     TaskPage,
     WorkerInfo,
@@ -187,6 +189,14 @@ class GrpcHeadClient:
             await self._call("RegisterWorker", request, wire.RegisterWorkerResponse)
         )
 
+    async def enroll_worker(self, worker_id: str, signing_request: bytes) -> Enrollment:
+        """Get a certificate for a worker's own service."""
+        request = wire.EnrollWorkerRequest(
+            worker_id=text(worker_id), signing_request=signing_request
+        )
+        answer = await self._call("EnrollWorker", request, wire.EnrollWorkerResponse)
+        return Enrollment(answer.certificate_pem, answer.ca_pem, answer.verification_document)
+
     async def heartbeat(self, beat: Heartbeat) -> HeartbeatReply:
         """Renew a worker's leases."""
         request = views.put_heartbeat(beat)
@@ -293,6 +303,13 @@ class GrpcHeadClient:
         request = wire.ListWorkersRequest()
         return views.get_workers(await self._call("ListWorkers", request, wire.ListWorkersResponse))
 
+    async def list_functions(self) -> list[OfferedFunction]:
+        """List what workers offer, in name order."""
+        request = wire.ListFunctionsRequest()
+        return views.get_functions(
+            await self._call("ListFunctions", request, wire.ListFunctionsResponse)
+        )
+
     async def drain_worker(self, worker_id: str) -> None:
         """Send a worker away in order."""
         request = wire.DrainWorkerRequest(worker_id=text(worker_id))
@@ -324,8 +341,12 @@ class GrpcHeadClient:
         answer = await self._call("RenewToken", wire.RenewTokenRequest(), wire.RenewTokenResponse)
         return answer.token
 
-    async def create_token(self, role: str, ttl_s: float, allow_code: bool) -> str:
+    async def create_token(
+        self, role: str, ttl_s: float, allow_code: bool, audience: str = "head"
+    ) -> str:
         """Mint a token."""
-        request = wire.CreateTokenRequest(role=text(role), ttl_s=ttl_s, allow_code=allow_code)
+        request = wire.CreateTokenRequest(
+            role=text(role), ttl_s=ttl_s, allow_code=allow_code, audience=text(audience)
+        )
         answer = await self._call("CreateToken", request, wire.CreateTokenResponse)
         return answer.token

@@ -12,6 +12,7 @@ from rustray.rpc import view_codec as views
 from rustray.rpc.api import HeadApi, SubmitItem, SubmitVerdict
 from rustray.rpc.convert import MessageType, parse
 from rustray.rpc.gate import Context, Method, Unary
+from rustray.security.auth import AUDIENCE_HEAD
 from rustray.security.roles import HEAD_SERVICE, Caller
 
 MakeApi = Callable[[Caller], HeadApi]
@@ -82,14 +83,7 @@ async def _list_workers(api: HeadApi, _: wire.ListWorkersRequest) -> Any:
 
 
 async def _list_functions(api: HeadApi, _: wire.ListFunctionsRequest) -> Any:
-    offered: dict[str, list[str]] = {}
-    for worker in await api.list_workers():
-        for name in worker.functions:
-            offered.setdefault(name, []).append(worker.worker_id)
-    response = wire.ListFunctionsResponse()
-    for name in sorted(offered):
-        response.functions.add(name=name, worker_ids=sorted(offered[name]))
-    return response
+    return views.put_functions(await api.list_functions())
 
 
 async def _get_status(api: HeadApi, _: wire.GetStatusRequest) -> Any:
@@ -102,7 +96,8 @@ async def _drain_worker(api: HeadApi, request: wire.DrainWorkerRequest) -> Any:
 
 
 async def _create_token(api: HeadApi, request: wire.CreateTokenRequest) -> Any:
-    token = await api.create_token(request.role, request.ttl_s, request.allow_code)
+    audience = request.audience or AUDIENCE_HEAD
+    token = await api.create_token(request.role, request.ttl_s, request.allow_code, audience)
     return wire.CreateTokenResponse(token=token)
 
 
@@ -110,8 +105,18 @@ async def _renew_token(api: HeadApi, _: wire.RenewTokenRequest) -> Any:
     return wire.RenewTokenResponse(token=await api.renew_token())
 
 
+async def _enroll_worker(api: HeadApi, request: wire.EnrollWorkerRequest) -> Any:
+    found = await api.enroll_worker(request.worker_id, request.signing_request)
+    return wire.EnrollWorkerResponse(
+        certificate_pem=found.certificate_pem,
+        ca_pem=found.ca_pem,
+        verification_document=found.verification_document,
+    )
+
+
 _UNARY: Final[dict[str, tuple[Any, Callable[[HeadApi, Any], Awaitable[Any]]]]] = {
     "RegisterWorker": (wire.RegisterWorkerRequest, _register_worker),
+    "EnrollWorker": (wire.EnrollWorkerRequest, _enroll_worker),
     "Heartbeat": (wire.HeartbeatRequest, _heartbeat),
     "SubmitTask": (wire.SubmitTaskRequest, _submit_task),
     "SubmitTasks": (wire.SubmitTasksRequest, _submit_tasks),

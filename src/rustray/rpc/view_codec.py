@@ -27,6 +27,7 @@ from rustray.task.views import (
     Explanation,
     Heartbeat,
     HeartbeatReply,
+    OfferedFunction,
     Registered,
     TaskPage,
     TaskView,
@@ -183,6 +184,24 @@ def get_workers(message: wire.ListWorkersResponse) -> list[WorkerView]:
             pid=m.pid,
         )
         for m in message.workers
+    ]
+
+
+def put_functions(functions: Iterable[OfferedFunction]) -> wire.ListFunctionsResponse:
+    """Encode a list of functions."""
+    message = wire.ListFunctionsResponse()
+    for offered in functions:
+        target = message.functions.add(name=text(offered.info.name))
+        target.worker_ids.extend(map(text, offered.worker_ids))
+        put_function(target.function, offered.info)
+    return message
+
+
+@total("list of functions")
+def get_functions(message: wire.ListFunctionsResponse) -> list[OfferedFunction]:
+    """Decode a list of functions."""
+    return [
+        OfferedFunction(get_function(m.function), tuple(m.worker_ids)) for m in message.functions
     ]
 
 

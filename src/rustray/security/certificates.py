@@ -21,6 +21,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
@@ -81,9 +82,45 @@ class ServerIdentity:
 
 
 @dataclass(frozen=True, slots=True)
-class _Authority:
+class Authority:
+    """The cluster's certificate authority.
+
+    Attributes:
+        certificate: What everybody trusts.
+        key: What only the head has.
+    """
+
     certificate: x509.Certificate
-    key: PrivateKey
+    key: PrivateKey = field(repr=False)
+
+    def sign(
+        self, public_key: CertificatePublicKeyTypes, name: str, hosts: Iterable[Host], now: datetime
+    ) -> x509.Certificate:
+        """Issue a server certificate for a key, under a name and the hosts it serves at."""
+        # Hosts in a fixed order, so that two certificates of one configuration read the same.
+        names: list[x509.GeneralName] = [
+            x509.DNSName(host) if isinstance(host, str) else x509.IPAddress(host)
+            for host in sorted(hosts, key=str)
+        ]
+        until = min(now + SERVER_LIFETIME, self.certificate.not_valid_after_utc)
+        return (
+            x509.CertificateBuilder()
+            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+            .issuer_name(self.certificate.subject)
+            .public_key(public_key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - _BACKDATED)
+            .not_valid_after(until)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_key_usage(authority=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()),
+                critical=False,
+            )
+            .sign(self.key, hashes.SHA256())
+        )
 
 
 def load_server_identity(
@@ -102,7 +139,7 @@ def load_server_identity(
         ConfigError: a file is damaged, foreign or expired; names it and what to do.
     """
     now = datetime.fromtimestamp(now_unix_s, UTC)
-    authority = _load_authority(state, now)
+    authority = load_authority(state, now)
     wanted = server_hosts(hosts)
     stored = _stored_server_certificate(state, authority)
     if stored is None or not _fits(stored[0], stored[1], wanted, now):
@@ -110,7 +147,7 @@ def load_server_identity(
     certificate, key = stored
     return ServerIdentity(
         certificate_pem=certificate.public_bytes(serialization.Encoding.PEM),
-        key_pem=_key_pem(key),
+        key_pem=private_pem(key),
         ca_pem=authority.certificate.public_bytes(serialization.Encoding.PEM),
         expires_unix_s=certificate.not_valid_after_utc.timestamp(),
     )
@@ -176,7 +213,12 @@ def check_authority(certificate: x509.Certificate, origin: str) -> None:
 # ── The authority ─────────────────────────────────────────────────────────────────────────────
 
 
-def _load_authority(state: StateDir, now: datetime) -> _Authority:
+def load_authority(state: StateDir, now: datetime) -> Authority:
+    """Return the cluster's authority; the first call makes it.
+
+    Raises:
+        ConfigError: a file is missing, damaged, foreign or expired; names it and what to do.
+    """
     certificate_path, key_path = state.path / CA_CERTIFICATE, state.path / CA_KEY
     pem = state.find_secret(CA_CERTIFICATE)
     if pem is None:
@@ -200,7 +242,7 @@ def _load_authority(state: StateDir, now: datetime) -> _Authority:
             f"{certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC, and this machine's clock "
             f"says {now:%Y-%m-%d %H:%M}; set the clock right"
         )
-    return _Authority(certificate, key)
+    return Authority(certificate, key)
 
 
 _NEW_CA: Final = (
@@ -210,7 +252,7 @@ _NEW_CA: Final = (
 _RESTORE_CA: Final = "restore it from a backup, or " + _NEW_CA
 
 
-def _make_authority(state: StateDir, now: datetime) -> _Authority:
+def _make_authority(state: StateDir, now: datetime) -> Authority:
     """First start. A key without a certificate is what an interrupted one leaves."""
     stale = state.find_secret(SERVER_CERTIFICATE)
     if stale is not None:
@@ -218,7 +260,7 @@ def _make_authority(state: StateDir, now: datetime) -> _Authority:
             f"{state.path / CA_CERTIFICATE} is missing, and {SERVER_CERTIFICATE} was issued by "
             f"it; {_RESTORE_CA}"
         )
-    key_pem = state.load_or_create(CA_KEY, lambda: _key_pem(_new_key()))
+    key_pem = state.load_or_create(CA_KEY, lambda: private_pem(new_key()))
     key = _parse_key(key_pem, state.path / CA_KEY, _RESTORE_CA)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rustray cluster CA")])
     public = key.public_key()
@@ -238,7 +280,7 @@ def _make_authority(state: StateDir, now: datetime) -> _Authority:
     state.create_secret(CA_CERTIFICATE, certificate.public_bytes(serialization.Encoding.PEM))
     # Another process may have been first: its certificate counts.
     pem = state.read_secret(CA_CERTIFICATE)
-    return _Authority(_parse_certificate(pem, state.path / CA_CERTIFICATE, _RESTORE_CA), key)
+    return Authority(_parse_certificate(pem, state.path / CA_CERTIFICATE, _RESTORE_CA), key)
 
 
 # ── The server ────────────────────────────────────────────────────────────────────────────────
@@ -247,7 +289,7 @@ _REISSUE: Final = f"remove {SERVER_CERTIFICATE} and {SERVER_KEY} to have new one
 
 
 def _stored_server_certificate(
-    state: StateDir, authority: _Authority
+    state: StateDir, authority: Authority
 ) -> tuple[x509.Certificate, PrivateKey] | None:
     pem, key_pem = state.find_secret(SERVER_CERTIFICATE), state.find_secret(SERVER_KEY)
     if pem is None or key_pem is None:
@@ -293,35 +335,12 @@ def _covered_hosts(certificate: x509.Certificate) -> set[Host]:
 
 
 def _issue_server_certificate(
-    state: StateDir, authority: _Authority, wanted: frozenset[Host], now: datetime
+    state: StateDir, authority: Authority, wanted: frozenset[Host], now: datetime
 ) -> tuple[x509.Certificate, PrivateKey]:
-    key = _new_key()
-    # Names in a fixed order, so that two certificates of one configuration read the same.
-    names: list[x509.GeneralName] = [
-        x509.DNSName(host) if isinstance(host, str) else x509.IPAddress(host)
-        for host in sorted(wanted, key=str)
-    ]
-    until = min(now + SERVER_LIFETIME, authority.certificate.not_valid_after_utc)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rustray head")]))
-        .issuer_name(authority.certificate.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _BACKDATED)
-        .not_valid_after(until)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(authority=False), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()),
-            critical=False,
-        )
-        .sign(authority.key, hashes.SHA256())
-    )
+    key = new_key()
+    certificate = authority.sign(key.public_key(), "rustray head", wanted, now)
     # Key first: a crash between the two leaves a pair that does not match, which is re-issued.
-    state.write_secret(SERVER_KEY, _key_pem(key))
+    state.write_secret(SERVER_KEY, private_pem(key))
     state.write_secret(SERVER_CERTIFICATE, certificate.public_bytes(serialization.Encoding.PEM))
     return certificate, key
 
@@ -373,11 +392,13 @@ def _key_usage(*, authority: bool) -> x509.KeyUsage:
     )
 
 
-def _new_key() -> ec.EllipticCurvePrivateKey:
+def new_key() -> ec.EllipticCurvePrivateKey:
+    """Make a P-256 key."""
     return ec.generate_private_key(ec.SECP256R1())
 
 
-def _key_pem(key: PrivateKey) -> bytes:
+def private_pem(key: PrivateKey) -> bytes:
+    """Encode a private key, unencrypted."""
     return key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,

@@ -73,6 +73,7 @@ _ADMINS: Final = frozenset({Role.ADMIN})
 METHOD_ROLES: Final[Mapping[str, frozenset[Role]]] = MappingProxyType(
     {
         HEAD_SERVICE + "RegisterWorker": _WORKERS,
+        HEAD_SERVICE + "EnrollWorker": _WORKERS,
         HEAD_SERVICE + "Heartbeat": _WORKERS,
         HEAD_SERVICE + "WorkerStream": _WORKERS,
         HEAD_SERVICE + "SubmitTask": _SUBMITTERS,

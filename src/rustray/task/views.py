@@ -114,6 +114,19 @@ class WorkerView:
 
 
 @dataclass(frozen=True, slots=True)
+class OfferedFunction:
+    """A registered function that workers offer.
+
+    Attributes:
+        info: How to call it, as the worker that joined last announced it.
+        worker_ids: Who offers it, in name order.
+    """
+
+    info: FunctionInfo
+    worker_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TaskView:
     """A task as the head sees it; times are wall clock, None where not there yet."""
 

@@ -28,8 +28,8 @@ class Server(Protocol):
         """Stop listening."""
 
 
-Serve = Callable[[WorkerService, WorkerConfig], Awaitable[Server]]
-"""Puts the service on the wire at ``config.address`` and ``config.worker_port``."""
+Serve = Callable[[WorkerService, WorkerConfig, str], Awaitable[Server | None]]
+"""Puts the service of the worker with this id on the wire, at the configured address and port."""
 
 
 async def run_worker(
@@ -61,8 +61,8 @@ async def run_worker(
     server = None
     if serve is not None:
         service = WorkerService(agent, head=head_address, version=version)
-        server = await serve(service, config)
-        agent.address = server.address
+        server = await serve(service, config, agent.worker_id)
+        agent.address = server.address if server is not None else ""
     ending: list[asyncio.Task[None]] = []
     try:
         with _signals(lambda: _end(agent, ending)):

@@ -129,7 +129,9 @@ class FakeHead:
             {"QUEUED": 0, "SUCCEEDED": 7}, {"cpu_cores": 2}, {"cpu_cores": 1}, {"accepted": 7},
         )  # fmt: skip
 
-    async def create_token(self, role: str, ttl_s: float, allow_code: bool) -> str:
+    async def create_token(
+        self, role: str, ttl_s: float, allow_code: bool, audience: str = "head"
+    ) -> str:
         self.created.append((role, ttl_s, allow_code))
         return "header.payload.signature"
 

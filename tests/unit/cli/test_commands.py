@@ -242,6 +242,11 @@ USAGE = [
     pytest.param(("tasks", "list", "--state", "DONE"), ["DONE", "SUCCEEDED"], id="state"),
     pytest.param(("tasks", "list", "--limit", "-1"), ["--limit"], id="limit"),
     pytest.param(("token", "create", "--role", "root"), ["root", "worker, submit"], id="role"),
+    pytest.param(
+        ("token", "create", "--role", "submit", "--audience", "moon"),
+        ["moon", "head, worker"],
+        id="audience",
+    ),
     pytest.param(("token", "create"), ["--role"], id="role-missing"),
     pytest.param(
         ("token", "create", "--role", "submit", "--ttl", "-5m"), ["--ttl"], id="F16-negative"

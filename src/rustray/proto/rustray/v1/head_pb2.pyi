@@ -45,6 +45,24 @@ class RegisterWorkerRequest(_message.Message):
     host_key: str
     def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., name: _Optional[str] = ..., address: _Optional[str] = ..., resources: _Optional[_Mapping[str, float]] = ..., labels: _Optional[_Mapping[str, str]] = ..., functions: _Optional[_Iterable[_Union[_common_pb2.Function, _Mapping]]] = ..., version: _Optional[str] = ..., pid: _Optional[int] = ..., host_key: _Optional[str] = ...) -> None: ...
 
+class EnrollWorkerRequest(_message.Message):
+    __slots__ = ("worker_id", "signing_request")
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    SIGNING_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    worker_id: str
+    signing_request: bytes
+    def __init__(self, worker_id: _Optional[str] = ..., signing_request: _Optional[bytes] = ...) -> None: ...
+
+class EnrollWorkerResponse(_message.Message):
+    __slots__ = ("certificate_pem", "ca_pem", "verification_document")
+    CERTIFICATE_PEM_FIELD_NUMBER: _ClassVar[int]
+    CA_PEM_FIELD_NUMBER: _ClassVar[int]
+    VERIFICATION_DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    certificate_pem: bytes
+    ca_pem: bytes
+    verification_document: bytes
+    def __init__(self, certificate_pem: _Optional[bytes] = ..., ca_pem: _Optional[bytes] = ..., verification_document: _Optional[bytes] = ...) -> None: ...
+
 class RegisterWorkerResponse(_message.Message):
     __slots__ = ("session", "heartbeat_interval_s", "lease_ttl_s")
     SESSION_FIELD_NUMBER: _ClassVar[int]
@@ -509,12 +527,14 @@ class ListFunctionsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class OfferedFunction(_message.Message):
-    __slots__ = ("name", "worker_ids")
+    __slots__ = ("name", "worker_ids", "function")
     NAME_FIELD_NUMBER: _ClassVar[int]
     WORKER_IDS_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
     name: str
     worker_ids: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., worker_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+    function: _common_pb2.Function
+    def __init__(self, name: _Optional[str] = ..., worker_ids: _Optional[_Iterable[str]] = ..., function: _Optional[_Union[_common_pb2.Function, _Mapping]] = ...) -> None: ...
 
 class ListFunctionsResponse(_message.Message):
     __slots__ = ("functions",)
@@ -629,14 +649,16 @@ class DrainWorkerResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class CreateTokenRequest(_message.Message):
-    __slots__ = ("role", "ttl_s", "allow_code")
+    __slots__ = ("role", "ttl_s", "allow_code", "audience")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     TTL_S_FIELD_NUMBER: _ClassVar[int]
     ALLOW_CODE_FIELD_NUMBER: _ClassVar[int]
+    AUDIENCE_FIELD_NUMBER: _ClassVar[int]
     role: str
     ttl_s: float
     allow_code: bool
-    def __init__(self, role: _Optional[str] = ..., ttl_s: _Optional[float] = ..., allow_code: _Optional[bool] = ...) -> None: ...
+    audience: str
+    def __init__(self, role: _Optional[str] = ..., ttl_s: _Optional[float] = ..., allow_code: _Optional[bool] = ..., audience: _Optional[str] = ...) -> None: ...
 
 class CreateTokenResponse(_message.Message):
     __slots__ = ("token",)

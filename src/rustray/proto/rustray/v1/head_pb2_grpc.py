@@ -41,6 +41,11 @@ class HeadServiceStub:
                 request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.RegisterWorkerRequest.SerializeToString,
                 response_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.RegisterWorkerResponse.FromString,
                 _registered_method=True)
+        self.EnrollWorker = channel.unary_unary(
+                '/rustray.v1.HeadService/EnrollWorker',
+                request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.EnrollWorkerRequest.SerializeToString,
+                response_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.EnrollWorkerResponse.FromString,
+                _registered_method=True)
         self.Heartbeat = channel.unary_unary(
                 '/rustray.v1.HeadService/Heartbeat',
                 request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.HeartbeatRequest.SerializeToString,
@@ -131,6 +136,14 @@ class HeadServiceServicer:
     def RegisterWorker(self, request, context):
         """-- for workers
         Makes the worker known and opens a session.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EnrollWorker(self, request, context):
+        """Gives a worker on another machine what its own service needs: a certificate, and the key
+        that verifies tokens.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -255,6 +268,11 @@ def add_HeadServiceServicer_to_server(servicer, server):
                     request_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.RegisterWorkerRequest.FromString,
                     response_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.RegisterWorkerResponse.SerializeToString,
             ),
+            'EnrollWorker': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnrollWorker,
+                    request_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.EnrollWorkerRequest.FromString,
+                    response_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.EnrollWorkerResponse.SerializeToString,
+            ),
             'Heartbeat': grpc.unary_unary_rpc_method_handler(
                     servicer.Heartbeat,
                     request_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.HeartbeatRequest.FromString,
@@ -365,6 +383,33 @@ class HeadService:
             '/rustray.v1.HeadService/RegisterWorker',
             rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.RegisterWorkerRequest.SerializeToString,
             rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.RegisterWorkerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnrollWorker(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rustray.v1.HeadService/EnrollWorker',
+            rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.EnrollWorkerRequest.SerializeToString,
+            rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.EnrollWorkerResponse.FromString,
             options,
             channel_credentials,
             insecure,
