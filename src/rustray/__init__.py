@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from rustray.client.context import (
         Context,
         aget,
+        ainit,
+        ashutdown,
         await_,
         cancel,
         get,
@@ -94,6 +96,8 @@ __all__ = [
     "WorkerNotFound",
     "__version__",
     "aget",
+    "ainit",
+    "ashutdown",
     "await_",
     "cancel",
     "function",
@@ -109,6 +113,8 @@ _HOMES = {
     "rustray.client.context": (
         "Context",
         "aget",
+        "ainit",
+        "ashutdown",
         "await_",
         "cancel",
         "get",

@@ -23,6 +23,8 @@ _NAMES = {
     "TaskState",
     "__version__",
     "aget",
+    "ainit",
+    "ashutdown",
     "await_",
     "cancel",
     "function",

@@ -72,6 +72,24 @@ def test_after_a_restart_of_the_head_all_go_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_client_that_leaves_at_once_has_handed_everything_in(tmp_path: Path) -> None:
+    """What was submitted before an orderly end is at the head, however much that is.
+
+    Regression: what the pacing of small frames held back was lost.
+    """
+    with Cluster(tmp_path) as cluster:
+        cluster.start_head()
+        cluster.start_worker("a")
+        eventually(lambda: cluster.json("workers", "list")["workers"], 20)
+        for count in (1, 300, 3000):
+            before = cluster.json("status")["counters"].get("tasks_accepted", 0)
+            with cluster.session():
+                refs = [_add.remote(number, 1) for number in range(count)]
+            after = cluster.json("status")["counters"]["tasks_accepted"]
+            assert (len(refs), after - before) == (count, count)
+
+
+@pytest.mark.slow
 def test_a_worker_waits_for_a_head_that_is_not_there_yet(tmp_path: Path) -> None:
     """A worker whose head has gone keeps knocking, however long that takes."""
     with Cluster(tmp_path) as cluster:

@@ -81,6 +81,7 @@ _serve_command("worker", "Start a worker; on the head's machine it needs no flag
 _LOOSE: dict[str, Any] = {"ignore_unknown_options": True}
 client_command(app, "submit", context_settings=_LOOSE)(submit.submit)
 client_command(app, "status")(cluster.status)
+client_command(app, "top")(cluster.top)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(cluster.workers_app, name="workers")
 app.add_typer(cluster.token_app, name="token")

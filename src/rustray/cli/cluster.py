@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import sys
 from typing import Annotated, Any, Final
 
 import typer
 
 from rustray.cli import exits
 from rustray.cli.call import Call, client_command
-from rustray.cli.output import Output
+from rustray.cli.output import Output, is_terminal, write_line
 from rustray.cli.values import parse_address, parse_duration
 from rustray.common.errors import UsageProblem
 from rustray.security.bind import is_loopback, is_unspecified, join_host_port, split_host_port
@@ -17,6 +19,7 @@ from rustray.task.views import ClusterStatus, WorkerView
 
 ROLES: Final = ("worker", "submit", "observe", "admin")
 AUDIENCES: Final = ("head", "worker")
+_CLEAR: Final = "\x1b[H\x1b[2J"
 
 workers_app = typer.Typer(help="List and drain workers.", no_args_is_help=True)
 token_app = typer.Typer(help="Make access tokens.", no_args_is_help=True)
@@ -27,6 +30,29 @@ async def status(call: Call) -> int:
     async with call.head() as api:
         found = await api.status()
         workers = await api.list_workers()
+    call.output.value(
+        status_as_dict(found, workers), lambda out: _render_status(found, workers, out)
+    )
+    return exits.OK
+
+
+async def top(
+    call: Call,
+    interval: Annotated[
+        float, typer.Option("--interval", min=0.1, help="Seconds between two looks.")
+    ] = 2.0,
+) -> int:
+    """Show `status` again and again, until Ctrl-C; in a pipe or with --json once."""
+    is_live = is_terminal(sys.stdout) and not call.output.as_json
+    async with call.head() as api:
+        while True:
+            found, workers = await api.status(), await api.list_workers()
+            if not is_live:
+                break
+            write_line(_CLEAR + f"every {interval:g} s, Ctrl-C ends")
+            _render_status(found, workers, call.output)
+            sys.stdout.flush()
+            await asyncio.sleep(interval)
     call.output.value(
         status_as_dict(found, workers), lambda out: _render_status(found, workers, out)
     )

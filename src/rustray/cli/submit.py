@@ -16,9 +16,11 @@ from rustray.cli.results import show_result, wait_with_progress
 from rustray.cli.tasks import TimeoutFlag
 from rustray.cli.values import (
     is_negative_number,
+    parse_amounts,
     parse_argument,
     parse_duration,
     parse_keyword_arguments,
+    parse_labels,
 )
 from rustray.common import ids
 from rustray.common.errors import UsageProblem
@@ -29,7 +31,8 @@ from rustray.task.spec import Codec, ResourceRequirements, TaskClass, TaskSpec
 _FLAGS: Final = (
     "--kwarg", "--wait", "--timeout", "--cpus", "--memory-mb", "--gpus", "--priority",
     "--max-retries", "--run-timeout", "--task-id", "--head", "--token-file", "--state-dir",
-    "--wait-for-resources", "--ca-file", "--json", "--help",
+    "--wait-for-resources", "--ca-file", "--json", "--help", "--label", "--resource",
+    "--queue-timeout", "--total-timeout",
 )  # fmt: skip
 _DEFAULT_RETRIES: Final = 3
 """A stand-in: the head puts its own default there."""
@@ -53,6 +56,20 @@ Retries = Annotated[
 RunTimeout = Annotated[
     str | None, typer.Option("--run-timeout", metavar="TIME", help="Limit of one attempt's run.")
 ]
+QueueTimeout = Annotated[
+    str | None, typer.Option("--queue-timeout", metavar="TIME", help="Limit of its wait to start.")
+]
+TotalTimeout = Annotated[
+    str | None, typer.Option("--total-timeout", metavar="TIME", help="Limit of all of it.")
+]
+Labels = Annotated[
+    list[str] | None,
+    typer.Option("--label", metavar="K=V", help="A label that its worker must carry."),
+]
+Resources = Annotated[
+    list[str] | None,
+    typer.Option("--resource", metavar="K=N", help="How much it needs of a named resource."),
+]
 Queue = Annotated[
     bool, typer.Option("--wait-for-resources", help="Queue it though no present worker can run it.")
 ]
@@ -75,6 +92,10 @@ async def submit(  # noqa: PLR0913 - a command line has as many flags as it has
     priority: Priority = 0,
     max_retries: Retries = None,
     run_timeout: RunTimeout = None,
+    queue_timeout: QueueTimeout = None,
+    total_timeout: TotalTimeout = None,
+    label: Labels = None,
+    resource: Resources = None,
     task_id: GivenId = None,
     wait_for_resources: Queue = False,
 ) -> int:
@@ -89,10 +110,16 @@ async def submit(  # noqa: PLR0913 - a command line has as many flags as it has
             function,
             values,
             keywords,
-            _needs({"cpu_cores": cpus, "memory_mb": memory_mb, "gpus": gpus}),
+            _needs(
+                {"cpu_cores": cpus, "memory_mb": memory_mb, "gpus": gpus},
+                parse_amounts(resource or [], "--resource"),
+                parse_labels(label or [], "--label"),
+            ),
             priority=priority,
             max_retries=max_retries,
-            timeout_s=parse_duration(run_timeout, "--run-timeout") if run_timeout else None,
+            timeout_s=_seconds(run_timeout, "--run-timeout"),
+            queue_timeout_s=_seconds(queue_timeout, "--queue-timeout"),
+            total_timeout_s=_seconds(total_timeout, "--total-timeout"),
             task_id=task_id,
             wait_for_resources=wait_for_resources,
         )
@@ -133,6 +160,9 @@ def item_of(spec: TaskSpec, prefix: bytes) -> SubmitItem:
         priority=spec.priority,
         max_retries=_DEFAULT_RETRIES if spec.max_retries is None else spec.max_retries,
         timeout_s=spec.timeout_s or 0.0,
+        queue_timeout_s=spec.queue_timeout_s or 0.0,
+        total_timeout_s=spec.total_timeout_s or 0.0,
+        labels=tuple(sorted(needs.labels.items())),
         codec=Codec.JSON,
         wait_for_resources=spec.wait_for_resources,
     )
@@ -140,15 +170,25 @@ def item_of(spec: TaskSpec, prefix: bytes) -> SubmitItem:
         prefix,
         sequence,
         task_class,
-        encode_call(Codec.JSON, tuple(spec.args), dict(spec.kwargs)),
+        encode_call(Codec.JSON, tuple(spec.args), dict(sorted(spec.kwargs.items()))),
         uses_default_resources=spec.resource_requirements is None,
         uses_default_retries=spec.max_retries is None,
     )
 
 
-def _needs(named: Mapping[str, float | None]) -> ResourceRequirements | None:
+def _needs(
+    named: Mapping[str, float | None], custom: Mapping[str, float], labels: Mapping[str, str]
+) -> ResourceRequirements | None:
     given: dict[str, Any] = {name: amount for name, amount in named.items() if amount is not None}
+    if custom:
+        given["resources"] = custom
+    if labels:
+        given["labels"] = labels
     return ResourceRequirements(**given) if given else None
+
+
+def _seconds(text: str | None, flag: str) -> float | None:
+    return parse_duration(text, flag) if text is not None else None
 
 
 def _refuse_unknown_flags(texts: Sequence[str], argv: Sequence[str]) -> None:

@@ -96,6 +96,38 @@ def parse_keyword_arguments(pairs: list[str]) -> dict[str, Any]:
     return found
 
 
+def parse_labels(pairs: list[str], what: str) -> dict[str, str]:
+    """Read ``key=value`` texts.
+
+    Raises:
+        UsageProblem: no ``=``, an empty key, or one given twice.
+    """
+    found: dict[str, str] = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign or not key:
+            raise UsageProblem(f"{what} {ascii(pair)[:80]} must be KEY=VALUE")
+        if key in found:
+            raise UsageProblem(f"{what} {ascii(key)[:80]} was given twice")
+        found[key] = value
+    return found
+
+
+def parse_amounts(pairs: list[str], what: str) -> dict[str, float]:
+    """Read ``name=amount`` texts.
+
+    Raises:
+        UsageProblem: as `parse_labels`, or the amount is no finite number.
+    """
+    found: dict[str, float] = {}
+    for name, text in parse_labels(pairs, what).items():
+        try:
+            found[name] = _finite(text)
+        except ValueError:
+            raise UsageProblem(f"{what} {ascii(name)[:80]}={ascii(text)[:80]}: no number") from None
+    return found
+
+
 def is_negative_number(text: str) -> bool:
     """Tell ``-5`` and ``-1.5e3``, which are arguments, from flags."""
     return _NUMBER.fullmatch(text) is not None

@@ -87,7 +87,10 @@ def resolve(
     state = StateDir(default_state_dir(around, Path.home()))
     local = _local(state)
     if named is not None:
-        return Access(address, GivenToken(given or ""), _read_ca(named), insecure=False)
+        ca_pem = _read_ca(named)
+        if given is None and local is not None and local.ca_pem == ca_pem:
+            return Access(address, LocalToken(state, local.token), ca_pem, insecure=False)
+        return Access(address, GivenToken(given or ""), ca_pem, insecure=False)
     if local is None:
         insecure = given is None and is_loopback(split_host_port(address)[0])
         return Access(address, GivenToken(given or ""), None, insecure)

@@ -18,6 +18,12 @@ Dial = Callable[[], Awaitable[HeadApi]]
 Hangup = Callable[[], Awaitable[None]]
 
 CLOSE_LIMIT_S = 10.0
+FLUSH_S = 3.0
+"""How long an orderly end waits until the head has all that was handed in."""
+_UNSENT = (
+    "rustray was shut down before the head had said that it has this task: it may run or not; "
+    "submit it again if that does no harm"
+)
 
 
 class Attachment:
@@ -127,7 +133,10 @@ class Attachment:
     async def _close(self) -> None:
         session = getattr(self, "session", None)
         if session is not None:
-            session.close(CommunicationError(self._close_reason))
+            if self.address and self._connection is not None:
+                await self._connection.flush(FLUSH_S)
+            unsent = CommunicationError(_UNSENT) if self.address else None
+            session.close(CommunicationError(self._close_reason), unsent)
         if self._connection is not None:
             await self._connection.close()
         await self._hangup()

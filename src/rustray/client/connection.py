@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from typing import Final
 
 from rustray.client.session import ClientSession
@@ -22,10 +23,11 @@ BACKOFF_CAP_S: Final = 10.0
 ACK_DELAY_S: Final = 0.05
 """An ack that no submission carries goes alone after this time: the head then frees results."""
 MAX_UNCONFIRMED: Final = 8
-"""Frames that the head has not confirmed, before small ones wait until it does.
+"""Frames that the head has not confirmed, before the next one waits until it does.
 
 The transport takes a frame in 100 us, the head needs longer. Without this bound a program that
 hands in one task after the other made frames of 60 tasks, at three times the cost of large ones.
+(A frame with 1,024 tasks or a sealed batch does not wait where the link asks for one.)
 """
 
 
@@ -43,7 +45,9 @@ class _Stream:
         self._session = session
         self._defined: set[int] = set()
         self._sent = 0
-        self._confirmed = 0
+        self._unconfirmed: deque[int] = deque()
+        self._is_closing = False
+        self._flushed: asyncio.Future[None] | None = None
         self._received = 0
         self._acked = 0
         self._is_ack_ripe = False
@@ -61,6 +65,8 @@ class _Stream:
                     return None
                 break
         self._sent += 1
+        if frame.has_content:
+            self._unconfirmed.append(self._sent)
         self._acked = self._received
         self._is_ack_ripe = False
         frame.number = self._sent
@@ -74,16 +80,39 @@ class _Stream:
             self._lose(CommunicationError("the head's stream lost a frame"))
             return
         self._received = frame.number
-        was_ahead, self._confirmed = self._is_ahead, frame.ack
+        was_ahead = self._is_ahead
+        while self._unconfirmed and self._unconfirmed[0] <= frame.ack:
+            self._unconfirmed.popleft()
         self._session.apply(frame)
         if was_ahead and self.link is not None:
             self.link.wake()
-        if self._ack_timer is None:
+        self._look_if_flushed()
+        if self._ack_timer is None and frame.has_content:
             self._ack_timer = self._loop.call_later(ACK_DELAY_S, self._ripen)
 
     @property
     def _is_ahead(self) -> bool:
-        return self._sent - self._confirmed >= MAX_UNCONFIRMED
+        return len(self._unconfirmed) >= MAX_UNCONFIRMED and not self._is_closing
+
+    async def flush(self, within_s: float) -> None:
+        """Send all that was handed in, and wait until the head has it, or the stream is lost."""
+        if self.link is None or self.lost.done():
+            return
+        self._is_closing = True
+        self._flushed = self._loop.create_future()
+        self.link.wake()
+        self._look_if_flushed()
+        await asyncio.wait(
+            (self._flushed, self.lost), timeout=within_s, return_when=asyncio.FIRST_COMPLETED
+        )
+
+    def _look_if_flushed(self) -> None:
+        flushed = self._flushed
+        if flushed is not None and not (flushed.done() or self._unconfirmed):
+            if self._session.rest():
+                flushed.set_result(None)
+            elif self.link is not None:
+                self.link.wake()
 
     def on_closed(self, error: RustRayError | None) -> None:
         self._lose(error)
@@ -135,6 +164,11 @@ class Connection:
         stream, self._stream = self._stream, None
         if stream is not None and stream.link is not None:
             await stream.link.close()
+
+    async def flush(self, within_s: float) -> None:
+        """Bring to the head what the session was handed, if it can be reached in time."""
+        if self._stream is not None:
+            await self._stream.flush(within_s)
 
     def _wake(self) -> None:
         if self._stream is not None and self._stream.link is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import importlib
 import os
@@ -60,6 +61,16 @@ class Context:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self.shutdown()
+
+    async def __aenter__(self) -> Context:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await asyncio.to_thread(self.shutdown)
+
+    def shutdown(self) -> None:
+        """End what this `init` has started; nothing happens if that has been done."""
         _shutdown(self._runtime)
 
     def __repr__(self) -> str:
@@ -119,6 +130,11 @@ def init(
         return Context(_runtime)
 
 
+async def ainit(address: str | None = None, **settings: Any) -> Context:
+    """`init` for coroutines: the event loop goes on meanwhile."""
+    return await asyncio.to_thread(init, address, **settings)
+
+
 def start_runtime(address: str | None, **settings: Any) -> Runtime:
     """Start what `init` and `Executor` stand on; see `init` for the settings.
 
@@ -143,6 +159,11 @@ def is_initialized() -> bool:
 def shutdown() -> None:
     """Close the session and stop the embedded cluster; without one it does nothing."""
     _shutdown(None)
+
+
+async def ashutdown() -> None:
+    """`shutdown` for coroutines."""
+    await asyncio.to_thread(shutdown)
 
 
 def _shutdown(expected: Runtime | None) -> None:

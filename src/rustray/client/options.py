@@ -34,6 +34,7 @@ VALID: Final = (
     "name",
     "num_cpus",
     "num_gpus",
+    "num_returns",
     "priority",
     "queue_timeout_s",
     "resources",
@@ -59,6 +60,11 @@ def check_options(options: Mapping[str, Any]) -> None:
             near = difflib.get_close_matches(name, VALID, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ValueError(f"unknown option {name!r}{hint}; valid are: {', '.join(VALID)}")
+    if options.get("num_returns", 1) != 1:
+        raise ValueError(
+            f"num_returns must be 1 in this version, not {options['num_returns']!r:.80}: return a "
+            "tuple and take it apart after rustray.get()"
+        )
     for name in _BOOLS:
         if not isinstance(options.get(name, False), bool):
             raise ValueError(f"{name} must be True or False, not {options[name]!r:.80}")

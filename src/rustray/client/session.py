@@ -310,8 +310,13 @@ class ClientSession:
         """Take what the head says; what concerns no unfinished task of ours is ignored."""
         self._ledger.apply(frame)
 
-    def close(self, error: RustRayError) -> None:
-        """Fail everything unfinished and refuse what comes; idempotent."""
+    def close(self, error: RustRayError, unsent: RustRayError | None = None) -> None:
+        """Fail everything unfinished and refuse what comes; idempotent.
+
+        Args:
+            error: What the tasks that are left end with, and what later ones are refused with.
+            unsent: The same for those that the head has not acked; None: as the others.
+        """
         with self.lock:
             if self.broken is not None:
                 return
@@ -321,6 +326,8 @@ class ClientSession:
             self._outbox.clear()
             self._is_idle = False
         for batch in self._ledger.unfinished():
+            for low, high in list(batch.settled.gaps(0, batch.size)) if unsent else ():
+                self._ledger.fail(batch, low, high, unsent or error)
             self._ledger.fail(batch, 0, batch.size, error)
         self.arrivals.wake(everyone=True)
 

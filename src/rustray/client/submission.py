@@ -64,7 +64,7 @@ class Submitter:
     def _item(self, spec: TaskSpec) -> SubmitItem:
         if not isinstance(spec, TaskSpec):
             raise TypeError(f"expected a TaskSpec, not {type(spec).__name__}")
-        payload = encode_call(Codec.MSGPACK, tuple(spec.args), dict(spec.kwargs))
+        payload = encode_call(Codec.MSGPACK, tuple(spec.args), dict(sorted(spec.kwargs.items())))
         if spec.task_id is not None:
             prefix, sequence = split_task_id(spec.task_id)
             name = bytes(prefix)

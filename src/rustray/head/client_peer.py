@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from hashlib import sha256
 from typing import Final
 
 from rustray.common.errors import (
@@ -37,7 +38,7 @@ from rustray.task.frames import (
     Submission,
     TaskRange,
 )
-from rustray.task.spec import Codec, TaskClass
+from rustray.task.spec import Codec
 
 logger = logging.getLogger("rustray.head")
 
@@ -75,7 +76,8 @@ class ClientPeer(Peer):
             self._accepted[-1] = TaskRange(last.first, last.count + command.count)
         else:
             self._accepted.append(TaskRange(command.first, command.count))
-        self.need_ack()
+        self._owed = max(self._owed, 1)
+        self._arm_ack()
 
     def reject(self, command: RejectTasks) -> None:
         """Refuse tasks."""
@@ -132,6 +134,8 @@ class ClientPeer(Peer):
         """Take what a client submits, cancels and asks for."""
         if not self.is_fresh(frame.number):
             return
+        if frame.has_content:
+            self.need_ack()
         for definition in frame.classes:
             self._define(definition)
         if not all(map(self._submit, frame.submissions)):
@@ -142,14 +146,15 @@ class ClientPeer(Peer):
             self._driver.handle(CancelRequested(request))
         for asked in frame.follow:
             self._driver.handle(FollowRequested(self.prefix, asked.first, asked.count))
+        if frame.ack > self.sent:
+            self.shut(f"frame {frame.ack} is acked, and was never sent")
+            return
         self._confirmed = frame.ack
         if len(self._unconfirmed) > MAX_UNCONFIRMED:
             self._confirm()
-        if self.received - self._acked >= ACK_FRAMES:
+        if self._owed >= ACK_FRAMES:
             self._is_ack_ripe = True
             self.wake()
-        else:
-            self.need_ack()
 
     def _submit(self, submission: Submission) -> bool:
         """Hand in tasks; False if that made no sense, and the stream ends."""
@@ -180,14 +185,17 @@ class ClientPeer(Peer):
 
     def _define(self, definition: ClassDefinition) -> None:
         self._classes[definition.number] = definition
-        error = self._class_error(definition.task_class)
+        error = self._class_error(definition)
         if error is not None:
             self._bad_classes[definition.number] = error
         else:
             self._bad_classes.pop(definition.number, None)
 
-    def _class_error(self, task_class: TaskClass) -> RustRayError | None:
+    def _class_error(self, definition: ClassDefinition) -> RustRayError | None:
         """Say why no task of this class can be accepted, or None."""
+        task_class = definition.task_class
+        if definition.code and sha256(definition.code).digest() != task_class.code_hash:
+            return PayloadError(f"the code of {task_class.function} is not what its hash says")
         try:
             task_class.validate()
         except ValueError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -119,6 +120,8 @@ class HeadDriver:
         self.loop = loop
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due_s = 0.0
+        self._deferred: deque[Command] = deque()
+        self._is_executing = False
         # By class and not by `match`, which tries one class after the other: this is per batch.
         self._actions: dict[type[Command], Callable[[Any], None]] = {
             PersistBatch: journal.append,
@@ -152,9 +155,21 @@ class HeadDriver:
             WorkerNotFound: an operator named a worker that does not exist.
         """
         commands = self.scheduler.handle(event, self.loop.time())
+        if self._is_executing:
+            # A command's effect has come back as an event (a stream broke while it was written
+            # to): what follows from it comes after all that follows from what was before.
+            self._deferred.extend(commands)
+            return commands
         actions = self._actions
-        for command in commands:
-            actions[type(command)](command)
+        self._is_executing = True
+        try:
+            for command in commands:
+                actions[type(command)](command)
+            while self._deferred:
+                command = self._deferred.popleft()
+                actions[type(command)](command)
+        finally:
+            self._is_executing = False
         self._arm_timer()
         return commands
 

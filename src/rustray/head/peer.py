@@ -34,7 +34,7 @@ class Peer:
         self.is_closed = False
         self._loop = loop
         self._link: Link | None = None
-        self._acked = 0
+        self._owed = 0
         self._ack_timer: asyncio.TimerHandle | None = None
         self._is_ack_ripe = False
         self._closing: asyncio.Task[None] | None = None
@@ -62,20 +62,27 @@ class Peer:
         return False
 
     def need_ack(self) -> None:
-        """Send an ack soon, unless data carries it before."""
+        """Owe an ack for a frame with content: it goes soon, unless data carries it before.
+
+        A frame without content is an ack itself. To ack it would go on for ever.
+        """
+        self._owed += 1
+        self._arm_ack()
+
+    def _arm_ack(self) -> None:
         if self._ack_timer is None and not self.is_closed:
             self._ack_timer = self._loop.call_later(ACK_DELAY_S, self._ripen)
 
     def _ripen(self) -> None:
         self._ack_timer = None
-        if self._acked < self.received:
+        if self._owed:
             self._is_ack_ripe = True
             self.wake()
 
     def stamp(self) -> tuple[int, int]:
         """Return the next frame's (number, ack)."""
         self.sent += 1
-        self._acked = self.received
+        self._owed = 0
         self._is_ack_ripe = False
         return self.sent, self.received
 

@@ -49,6 +49,7 @@ from rustray.task.frames import CancelRequest
 from rustray.task.functions import FunctionInfo
 from rustray.task.result import TaskEvent
 from rustray.task.spec import Codec, TaskClass
+from rustray.task.state import TaskState
 from rustray.task.views import (
     ClusterStatus,
     Explanation,
@@ -159,7 +160,14 @@ class HeadService:
     ) -> None:
         first = items[0]
         payloads = PayloadColumn.of([item.payload for item in items])
-        event = TasksSubmitted(first.prefix, first.sequence, task_class, payloads, is_pushed=False)
+        event = TasksSubmitted(
+            first.prefix,
+            first.sequence,
+            task_class,
+            payloads,
+            is_pushed=False,
+            uses_default_resources=first.uses_default_resources,
+        )
         for command in self._driver.handle(event):
             if isinstance(command, AcceptTasks | RejectTasks) and command.prefix == first.prefix:
                 self._note_verdicts(command, first, start, verdicts)
@@ -227,13 +235,16 @@ class HeadService:
 
     async def cancel(self, task_ids: Sequence[str], force: bool) -> list[CancelVerdict]:
         """Cancel tasks; each gets its own verdict."""
-        verdicts: list[CancelVerdict] = []
-        for name in task_ids:
+        return [self._cancel(name, force) for name in task_ids]
+
+    def _cancel(self, name: str, force: bool) -> CancelVerdict:
+        try:
             prefix, sequence = _parse_id(name)
             self._snapshot(prefix, sequence)
             self._driver.handle(CancelRequested(CancelRequest(prefix, sequence, 1, force)))
-            verdicts.append(CancelVerdict(name, self._snapshot(prefix, sequence).state))
-        return verdicts
+            return CancelVerdict(name, self._snapshot(prefix, sequence).state)
+        except TaskNotFound as error:
+            return CancelVerdict(name, TaskState.QUEUED, error)
 
     async def explain(self, task_id: str) -> Explanation:
         """Say why a task is where it is."""
@@ -312,6 +323,7 @@ def _continues(
     return (
         item.prefix == before.prefix
         and item.sequence == before.sequence + 1
+        and item.uses_default_resources == before.uses_default_resources
         and classes[position] == classes[position - 1]
         and classes[position] is not None
     )

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from typing import Final
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from rustray.common.errors import InvariantError, RustRayError
 from rustray.rpc.api import FramePump, Link
@@ -46,7 +46,8 @@ class _Turns:
     """The links of one loop that have something to hand over, in order."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._call_soon = loop.call_soon
+        # Weak, or the entry in `_TURNS` would keep its own key alive.
+        self._loop = ref(loop)
         self._waiting: deque[_MemoryLink] = deque()
         self._is_arranged = False
         self._is_running = False
@@ -55,14 +56,19 @@ class _Turns:
         """Give a link a turn."""
         self._waiting.append(link)
         if not (self._is_arranged or self._is_running):
-            self._is_arranged = True
-            self._call_soon(self._run_arranged)
+            self._arrange_run()
 
     def give(self, link: _MemoryLink) -> None:
         """Give a link its turn, and all that follow from it, at once."""
         self._waiting.append(link)
         if not self._is_running:
             self._run()
+
+    def _arrange_run(self) -> None:
+        loop = self._loop()
+        if loop is not None:
+            self._is_arranged = True
+            loop.call_soon(self._run_arranged)
 
     def _run_arranged(self) -> None:
         self._is_arranged = False
@@ -79,8 +85,7 @@ class _Turns:
         finally:
             self._is_running = False
         if waiting and not self._is_arranged:
-            self._is_arranged = True
-            self._call_soon(self._run_arranged)  # Let the loop look at its sockets and timers.
+            self._arrange_run()  # Let the loop look at its sockets and timers.
 
 
 _TURNS: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns] = WeakKeyDictionary()

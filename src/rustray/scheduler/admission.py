@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from hashlib import blake2b
+
 from rustray.common.errors import (
     DuplicateTask,
     FunctionNotFound,
@@ -28,6 +31,8 @@ from rustray.task.columns import PayloadColumn
 from rustray.task.functions import near_names
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
+
+DIGEST_BYTES = 16
 
 
 def on_submitted(state: SchedulerState, event: TasksSubmitted) -> None:
@@ -66,6 +71,8 @@ def _accept_fresh(state: SchedulerState, event: TasksSubmitted, low: int, high: 
         event.is_pushed,
         state.now,
     )
+    if not event.is_pushed:
+        batch.digests = digests(payloads)
     state.next_batch += 1
     queue.batches += 1
     state.insert(batch)
@@ -98,25 +105,52 @@ def _match_known(
 ) -> None:
     """Compare tasks that exist already with what was submitted again under their ids.
 
-    Arguments of a batch that has ended are not kept; then equal ids and class are taken for
-    equal content, for the client that lost an answer asks once more in good faith.
+    A session that hands in tasks again has lost its stream before it learned that they were
+    accepted: it gets the outcomes that it may have missed as well.
     """
     first = event.first + low
     start = first - batch.first
     end = start + high - low
-    is_same = batch.queue.task_class == event.task_class and (
-        batch.payloads is None
-        or batch.payloads.slice(start, end) == event.payloads.slice(low, high)
-    )
-    if is_same:
+    if _is_same_class(event, batch.queue.task_class) and _are_same_arguments(
+        batch, start, end, event.payloads.slice(low, high)
+    ):
         state.counters["tasks_deduplicated"] += high - low
         state.commands.append(AcceptTasks(batch.prefix, first, high - low, deduplicated=True))
+        if event.is_pushed:
+            batch.is_pushed = True
+            _send_again(state, batch, start, end)
         return
     error = DuplicateTask(
         "a task with this id exists already and has other content; "
         "give the new task an id of its own",
     )
     _refuse(state, event.prefix, first, high - low, error)
+
+
+def _is_same_class(event: TasksSubmitted, known: TaskClass) -> bool:
+    """Compare what callers said; what the head filled in may have changed since."""
+    asked = event.task_class
+    if not asked.code_hash and asked.executor is not known.executor:
+        asked = replace(asked, executor=known.executor)
+    if event.uses_default_resources and asked.resources != known.resources:
+        asked = replace(asked, resources=known.resources)
+    return asked == known
+
+
+def _are_same_arguments(batch: Batch, low: int, high: int, payloads: PayloadColumn) -> bool:
+    """Compare arguments; those of a session's batch that has ended are taken for the same.
+
+    A session makes its ids itself and never uses one twice; what it hands in again is what it lost
+    the answer of. Ids that a caller has chosen may stand for anything.
+    """
+    if batch.payloads is not None:
+        return batch.payloads.slice(low, high) == payloads
+    return batch.digests is None or batch.digests[low:high] == digests(payloads)
+
+
+def digests(payloads: PayloadColumn) -> list[bytes]:
+    """Return what is kept of arguments, to compare them with others."""
+    return [blake2b(item, digest_size=DIGEST_BYTES).digest() for item in payloads]
 
 
 def refusal(

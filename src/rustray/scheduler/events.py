@@ -19,6 +19,7 @@ class TasksSubmitted:
         task_class: What they are; validated.
         payloads: Arguments, one item a task, at least one.
         is_pushed: Whether outcomes go to the session of this prefix by themselves.
+        uses_default_resources: The caller said nothing of resources.
     """
 
     prefix: bytes
@@ -26,6 +27,7 @@ class TasksSubmitted:
     task_class: TaskClass
     payloads: PayloadColumn
     is_pushed: bool
+    uses_default_resources: bool = False
 
 
 @record

@@ -68,6 +68,7 @@ class Batch:
         unfinished: Tasks that have not ended.
         kept: Outcomes that have not expired.
         accepted_at_s: Monotonic time.
+        digests: Of each task's arguments, where the caller may have chosen the ids.
         is_overdue: Its queue limit has passed: what comes back unstarted ends.
     """
 
@@ -86,6 +87,7 @@ class Batch:
     outcomes: list[StoredOutcome | None] = field(default_factory=list)
     unfinished: int = 0
     kept: int = 0
+    digests: list[bytes] | None = None
     is_overdue: bool = False
 
     def __post_init__(self) -> None:

@@ -116,6 +116,11 @@ class ClientFrame:
     token: str = ""
     """A renewed access token, before the one that opened the stream ends."""
 
+    @property
+    def has_content(self) -> bool:
+        """Whether it is more than an ack, and is to be acked itself."""
+        return bool(self.submissions or self.cancels or self.follow or self.classes)
+
 
 @dataclass(slots=True)
 class HeadFrame:
@@ -128,6 +133,11 @@ class HeadFrame:
     outcomes: list[Outcome] = field(default_factory=list)
     unknown: list[TaskRange] = field(default_factory=list)
     """Answer to `ClientFrame.follow`: tasks that this head does not know."""
+
+    @property
+    def has_content(self) -> bool:
+        """Whether it is more than an ack, and is to be acked itself."""
+        return bool(self.outcomes or self.accepted or self.rejected or self.unknown)
 
 
 @record

@@ -23,6 +23,12 @@ class TaskState(IntEnum):
     TIMED_OUT = 7
     POISONED = 8
 
+    def __str__(self) -> str:
+        return self.name
+
+    def __format__(self, spec: str) -> str:
+        return format(self.name, spec)
+
     @property
     def is_terminal(self) -> bool:
         """Whether nothing can follow."""

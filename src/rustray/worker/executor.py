@@ -137,14 +137,20 @@ class ExecutorPool:
         """
         if executor_id in self._handles:
             raise InvariantError(f"executor {executor_id} exists already")
-        handle = ExecutorHandle(
-            self._loop,
-            executor_id,
-            self._listener.executor_reported,
-            self._listener.executor_returned,
-            self._on_violation,
-            self._forward,
-        )
+        try:
+            handle = ExecutorHandle(
+                self._loop,
+                executor_id,
+                self._listener.executor_reported,
+                self._listener.executor_returned,
+                self._on_violation,
+                self._forward,
+            )
+        except OSError as error:  # no descriptors left: as one that died at its birth
+            _log.error("executor %d cannot be started: %s", executor_id, error)
+            gone = ExecutorExit(0, None, None, None, f"its channels could not be opened: {error}")
+            self._loop.call_soon(self._listener.executor_exited, executor_id, gone)
+            return
         self._handles[executor_id] = handle
         packet = spawn_request(executor_id, kind, concurrency)
         if self._zygote is None:

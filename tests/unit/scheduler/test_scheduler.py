@@ -12,7 +12,7 @@ from rustray.scheduler import events as e
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import LeaseOutcome, LeaseRange
 from rustray.task.functions import FunctionInfo, Parameter
-from rustray.task.spec import TaskClass
+from rustray.task.spec import ExecutorKind, TaskClass
 from rustray.task.state import TaskState
 
 
@@ -421,6 +421,47 @@ def test_the_same_id_with_the_same_content_is_the_same_task() -> None:
     bench.run_all()
     assert sorted(bench.ended) == [0, 1, 2, 3]
     assert all(len(states) == 1 for states in bench.ended.values())
+
+
+def test_tasks_handed_in_again_bring_their_outcomes_again() -> None:
+    """A session that lost its stream before the ack gets what has ended meanwhile, with the ack.
+
+    Regression: it got the ack alone, and waited for ever.
+    """
+    bench = Bench()
+    bench.join()
+    payloads = PayloadColumn.of([b"a", b"b"])
+    bench.feed(e.TasksSubmitted(PREFIX, 0, TaskClass("f"), payloads, True))
+    bench.run_all()
+    bench.feed(e.TasksSubmitted(PREFIX, 0, TaskClass("f"), payloads, True))
+    assert isinstance(bench.commands[0], c.AcceptTasks)
+    again = [x.outcome for x in bench.commands if isinstance(x, c.DeliverOutcome)]
+    assert [outcome.first + n for outcome in again for n in range(len(outcome.payloads))] == [0, 1]
+
+
+def test_a_chosen_id_stands_for_its_arguments_also_after_the_end() -> None:
+    """Other arguments under the id of a task that has ended are an error, the same are the task."""
+    bench = Bench()
+    bench.join()
+    for argument, is_known in ((b"a", False), (b"a", True), (b"b", False)):
+        payloads = PayloadColumn.of([argument])
+        bench.feed(e.TasksSubmitted(PREFIX, 0, TaskClass("f"), payloads, False))
+        accepts = [x for x in bench.commands if isinstance(x, c.AcceptTasks)]
+        assert [x.deduplicated for x in accepts] == ([is_known] if argument == b"a" else [])
+        bench.run_all()
+    assert bench.rejected == {0: "DUPLICATE_TASK"}
+
+
+def test_what_the_head_filled_in_does_not_make_a_task_another_one() -> None:
+    """The same call is the same task although its function's worker has joined meanwhile."""
+    bench = Bench()
+    payloads = PayloadColumn.of([b"a"])
+    bench.feed(e.TasksSubmitted(PREFIX, 0, TaskClass("f"), payloads, False, True))
+    declared = TaskClass(
+        "f", resources=ResourceSet.of({"cpu_cores": 2}), executor=ExecutorKind.ASYNC
+    )
+    bench.feed(e.TasksSubmitted(PREFIX, 0, declared, payloads, False, True))
+    assert [x.deduplicated for x in bench.commands if isinstance(x, c.AcceptTasks)] == [True]
 
 
 def test_limits_on_pending_work_are_backpressure() -> None:

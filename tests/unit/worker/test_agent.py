@@ -363,7 +363,7 @@ async def test_the_first_signal_drains_and_the_second_stops(
     monkeypatch.setattr(agent_module.WorkerAgent, "_make_pool", make)
     agents: list[WorkerAgent] = []
 
-    async def serve(service: WorkerService, config: WorkerConfig) -> FakeServer:
+    async def serve(_: WorkerService, config: WorkerConfig, worker_id: str) -> FakeServer:
         return server
 
     running = asyncio.create_task(

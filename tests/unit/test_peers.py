@@ -1,0 +1,154 @@
+"""Acks and confirmations: both ends of a client's stream, on a virtual clock."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import pytest
+
+from helpers.simulation import VirtualLoop
+from rustray.client.connection import MAX_UNCONFIRMED, _Stream
+from rustray.client.session import ClientSession
+from rustray.common.errors import RustRayError
+from rustray.head.client_peer import ACK_FRAMES, ClientPeer
+from rustray.head.connections import ConnectionManager
+from rustray.head.driver import HeadDriver, MemoryJournal
+from rustray.head.notifications import NotificationManager
+from rustray.scheduler.scheduler import Scheduler
+from rustray.task.columns import PayloadColumn
+from rustray.task.frames import (
+    ClassDefinition,
+    ClientFrame,
+    HeadFrame,
+    Outcome,
+    Submission,
+    TaskRange,
+)
+from rustray.task.spec import Codec, TaskClass
+from rustray.task.state import TaskState
+
+PREFIX = b"0123456789"
+CODE = b"code"
+CALL = TaskClass("f", hashlib.sha256(CODE).digest(), codec=Codec.PICKLE)
+
+
+@dataclass
+class Pull:
+    """A link that takes frames when it is asked to."""
+
+    pump: ClientPeer
+    frames: list[HeadFrame] = field(default_factory=list)
+    is_closed: bool = False
+
+    def wake(self) -> None:
+        while (frame := self.pump.next_frame()) is not None:
+            self.frames.append(frame)
+
+    wake_now = wake
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.fixture
+def loop() -> VirtualLoop:
+    """A virtual clock."""
+    return VirtualLoop()
+
+
+@pytest.fixture
+def link(loop: VirtualLoop) -> Pull:
+    """A client's link at a head without workers."""
+    driver = HeadDriver(Scheduler(), NotificationManager(), MemoryJournal(), loop)  # type: ignore[arg-type]
+    peer = ConnectionManager(driver).open_client(PREFIX, may_send_code=True)
+    pull = Pull(peer)
+    peer.attach(pull)
+    return pull
+
+
+def submission(first: int) -> Submission:
+    """One task."""
+    return Submission(1, first, PayloadColumn.of([b"x"]))
+
+
+def definition(code: bytes = CODE) -> ClassDefinition:
+    """Its class."""
+    return ClassDefinition(1, CALL, code)
+
+
+def test_an_ack_is_not_acked(link: Pull, loop: VirtualLoop) -> None:
+    """Regression: head and client acked each other's acks, 14 a second, for ever."""
+    first = ClientFrame(number=1, classes=[definition()], submissions=[submission(0)])
+    link.pump.on_frame(first)
+    loop.run_until(loop.now + 1.0, lambda: None)
+    assert [frame.ack for frame in link.frames] == [1]
+    link.pump.on_frame(ClientFrame(number=2, ack=1))
+    loop.run_until(loop.now + 10.0, lambda: None)
+    assert len(link.frames) == 1
+
+
+def test_several_frames_are_acked_at_once(link: Pull) -> None:
+    """A client that waits for confirmation need not wait for the timer."""
+    for number in range(1, ACK_FRAMES + 1):
+        classes = [definition()] if number == 1 else []
+        frame = ClientFrame(number=number, classes=classes, submissions=[submission(number)])
+        link.pump.on_frame(frame)
+    assert [frame.ack for frame in link.frames] == [ACK_FRAMES]
+
+
+def test_an_ack_of_the_future_ends_the_stream(link: Pull, loop: VirtualLoop) -> None:
+    """A client that acks what was never sent is cut off, and nothing counts as delivered."""
+    link.pump.on_frame(ClientFrame(number=1, ack=5))
+    assert link.is_closed
+
+
+def test_code_that_is_not_what_it_says_is_refused(link: Pull) -> None:
+    """A false hash would put another function in the place of everybody's."""
+    frame = ClientFrame(number=1, classes=[definition(b"evil")], submissions=[submission(0)])
+    link.pump.on_frame(frame)
+    assert [(r.first, r.code) for r in link.frames[0].rejected] == [(0, "PAYLOAD")]
+    assert "hash" in link.frames[0].rejected[0].message
+
+
+async def test_a_client_waits_for_confirmation_and_goes_on() -> None:
+    """After so many frames the next one collects until the head has said that it has some."""
+    session = ClientSession(lambda: None)
+    entry = session.define(CALL, CODE)
+    stream = _Stream(session)
+    for _ in range(MAX_UNCONFIRMED):
+        session.submit(entry, b"x")
+        assert stream.next_frame() is not None
+    for _ in range(3):
+        session.submit(entry, b"x")
+    assert stream.next_frame() is None
+    stream.on_frame(HeadFrame(number=1, ack=1))
+    frame = stream.next_frame()
+    assert frame is not None
+    assert [len(part.payloads) for part in frame.submissions] == [3]
+
+
+async def test_acks_alone_do_not_count_as_unconfirmed() -> None:
+    """What the head will never confirm must not hold anything back, nor be acked again."""
+    session = ClientSession(lambda: None)
+    stream = _Stream(session)
+    for number in range(1, 2 * MAX_UNCONFIRMED):
+        outcome = Outcome(0, TaskState.SUCCEEDED, PayloadColumn.of([b"x"]), "w", 1)
+        stream.on_frame(HeadFrame(number=number, outcomes=[outcome]))
+        stream._is_ack_ripe = True
+        assert stream.next_frame() is not None
+    session.submit(session.define(CALL, CODE), b"x")
+    assert stream.next_frame() is not None
+
+
+def test_what_was_never_acked_says_so_when_a_session_closes() -> None:
+    """Tasks that the head may not have end with another error than those that it has."""
+    session = ClientSession(lambda: None)
+    entry = session.define(CALL, CODE)
+    stream_defined: set[int] = set()
+    acked = session.submit(entry, b"x")
+    session.fill(ClientFrame(), stream_defined)
+    session.apply(HeadFrame(accepted=[TaskRange(0, 1)]))
+    unsent = session.submit(entry, b"x")
+    session.close(RustRayError("gone on"), RustRayError("never sent"))
+    assert (str(acked.error()), str(unsent.error())) == ("gone on", "never sent")
