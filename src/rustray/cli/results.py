@@ -22,6 +22,8 @@ _RECONNECT_S: Final = 60.0
 _PAUSE_S: Final = 0.5
 _QUIET_S: Final = 1.0
 """A wait shorter than this shows no progress bar."""
+_EXPLAIN_S: Final = 3.0
+"""A task that still waits to run after this time is explained."""
 
 
 async def wait_for_result(api: HeadApi, task_id: str, timeout_s: float | None) -> RawResult:
@@ -57,6 +59,7 @@ async def wait_with_progress(
 ) -> RawResult:
     """`wait_for_result`, with a progress bar on stderr if a person waits for long."""
     waiting = asyncio.create_task(wait_for_result(api, task_id, timeout_s))
+    telling = asyncio.create_task(_tell_why(api, task_id, output))
     try:
         if output.as_json or not is_terminal(sys.stderr):
             return await waiting
@@ -64,10 +67,27 @@ async def wait_with_progress(
         if done:
             return await waiting
         return await _show_progress(waiting, task_id, timeout_s)
+    except asyncio.CancelledError:
+        output.note(f"task {task_id} goes on: rustray tasks get {task_id} --wait, or tasks cancel")
+        raise
     finally:
-        if not waiting.done():
-            waiting.cancel()
-            output.note(f"the task goes on: rustray tasks get {task_id} --wait")
+        waiting.cancel()
+        telling.cancel()
+
+
+async def _tell_why(api: HeadApi, task_id: str, output: Output) -> None:
+    """Say once, after a while, why a task does not run, or that the head is gone."""
+    await asyncio.sleep(_EXPLAIN_S)
+    try:
+        found = await api.explain(task_id)
+    except HeadUnavailable as error:
+        output.note(f"{error}; waiting for it")
+        return
+    except RustRayError:
+        return
+    if found.state is TaskState.QUEUED:
+        advice = f"; {found.advice}" if found.advice else ""
+        output.note(f"task {task_id} waits: {found.summary}{advice}")
 
 
 async def _show_progress(

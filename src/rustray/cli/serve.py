@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 LOG_LEVEL_ENV: Final = "RUSTRAY_LOG_LEVEL"
 LOCAL_HEAD_S: Final = 15.0
 """How long a worker without any address waits for a head to start on this machine."""
+_NAMED: Final = 10
 HEAD_PAUSE_S: Final = 1.0
 GC_THRESHOLDS: Final = (50_000, 20, 20)
 """Our structures form no cycles worth hunting 70 times a second, among objects by the million."""
@@ -88,6 +89,15 @@ async def _worker(given: Mapping[str, str], loaded: Loaded, around: Surroundings
 
     def announce(agent: WorkerAgent) -> None:
         where = f", its service at {agent.address}" if agent.address else ""
+        names = [info.name for info in agent.functions]
+        if config.functions and not names:
+            logging.getLogger("rustray.worker").warning(
+                "%s registered no function: decorate what clients may call with @rustray.function",
+                ", ".join(config.functions),
+            )
+        if names:
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            where += f"; it offers {', '.join(names[:_NAMED])}{more}"
         write_line(
             f"worker {agent.worker_id} works for rustray://{access.address} "
             f"({config.cpus:g} cores, {config.memory_mb:g} MB{where})"

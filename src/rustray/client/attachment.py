@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import Awaitable, Callable
 
@@ -17,7 +18,11 @@ from rustray.rpc.api import HeadApi
 Dial = Callable[[], Awaitable[HeadApi]]
 Hangup = Callable[[], Awaitable[None]]
 
+logger = logging.getLogger("rustray.client")
+
 CLOSE_LIMIT_S = 10.0
+ADVISE_S = 3.0
+"""When to look whether tasks wait although there is no worker."""
 FLUSH_S = 3.0
 """How long an orderly end waits until the head has all that was handed in."""
 _UNSENT = (
@@ -68,6 +73,7 @@ class Attachment:
         self._thread = LoopThread(spins=not address)
         self._api: HeadApi | None = None
         self._connection: Connection | None = None
+        self._adviser: asyncio.Task[None] | None = None
         self._is_foreign = False
         try:
             self.session = self._thread.call(self._open(dial, timeout_s))
@@ -103,7 +109,7 @@ class Attachment:
         return self.slots
 
     async def _open(self, dial: Dial, timeout_s: float | None) -> ClientSession:
-        connection = self._connection = Connection()
+        connection = self._connection = Connection(self.address or "the embedded head")
         try:
             async with asyncio.timeout(timeout_s):
                 api = self._api = await dial()
@@ -111,6 +117,8 @@ class Attachment:
                     connection.rouse, self._thread.thread_id, self._max_payload_bytes
                 )
                 await connection.open(api, session)
+            if self.address:
+                self._adviser = asyncio.create_task(self._advise(api, session))
         except TimeoutError:
             where = self.address or "the embedded cluster"
             raise CommunicationError(
@@ -118,6 +126,16 @@ class Attachment:
                 "reachable?"
             ) from None
         return session
+
+    async def _advise(self, api: HeadApi, session: ClientSession) -> None:
+        """Say once that tasks wait because nobody is there to run them."""
+        await asyncio.sleep(ADVISE_S)
+        with contextlib.suppress(RustRayError):
+            if session.has_unfinished and not await api.list_workers():
+                logger.warning(
+                    "no worker has joined the head at %s, so tasks wait; start one: rustray worker",
+                    self.address,
+                )
 
     def _stop(self) -> None:
         if not self._thread.is_running:
@@ -131,6 +149,8 @@ class Attachment:
             _live.discard(self)
 
     async def _close(self) -> None:
+        if self._adviser is not None:
+            self._adviser.cancel()
         session = getattr(self, "session", None)
         if session is not None:
             if self.address and self._connection is not None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
+import time
 from collections import deque
 from typing import Final
 
@@ -17,6 +19,8 @@ from rustray.common.errors import (
 )
 from rustray.rpc.api import HeadApi, Link
 from rustray.task.frames import ClientFrame, HeadFrame
+
+logger = logging.getLogger("rustray.client")
 
 BACKOFF_FIRST_S: Final = 0.2
 BACKOFF_CAP_S: Final = 10.0
@@ -136,8 +140,14 @@ class Connection:
     All methods but `rouse` belong to the loop thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, where: str = "the head") -> None:
+        """Prepare; `open` connects.
+
+        Args:
+            where: Names the head in what people read.
+        """
         self._loop = asyncio.get_running_loop()
+        self._where = where
         self._stream: _Stream | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._is_closed = False
@@ -186,6 +196,8 @@ class Connection:
         while True:
             error = await stream.lost
             attempt = 0
+            lost_at_s = session.offline_since_s = time.monotonic()
+            logger.warning("lost %s (%s); trying again and again", self._where, error or "it left")
             while True:
                 if _is_final(error):
                     assert error is not None
@@ -198,6 +210,9 @@ class Connection:
                     await stream.link.close()
                 try:
                     stream = await self._dial(api, session)
+                    away_s = time.monotonic() - lost_at_s
+                    session.offline_since_s = None
+                    logger.warning("%s is back after %.1f s", self._where, away_s)
                     break
                 except RustRayError as refused:
                     error = refused

@@ -42,6 +42,7 @@ class Owner(Protocol):
         arrivals: Who waits for outcomes.
         broken: Why no outcome will come any more, or None.
         thread_id: Of the loop thread that results arrive on.
+        offline_since_s: Since when the head cannot be reached, or None.
     """
 
     prefix: SessionPrefix
@@ -49,6 +50,7 @@ class Owner(Protocol):
     arrivals: Arrivals
     broken: RustRayError | None
     thread_id: int
+    offline_since_s: float | None
 
     def submit(self, entry: ClassEntry, payload: bytes) -> TaskRef[Any]:
         """Hand in one task."""
@@ -78,6 +80,8 @@ class TaskRef(Generic[T_co]):
 
     _batch: Batch
     _data: Any
+    __rustray_opaque__ = True
+    """Errors name the reference itself, not what in it cannot be pickled."""
 
     def __init__(self, batch: Batch, index: int, payload: bytes) -> None:
         self._batch = batch

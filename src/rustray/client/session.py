@@ -53,6 +53,7 @@ class ClientSession:
         arrivals: Who waits for outcomes.
         broken: Why it can take nothing any more, or None.
         thread_id: Of the loop thread, where nobody may block for a result.
+        offline_since_s: Since when the head cannot be reached (`time.monotonic`), or None.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class ClientSession:
         self.arrivals = Arrivals(self.lock)
         self.broken: RustRayError | None = None
         self.thread_id = thread_id
+        self.offline_since_s: float | None = None
         self._ledger = Ledger(self.prefix, self.lock, self.arrivals)
         self._rouse = rouse
         self._max_payload_bytes = max_payload_bytes
@@ -257,6 +259,11 @@ class ClientSession:
         with self.lock:
             self._is_idle = not (self._open or self._outbox or self._cancels or self._follow)
             return self._is_idle
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether a task has been handed in and has not ended."""
+        return bool(self._open or self._ledger.unfinished())
 
     def has_full_frame(self) -> bool:
         """Whether so much waits that a frame of its own is worth it."""

@@ -8,7 +8,9 @@ it at once.
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -228,7 +230,8 @@ def _check_may_block(missing: list[TaskRef[Any]]) -> None:
             "blocking for a result inside a callback of rustray would wait for itself; "
             "do it in another thread"
         )
-    if asyncio._get_running_loop() is not None:
+    # In a notebook a loop always runs, and its cells are meant to block.
+    if asyncio._get_running_loop() is not None and "ipykernel" not in sys.modules:
         warnings.warn(
             "rustray.get() and rustray.wait() block the running event loop: "
             "use `await ref`, rustray.aget() or rustray.await_() instead",
@@ -258,4 +261,11 @@ def _split(refs: Refs, num_returns: int) -> tuple[list[Any], list[Any]]:
 def _timed_out(timeout_s: float | None, missing: list[TaskRef[Any]]) -> GetTimeout:
     left = sum(ref._state == PENDING for ref in missing)
     tasks = "1 task" if left == 1 else f"{left} tasks"
+    for owner in _owners(missing):
+        if owner.offline_since_s is not None:
+            away_s = time.monotonic() - owner.offline_since_s
+            return GetTimeout(
+                f"{tasks} had not ended after {timeout_s:g} s, and the head has not been reachable "
+                f"for {away_s:.0f} s; see whether it runs, and ask again later"
+            )
     return GetTimeout(f"{tasks} had not ended after {timeout_s:g} s; they go on, ask again later")

@@ -203,8 +203,9 @@ class ClientPeer(Peer):
         needs_code = task_class.code_hash or task_class.codec is Codec.PICKLE
         if needs_code and not self._may_send_code:
             return AuthorizationError(
-                f"this token may not send code, and {task_class.function} is not a registered "
-                "function; call registered functions, or ask for a token with --allow-code"
+                f"this token may not send code, and {task_class.function} was sent as code: call a "
+                "registered function by its name (HeadNode with a TaskSpec, or rustray submit), or "
+                "ask for a token made with --allow-code"
             )
         return None
 

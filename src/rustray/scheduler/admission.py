@@ -201,7 +201,8 @@ def call_error(state: SchedulerState, task_class: TaskClass) -> RustRayError | N
         )  # fmt: skip
         return FunctionNotFound(
             f"no worker offers a function {task_class.function!r}; {hint} "
-            "Start a worker with --functions MODULE, or pass wait_for_resources=True."
+            "Start a worker with --functions MODULE, or have the task wait for one "
+            "(wait_for_resources=True, --wait-for-resources)."
         )
     if task_class.nargs < 0:
         return None
@@ -235,7 +236,8 @@ def feasibility_error(state: SchedulerState, queue: ClassQueue) -> RustRayError 
     nearest = best[2] if best else ""
     return ResourceNotAvailable(
         f"no worker can ever run {task_class.function} with {_needs(task_class)}; {nearest}. "
-        "Ask for less, add such a worker, or pass wait_for_resources=True to wait for one."
+        "Ask for less, add such a worker, or have the task wait for one "
+        "(wait_for_resources=True, --wait-for-resources)."
     )
 
 

@@ -173,7 +173,6 @@ def function(name: F, /) -> F: ...
 @overload
 def function(
     name: str | None = None,
-    /,
     *,
     executor: str | None = None,
     num_cpus: float | None = None,
@@ -183,7 +182,6 @@ def function(
 ) -> Callable[[F], F]: ...
 def function(
     name: Any = None,
-    /,
     *,
     executor: str | None = None,
     num_cpus: float | None = None,

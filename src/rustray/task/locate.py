@@ -68,7 +68,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
             yield f".item({part!r:.80})", part
     elif isinstance(value, FunctionType):
         yield from _captured(value)
-    else:
+    elif not hasattr(type(value), "__rustray_opaque__"):
         yield from _attributes(value)
 
 

@@ -78,6 +78,7 @@ class WorkerAgent:
         self._left = asyncio.Event()
         self._done = asyncio.Event()
         self._connected = asyncio.Event()
+        self._loaded = asyncio.Event()
         self._is_running = False
 
     def _make_pool(self, listener: PoolListener) -> Pool:
@@ -130,6 +131,7 @@ class WorkerAgent:
 
     async def _start_pool(self) -> None:
         self.functions = await self._driver.start()
+        self._loaded.set()
 
     async def _shut_down(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
         for task in tasks:
@@ -157,6 +159,10 @@ class WorkerAgent:
         self._left.set()
         if self._is_running:
             await self._done.wait()
+
+    async def wait_loaded(self) -> None:
+        """Return as soon as the function modules have been imported."""
+        await self._loaded.wait()
 
     async def wait_connected(self) -> None:
         """Return as soon as a stream to the head stands."""

@@ -51,7 +51,7 @@ async def run_worker(
         serve: Listens for direct calls; None: nobody can call the worker.
         head_address: For its status.
         version: rustray's version, for registration and status.
-        on_start: Called once before the work begins, with the address known.
+        on_start: Called once, when the function modules have been imported.
 
     Raises:
         ConfigError: a function module cannot be imported, the port is taken.
@@ -66,14 +66,27 @@ async def run_worker(
     ending: list[asyncio.Task[None]] = []
     try:
         with _signals(lambda: _end(agent, ending)):
-            if on_start is not None:
-                on_start(agent)
-            await agent.run()
+            await _run(agent, on_start)
     finally:
         for task in ending:
             await task
         if server is not None:
             await server.stop()
+
+
+async def _run(agent: WorkerAgent, on_start: Callable[[WorkerAgent], None] | None) -> None:
+    running = asyncio.create_task(agent.run(), name="rustray-worker")
+    loaded = asyncio.create_task(agent.wait_loaded())
+    try:
+        await asyncio.wait({running, loaded}, return_when=asyncio.FIRST_COMPLETED)
+        if on_start is not None and loaded.done():
+            on_start(agent)
+        await running
+    finally:
+        loaded.cancel()
+        if not running.done():
+            running.cancel()
+            await asyncio.wait({running})
 
 
 def _end(agent: WorkerAgent, ending: list[asyncio.Task[None]]) -> None:

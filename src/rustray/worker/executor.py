@@ -26,6 +26,8 @@ from rustray.worker.zygote_client import ZygoteProcess, default_path, start_mess
 
 __all__ = ["ExecutorExit", "ExecutorPool", "PoolListener", "RunChunk"]
 
+OUTPUT_ENV: Final = "RUSTRAY_EXECUTOR_OUTPUT"
+"""0 keeps what tasks print to the errors of those that die; else it goes to stderr as well."""
 DEFAULT_MAX_RESULT_BYTES: Final = 16 * 1024 * 1024
 _RESTART_FIRST_S: Final = 0.1
 _RESTART_MAX_S: Final = 5.0
@@ -105,7 +107,7 @@ class ExecutorPool:
         self._started: asyncio.Future[None] | None = None
         self._is_closing = False
         source = os.environ if env is None else env
-        is_shown = source.get("RUSTRAY_EXECUTOR_OUTPUT") == "1"
+        is_shown = source.get(OUTPUT_ENV, "1") != "0"
         self._forward = OutputForwarder().write if is_shown else None
 
     async def start(self) -> tuple[FunctionInfo, ...]:

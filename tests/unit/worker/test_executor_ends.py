@@ -470,8 +470,8 @@ def test_nothing_outlives_the_agent(end: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("value", "is_shown"), [("1", True), ("0", False)])
-def test_output_is_passed_on_only_when_asked(value: str, is_shown: bool, tmp_path: Path) -> None:
-    """RUSTRAY_EXECUTOR_OUTPUT=1 copies what tasks print to the agent's stderr."""
+def test_output_is_passed_on_unless_that_is_off(value: str, is_shown: bool, tmp_path: Path) -> None:
+    """What tasks print goes to the agent's stderr as well; RUSTRAY_EXECUTOR_OUTPUT=0 ends that."""
     script = AGENT.replace("{end}", "await b.value(one, lambda: print('hello from a task'))")
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "pid"), ":".join(sys.path)],
