@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -184,6 +185,69 @@ def test_an_impossible_request_fails_at_submit(cluster: None) -> None:
     """ResourceNotAvailable names what is missing."""
     with pytest.raises(ResourceNotAvailable):
         rustray.get(square.options(num_cpus=1_000).remote(1), timeout=20)
+
+
+class NoAttributes(Exception):
+    """Raises when it is looked at."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise ValueError("do not look")
+
+
+class NoText(Exception):
+    """Interrupts whoever wants to print it."""
+
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+
+class NoPickle(Exception):
+    """Wants to end the process that pickles it."""
+
+    def __reduce__(self) -> Any:
+        raise SystemExit(3)
+
+
+class NoCopy(Exception):
+    """Ends the process that unpickles it."""
+
+    def __reduce__(self) -> Any:
+        return sys.exit, (3,)
+
+
+@rustray.remote
+def misbehave(kind: str, log: str) -> Any:
+    """Raise or return something whose methods raise, and note that it ran."""
+    with Path(log).open("a") as runs:
+        runs.write("x")
+    if kind == "result":
+        return NoPickle()
+    raise {"attributes": NoAttributes, "text": NoText, "pickle": NoPickle, "copy": NoCopy}[kind]()
+
+
+@pytest.mark.parametrize("kind", ["attributes", "text", "pickle", "copy", "result"])
+def test_methods_that_raise_are_the_tasks_failure(cluster: None, kind: str, tmp_path: Path) -> None:
+    """Regression: they killed the executor, and the task ran four times."""
+    log = tmp_path / "runs"
+    expected = PayloadError if kind == "result" else TaskExecutionFailed
+    with pytest.raises(expected):
+        rustray.get(misbehave.remote(kind, str(log)), timeout=30)
+    assert log.read_text() == "x"
+
+
+def test_more_slots_than_descriptors_are_refused() -> None:
+    """Regression: it hung, or ended with an OSError of its insides."""
+    text = """
+        import resource, rustray
+        resource.setrlimit(resource.RLIMIT_NOFILE, (512, 512))
+        try:
+            rustray.init(num_cpus=300)
+        except rustray.ConfigError as error:
+            print(error)
+    """
+    done = script(text)
+    assert "ulimit -n" in done.stdout, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_result_that_cannot_travel_is_named(cluster: None) -> None:

@@ -48,6 +48,18 @@ def slow(seconds: float) -> int:
     return os.getpid()
 
 
+class EndsTheProgram:
+    """Calls `sys.exit` where it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return sys.exit, (3,)
+
+
+def end_the_program() -> EndsTheProgram:
+    """Return what nobody should unpickle."""
+    return EndsTheProgram()
+
+
 @pytest.fixture(scope="module")
 def executor() -> Iterator[rustray.Executor]:
     """An executor with two slots, shared by the tests of this module."""
@@ -144,3 +156,30 @@ def test_pending_work_finishes_at_interpreter_exit() -> None:
     assert [line for line in found.stdout.splitlines() if line.startswith("done")] == [
         f"done {i}" for i in range(8)
     ]
+
+
+def test_a_value_that_would_end_the_program_is_an_error(executor: rustray.Executor) -> None:
+    """Regression: a SystemExit while a result was unpickled ended the thread of all results."""
+    with pytest.raises(rustray.PayloadError, match="SystemExit"):
+        executor.submit(end_the_program).result(20)
+    assert executor.submit(pow, 2, 5).result(20) == 32
+
+
+def test_a_future_that_the_program_set_itself_counts_as_ended() -> None:
+    """It is its own fault, and no reason to hang at the end."""
+    with rustray.Executor(max_workers=1) as ex:
+        future = ex.submit(slow, 0.05)
+        future.set_result(7)
+        assert ex.submit(pow, 2, 3).result(20) == 8
+    assert future.result() == 7
+
+
+def test_shutdown_in_a_callback_does_not_wait_for_itself() -> None:
+    """Regression: it waited for the very callback that it was called in."""
+    ex = rustray.Executor(max_workers=1)
+    future = ex.submit(slow, 0.05)
+    future.add_done_callback(lambda _: ex.shutdown())
+    future.result(20)
+    ex.shutdown()
+    with pytest.raises(RuntimeError, match="shutdown"):
+        ex.submit(pow, 2, 3)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import itertools
+import logging
 import os
 import queue
 import secrets
@@ -21,7 +22,7 @@ import types
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, CancelledError, Future
+from concurrent.futures import BrokenExecutor, CancelledError, Future, InvalidStateError
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -41,6 +42,8 @@ from rustray.task.codec import encode_call
 from rustray.task.spec import Codec
 
 T = TypeVar("T")
+
+_log: Final = logging.getLogger("rustray.client")
 
 _MAX_WINDOW: Final = 8_192
 _BUSY_S: Final = 0.05
@@ -201,6 +204,8 @@ class Executor(concurrent.futures.Executor):
             cancel_futures: Cancel all calls that have not been handed to the cluster.
         """
         cancelled: list[Future[Any]] = []
+        if wait and self._is_own_thread():
+            wait = False  # a callback of ours: it would wait for its own end
         with self._lock:
             self._is_shutdown = True
             if cancel_futures:
@@ -220,6 +225,13 @@ class Executor(concurrent.futures.Executor):
     def __repr__(self) -> str:
         where = self._runtime.address or "embedded cluster"
         return f"<rustray.Executor on {where}, {self._max_workers} workers>"
+
+    def _is_own_thread(self) -> bool:
+        ident = threading.get_ident()
+        resolver = self._resolver
+        return ident == self._session.thread_id or (
+            resolver is not None and ident == resolver.thread_id
+        )
 
     def _check_open(self) -> None:
         if self._broken is not None:
@@ -306,22 +318,35 @@ class Executor(concurrent.futures.Executor):
 
     def _resolve(self, future: Future[Any], ref: TaskRef[Any]) -> None:
         """Set the future, then hand over what its end makes room for."""
+        try:
+            self._set(future, ref)
+        finally:
+            # Whatever a user's callback or class did: the call is over.
+            del future
+            with self._lock:
+                self._in_flight -= 1
+                self._window.ended(time.monotonic())
+                ready = self._hand_over()
+                is_last = self._frees_itself and not self._in_flight and not self._pending
+            _run_all(ready)
+            if is_last:
+                self._release(beside=True)
+
+    def _set(self, future: Future[Any], ref: TaskRef[Any]) -> None:
+        value: Any = None
+        error: BaseException | None = None
         if ref._state == SUCCEEDED:
             try:
-                future.set_result(ref.outcome())
+                value = ref.outcome()
             except PayloadError as undecodable:
-                future.set_exception(undecodable)
+                error = undecodable
         else:
-            future.set_exception(self._error_of(ref))
-        del future
-        with self._lock:
-            self._in_flight -= 1
-            self._window.ended(time.monotonic())
-            ready = self._hand_over()
-            is_last = self._frees_itself and not self._in_flight and not self._pending
-        _run_all(ready)
-        if is_last:
-            self._release(beside=True)
+            error = self._error_of(ref)
+        with contextlib.suppress(InvalidStateError):  # the program has set it itself
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(value)
 
     def _error_of(self, ref: TaskRef[Any]) -> BaseException:
         error = ref.error()
@@ -384,6 +409,7 @@ class _Resolver:
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="rustray-callbacks", daemon=True)
         self._thread.start()
+        self.thread_id = self._thread.ident
 
     def put(self, work: Callable[[], None]) -> None:
         self._queue.put(work)
@@ -394,7 +420,10 @@ class _Resolver:
 
     def _run(self) -> None:
         while (work := self._queue.get()) is not None:
-            work()
+            try:
+                work()
+            except BaseException:
+                _log.exception("a callback of a future failed")
             del work
 
 

@@ -12,6 +12,7 @@ import builtins
 import contextlib
 import pickle
 import sys
+import threading
 import types
 import weakref
 from collections.abc import Callable
@@ -91,7 +92,7 @@ def error_from_code(code: str, message: str) -> RustRayError:
     return _CLASSES.get(code, RustRayError)(message or code)
 
 
-def undecodable(task_id: str, error: Exception) -> PayloadError:
+def undecodable(task_id: str, error: BaseException) -> PayloadError:
     """Say that a value arrived and cannot be decoded in this process."""
     return PayloadError(
         f"the result of task {task_id} cannot be decoded here: {type(error).__name__}: {error}; "
@@ -131,14 +132,27 @@ def _execution_failed(
     return error
 
 
+def is_interrupt(error: BaseException) -> bool:
+    """Whether this is a Ctrl-C of the person in front of the program.
+
+    User code that runs while a value is decoded may raise anything, also a SystemExit: only what
+    the person did may end the program.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    return isinstance(error, KeyboardInterrupt) and is_main
+
+
 def _rebuild_cause(info: FailureInfo, codec: Codec) -> BaseException | None:
     """Rebuild the user's exception, from its pickle or by the name of its class."""
     if codec is Codec.PICKLE and info.pickled:
         # Whatever a user's __reduce__ does wrong, the failure itself must still arrive.
-        with contextlib.suppress(Exception):
+        try:
             cause = pickle.loads(info.pickled)  # noqa: S301 - answer to code that we sent
             if isinstance(cause, BaseException):
                 return cause
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
     cls = _known_class(info.error_type)
     if cls is None:
         return None
@@ -178,7 +192,9 @@ def _dual_error(cause: BaseException) -> TaskExecutionFailed | None:
         _copy_c_fields(cause, error)
         error.args = cause.args
         error.__dict__.update(getattr(cause, "__dict__", {}))
-    except Exception:
+    except BaseException as broken:
+        if is_interrupt(broken):
+            raise
         _duals[cls] = None
         return None
     return error
@@ -223,7 +239,9 @@ def _make_dual(cls: type[BaseException]) -> type[TaskExecutionFailed] | None:
                 "__str__": text,
             },
         )
-    except Exception:
+    except BaseException as broken:
+        if is_interrupt(broken):
+            raise
         return None
     return dual
 

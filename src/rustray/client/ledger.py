@@ -192,7 +192,7 @@ def _call(callback: Callback, ref: TaskRef[Any]) -> None:
     """Run a watcher; its failure must not keep results from the others."""
     try:
         callback(ref)
-    except Exception:
+    except BaseException:  # also a SystemExit: this is the thread that all results arrive on
         kind, error, trace = sys.exc_info()
         assert kind is not None
         threading.excepthook(

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
-from rustray.client.failures import error_of, undecodable
+from rustray.client.failures import error_of, is_interrupt, undecodable
 from rustray.client.ranges import RangeSet
 from rustray.client.waiters import Arrivals, LoopWaiter
 from rustray.common.errors import PayloadError, RustRayError, TaskError
@@ -142,7 +142,9 @@ class TaskRef(Generic[T_co]):
                 if codec is Codec.PICKLE
                 else decode_value(codec, self._data)
             )
-        except Exception as error:
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
             raise undecodable(self.task_id, error) from error
         return value
 

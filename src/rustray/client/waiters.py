@@ -154,6 +154,9 @@ class LoopWaiter:
         return True
 
 
+_FOR_EVER_S = 1e9
+
+
 def deadline_after(timeout_s: float | None) -> float | None:
     """Turn a timeout in seconds into a deadline; None stays None.
 
@@ -166,7 +169,7 @@ def deadline_after(timeout_s: float | None) -> float | None:
         raise ValueError(f"timeout must be a number of seconds or None, not {timeout_s!r:.80}")
     if not timeout_s >= 0:
         raise ValueError(f"timeout must be at least 0 seconds, not {timeout_s}")
-    return time.monotonic() + timeout_s
+    return None if timeout_s > _FOR_EVER_S else time.monotonic() + timeout_s
 
 
 def first_failed(waiter: Waiter, own: Sequence[Any], known: set[int]) -> Any | None:

@@ -241,7 +241,7 @@ def _check_may_block(missing: list[TaskRef[Any]]) -> None:
 
 
 def _check_wait(refs: Refs, num_returns: int) -> None:
-    if num_returns < 1 or num_returns != int(num_returns):
+    if not isinstance(num_returns, int) or num_returns < 1:
         raise ValueError(f"num_returns must be a whole number of at least 1, not {num_returns!r}")
     if num_returns > len(refs):
         raise ValueError(f"num_returns={num_returns}, but there are only {len(refs)} references")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Final
 
@@ -53,11 +54,18 @@ MAX_OUTBOX_RANGES: Final = 500_000
 class ClientPeer(Peer):
     """The head's end of a client's stream."""
 
-    def __init__(self, driver: HeadDriver, prefix: bytes, may_send_code: bool) -> None:
+    def __init__(
+        self,
+        driver: HeadDriver,
+        prefix: bytes,
+        may_send_code: bool,
+        may_touch: Callable[[bytes], bool],
+    ) -> None:
         super().__init__(driver.loop)
         self.prefix = prefix
         self._driver = driver
         self._may_send_code = may_send_code
+        self._may_touch = may_touch
         self._classes: dict[int, ClassDefinition] = {}
         self._bad_classes: dict[int, RustRayError] = {}
         self._accepted: list[TaskRange] = []
@@ -141,9 +149,7 @@ class ClientPeer(Peer):
         if not all(map(self._submit, frame.submissions)):
             return
         for cancel in frame.cancels:
-            prefix = cancel.prefix or self.prefix
-            request = CancelRequest(prefix, cancel.first, cancel.count, cancel.force)
-            self._driver.handle(CancelRequested(request))
+            self._cancel(cancel)
         for asked in frame.follow:
             self._driver.handle(FollowRequested(self.prefix, asked.first, asked.count))
         if frame.ack > self.sent:
@@ -155,6 +161,14 @@ class ClientPeer(Peer):
         if self._owed >= ACK_FRAMES:
             self._is_ack_ripe = True
             self.wake()
+
+    def _cancel(self, cancel: CancelRequest) -> None:
+        prefix = cancel.prefix or self.prefix
+        if not self._may_touch(prefix):
+            self._driver.scheduler.state.counters["cancels_refused"] += 1
+            return
+        request = CancelRequest(prefix, cancel.first, cancel.count, cancel.force)
+        self._driver.handle(CancelRequested(request))
 
     def _submit(self, submission: Submission) -> bool:
         """Hand in tasks; False if that made no sense, and the stream ends."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rustray.common.errors import (
     CommunicationError,
 )
@@ -33,10 +35,21 @@ class ConnectionManager:
             old.shut("a newer session of this worker took its place")
         return peer
 
-    def open_client(self, prefix: bytes, may_send_code: bool) -> ClientPeer:
-        """Open a client's stream, new or resumed."""
+    def open_client(
+        self,
+        prefix: bytes,
+        may_send_code: bool,
+        may_touch: Callable[[bytes], bool] = lambda _: True,
+    ) -> ClientPeer:
+        """Open a client's stream, new or resumed.
+
+        Args:
+            prefix: Of its task ids.
+            may_send_code: Whether its token allows that.
+            may_touch: Whether its token may cancel tasks under another prefix.
+        """
         old = self._driver.clients.get(prefix)
-        peer = ClientPeer(self._driver, prefix, may_send_code)
+        peer = ClientPeer(self._driver, prefix, may_send_code, may_touch)
         self._driver.clients[prefix] = peer
         if isinstance(old, ClientPeer):
             old.shut("a newer stream of this session took its place")

@@ -13,6 +13,7 @@ from rustray.head.client_peer import ClientPeer
 from rustray.head.connections import ConnectionManager
 from rustray.head.driver import HeadDriver, Journal, MemoryJournal
 from rustray.head.notifications import NotificationManager
+from rustray.head.owners import Owners
 from rustray.head.waits import ResultWaiters
 from rustray.head.worker_peer import WorkerPeer
 from rustray.scheduler.events import WorkerDied
@@ -84,6 +85,8 @@ class HeadCore:
     """The driver and everything around it, on one event loop.
 
     Attributes:
+        sessions: Whose tokens may hand in tasks under which prefix.
+        workers: Whose tokens may speak as which worker.
         registrar: Signs certificates of workers; None without TLS.
         next_session: Number of the next worker session; grows over restarts too.
     """
@@ -101,7 +104,17 @@ class HeadCore:
     next_session: int
     registrar: Registrar | None = None
     worker_hosts: dict[str, tuple[int, int, str]] = field(default_factory=dict)
+    sessions: Owners[bytes] = field(init=False)
+    workers: Owners[str] = field(init=False)
     watches: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        state = self.driver.scheduler.state
+        clients = self.driver.clients
+        self.sessions = Owners(
+            "this session of tasks", lambda key: key in state.sessions or key in clients
+        )
+        self.workers = Owners("this worker's id", lambda key: key in state.workers)
 
     @classmethod
     def create(
@@ -141,18 +154,27 @@ class HeadCore:
     # -- HeadEndpoint: where the gRPC server gets its pumps ---------------------
 
     def worker_pump(self, caller: Caller, worker_id: str, session: int) -> WorkerPeer:
-        """Open the head's end of a worker's stream; any token of the role will do.
+        """Open the head's end of a worker's stream.
 
         Raises:
+            AuthorizationError: the worker has registered with another token.
             CommunicationError: the session is not the present one.
         """
+        self.workers.claim(worker_id, caller)
         peer = self.connections.open_worker(worker_id, session)
         peer.when_closed = self.watch_worker
         return peer
 
     def client_pump(self, caller: Caller, prefix: bytes) -> ClientPeer:
-        """Open the head's end of a client's stream."""
-        return self.connections.open_client(prefix, "code" in caller.scopes)
+        """Open the head's end of a client's stream.
+
+        Raises:
+            AuthorizationError: the session is another token's.
+        """
+        self.sessions.claim(prefix, caller)
+        return self.connections.open_client(
+            prefix, "code" in caller.scopes, lambda other: self.sessions.may_use(other, caller)
+        )
 
     def watch_worker(self, worker_id: str) -> None:
         """After a stream broke: find out whether the worker's process is gone."""

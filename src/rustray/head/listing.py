@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 from rustray.common.errors import PayloadError
 from rustray.common.resources import ResourceSet
@@ -31,14 +32,22 @@ def list_tasks(driver: HeadDriver, where: TaskFilter, cursor: str, limit: int) -
     found: list[TaskView] = []
     total = 0
     next_cursor = ""
-    for batch, offset in _matching(driver, where):
-        total += 1
-        if (batch.number, offset) < (after_batch, after_offset):
+    for batch in batches_in_order(driver.scheduler.state, 0):
+        if where.function and batch.queue.task_class.function != where.function:
             continue
-        if len(found) == limit:
-            next_cursor = next_cursor or f"{batch.number}.{offset}"
+        if batch.number < after_batch or len(found) == limit:
+            matching = _count(driver, where, batch)
+            if matching and not next_cursor and len(found) == limit:
+                next_cursor = f"{batch.number}.{_offsets(driver, where, batch)[0]}"
+            total += matching
             continue
-        found.append(_view(driver, snapshot(driver.scheduler.state, batch, offset)))
+        offsets = _offsets(driver, where, batch)
+        total += len(offsets)
+        start = bisect_left(offsets, after_offset) if batch.number == after_batch else 0
+        taken = offsets[start : start + limit - len(found)]
+        found += [_view(driver, snapshot(driver.scheduler.state, batch, one)) for one in taken]
+        if start + len(taken) < len(offsets):
+            next_cursor = f"{batch.number}.{offsets[start + len(taken)]}"
     return TaskPage(tuple(found), next_cursor, total)
 
 
@@ -53,22 +62,42 @@ def _parse_cursor(cursor: str) -> tuple[int, int]:
     return (int(number), int(offset))
 
 
-def _matching(driver: HeadDriver, where: TaskFilter) -> Iterator[tuple[Batch, int]]:
-    state = driver.scheduler.state
+def _count(driver: HeadDriver, where: TaskFilter, batch: Batch) -> int:
+    """Count the tasks of a batch that match, without a look at each where that can be."""
+    if where.worker_id:
+        return len(_offsets(driver, where, batch))
+    if not where.states:
+        return batch.count
+    return sum(batch.state.count(int(one)) for one in set(where.states))
+
+
+def _offsets(driver: HeadDriver, where: TaskFilter, batch: Batch) -> Sequence[int]:
+    """Return the tasks of a batch that match, in order."""
     wanted = {int(one) for one in where.states}
-    for batch in batches_in_order(state, 0):
-        if where.function and batch.queue.task_class.function != where.function:
-            continue
-        for offset in range(batch.count):
-            if wanted and batch.state[offset] not in wanted:
-                continue
-            if where.worker_id and _worker_of(driver, batch, offset) != where.worker_id:
-                continue
-            yield batch, offset
+    candidates: Sequence[int] = range(batch.count)
+    if where.worker_id:
+        candidates = _offsets_of_worker(driver, where.worker_id, batch)
+    if not wanted:
+        return candidates
+    return [offset for offset in candidates if batch.state[offset] in wanted]
 
 
-def _worker_of(driver: HeadDriver, batch: Batch, offset: int) -> str:
-    return snapshot(driver.scheduler.state, batch, offset).worker_id
+def _offsets_of_worker(driver: HeadDriver, worker_id: str, batch: Batch) -> Sequence[int]:
+    """Return what a worker has or had of a batch; O(its outcomes and leases), not O(tasks)."""
+    found: list[int] = []
+    for stored in batch.outcomes:
+        if stored is not None and stored.worker_id == worker_id:
+            found += range(stored.offset, stored.offset + len(stored.payloads))
+    worker = driver.scheduler.state.workers.get(worker_id)
+    for lease in worker.leases.values() if worker is not None else ():
+        if lease.batch is batch:
+            found += (
+                offset
+                for offset in range(lease.low, lease.low + lease.count)
+                if batch.lease[offset] == lease.number
+                and not TaskState(batch.state[offset]).is_terminal
+            )
+    return sorted(found)
 
 
 def _view(driver: HeadDriver, found: TaskSnapshot) -> TaskView:

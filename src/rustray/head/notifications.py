@@ -9,17 +9,19 @@ with its cursor gets everything that is still kept.
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right
-from collections.abc import AsyncIterator
+from bisect import bisect_left, bisect_right
+from collections.abc import AsyncIterator, Sequence
 
 from rustray.common.errors import ResourceExhausted
-from rustray.common.ids import task_id
+from rustray.common.ids import split_task_id, task_id
 from rustray.rpc.api import EventFilter
 from rustray.scheduler.commands import PublishEvents
 from rustray.task.result import TaskEvent
 
 KEPT_RANGES = 100_000
 BATCH_EVENTS = 1_000
+SCAN_RANGES = 1_000
+"""Ranges that one subscriber looks through before others have their turn."""
 
 
 class NotificationManager:
@@ -62,22 +64,33 @@ class NotificationManager:
     async def subscribe(self, where: EventFilter) -> AsyncIterator[list[TaskEvent]]:
         """Yield lists of events that pass the filter, in order of revision, for ever.
 
+        However much has to be looked through, the event loop is given free in between.
+
         Raises:
-            ResourceExhausted: the events after the cursor are not all kept any more; the
-                message names the oldest cursor that works.
+            ResourceExhausted: the events after the cursor are not all kept any more, or the
+                cursor is of an earlier head; the message names one that works.
         """
+        if where.cursor > self.revision:
+            raise ResourceExhausted(
+                f"revision {where.cursor} lies ahead of the newest one, {self.revision}: the head "
+                "was restarted since; subscribe again with cursor 0, and read the tasks' present "
+                "states for what was missed"
+            )
         cursor = self.revision if where.cursor < 0 else where.cursor
+        wanted = _Wanted(where)
         waker = asyncio.Event()
         self._wakers.add(waker)
         position = self._position(cursor)
         try:
             while True:
                 waker.clear()
-                events, cursor, position = self._read(where, cursor, position)
+                events, cursor, position = self._read(wanted, cursor, position)
                 if events:
                     yield events
                 elif cursor >= self.revision:
                     await waker.wait()
+                else:
+                    await asyncio.sleep(0)
         finally:
             self._wakers.discard(waker)
 
@@ -87,9 +100,9 @@ class NotificationManager:
         return self._dropped + max(index, 0)
 
     def _read(
-        self, where: EventFilter, cursor: int, position: int
+        self, wanted: _Wanted, cursor: int, position: int
     ) -> tuple[list[TaskEvent], int, int]:
-        """Expand ranges after ``cursor`` until a list is full or the log's end is reached."""
+        """Take what is wanted after ``cursor``, until a list is full or enough was looked at."""
         if cursor + 1 < self.oldest_revision:
             raise ResourceExhausted(
                 f"events after revision {cursor} are not all kept any more; "
@@ -97,52 +110,60 @@ class NotificationManager:
                 "present states for what was missed"
             )
         found: list[TaskEvent] = []
-        while len(found) < BATCH_EVENTS and cursor < self.revision:
+        for _ in range(SCAN_RANGES):
             index = position - self._dropped
-            if index >= len(self._records):
+            if len(found) >= BATCH_EVENTS or index >= len(self._records):
                 break
             first_revision = self._firsts[index]
             record, time_unix_s = self._records[index]
             last_revision = first_revision + record.count - 1
-            if cursor < last_revision and self._wants_range(where, record):
-                low = max(cursor + 1, first_revision)
-                high = min(last_revision, low + BATCH_EVENTS - len(found) - 1)
-                self._expand(where, record, time_unix_s, first_revision, low, high, found)
-                cursor = high
-                if high < last_revision:
-                    break
+            low = max(cursor + 1 - first_revision, 0)
+            offsets = wanted.offsets(record, low, BATCH_EVENTS - len(found))
+            found += [_event(record, offset, first_revision, time_unix_s) for offset in offsets]
+            if len(found) >= BATCH_EVENTS and found[-1].revision < last_revision:
+                return found, found[-1].revision, position
             cursor = max(cursor, last_revision)
             position += 1
         return found, cursor, position
 
-    @staticmethod
-    def _wants_range(where: EventFilter, record: PublishEvents) -> bool:
-        if where.states and record.state not in where.states:
-            return False
-        return not where.functions or record.function in where.functions
 
-    @staticmethod
-    def _expand(
-        where: EventFilter,
-        record: PublishEvents,
-        time_unix_s: float,
-        first_revision: int,
-        low: int,
-        high: int,
-        found: list[TaskEvent],
-    ) -> None:
-        for revision in range(low, high + 1):
-            name = task_id(record.prefix, record.first + revision - first_revision)
-            if where.task_ids and name not in where.task_ids:
-                continue
-            found.append(
-                TaskEvent(
-                    revision,
-                    name,
-                    record.state,
-                    record.attempt,
-                    record.worker_id,
-                    record.function,
-                    time_unix_s,
-                )
-            )
+class _Wanted:
+    """A filter, made ready: what it costs does not depend on how many tasks it names."""
+
+    def __init__(self, where: EventFilter) -> None:
+        self._states = frozenset(where.states)
+        self._functions = frozenset(where.functions)
+        self._sequences: dict[bytes, list[int]] | None = {} if where.task_ids else None
+        for name in where.task_ids:
+            prefix, sequence = split_task_id(name)
+            assert self._sequences is not None
+            self._sequences.setdefault(bytes(prefix), []).append(sequence)
+        for sequences in (self._sequences or {}).values():
+            sequences.sort()
+
+    def offsets(self, record: PublishEvents, low: int, limit: int) -> Sequence[int]:
+        """Return which tasks of a range, from offset ``low`` on, are wanted; at most so many."""
+        if self._states and record.state not in self._states:
+            return ()
+        if self._functions and record.function not in self._functions:
+            return ()
+        if self._sequences is None:
+            return range(low, min(record.count, low + limit))
+        named = self._sequences.get(record.prefix, ())
+        start = bisect_left(named, record.first + low)
+        stop = bisect_left(named, record.first + record.count, start)
+        return [sequence - record.first for sequence in named[start : min(stop, start + limit)]]
+
+
+def _event(
+    record: PublishEvents, offset: int, first_revision: int, time_unix_s: float
+) -> TaskEvent:
+    return TaskEvent(
+        first_revision + offset,
+        task_id(record.prefix, record.first + offset),
+        record.state,
+        record.attempt,
+        record.worker_id,
+        record.function,
+        time_unix_s,
+    )

@@ -82,6 +82,7 @@ class HeadService:
     async def register_worker(self, info: WorkerInfo) -> Registered:
         """Register a worker; its stream comes next."""
         core = self._core
+        core.workers.claim(info.worker_id, self._caller)
         session = core.next_session
         core.next_session += 1
         for command in self._driver.handle(WorkerJoined(info, session)):
@@ -104,6 +105,7 @@ class HeadService:
 
     async def heartbeat(self, beat: Heartbeat) -> HeartbeatReply:
         """Renew a worker's leases."""
+        self._core.workers.claim(beat.worker_id, self._caller)
         peer = self._driver.workers.get(beat.worker_id)
         in_step = peer is not None and peer.compare(beat.sent, beat.received)
         self._driver.handle(
@@ -135,6 +137,7 @@ class HeadService:
         classes: list[TaskClass | None] = []
         for position, item in enumerate(items):
             try:
+                self._core.sessions.claim(item.prefix, self._caller)
                 classes.append(self._resolve(item))
             except RustRayError as error:
                 classes.append(None)

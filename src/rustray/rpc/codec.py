@@ -52,6 +52,8 @@ OPEN_KEY: Final = "rustray-stream"
 """Initial metadata that answers it."""
 BYE: Final = wire.ClientFrame(bye=True).SerializeToString()
 """Last message of a stream that ends in order; the same bytes from clients and workers."""
+MAX_LISTED: Final = 1 << 18
+"""Tasks that a worker's frame may list: many times what a worker is ever given."""
 _SEQUENCES: Final = MAX_SEQUENCE + 1
 _OFFSETS: Final = 1 << 32
 _REPORTABLE: Final = frozenset(
@@ -154,10 +156,13 @@ def _put_lease_ranges(target: Any, ranges: Iterable[LeaseRange]) -> None:
 def _get_lease_ranges(messages: Sequence[wire.LeaseRange]) -> list[LeaseRange]:
     if not messages:
         return []
-    return [
+    found = [
         LeaseRange(m.lease, m.offset, count_from_wire(m.count, m.offset, _OFFSETS))
         for m in messages[:]
     ]
+    if len(found) > 1 and sum(each.count for each in found) > MAX_LISTED:
+        raise ValueError(f"ranges of more than {MAX_LISTED} tasks together")
+    return found
 
 
 # ── Client to head ──────────────────────────────────────────────────────────────────────────────

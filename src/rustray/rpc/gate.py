@@ -104,6 +104,8 @@ def _handler(method: Method, caller: Caller, name: str) -> Any:
         async def run_stream(request: bytes, context: Context) -> None:
             try:
                 await stream_out(caller, request, context)
+            except aio.UsageError:
+                return  # the subscriber has gone while it was written to
             except Exception as error:
                 await _abort(context, error, name)
 

@@ -39,6 +39,7 @@ from rustray.task.spec import Codec, ResourceRequirements, TaskClass
 
 MAX_BATCH: Final = 100_000
 MAX_CANCELS: Final = 10_000
+MAX_WATCHED: Final = 10_000
 MAX_PAGE: Final = 1_000
 DEFAULT_PAGE: Final = 100
 LONGEST_WAIT_S: Final = 300.0
@@ -257,8 +258,10 @@ def get_event_filter(message: wire.SubscribeRequest) -> EventFilter:
     """Decode a subscription; task ids come out in their one spelling.
 
     Raises:
-        ValueError: an unknown state, or something that is no task id.
+        ValueError: an unknown state, something that is no task id, or too many of them.
     """
+    if len(message.task_ids) > MAX_WATCHED:
+        raise ValueError(f"{len(message.task_ids)} task ids, at most {MAX_WATCHED} can be watched")
     return EventFilter(
         tuple(ids.task_id(*ids.split_task_id(name)) for name in message.task_ids),
         tuple(message.functions),

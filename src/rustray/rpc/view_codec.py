@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 from rustray.proto.rustray.v1 import common_pb2 as common
 from rustray.proto.rustray.v1 import head_pb2 as wire
@@ -36,6 +37,10 @@ from rustray.task.views import (
     WorkerView,
 )
 
+MAX_REGISTRATION_BYTES: Final = 1 << 20
+MAX_HELD: Final = 100_000
+"""Leases that a heartbeat may list."""
+
 # ── Workers ─────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -65,6 +70,11 @@ def get_worker_info(message: wire.RegisterWorkerRequest) -> WorkerInfo:
     """
     check_name("worker_id", message.worker_id)
     check_name("name", message.name)
+    if message.ByteSize() > MAX_REGISTRATION_BYTES:
+        raise ValueError(
+            f"the registration takes {message.ByteSize()} bytes, at most {MAX_REGISTRATION_BYTES} "
+            "are allowed: offer fewer functions, or shorter docstrings and labels"
+        )
     for function in message.functions:
         check_name("function name", function.name)
     return WorkerInfo(
@@ -117,6 +127,8 @@ def put_heartbeat(beat: Heartbeat) -> wire.HeartbeatRequest:
 
 def get_heartbeat(message: wire.HeartbeatRequest) -> Heartbeat:
     """Decode a heartbeat; loads that are no numbers count as zero."""
+    if len(message.held) > MAX_HELD:
+        raise ValueError(f"{len(message.held)} leases in a heartbeat, at most {MAX_HELD} count")
     load, memory = message.cpu_load_ratio, message.memory_used_mb
     return Heartbeat(
         message.worker_id,

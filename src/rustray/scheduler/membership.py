@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import heapq
 
-from rustray.common.errors import CommunicationError, WorkerLost, WorkerNotFound
+from rustray.common.errors import (
+    CommunicationError,
+    ConfigError,
+    RustRayError,
+    WorkerLost,
+    WorkerNotFound,
+)
 from rustray.common.resources import CPU, UNIT, ResourceSet
 from rustray.scheduler.commands import (
     CancelLease,
@@ -50,10 +56,18 @@ def on_joined(state: SchedulerState, event: WorkerJoined) -> None:
     try:
         total = ResourceSet.of(info.resources)
     except ValueError as error:
-        _refuse(state, event, f"its resources are not plausible: {error}")
+        _refuse(state, event, f"its resources are not plausible: {error}", ConfigError)
         return
     if total.units.get(CPU, 0) > MAX_CORES * UNIT:
-        _refuse(state, event, f"it claims {info.resources[CPU]:g} cores, at most {MAX_CORES} count")
+        text = f"it claims {info.resources[CPU]:g} cores, at most {MAX_CORES} count"
+        _refuse(state, event, text, ConfigError)
+        return
+    try:
+        for function in info.functions:
+            ResourceSet.of(function.resources)
+    except ValueError as error:
+        text = f"the needs of its function {function.name} make no sense: {error}"
+        _refuse(state, event, text, ConfigError)
         return
     worker = state.workers.get(info.worker_id)
     if worker is not None and info.incarnation < worker.info.incarnation:
@@ -78,9 +92,14 @@ def on_joined(state: SchedulerState, event: WorkerJoined) -> None:
     state.counters["workers_joined"] += 1
 
 
-def _refuse(state: SchedulerState, event: WorkerJoined, reason: str) -> None:
+def _refuse(
+    state: SchedulerState,
+    event: WorkerJoined,
+    reason: str,
+    kind: type[RustRayError] = CommunicationError,
+) -> None:
     state.counters["workers_refused"] += 1
-    error = CommunicationError(f"the head refuses worker {event.info.worker_id}: {reason}")
+    error = kind(f"the head refuses worker {event.info.worker_id}: {reason}")
     state.commands.append(RefuseWorker(event.info.worker_id, event.session, error))
 
 
@@ -307,9 +326,21 @@ def lose(state: SchedulerState, worker: WorkerRecord, reason: str) -> None:
     state.overfull.pop(worker, None)
     state.freed.pop(worker, None)
     state.workers.pop(worker.worker_id, None)
+    _forget_functions(state, worker)
     for queue in state.queues.values():
         queue.capacity.pop(worker.worker_id, None)
     state.counters["workers_lost" if reason != "it left" else "workers_left"] += 1
+
+
+def _forget_functions(state: SchedulerState, gone: WorkerRecord) -> None:
+    """Describe functions as those who are left do; one that nobody offers stays remembered."""
+    for function in gone.info.functions:
+        if state.functions.get(function.name) is not function:
+            continue
+        for worker in sorted(state.workers.values(), key=lambda one: one.load.order):
+            for other in worker.info.functions if function.name in worker.functions else ():
+                if other.name == function.name:
+                    state.functions[function.name] = other
 
 
 def _possibly_started(worker: WorkerRecord) -> dict[int, set[int]]:

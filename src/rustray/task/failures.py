@@ -7,6 +7,7 @@ refer to themselves, that cannot be pickled or do not survive it all become a bo
 from __future__ import annotations
 
 import traceback
+from types import TracebackType
 from typing import Any, Final
 
 import msgpack
@@ -79,6 +80,16 @@ def failure_from_exception(
     )
 
 
+def frames_of(exc: BaseException) -> TracebackType | None:
+    """Return an exception's traceback, whatever its class makes of attributes."""
+    frames: TracebackType | None = _TRACEBACK(exc)
+    return frames
+
+
+_TRACEBACK: Final = BaseException.__dict__["__traceback__"].__get__
+_CAUSE: Final = BaseException.__dict__["__cause__"].__get__
+
+
 def qualified_name(cls: type) -> str:
     """Return ``module.QualName``."""
     return f"{cls.__module__}.{cls.__qualname__}"
@@ -97,7 +108,7 @@ def safe_text(exc: BaseException) -> str:
     """``str(exc)``, or a remark where that raises."""
     try:
         return str(exc)
-    except Exception as inner:
+    except BaseException as inner:  # user code: it may raise a SystemExit as well
         return f"<the text of this {type(exc).__name__} raised {type(inner).__name__}>"
 
 
@@ -112,20 +123,20 @@ def _clean(text: str) -> str:
 
 
 def _traceback_text(exc: BaseException, skip_frames: int, chain: bool, limit: int) -> str:
-    frames = exc.__traceback__
+    frames = frames_of(exc)
     for _ in range(skip_frames):
         if frames is None:
             break
         frames = frames.tb_next
     try:
         lines = traceback.format_exception(type(exc), exc, frames, chain=chain)
-    except Exception as inner:
+    except BaseException as inner:
         return f"<the traceback could not be written: {type(inner).__name__}>"
     return _clean(shorten("".join(lines), limit))
 
 
 def _encoded_cause(exc: BaseException, depth: int) -> bytes:
-    cause = exc.__cause__
+    cause = _CAUSE(exc)
     if cause is None or depth == 0:
         return b""
     return encode_failure(
@@ -147,6 +158,6 @@ def _pickled(exc: BaseException) -> bytes:
         data = pickling.dumps(exc)
         if len(data) > MAX_PICKLED or type(pickling.loads(data)) is not type(exc):
             return b""
-    except Exception:
+    except BaseException:
         return b""
     return data

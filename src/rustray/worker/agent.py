@@ -100,11 +100,12 @@ class WorkerAgent:
         """Work until drained or stopped; call it once.
 
         Raises:
-            ConfigError: a function module cannot be imported, or the head refuses the worker
-                for its settings.
+            ConfigError: a function module cannot be imported, the head refuses the worker for
+                its settings, or the system allows too few file descriptors.
             AuthorizationError: the token does not allow to be a worker.
             InvariantError: a bug in rustray.
         """
+        detect.allow_descriptors(self.config.limits().slots)
         self._loop = asyncio.get_running_loop()
         self.started_at = self._loop.time()
         self._is_running = True

@@ -13,9 +13,19 @@ from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any, Final, TypeVar
 
-from rustray.common.errors import PayloadError, ResourceExhausted, TaskCancelled
+from rustray.common.errors import (
+    PayloadError,
+    ResourceExhausted,
+    TaskCancelled,
+    TaskExecutionFailed,
+)
 from rustray.task.codec import encode_value, explain_decode_error
-from rustray.task.failures import encode_failure, failure_from_exception
+from rustray.task.failures import (
+    encode_failure,
+    failure_from_exception,
+    frames_of,
+    qualified_name,
+)
 from rustray.task.result import FailureInfo
 from rustray.task.state import TaskState
 from rustray.worker import wire
@@ -43,7 +53,7 @@ def own_frame(function: F) -> F:
 
 def own_frames(exc: BaseException) -> int:
     """Count the outermost traceback frames that are ours."""
-    count, frames = 0, exc.__traceback__
+    count, frames = 0, frames_of(exc)
     while frames is not None and frames.tb_frame.f_code in _OWN_CODE:
         count, frames = count + 1, frames.tb_next
     return count
@@ -77,6 +87,21 @@ def describe_failure(
         callee: The task's function.
         value: What the function returned, for `ENCODE`.
     """
+    try:
+        return _describe(exc, stage, callee, value)
+    except BaseException as broken:
+        # Methods of the user's own classes ran in there: what they raise is the task's failure too,
+        # and must not take the executor along.
+        name = type(exc).__name__
+        text = f"{name} was raised, and to describe it raised {type(broken).__name__}"
+        return TaskState.FAILED, encode_failure(
+            FailureInfo(TaskExecutionFailed.code, text, error_type=qualified_name(type(exc)))
+        )
+
+
+def _describe(
+    exc: BaseException, stage: int, callee: Callee, value: Any
+) -> tuple[TaskState, bytes]:
     state = TaskState.FAILED
     if isinstance(exc, TaskInterrupt):
         state = TaskState.CANCELLED
@@ -100,7 +125,7 @@ def _explain_result(callee: Callee, value: Any, exc: BaseException) -> str:
         encode_value(callee.codec, value, "result")
     except PayloadError as found:
         return f"{callee.name!r} succeeded, but {found}"
-    except Exception as other:
+    except BaseException as other:
         exc = other
     return f"{callee.name!r} succeeded, but encoding its result raised {type(exc).__name__}"
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import socket
 from pathlib import Path
 from typing import Final
+
+from rustray.common.errors import ConfigError
 
 _MB: Final = 1_000_000
 _NO_LIMIT_BYTES: Final = 1 << 60
 """cgroup v1 says "no limit" with a number near 2**63."""
 _MIN_CPUS: Final = 0.01
+DESCRIPTORS_AN_EXECUTOR: Final = 8
+"""Three that the agent keeps, and for a moment those that go to the executor."""
+_DESCRIPTORS_BESIDE: Final = 256
 
 
 def cpu_cores(root: Path = Path("/")) -> float:
@@ -33,6 +39,27 @@ def memory_mb(root: Path = Path("/")) -> int:
     limits = [_total_memory(root), *_memory_limits_v2(root), _memory_limit_v1(root)]
     known = [limit for limit in limits if limit is not None and 0 < limit < _NO_LIMIT_BYTES]
     return max(min(known, default=_MB) // _MB, 1)
+
+
+def allow_descriptors(executors: int) -> None:
+    """See to it that this process may open what so many executors take.
+
+    The soft limit is raised where it is too low; the hard one is not ours to change.
+
+    Raises:
+        ConfigError: the hard limit is too low; says what to do.
+    """
+    needed = _DESCRIPTORS_BESIDE + DESCRIPTORS_AN_EXECUTOR * executors
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise ConfigError(
+            f"{executors} executors take about {needed} file descriptors, and this process may "
+            f"open {hard}: offer fewer cores (--cpus N, num_cpus=N), or raise the limit "
+            f"(ulimit -n {needed})"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
 
 
 def host_key(root: Path = Path("/")) -> str:

@@ -464,6 +464,20 @@ def test_what_the_head_filled_in_does_not_make_a_task_another_one() -> None:
     assert [x.deduplicated for x in bench.commands if isinstance(x, c.AcceptTasks)] == [True]
 
 
+def test_functions_are_what_the_present_workers_say() -> None:
+    """Regression: a worker that joined and left redefined a function for the whole cluster."""
+    bench = Bench()
+    wide = FunctionInfo("f", (Parameter("args", "args", False),), signature="f(*args)")
+    narrow = FunctionInfo("f", (), signature="f()")
+    bench.join("new", functions=(wide,))
+    bench.join("old", functions=(narrow,))
+    assert bench.scheduler.state.functions["f"] is narrow
+    bench.feed(e.WorkerDied("old", bench.workers["old"].session))
+    assert bench.scheduler.state.functions["f"] is wide
+    bench.feed(e.WorkerDied("new", bench.workers["new"].session))
+    assert bench.scheduler.state.functions["f"] is wide
+
+
 def test_limits_on_pending_work_are_backpressure() -> None:
     """Beyond max_pending_tasks, _bytes or _payload_bytes a submit is refused, and nothing else."""
     bench = Bench(max_pending_tasks=5, max_pending_bytes=100, max_payload_bytes=60)

@@ -1,0 +1,83 @@
+"""The log of events, as one subscriber reads it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+import pytest
+
+from helpers.waiting import aeventually
+from rustray.common.errors import ResourceExhausted
+from rustray.common.ids import task_id
+from rustray.head.notifications import NotificationManager
+from rustray.rpc.api import EventFilter
+from rustray.scheduler.commands import PublishEvents
+from rustray.task.state import TaskState
+
+PREFIX = b"0123456789"
+
+
+def a_log(ranges: int, count: int) -> NotificationManager:
+    """A log of so many ranges of so many tasks each."""
+    log = NotificationManager()
+    for number in range(ranges):
+        first = number * count
+        log.publish(PublishEvents(PREFIX, first, count, TaskState.QUEUED, 0, "", "f"), 1.0)
+    return log
+
+
+async def read(log: NotificationManager, where: EventFilter, number: int) -> list[int]:
+    """Return the revisions of the first events."""
+    found: list[int] = []
+    async with contextlib.aclosing(log.subscribe(where)) as batches:  # type: ignore[type-var]
+        async for events in batches:
+            found += [event.revision for event in events]
+            if len(found) >= number:
+                return found
+    return found
+
+
+async def test_named_tasks_are_found_wherever_they_are() -> None:
+    """A filter of ids finds their events in order, and nothing else."""
+    log = a_log(50, 100)
+    names = [task_id(PREFIX, number) for number in (4999, 0, 1234, 1235)]
+    where = EventFilter(task_ids=(*names, task_id(b"abcdefghij", 3)), cursor=0)
+    assert await read(log, where, 4) == [1, 1235, 1236, 5000]
+
+
+async def test_a_cursor_in_the_middle_of_a_range_misses_nothing() -> None:
+    """Whatever the cursor, the next revision comes next."""
+    log = a_log(3, 1500)
+    for cursor in (0, 1, 999, 1000, 1499, 1500, 1501, 4499):
+        assert (await read(log, EventFilter(cursor=cursor), 1))[0] == cursor + 1
+    assert await read(log, EventFilter(cursor=0), 4500) == list(range(1, 4501))
+
+
+async def test_a_filter_that_matches_nothing_lets_others_run() -> None:
+    """Regression: one such subscription stopped the head for a minute."""
+    log = a_log(20_000, 50)
+    names = tuple(task_id(b"abcdefghij", number) for number in range(10_000))
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(others())
+    reading = asyncio.create_task(read(log, EventFilter(task_ids=names, cursor=0), 1))
+    started = time.process_time()
+    await aeventually(lambda: turns >= 15)
+    assert time.process_time() - started < 5.0
+    beside.cancel()
+    reading.cancel()
+    await asyncio.gather(beside, reading, return_exceptions=True)
+
+
+async def test_a_cursor_of_an_earlier_head_is_refused() -> None:
+    """It would wait in silence for revisions that mean something else."""
+    with pytest.raises(ResourceExhausted, match="restarted"):
+        await read(a_log(1, 1), EventFilter(cursor=10), 1)
