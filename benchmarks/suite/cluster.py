@@ -25,8 +25,15 @@ class Cluster:
         worker_pid: The worker's, 0 without one.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, durability: str = "memory") -> None:
+        """Prepare.
+
+        Args:
+            directory: For the logs.
+            durability: Level of the head: the peers, too, keep what they accepted in memory.
+        """
         self._directory = directory
+        self._durability = durability
         self._processes: list[subprocess.Popen[bytes]] = []
         self.address = ""
         self.head_pid = 0
@@ -38,7 +45,7 @@ class Cluster:
         Raises:
             RuntimeError: the head did not start; carries its log.
         """
-        head = self._start("head", "--port", "0")
+        head = self._start("head", "--port", "0", "--durability", self._durability)
         self.head_pid = head.pid
         self.address = self._wait_for_address(head)
         if executors:

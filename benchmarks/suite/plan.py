@@ -27,7 +27,9 @@ class SystemInfo:
 
 SYSTEMS: Final[Mapping[str, SystemInfo]] = {
     "rustray": SystemInfo(
-        "rustray", "head, worker with 2 executors, client: processes of their own", "TLS + JWT"
+        "rustray",
+        "head (state in memory), worker with 2 executors, client: processes of their own",
+        "TLS + JWT",
     ),
     "rustray-embedded": SystemInfo(
         "rustray embedded", "head and worker inside the client, 2 executors", "no network"

@@ -12,7 +12,7 @@ from rustray.scheduler.invariants import check
 from rustray.scheduler.scheduler import Scheduler
 from rustray.scheduler.state import SchedulerSettings
 from rustray.task.columns import PayloadColumn
-from rustray.task.frames import CancelRequest, LeaseOutcome, LeaseRange
+from rustray.task.frames import CancelRequest, HeldRange, LeaseOutcome, LeaseRange
 from rustray.task.functions import FunctionInfo, Parameter
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
@@ -139,7 +139,14 @@ class Bench:
     def hello(self, worker: NaiveWorker) -> None:
         """Open the stream of a registered worker."""
         held = tuple(
-            LeaseRange(number, offset, 1)
+            HeldRange(
+                number,
+                offset,
+                1,
+                worker.grants[number].prefix,
+                worker.grants[number].first + offset,
+                worker.grants[number].attempt,
+            )
             for number, offsets in worker.held.items()
             for offset in sorted(offsets)
         )

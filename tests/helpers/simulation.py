@@ -18,7 +18,8 @@ from typing import Any
 
 from rustray.common.resources import ResourceSet
 from rustray.head.connections import ConnectionManager
-from rustray.head.driver import HeadDriver, MemoryJournal
+from rustray.head.driver import HeadDriver
+from rustray.head.journal_store import JournalStore
 from rustray.head.notifications import NotificationManager
 from rustray.scheduler import commands as c
 from rustray.scheduler import events as e
@@ -227,7 +228,7 @@ class SimWorker:
         if wire is not None and not wire.is_closed:
             wire.is_closed = wire.other.is_closed = True
             wire.other.pump.on_closed(None)
-        if is_certain and session is not None:
+        if is_certain and session is not None and not self.sim.is_head_down:
             self.sim.driver.handle(e.WorkerDied(self.name, session.session))
 
     # -- the session ---------------------------------------------------------
@@ -237,7 +238,7 @@ class SimWorker:
         if self.is_dead or incarnation != self.incarnation or self.session is not None:
             return
         loop = self.sim.loop
-        if self.is_cut:
+        if self.is_cut or self.sim.is_head_down:
             loop.call_later(self.reconnect.pause_after_failure(loop.now), self.connect, incarnation)
             return
         number = self.sim.next_session
@@ -298,6 +299,8 @@ class SimWorker:
         held: tuple[tuple[int, int], ...],
         running: int,
     ) -> None:
+        if self.sim.is_head_down:
+            return
         driver = self.sim.driver
         peer = driver.workers.get(self.name)
         in_step = peer is not None and peer.compare(sent, received)
@@ -426,6 +429,44 @@ class SimWorker:
         )
 
 
+class SimJournal:
+    """A journal on a real database, with commits that take virtual time and die with the head."""
+
+    level = "full"
+
+    def __init__(self, sim: Simulation) -> None:
+        self.sim = sim
+        self.appended = 0
+        self.committed = 0
+        self.on_commit: Callable[[], None] = lambda: None
+        self.is_dead = False
+        self._waiting: list[c.JournalCommand] = []
+        self._is_committing = False
+
+    def append(self, command: c.JournalCommand) -> None:
+        """Take a command for the next commit."""
+        self._waiting.append(command)
+        self.appended += 1
+        if not self._is_committing:
+            self._is_committing = True
+            self.sim.loop.call_soon(self._start)
+
+    def _start(self) -> None:
+        group, self._waiting = self._waiting, []
+        delay = self.sim.random.random() * self.sim.commit_s
+        self.sim.loop.call_later(delay, self._commit, self.appended, group)
+
+    def _commit(self, number: int, group: list[c.JournalCommand]) -> None:
+        if self.is_dead:
+            return
+        self.sim.store.commit(group, self.sim.driver.notifications.revision)
+        self.committed = number
+        self._is_committing = bool(self._waiting)
+        self.on_commit()
+        if self._is_committing:
+            self._start()
+
+
 class SimClient:
     """A client on a good network: it notes every answer."""
 
@@ -453,7 +494,12 @@ class SimClient:
 
 
 class Simulation:
-    """One run. `seen` counts what happened; `check_end` judges it."""
+    """One run.
+
+    Attributes:
+        seen: Counts what happened; `check_end` judges it.
+        unacked: Tasks that had been handed in and not acked when a head died: nothing was promised.
+    """
 
     def __init__(self, seed: int, *, tasks: int = 300, workers: int = 3) -> None:
         self.seed = seed
@@ -465,18 +511,64 @@ class Simulation:
         self.seen: Counter[str] = Counter()
         self.runs: Counter[int] = Counter()
         self.cancelled: set[int] = set()
+        self.unacked: set[int] = set()
         self.next_session = 1
-        settings = SchedulerSettings(seed=seed, strategy=self.random.choice(STRATEGY_NAMES))
+        self.strategy = self.random.choice(STRATEGY_NAMES)
+        self.commit_s = self.random.choice([0.0, 0.001, 0.05])
+        self.store = JournalStore(":memory:", "full", self.loop.time)
+        self.is_head_down = False
+        self.batches: list[e.TasksSubmitted] = []
+        self.client = SimClient()
+        self._start_head()
+        self.workers = [SimWorker(self, f"w-{i}", 1 + i % 3) for i in range(workers)]
+
+    def _start_head(self) -> None:
+        """Start the head (anew), with what the journal has."""
+        # As a real head: no lease number of an earlier one comes again.
+        first_lease = int(self.loop.now * 1000) << 20
+        settings = SchedulerSettings(
+            seed=self.seed, strategy=self.strategy, first_lease=first_lease
+        )
+        self.journal = SimJournal(self)
         self.driver = HeadDriver(
             Scheduler(settings),
             NotificationManager(),
-            MemoryJournal(),
+            self.journal,
             self.loop,  # type: ignore[arg-type]
         )
         self.connections = ConnectionManager(self.driver)
-        self.client = SimClient()
         self.driver.clients[PREFIX] = self.client
-        self.workers = [SimWorker(self, f"w-{i}", 1 + i % 3) for i in range(workers)]
+        self.is_head_down = False
+        recovered, self.driver.notifications.revision = self.store.load(22.0)
+        if recovered is not None:
+            self.driver.handle(recovered)
+        for batch in self.batches:
+            self._bring_again(batch)
+
+    def _bring_again(self, batch: e.TasksSubmitted) -> None:
+        """What a client does that comes back: hand in what was not acked, ask for the rest."""
+        numbers = range(batch.first, batch.first + len(batch.payloads))
+        if not self.client.accepted.issuperset(numbers):
+            self.driver.handle(batch)
+            return
+        for number in numbers:
+            if number not in self.client.ends:
+                self.driver.handle(e.FollowRequested(PREFIX, number, 1))
+
+    def kill_head(self) -> None:
+        """End the head's process with what it has not committed; another one starts later."""
+        if self.is_head_down:
+            return
+        self.is_head_down = self.journal.is_dead = True
+        for batch in self.batches:
+            numbers = range(batch.first, batch.first + len(batch.payloads))
+            self.unacked.update(set(numbers) - self.client.accepted)
+        self.driver.close()
+        for worker in self.workers:
+            if worker.wire is not None and not worker.wire.is_closed:
+                worker.wire.is_closed = worker.wire.other.is_closed = True
+                worker.lose_session()
+        self.loop.call_later(self.random.random() * 30.0, self._start_head)
 
     def duration_of(self, number: int) -> float:
         """Return a task's run time: mostly tiny, some long; a property of the task."""
@@ -516,18 +608,24 @@ class Simulation:
 
     def _after_each(self) -> None:
         self.seen["steps"] += 1
-        if self.seen["steps"] % 50 == 0:
+        if self.seen["steps"] % 50 == 0 and not self.is_head_down:
             check(self.driver.scheduler.state)
 
     def _submit(self, first: int, size: int) -> None:
         task_class = TaskClass("f", priority=self.random.choice([0, 0, 0, 5]), max_retries=-1)
         payloads = PayloadColumn.of([b"task %d" % n for n in range(first, first + size)])
-        self.driver.handle(e.TasksSubmitted(PREFIX, first, task_class, payloads, True))
+        self.batches.append(e.TasksSubmitted(PREFIX, first, task_class, payloads, True))
+        if not self.is_head_down:
+            self.driver.handle(self.batches[-1])
 
     def _nemesis(self) -> None:
         worker = self.random.choice(self.workers)
-        kind = self.random.choice(["kill", "vanish", "cut", "hang up", "cancel", "drain"])
+        kind = self.random.choice(["kill", "vanish", "cut", "hang up", "cancel", "drain", "head"])
         self.seen[kind] += 1
+        if kind == "head":
+            self.kill_head()
+        if self.is_head_down and kind in ("cancel", "drain"):
+            return
         if kind in ("kill", "vanish") and not worker.is_dead:
             worker.die(is_certain=kind == "kill")
             self.loop.call_later(self.random.random() * 20.0, self._restart, worker)

@@ -15,6 +15,7 @@ from rustray.task.columns import PayloadColumn
 from rustray.task.frames import (
     AssignFrame,
     ClassDefinition,
+    HeldRange,
     LeaseCancel,
     LeaseGrant,
     LeaseOutcome,
@@ -87,7 +88,7 @@ class WorkerBench:
     order: list[Key] = field(default_factory=list)
     direct: list[LeaseOutcome] = field(default_factory=list)
     closed: list[e.CloseSession] = field(default_factory=list)
-    held: list[LeaseRange] | None = None
+    held: list[HeldRange] | None = None
     has_left: bool = False
     has_drained: bool = False
     session: int | None = None

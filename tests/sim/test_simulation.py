@@ -45,3 +45,21 @@ def test_a_simulation_repeats_exactly() -> None:
         return (sim.seen, sim.runs, sorted(sim.client.ends.items()))
 
     assert history(7) == history(7)
+
+
+@pytest.mark.parametrize("seed", [*range(40), 49])
+def test_a_head_that_dies_costs_no_run(seed: int) -> None:
+    """However often and long the head is away: what was acked runs once, and is not lost."""
+    sim = Simulation(seed, tasks=150)
+    sim.commit_s = 0.01
+    sim.faults.delay_s = 0.0  # in order, as a real stream: nothing but the head breaks a session
+    first = 0
+    while first < sim.tasks:
+        size = min(sim.random.randint(1, 30), sim.tasks - first)
+        sim.loop.call_at(sim.loop.now + sim.random.random() * 40.0, sim._submit, first, size)
+        first += size
+    for _ in range(4):
+        sim.loop.call_at(sim.loop.now + sim.random.random() * 60.0, sim.kill_head)
+    sim.loop.run_until(sim.loop.now + 300.0, sim._after_each)
+    sim.check_end()
+    assert {n for n, runs in sim.runs.items() if runs > 1} <= sim.unacked

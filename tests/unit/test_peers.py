@@ -13,7 +13,8 @@ from rustray.client.session import ClientSession
 from rustray.common.errors import RustRayError
 from rustray.head.client_peer import ACK_FRAMES, ClientPeer
 from rustray.head.connections import ConnectionManager
-from rustray.head.driver import HeadDriver, MemoryJournal
+from rustray.head.driver import HeadDriver
+from rustray.head.journal import MemoryJournal
 from rustray.head.notifications import NotificationManager
 from rustray.scheduler.scheduler import Scheduler
 from rustray.task.columns import PayloadColumn

@@ -44,6 +44,7 @@ HEAD_FLAGS: Final = (
     _STATE_DIR,
     _CONFIG,
     ServeFlag("--strategy", "Which worker gets a task.", "scheduler.strategy", "NAME"),
+    ServeFlag("--durability", "full, process or memory.", "scheduler.durability", "LEVEL"),
     ServeFlag("--no-tls", "Do not encrypt; loopback only.", "security.tls", "", "false"),
     ServeFlag("--no-auth", "Demand no tokens; loopback only.", "security.auth", "", "false"),
 )

@@ -23,6 +23,7 @@ STRATEGIES: Final = (
     "Spread",
     "LocalityAware",
 )
+DURABILITIES: Final = ("full", "process", "memory")
 MIN_SECRET_BYTES: Final = 32
 MAX_TEXT: Final = 4096
 _TEN_YEARS_S: Final = 10 * 365 * 86_400
@@ -289,6 +290,12 @@ class SchedulerSettings:
         "Megabytes of kept results; the oldest go first.",
         low=1,
         high=16_000_000,
+    )
+    durability: str = _setting(
+        "full",
+        "text",
+        "What an accepted task survives: full (power cuts), process (kill -9), memory (nothing).",
+        choices=DURABILITIES,
     )
     max_pending_tasks: int = _setting(
         10_000_000,

@@ -11,10 +11,13 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from rustray.common.errors import ConfigError
+from rustray.common.errors import ConfigError, HeadUnavailable
 from rustray.head.config import HeadConfig
 from rustray.head.core import VERSION, HeadCore, HeadIdentity, first_lease
+from rustray.head.journal import GroupCommitJournal, Journal, MemoryJournal
+from rustray.head.journal_store import FILE_NAME, JournalStore
 from rustray.head.service import HeadService
+from rustray.scheduler.events import StateRecovered
 from rustray.scheduler.state import SchedulerSettings
 from rustray.security.auth import AuthManager
 from rustray.security.certificates import (
@@ -29,6 +32,8 @@ from rustray.security.state_dir import StateDir
 logger = logging.getLogger("rustray.head")
 
 STOP_GRACE_S = 1.0
+RECONNECT_CAP_S = 12.0
+"""Workers and clients knock at least so often; a restarted head waits so long beyond a lease."""
 
 
 def settings_of(config: HeadConfig) -> SchedulerSettings:
@@ -51,6 +56,7 @@ class Head:
     Attributes:
         address: host:port where it serves, after `start`.
         security: In words, e.g. "TLS, JWT (EdDSA)".
+        failed: Done when the journal cannot be written any more; the head must stop.
     """
 
     def __init__(self, config: HeadConfig) -> None:
@@ -59,6 +65,8 @@ class Head:
         self.security = ""
         self._state = StateDir(config.state_dir)
         self._stack = contextlib.AsyncExitStack()
+        self._core: HeadCore
+        self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> None:
         """Take the state directory, load or make keys, and serve.
@@ -74,7 +82,8 @@ class Head:
         auth, identity = self._load_keys()
         host = config.listen.address
         self.security = self._security_text(auth)
-        core = HeadCore.create(
+        journal, recovered, revision = self._open_journal()
+        core = self._core = HeadCore.create(
             HeadIdentity(
                 auth.cluster_id if auth else "open",
                 VERSION,
@@ -85,7 +94,16 @@ class Head:
             tokens=auth,
             heartbeat_interval_s=config.leases.heartbeat_interval_s,
             default_max_retries=config.scheduling.max_retries,
+            journal=journal,
         )
+        core.notifications.revision = revision
+        if recovered is not None:
+            core.driver.handle(recovered)
+            logger.info(
+                "found %d unfinished tasks of an earlier head and %d workers to wait for",
+                core.driver.scheduler.state.pending_tasks,
+                len(recovered.workers),
+            )
         if identity is not None:
             document = auth.verification_document() if auth is not None else None
             now = datetime.fromtimestamp(time.time(), UTC)
@@ -107,6 +125,38 @@ class Head:
         )
         if auth is not None and identity is not None:
             self._publish(auth)
+
+    def _open_journal(self) -> tuple[Journal, StateRecovered | None, int]:
+        """Return the journal, what an earlier head has left, and its newest revision."""
+        level = self.config.scheduling.durability
+        if level == MemoryJournal.level:
+            if (self._state.path / FILE_NAME).exists():
+                logger.warning(
+                    "%s keeps tasks of an earlier head; at durability=memory they stay there",
+                    self._state.path / FILE_NAME,
+                )
+            return MemoryJournal(), None, 0
+        store = JournalStore(self._state.path / FILE_NAME, level)
+        grace_s = self.config.leases.ttl_s + RECONNECT_CAP_S
+        try:
+            recovered, revision = store.load(grace_s)
+        except BaseException:
+            store.close()
+            raise
+        journal = GroupCommitJournal(
+            store,
+            level,
+            asyncio.get_running_loop(),
+            revision=lambda: self._core.notifications.revision,
+            on_failure=self._fail,
+        )
+        self._stack.push_async_callback(journal.close)
+        return journal, recovered, revision
+
+    def _fail(self, error: BaseException) -> None:
+        """Stop: from now on nothing that the head says would be true."""
+        if not self.failed.done():
+            self.failed.set_result(error)
 
     def _load_keys(self) -> tuple[AuthManager | None, ServerIdentity | None]:
         security = self.config.security
@@ -173,6 +223,12 @@ async def run_head(config: HeadConfig) -> None:
         print(
             f"join a worker on this machine: rustray worker {where} --functions MODULE", flush=True
         )
+        head.failed.add_done_callback(lambda _: stopped.set())
         await stopped.wait()
     finally:
         await head.close()
+    if head.failed.done():
+        raise HeadUnavailable(
+            f"the head has stopped, for the journal in {config.state_dir} cannot be written: "
+            f"{head.failed.result()}. Nothing was acked since; see to the disk, and start it again"
+        )

@@ -64,10 +64,12 @@ class Scheduling:
     Attributes:
         strategy: One of `rustray.common.settings.STRATEGIES`.
         max_retries: Re-runs after a lost worker, for tasks that say nothing; -1: no limit.
+        durability: One of `rustray.common.settings.DURABILITIES`.
     """
 
     strategy: str = "LeastLoaded"
     max_retries: int = 3
+    durability: str = "full"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ class HeadConfig:
                 float(security.token_expiration),
             ),
             leases=Leases(scheduler.lease_ttl_s, scheduler.heartbeat_interval_s),
-            scheduling=Scheduling(scheduler.strategy, scheduler.max_retries),
+            scheduling=Scheduling(scheduler.strategy, scheduler.max_retries, scheduler.durability),
             limits=Limits(
                 scheduler.max_pending_tasks,
                 scheduler.max_payload_bytes,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 from rustray.head import liveness
 from rustray.head.client_peer import ClientPeer
 from rustray.head.connections import ConnectionManager
-from rustray.head.driver import HeadDriver, Journal, MemoryJournal
+from rustray.head.driver import HeadDriver
+from rustray.head.journal import Journal, MemoryJournal
 from rustray.head.notifications import NotificationManager
 from rustray.head.owners import Owners
 from rustray.head.waits import ResultWaiters
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("rustray.head")
 
 VERSION = "0.1.0"
-LEASE_BITS_A_SECOND = 24
-"""Leases are numbered from (start time << 24): unique over restarts up to 16 million a second."""
+LEASE_BITS_A_MILLISECOND = 14
+"""Leases are numbered from (start in ms << 14): unique over restarts up to 16 million a second."""
 
 CERTIFICATE_CHECKS_S = (0.0, 0.05, 0.2, 1.0, 3.0)
 """When to look, after a stream broke, whether the worker's process is gone."""
@@ -36,7 +37,7 @@ CERTIFICATE_CHECKS_S = (0.0, 0.05, 0.2, 1.0, 3.0)
 
 def first_lease() -> int:
     """Return a lease number beyond all that an earlier head can have given out."""
-    return int(time.time()) << LEASE_BITS_A_SECOND
+    return int(time.time() * 1000) << LEASE_BITS_A_MILLISECOND
 
 
 class Registrar(Protocol):

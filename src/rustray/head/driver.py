@@ -10,8 +10,9 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
+from rustray.head.journal import Journal
 from rustray.head.notifications import NotificationManager
 from rustray.scheduler.commands import (
     AcceptTasks,
@@ -21,9 +22,7 @@ from rustray.scheduler.commands import (
     DeliverOutcome,
     DrainWorker,
     GrantLease,
-    PersistBatch,
-    PersistCancel,
-    PersistOutcome,
+    JournalCommand,
     PublishEvents,
     RecallLease,
     RefuseWorker,
@@ -34,24 +33,6 @@ from rustray.scheduler.events import Event, TimePassed
 from rustray.scheduler.scheduler import Scheduler
 
 logger = logging.getLogger("rustray.head")
-
-
-class Journal(Protocol):
-    """Where ``Persist…`` commands go; returns once they are as safe as its level promises."""
-
-    level: str
-
-    def append(self, command: PersistBatch | PersistOutcome | PersistCancel) -> None:
-        """Take one record."""
-
-
-class MemoryJournal:
-    """Durability level "memory": the scheduler's own state is the record."""
-
-    level = "memory"
-
-    def append(self, command: PersistBatch | PersistOutcome | PersistCancel) -> None:
-        """Keep nothing beside what the scheduler holds: that is what this level promises."""
 
 
 class WorkerOutbox(Protocol):
@@ -122,16 +103,18 @@ class HeadDriver:
         self._timer_due_s = 0.0
         self._deferred: deque[Command] = deque()
         self._is_executing = False
+        # What tells of a fact waits, in order, until the fact is committed; leases do not wait.
+        self._held: deque[tuple[int, Callable[[Any], None], Command]] = deque()
+        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        journal.on_commit = self._on_commit
         # By class and not by `match`, which tries one class after the other: this is per batch.
         self._actions: dict[type[Command], Callable[[Any], None]] = {
-            PersistBatch: journal.append,
-            PersistOutcome: journal.append,
-            PersistCancel: journal.append,
-            DeliverOutcome: self._deliver,
-            PublishEvents: self._publish,
-            AcceptTasks: self._tell_client,
-            RejectTasks: self._tell_client,
-            ReportUnknown: self._tell_client,
+            **dict.fromkeys(get_args(JournalCommand), journal.append),
+            DeliverOutcome: self._once_safe(self._deliver),
+            PublishEvents: self._once_safe(self._publish),
+            AcceptTasks: self._once_safe(self._tell_client),
+            RejectTasks: self._once_safe(self._tell_client),
+            ReportUnknown: self._once_safe(self._tell_client),
             GrantLease: self._tell_worker,
             CancelLease: self._tell_worker,
             RecallLease: self._tell_worker,
@@ -172,6 +155,48 @@ class HeadDriver:
             self._is_executing = False
         self._arm_timer()
         return commands
+
+    # -- commits ---------------------------------------------------------------
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether all that has happened is committed."""
+        return self.journal.committed == self.journal.appended
+
+    async def safe(self) -> None:
+        """Wait until all that has happened up to now is committed."""
+        if self.is_safe:
+            return
+        waiter: asyncio.Future[None] = self.loop.create_future()
+        self._waiters.append((self.journal.appended, waiter))
+        await waiter
+
+    def _once_safe(self, action: Callable[[Any], None]) -> Callable[[Any], None]:
+        """Make an action wait for the commit of what came before its command."""
+        journal, held = self.journal, self._held
+        if journal.level == "memory":
+            return action
+
+        def act(command: Command) -> None:
+            if held or journal.committed != journal.appended:
+                held.append((journal.appended, action, command))
+            else:
+                action(command)
+
+        return act
+
+    def _on_commit(self) -> None:
+        committed = self.journal.committed
+        held, waiters = self._held, self._waiters
+        while held and held[0][0] <= committed:
+            _, action, command = held.popleft()
+            action(command)
+        while waiters and waiters[0][0] <= committed:
+            waiter = waiters.popleft()[1]
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # -- carrying out ------------------------------------------------------------
 
     def _deliver(self, command: DeliverOutcome) -> None:
         client = self.clients.get(command.prefix) if command.is_pushed else None

@@ -84,7 +84,14 @@ class Peer:
         self.sent += 1
         self._owed = 0
         self._is_ack_ripe = False
-        return self.sent, self.received
+        ack = self._safe_received()
+        if ack < self.received:
+            self.need_ack()
+        return self.sent, ack
+
+    def _safe_received(self) -> int:
+        """Return the last frame that may be acked."""
+        return self.received
 
     def shut(self, reason: str) -> None:
         """Close the link; the other side will come back."""

@@ -88,6 +88,8 @@ class HeadService:
         for command in self._driver.handle(WorkerJoined(info, session)):
             if isinstance(command, RefuseWorker):
                 raise command.error
+        # Before it is given anything: after a restart its return is waited for.
+        await self._driver.safe()
         core.worker_hosts[info.worker_id] = (info.pid, session, info.host_key)
         settings = self._driver.scheduler.state.settings
         return Registered(session, core.heartbeat_interval_s, settings.lease_ttl_s)
@@ -152,6 +154,7 @@ class HeadService:
             if task_class is not None:
                 self._submit_run(items[start:end], task_class, start, verdicts)
             start = end
+        await self._driver.safe()
         return [verdict for verdict in verdicts if verdict is not None]
 
     def _submit_run(
@@ -223,6 +226,7 @@ class HeadService:
             found = self._snapshot(prefix, sequence)
             left_s = deadline - self._driver.now()
             if found.state.is_terminal or left_s <= 0:
+                await self._driver.safe()  # what a power cut could take back is not told
                 return _raw_result(found)
             await self._core.waiters.wait(prefix, sequence, left_s)
 
@@ -238,7 +242,9 @@ class HeadService:
 
     async def cancel(self, task_ids: Sequence[str], force: bool) -> list[CancelVerdict]:
         """Cancel tasks; each gets its own verdict."""
-        return [self._cancel(name, force) for name in task_ids]
+        verdicts = [self._cancel(name, force) for name in task_ids]
+        await self._driver.safe()
+        return verdicts
 
     def _cancel(self, name: str, force: bool) -> CancelVerdict:
         try:

@@ -57,6 +57,7 @@ class WorkerPeer(Peer):
         self._has_sent_drain = False
         self._stalled_beats = 0
         self._last_numbers = (0, 0)
+        self._unsafe: deque[tuple[int, int]] = deque()
         self._numbers: dict[TaskClass, int] = {}
         self._code_sent: set[bytes] = set()
 
@@ -147,7 +148,17 @@ class WorkerPeer(Peer):
                 frame.drained,
             )
         )
+        journal = self._driver.journal
+        if journal.committed != journal.appended:
+            self._unsafe.append((frame.number, journal.appended))
         self.need_ack()
+
+    def _safe_received(self) -> int:
+        """Return the last frame that may be acked: a worker forgets what is acked."""
+        committed = self._driver.journal.committed
+        while self._unsafe and self._unsafe[0][1] <= committed:
+            self._unsafe.popleft()
+        return self._unsafe[0][0] - 1 if self._unsafe else self.received
 
     def on_closed(self, error: RustRayError | None) -> None:
         """The stream is over; the worker's leases run on."""

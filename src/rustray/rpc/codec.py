@@ -32,6 +32,7 @@ from rustray.task.frames import (
     ClassDefinition,
     ClientFrame,
     HeadFrame,
+    HeldRange,
     LeaseCancel,
     LeaseGrant,
     LeaseOutcome,
@@ -389,7 +390,11 @@ def encode_worker_frame(frame: WorkerFrame) -> bytes:
         message.token = frame.token
     if frame.held is not None:
         message.has_held = True
-        _put_lease_ranges(message.held, frame.held)
+        for item in frame.held:
+            message.held.add(
+                lease=item.lease, offset=item.offset, count=item.count,
+                prefix=item.prefix, first=item.first, attempt=item.attempt,
+            )  # fmt: skip
     for outcome in frame.outcomes:
         target = message.outcomes.add()
         target.lease = outcome.lease
@@ -433,7 +438,7 @@ def decode_worker_frame(data: bytes) -> WorkerFrame:
     return WorkerFrame(
         number=message.number if message.token else _number(message.number),
         ack=message.ack,
-        held=_get_lease_ranges(message.held) if message.has_held else None,
+        held=_get_held(message.held) if message.has_held else None,
         outcomes=[_get_lease_outcome(m) for m in message.outcomes[:]],
         returned=_get_lease_ranges(message.returned),
         started=_get_lease_ranges(message.started),
@@ -441,6 +446,22 @@ def decode_worker_frame(data: bytes) -> WorkerFrame:
         drained=message.drained,
         token=message.token,
     )
+
+
+def _get_held(messages: Sequence[wire.HeldRange]) -> list[HeldRange]:
+    if sum(m.count for m in messages) > MAX_LISTED:
+        raise ValueError(f"a worker that holds more than {MAX_LISTED} tasks")
+    return [
+        HeldRange(
+            m.lease,
+            m.offset,
+            count_from_wire(m.count, m.offset, _OFFSETS),
+            _prefix(m.prefix),
+            m.first,
+            m.attempt,
+        )
+        for m in messages
+    ]
 
 
 def _get_lease_outcome(message: wire.LeaseOutcome) -> LeaseOutcome:

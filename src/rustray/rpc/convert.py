@@ -214,6 +214,25 @@ def get_task_class(message: common.TaskClass) -> TaskClass:
     return found
 
 
+def encode_task_class(task_class: TaskClass) -> bytes:
+    """Encode a class as it is kept: a protobuf message, whatever version reads it."""
+    message = common.TaskClass()
+    put_task_class(message, task_class)
+    return message.SerializeToString()
+
+
+def decode_task_class(data: bytes) -> TaskClass:
+    """Decode what `encode_task_class` has encoded.
+
+    Raises:
+        ValueError: it is malformed.
+    """
+    try:
+        return get_task_class(common.TaskClass.FromString(data))
+    except DecodeError as error:
+        raise ValueError("a malformed task class") from error
+
+
 def put_function(message: common.Function, info: FunctionInfo) -> None:
     """Write a function's description into a message."""
     message.name = text(info.name)

@@ -81,7 +81,9 @@ def _accept_fresh(state: SchedulerState, event: TasksSubmitted, low: int, high: 
     state.counts[TaskState.QUEUED] += batch.count
     state.counters["tasks_accepted"] += batch.count
     commands = state.commands
-    commands.append(PersistBatch(batch.prefix, first, event.task_class, payloads))
+    commands.append(
+        PersistBatch(batch.number, batch.prefix, first, event.task_class, payloads, event.is_pushed)
+    )
     commands.append(AcceptTasks(batch.prefix, first, batch.count))
     commands.append(
         PublishEvents(
@@ -191,8 +193,8 @@ def call_error(state: SchedulerState, task_class: TaskClass) -> RustRayError | N
         return None
     info = state.functions.get(task_class.function)
     if info is None:
-        if not state.workers and not state.functions:
-            return None  # No worker has ever joined: the one that offers it may come.
+        if state.ghost is not None or not (state.workers or state.functions):
+            return None  # No worker has joined (again): the one that offers it may come.
         if task_class.wait_for_resources:
             return None
         near = near_names(task_class.function, state.functions)
@@ -215,7 +217,7 @@ def call_error(state: SchedulerState, task_class: TaskClass) -> RustRayError | N
 def feasibility_error(state: SchedulerState, queue: ClassQueue) -> RustRayError | None:
     """Check that some worker could ever run the class; name the nearest miss if not."""
     task_class = queue.task_class
-    if task_class.wait_for_resources or not state.workers:
+    if task_class.wait_for_resources or state.ghost is not None or not state.workers:
         return None
     for worker in state.workers.values():
         if capacity_of(queue, worker):

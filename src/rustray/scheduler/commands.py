@@ -17,20 +17,42 @@ from rustray.task.state import TaskState
 
 
 @record
-class PersistBatch:
-    """Commit accepted tasks."""
+class PersistCode:
+    """Commit the code of a function that accepted tasks will need."""
 
+    code_hash: bytes
+    code: bytes
+
+
+@record
+class PersistBatch:
+    """Commit accepted tasks.
+
+    Attributes:
+        batch: Number of the batch, never used again.
+        is_pushed: Outcomes go to the session by themselves.
+    """
+
+    batch: int
     prefix: bytes
     first: int
     task_class: TaskClass
     payloads: PayloadColumn
+    is_pushed: bool
 
 
 @record
 class PersistOutcome:
-    """Commit how tasks ended."""
+    """Commit how consecutive tasks of a batch ended.
 
-    prefix: bytes
+    Attributes:
+        number: Of the outcome, never used again.
+        offset: Of the first task in its batch.
+    """
+
+    number: int
+    batch: int
+    offset: int
     outcome: Outcome
 
 
@@ -38,9 +60,59 @@ class PersistOutcome:
 class PersistCancel:
     """Commit that tasks with a worker are to be cancelled."""
 
-    prefix: bytes
-    first: int
+    batch: int
+    offset: int
     count: int
+
+
+@record
+class PersistRerun:
+    """Commit that a task's budget of re-runs has shrunk.
+
+    Attributes:
+        attempt: Number of the attempt that failed.
+        reruns: Re-runs used up to now.
+    """
+
+    batch: int
+    offset: int
+    attempt: int
+    reruns: int
+
+
+@record
+class PersistWorker:
+    """Commit that a worker has joined: after a restart its return is waited for."""
+
+    worker_id: str
+
+
+@record
+class ForgetWorker:
+    """Drop a worker that has left or was lost."""
+
+    worker_id: str
+
+
+@record
+class ForgetOutcome:
+    """Drop an outcome that has expired."""
+
+    number: int
+
+
+@record
+class ForgetBatch:
+    """Drop a batch whose tasks have ended and whose outcomes have expired."""
+
+    batch: int
+
+
+@record
+class ForgetCode:
+    """Drop a function's code, which no task needs any more."""
+
+    code_hash: bytes
 
 
 @record
@@ -153,10 +225,22 @@ class RefuseWorker:
     error: RustRayError
 
 
-Command = (
+JournalCommand = (
     PersistBatch
     | PersistOutcome
     | PersistCancel
+    | PersistRerun
+    | PersistCode
+    | PersistWorker
+    | ForgetOutcome
+    | ForgetBatch
+    | ForgetCode
+    | ForgetWorker
+)
+"""What a journal takes: everything that `StateRecovered` brings back."""
+
+Command = (
+    JournalCommand
     | AcceptTasks
     | RejectTasks
     | DeliverOutcome

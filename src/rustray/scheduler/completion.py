@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from array import array
 
-from rustray.scheduler.commands import DeliverOutcome, PersistOutcome, PublishEvents
+from rustray.scheduler.commands import (
+    DeliverOutcome,
+    ForgetOutcome,
+    PersistOutcome,
+    PersistRerun,
+    PublishEvents,
+)
 from rustray.scheduler.events import OutcomesDelivered
 from rustray.scheduler.placement import enqueue
 from rustray.scheduler.records import Lease, Part, StoredOutcome, WorkerRecord
@@ -121,6 +127,7 @@ def retry_or_fail(state: SchedulerState, lease: Lease, part: Part, payloads: Pay
         used = batch.reruns.get(one.low, 0)
         if budget < 0 or used < budget:
             batch.reruns[one.low] = used + 1
+            state.commands.append(PersistRerun(batch.number, one.low, lease.attempt, used + 1))
             state.counters["tasks_retried"] += 1
             requeue(state, lease, one)
         else:
@@ -215,7 +222,10 @@ def _finish_alike(
     was_granted = worker is not None or bool(batch.grants.get(low))
     attempts = 1 + batch.reruns.get(low, 0) if was_granted else 0
     worker_id = worker.info.worker_id if worker is not None else ""
-    stored = StoredOutcome(batch, low, end, payloads, worker_id, attempts, state.now)
+    stored = StoredOutcome(
+        state.next_outcome, batch, low, end, payloads, worker_id, attempts, state.now
+    )
+    state.next_outcome += 1
     batch.lease[low : part.high] = array("Q", (len(batch.outcomes),)) * number
     batch.outcomes.append(stored)
     batch.kept += 1
@@ -240,7 +250,7 @@ def _announce(state: SchedulerState, stored: StoredOutcome) -> None:
     batch = stored.batch
     outcome = outcome_of(stored, stored.offset, stored.offset + len(stored.payloads))
     commands = state.commands
-    commands.append(PersistOutcome(batch.prefix, outcome))
+    commands.append(PersistOutcome(stored.number, batch.number, stored.offset, outcome))
     commands.append(DeliverOutcome(batch.prefix, outcome, batch.is_pushed))
     commands.append(
         PublishEvents(
@@ -320,6 +330,7 @@ def _evict(state: SchedulerState, stored: StoredOutcome) -> None:
     stored.is_evicted = True
     state.result_bytes -= len(stored.payloads.blob)
     state.counters["results_expired"] += len(stored.payloads)
+    state.commands.append(ForgetOutcome(stored.number))
     batch = stored.batch
     batch.outcomes[batch.lease[stored.offset]] = None
     batch.kept -= 1

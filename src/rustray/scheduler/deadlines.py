@@ -32,7 +32,8 @@ def start_batch_timers(state: SchedulerState, batch: Batch) -> None:
         ("total", task_class.total_timeout_s),
     ):
         if limit_s:
-            heapq.heappush(state.timers, (state.now + limit_s, state.next_order, kind, batch))
+            due = batch.accepted_at_s + limit_s
+            heapq.heappush(state.timers, (due, state.next_order, kind, batch))
             state.next_order += 1
 
 

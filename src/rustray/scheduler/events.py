@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rustray.common.records import record
 from rustray.task.columns import PayloadColumn
-from rustray.task.frames import CancelRequest, LeaseOutcome, LeaseRange
+from rustray.task.frames import CancelRequest, HeldRange, LeaseOutcome, LeaseRange, Outcome
 from rustray.task.spec import TaskClass
 from rustray.task.views import WorkerInfo
 
@@ -77,7 +77,7 @@ class WorkerReported:
 
     worker_id: str
     session: int
-    held: tuple[LeaseRange, ...] | None
+    held: tuple[HeldRange, ...] | None
     outcomes: tuple[LeaseOutcome, ...]
     returned: tuple[LeaseRange, ...]
     started: tuple[LeaseRange, ...]
@@ -125,6 +125,63 @@ class DrainRequested:
 
 
 @record
+class RecoveredBatch:
+    """A batch as the journal has it; see `PersistBatch`.
+
+    Attributes:
+        age_s: Seconds since it was accepted.
+    """
+
+    batch: int
+    prefix: bytes
+    first: int
+    task_class: TaskClass
+    payloads: PayloadColumn
+    is_pushed: bool
+    age_s: float
+
+
+@record
+class RecoveredOutcome:
+    """An outcome as the journal has it; see `PersistOutcome`.
+
+    Attributes:
+        age_s: Seconds since it arrived.
+    """
+
+    number: int
+    batch: int
+    offset: int
+    outcome: Outcome
+    age_s: float
+
+
+@record
+class StateRecovered:
+    """A head has started with the journal of an earlier one; the first event, if it comes at all.
+
+    Attributes:
+        batches: In order of acceptance.
+        outcomes: In order of arrival.
+        cancels: (batch, offset, count) of tasks that are to be cancelled.
+        reruns: (batch, offset, attempt, reruns), the latest of each task last.
+        codes: Hash to code.
+        workers: Who had joined, and may hold tasks still.
+        grace_s: How long they have to come back.
+        starts: How many heads have started with this journal, the present one included.
+    """
+
+    batches: tuple[RecoveredBatch, ...]
+    outcomes: tuple[RecoveredOutcome, ...]
+    cancels: tuple[tuple[int, int, int], ...]
+    reruns: tuple[tuple[int, int, int, int], ...]
+    codes: tuple[tuple[bytes, bytes], ...]
+    workers: tuple[str, ...]
+    grace_s: float
+    starts: int
+
+
+@record
 class TimePassed:
     """`Scheduler.next_deadline` has been reached."""
 
@@ -140,6 +197,7 @@ Event = (
     | HeartbeatReceived
     | WorkerDisconnected
     | WorkerDied
+    | StateRecovered
     | DrainRequested
     | TimePassed
 )

@@ -48,6 +48,16 @@ def _explain_leased(
 ) -> Explanation:
     lease = state.leases[batch.lease[offset]]
     worker = lease.worker
+    if worker is state.ghost:
+        missing = ", ".join(sorted(state.awaited))
+        return Explanation(
+            name,
+            present,
+            f"the head was restarted, and a worker of before may still have it; not back are: "
+            f"{missing}.",
+            advice=f"it is queued when they are back and have said that they do not, or in "
+            f"{max(worker.expires_at_s - state.now, 0.0):.0f} s.",
+        )
     verb = {
         TaskState.LEASED: "has it, as one of the next to run or as one that started just now",
         TaskState.RUNNING: "runs it",

@@ -12,10 +12,13 @@ from rustray.common.errors import (
     WorkerNotFound,
 )
 from rustray.common.resources import CPU, UNIT, ResourceSet
+from rustray.scheduler import recovery
 from rustray.scheduler.commands import (
     CancelLease,
     CloseSession,
     DrainWorker,
+    ForgetWorker,
+    PersistWorker,
     PublishEvents,
     RefuseWorker,
 )
@@ -41,9 +44,10 @@ from rustray.scheduler.load_balancer import WorkerLoad
 from rustray.scheduler.placement import unblock_all
 from rustray.scheduler.records import Part, WorkerRecord
 from rustray.scheduler.state import SchedulerState
-from rustray.task.frames import LeaseRange
+from rustray.task.frames import HeldRange, LeaseRange
 from rustray.task.result import FailureInfo
 from rustray.task.state import TaskState
+from rustray.task.views import WorkerInfo
 
 MAX_CORES = 100_000
 RUN_GRACE_S = 5.0
@@ -81,7 +85,8 @@ def on_joined(state: SchedulerState, event: WorkerJoined) -> None:
     for queue in state.queues.values():
         queue.capacity.pop(info.worker_id, None)
     if worker is None:
-        worker = _new_worker(state, event, total)
+        worker = new_worker(state, event.info, event.session, total)
+        state.commands.append(PersistWorker(info.worker_id))
     else:
         _set_state(state, worker, "joining")
         worker.info = info
@@ -103,8 +108,10 @@ def _refuse(
     state.commands.append(RefuseWorker(event.info.worker_id, event.session, error))
 
 
-def _new_worker(state: SchedulerState, event: WorkerJoined, total: ResourceSet) -> WorkerRecord:
-    info = event.info
+def new_worker(
+    state: SchedulerState, info: WorkerInfo, session: int, total: ResourceSet
+) -> WorkerRecord:
+    """Enter a worker, whose stream comes next."""
     load = WorkerLoad(
         worker_id=info.worker_id,
         order=state.next_worker,
@@ -119,7 +126,7 @@ def _new_worker(state: SchedulerState, event: WorkerJoined, total: ResourceSet) 
     state.next_worker += 1
     worker = WorkerRecord(
         info=info,
-        session=event.session,
+        session=session,
         load=load,
         state="joining",
         expires_at_s=state.now + state.settings.lease_ttl_s,
@@ -172,22 +179,27 @@ def on_reported(state: SchedulerState, event: WorkerReported) -> None:
         lose(state, worker, "it left")
 
 
-def _reconcile(state: SchedulerState, worker: WorkerRecord, held: tuple[LeaseRange, ...]) -> None:
+def _reconcile(state: SchedulerState, worker: WorkerRecord, held: tuple[HeldRange, ...]) -> None:
     """Compare what a worker holds with what it was given; neither side may keep a ghost.
 
     What the worker does not have never reached it, or was lost: it is queued again at no cost to
-    its budget. What the head does not know is to be dropped by the worker.
+    its budget. What an earlier head gave it, and nobody else has, is its own again. What is left
+    is to be dropped by the worker.
     """
     has: dict[int, set[int]] = {}
+    by_lease: dict[int, list[HeldRange]] = {}
     for part in held:
-        lease = worker.leases.get(part.lease)
-        if lease is None or part.offset < 0 or part.offset + part.count > lease.count:
-            state.counters["stale_reports"] += 1
-            state.commands.append(
-                CancelLease(worker.worker_id, part.lease, part.offset, part.count, force=True)
-            )
-            continue
-        has.setdefault(part.lease, set()).update(range(part.offset, part.offset + part.count))
+        by_lease.setdefault(part.lease, []).append(part)
+    for number, parts in by_lease.items():
+        lease = worker.leases.get(number) or recovery.adopt(state, worker, parts)
+        for part in parts:
+            if lease is None or part.offset < 0 or part.offset + part.count > lease.count:
+                state.counters["stale_reports"] += 1
+                state.commands.append(
+                    CancelLease(worker.worker_id, number, part.offset, part.count, force=True)
+                )
+                continue
+            has.setdefault(number, set()).update(range(part.offset, part.offset + part.count))
     for lease in reversed(list(worker.leases.values())):
         kept = has.get(lease.number, set())
         missing = [offset for offset in range(lease.count) if offset not in kept]
@@ -198,6 +210,7 @@ def _reconcile(state: SchedulerState, worker: WorkerRecord, held: tuple[LeaseRan
             ):
                 state.counters["tasks_redelivered"] += 1
                 give_back(state, worker, LeaseRange(lease.number, offset, 1))
+    recovery.note_return(state, worker)
 
 
 def _on_started(state: SchedulerState, worker: WorkerRecord, started: LeaseRange) -> None:
@@ -284,6 +297,9 @@ def on_drain(state: SchedulerState, event: DrainRequested) -> None:
 
 def on_expiry(state: SchedulerState, worker: WorkerRecord) -> None:
     """A worker's leases may have run out."""
+    if worker is state.ghost:
+        recovery.end(state)
+        return
     if state.workers.get(worker.worker_id) is not worker:
         return
     if worker.expires_at_s > state.now:
@@ -329,6 +345,7 @@ def lose(state: SchedulerState, worker: WorkerRecord, reason: str) -> None:
     _forget_functions(state, worker)
     for queue in state.queues.values():
         queue.capacity.pop(worker.worker_id, None)
+    state.commands.append(ForgetWorker(worker.worker_id))
     state.counters["workers_lost" if reason != "it left" else "workers_left"] += 1
 
 

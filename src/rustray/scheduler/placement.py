@@ -263,9 +263,10 @@ def lease_tasks(
 def _same_grants(batch: Batch, low: int, high: int) -> int:
     """Return the end of the run from ``low`` whose tasks have had equally many leases."""
     grants = batch.grants
-    had = grants.get(low, 0)
+    lost = batch.lost_attempts
+    had = grants.get(low, lost)
     end = low + 1
-    while end < high and grants.get(end, 0) == had:
+    while end < high and grants.get(end, lost) == had:
         end += 1
     return end
 
@@ -281,7 +282,7 @@ def _lease_run(
     number = state.next_lease
     state.next_lease = number + 1
     count = high - low
-    attempt = batch.grants.get(low, 0) + 1
+    attempt = batch.grants.get(low, batch.lost_attempts) + 1
     lease = Lease(number, batch, low, count, attempt, worker, count)
     state.leases[number] = lease
     worker.leases[number] = lease

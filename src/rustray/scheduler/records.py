@@ -29,6 +29,7 @@ class StoredOutcome:
     """How consecutive tasks of a batch ended; kept until its time or the memory is up.
 
     Attributes:
+        number: Order of arrival over the whole head.
         offset: Position of the first in the batch.
         payloads: Encoded values or failures, one a task.
         finished_at_s: Monotonic time.
@@ -36,6 +37,7 @@ class StoredOutcome:
         is_evicted: The payloads are dropped already.
     """
 
+    number: int
     batch: Batch
     offset: int
     state: TaskState
@@ -68,6 +70,7 @@ class Batch:
         unfinished: Tasks that have not ended.
         kept: Outcomes that have not expired.
         accepted_at_s: Monotonic time.
+        lost_attempts: Attempts that may have been under way when a head died.
         digests: Of each task's arguments, where the caller may have chosen the ids.
         is_overdue: Its queue limit has passed: what comes back unstarted ends.
     """
@@ -87,6 +90,7 @@ class Batch:
     outcomes: list[StoredOutcome | None] = field(default_factory=list)
     unfinished: int = 0
     kept: int = 0
+    lost_attempts: int = 0
     digests: list[bytes] | None = None
     is_overdue: bool = False
 

@@ -5,8 +5,16 @@ from __future__ import annotations
 import heapq
 from typing import assert_never
 
-from rustray.scheduler import admission, cancellation, completion, deadlines, membership, placement
-from rustray.scheduler.commands import Command
+from rustray.scheduler import (
+    admission,
+    cancellation,
+    completion,
+    deadlines,
+    membership,
+    placement,
+    recovery,
+)
+from rustray.scheduler.commands import Command, PersistCode
 from rustray.scheduler.events import (
     CancelRequested,
     CodeReceived,
@@ -15,6 +23,7 @@ from rustray.scheduler.events import (
     FollowRequested,
     HeartbeatReceived,
     OutcomesDelivered,
+    StateRecovered,
     TasksSubmitted,
     TimePassed,
     WorkerDied,
@@ -75,7 +84,9 @@ class Scheduler:
             case TimePassed():
                 self._run_timers()
             case CodeReceived():
-                state.code[event.code_hash] = event.code
+                if event.code_hash not in state.code:
+                    state.code[event.code_hash] = event.code
+                    state.commands.append(PersistCode(event.code_hash, event.code))
             case CancelRequested():
                 cancellation.on_cancel(state, event.request)
             case FollowRequested():
@@ -84,7 +95,8 @@ class Scheduler:
                 self._apply_membership(event)
 
     def _apply_membership(
-        self, event: WorkerJoined | WorkerDisconnected | WorkerDied | DrainRequested
+        self,
+        event: WorkerJoined | WorkerDisconnected | WorkerDied | DrainRequested | StateRecovered,
     ) -> None:
         match event:
             case WorkerJoined():
@@ -95,6 +107,8 @@ class Scheduler:
                 membership.on_died(self.state, event)
             case DrainRequested():
                 membership.on_drain(self.state, event)
+            case StateRecovered():
+                recovery.on_recovered(self.state, event)
             case _:
                 assert_never(event)
 

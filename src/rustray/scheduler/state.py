@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from rustray.scheduler.commands import Command
+from rustray.scheduler.commands import Command, ForgetBatch, ForgetCode
 from rustray.scheduler.load_balancer import LoadBalancer, WorkerLoad
 from rustray.scheduler.records import (
     Batch,
@@ -71,6 +71,9 @@ class SchedulerState:
         kept: Outcomes in order of time; delivered: those that go first.
         functions: Announced name to description; remembered after the worker has left.
         code: Hash to cloudpickled function.
+        ghost: After a restart, stands for the workers of before that have not come back:
+            has a lease on everything that one of them may hold. Not one of `workers`.
+        awaited: Ids of these workers.
     """
 
     def __init__(self, settings: SchedulerSettings) -> None:
@@ -91,6 +94,8 @@ class SchedulerState:
         self.delivered: deque[StoredOutcome] = deque()
         self.functions: dict[str, FunctionInfo] = {}
         self.code: dict[bytes, bytes] = {}
+        self.ghost: WorkerRecord | None = None
+        self.awaited: set[str] = set()
         self.counts: Counter[TaskState] = Counter()
         self.counters: Counter[str] = Counter()
         self.pending_tasks = 0
@@ -98,6 +103,7 @@ class SchedulerState:
         self.result_bytes = 0
         self.next_lease = settings.first_lease
         self.next_batch = 1
+        self.next_outcome = 1
         self.next_order = 1
         self.next_worker = 1
 
@@ -147,6 +153,7 @@ class SchedulerState:
 
     def remove(self, batch: Batch) -> None:
         """Forget a batch whose tasks have ended and whose outcomes have expired."""
+        self.commands.append(ForgetBatch(batch.number))
         session = self.sessions[batch.prefix]
         place = bisect_right(session.firsts, batch.first) - 1
         del session.firsts[place]
@@ -160,9 +167,12 @@ class SchedulerState:
         if queue.batches == 0 and self.queues.get(queue.task_class) is queue:
             del self.queues[queue.task_class]
             self.blocked.pop(queue, None)
-            code_hash = queue.task_class.code_hash
-            if all(other.code_hash != code_hash for other in self.queues):
-                self.code.pop(code_hash, None)
+            self._forget_code(queue.task_class.code_hash)
+
+    def _forget_code(self, code_hash: bytes) -> None:
+        if code_hash in self.code and all(other.code_hash != code_hash for other in self.queues):
+            del self.code[code_hash]
+            self.commands.append(ForgetCode(code_hash))
 
     # -- changing state ----------------------------------------------------
 
@@ -234,3 +244,18 @@ def push_front(queue: ClassQueue, batch: Batch, low: int, high: int) -> None:
     else:
         spans.appendleft(Span(batch, low, high))
     queue.queued += high - low
+
+
+def take_out(queue: ClassQueue, batch: Batch, low: int, high: int) -> None:
+    """Take queued tasks out of their queue; O(its spans), for what happens seldom."""
+    kept: deque[Span] = deque()
+    for span in queue.spans:
+        if span.batch is not batch or span.high <= low or high <= span.low:
+            kept.append(span)
+            continue
+        if span.low < low:
+            kept.append(Span(batch, span.low, low))
+        if high < span.high:
+            kept.append(Span(batch, high, span.high))
+    queue.spans = kept
+    queue.queued -= high - low

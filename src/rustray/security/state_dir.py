@@ -292,13 +292,18 @@ class StateDir:
                 place(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
-            self._sync()
+            self.sync()
         except FileExistsError:
             raise
         except OSError as error:
             raise ConfigError(f"cannot write {path}: {_why(error)}") from error
 
-    def _sync(self) -> None:
+    def sync(self) -> None:
+        """Make names that were added or replaced survive a power cut.
+
+        Raises:
+            OSError: they may not.
+        """
         descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(descriptor)

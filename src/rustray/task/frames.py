@@ -171,6 +171,26 @@ class LeaseRange:
 
 
 @record
+class HeldRange:
+    """Tasks of one lease that a worker answers for, in the words of any head, also of a new one.
+
+    Attributes:
+        lease: The number that it was granted under.
+        offset: Position of the first in the lease.
+        prefix: Task ids' session prefix.
+        first: Task id's sequence of the first.
+        attempt: Attempt number of the lease.
+    """
+
+    lease: int
+    offset: int
+    count: int
+    prefix: bytes
+    first: int
+    attempt: int
+
+
+@record
 class LeaseCancel:
     """Head to worker: stop these tasks; ``force`` kills the executor at once."""
 
@@ -221,7 +241,7 @@ class WorkerFrame:
 
     number: int = 0
     ack: int = 0
-    held: list[LeaseRange] | None = None
+    held: list[HeldRange] | None = None
     """First frame of a session only: everything leased to the worker that it still answers for:
     not started, running, or finished with an outcome that the head has not acked."""
     outcomes: list[LeaseOutcome] = field(default_factory=list)

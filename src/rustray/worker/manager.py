@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, assert_never
 
-from rustray.task.frames import LeaseCancel, LeaseRange, WorkerFrame
+from rustray.task.frames import HeldRange, LeaseCancel, LeaseRange, WorkerFrame
 from rustray.worker import checks, watch
 from rustray.worker.dispatch import dispatch
 from rustray.worker.events import (
@@ -308,11 +308,21 @@ class WorkerManager:
         """
         checks.check(self._state)
 
-    def _held(self) -> list[LeaseRange]:
+    def _held(self) -> list[HeldRange]:
         state = self._state
-        found = list(state.outbox.ranges())
+        # What was returned is not held: the head may have given it to somebody else long ago.
+        found = list(state.outbox.ended_ranges())
         for lane in state.backlog.lanes.values():
             found += [LeaseRange(s.lease.number, s.low, s.high - s.low) for s in lane.segments]
         for executor in state.executors.values():
             found += [LeaseRange(s.lease.number, s.low, s.high - s.low) for s in executor.pieces()]
-        return merge_ranges([r for r in found if r.lease < DIRECT_LEASES])
+        merged = merge_ranges([r for r in found if r.lease < DIRECT_LEASES])
+        return [held for each in merged if (held := self._named(each)) is not None]
+
+    def _named(self, part: LeaseRange) -> HeldRange | None:
+        """Name tasks so that a head knows them which has not granted them."""
+        lease = self._state.leases.get(part.lease) or self._state.closed.get(part.lease)
+        if lease is None:
+            return None  # so long ago that no head would want it
+        first = lease.first + part.offset
+        return HeldRange(part.lease, part.offset, part.count, lease.prefix, first, lease.attempt)

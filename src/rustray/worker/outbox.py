@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from rustray.task.frames import LeaseOutcome, LeaseRange, WorkerFrame
+from rustray.task.frames import HeldRange, LeaseOutcome, LeaseRange, WorkerFrame
 
 MAX_FRAME_TASKS: Final = 4096
 MAX_FRAME_BYTES: Final = 1 << 20
@@ -83,7 +83,7 @@ class Outbox:
             self.unacked.popleft()
         return True
 
-    def take(self, ack: int, held: list[LeaseRange] | None) -> WorkerFrame:
+    def take(self, ack: int, held: list[HeldRange] | None) -> WorkerFrame:
         """Build the next frame within its bounds; the caller knows that there is something.
 
         Args:
@@ -139,17 +139,13 @@ class Outbox:
             size -= length
         return taken
 
-    def ranges(self) -> Iterator[LeaseRange]:
-        """List the tasks of everything here, sent or not."""
-        yield from self.waiting_ranges()
-        for frame in self.unacked:
-            yield from frame.returned
-            for outcome in frame.outcomes:
-                yield LeaseRange(outcome.lease, outcome.offset, len(outcome.payloads))
-
     def waiting_ranges(self) -> Iterator[LeaseRange]:
         """List the tasks of what is in no frame yet."""
         yield from self.returned
+        yield from self.ended_ranges()
+
+    def ended_ranges(self) -> Iterator[LeaseRange]:
+        """List the tasks whose outcomes are in no frame yet: before a greeting, all that wait."""
         for outcome in self.outcomes:
             yield LeaseRange(outcome.lease, outcome.offset, len(outcome.payloads))
 

@@ -21,7 +21,7 @@ from rustray.worker.outbox import Outbox
 from rustray.worker.records import NEVER, Executor, Lease, Phase, WorkClass
 
 DEFAULT_DRAIN_S: Final = 30.0
-MAX_CLOSED_LEASES: Final = 4096
+MAX_CLOSED_LEASES: Final = 8192
 MIN_EXECUTOR_LIMIT: Final = 16
 EXECUTORS_PER_SLOT: Final = 4
 LOOK_AFTER_S: Final = 0.010
@@ -64,8 +64,8 @@ class WorkerState:
         free: Units of each resource that no task holds.
         session_classes: The head's number for a class, valid in this session only.
         codes: SHA-256 to cloudpickled function, kept over sessions.
-        closed: Numbers of leases that were settled lately, so that a late repetition of
-            the grant is known for what it is.
+        closed: Leases that were settled lately, without their payloads: a late repetition of
+            the grant is known for what it is, and a new head is told whose outcomes wait here.
         idle: Process executors that are ready and have nothing.
         shared: The executor of each shared kind that takes tasks.
         received: Number of the last frame of the session.
@@ -86,7 +86,7 @@ class WorkerState:
     outbox: Outbox = field(default_factory=Outbox)
     backlog: Backlog = field(default_factory=Backlog)
     leases: dict[int, Lease] = field(default_factory=dict)
-    closed: dict[int, None] = field(default_factory=dict)
+    closed: dict[int, Lease] = field(default_factory=dict)
     classes: dict[TaskClass, WorkClass] = field(default_factory=dict)
     session_classes: dict[int, WorkClass] = field(default_factory=dict)
     codes: dict[bytes, bytes] = field(default_factory=dict)
@@ -198,11 +198,13 @@ class WorkerState:
         lease.open -= count
         if lease.open == 0:
             del self.leases[lease.number]
-            self.closed[lease.number] = None
+            lease.payloads = NO_PAYLOADS
+            self.closed[lease.number] = lease
             if len(self.closed) > MAX_CLOSED_LEASES:
                 del self.closed[next(iter(self.closed))]
 
 
+NO_PAYLOADS: Final = PayloadColumn.of([])
 LEAVING: Final = FailureInfo("TASK_CANCELLED", "the worker is shutting down; submit it elsewhere")
 
 

@@ -22,6 +22,7 @@ from rustray.task.frames import (
     ClassDefinition,
     ClientFrame,
     HeadFrame,
+    HeldRange,
     LeaseCancel,
     LeaseGrant,
     LeaseOutcome,
@@ -39,6 +40,7 @@ u32 = st.integers(0, 2**32 - 1)
 u63 = st.integers(1, 2**63)
 sequences = st.integers(0, 2**47)
 counts = st.integers(1, MAX_RANGE)
+listed = st.integers(1, codec.MAX_LISTED // 3)
 class_numbers = st.integers(1, 2**31 - 1)
 prefixes = st.binary(min_size=10, max_size=10)
 names = st.text(st.characters(categories=("L", "N", "P")), min_size=1, max_size=20)
@@ -76,7 +78,7 @@ classes = st.builds(
 )
 definitions = st.builds(ClassDefinition, class_numbers, classes, st.binary(max_size=50))
 ranges = st.builds(TaskRange, sequences, counts)
-lease_ranges = st.builds(LeaseRange, u63, st.integers(0, 2**31), counts)
+lease_ranges = st.builds(LeaseRange, u63, st.integers(0, 2**31), listed)
 terminal = st.sampled_from([state for state in TaskState if state.is_terminal])
 reported = st.sampled_from(
     [TaskState.LEASED, TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED]
@@ -125,7 +127,8 @@ worker_frames = st.builds(
     WorkerFrame,
     number=u63,
     ack=u63,
-    held=st.none() | some(lease_ranges),
+    held=st.none()
+    | some(st.builds(HeldRange, u63, st.integers(0, 2**31), listed, prefixes, sequences, u32)),
     outcomes=some(st.builds(LeaseOutcome, u63, st.integers(0, 2**31), reported, payloads, u63)),
     returned=some(lease_ranges),
     started=some(lease_ranges),

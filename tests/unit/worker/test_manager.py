@@ -506,7 +506,8 @@ def test_results_survive_a_broken_session() -> None:
     b.finish(2)
     b.open()
     [first, *_] = b.collect()
-    assert first.held == [LeaseRange(lease, 0, 4)]
+    assert first.held is not None
+    assert [(h.lease, h.offset, h.count) for h in first.held] == [(lease, 0, 4)]
     b.finish_all()
     b.collect()
     b.assert_all_told()

@@ -144,12 +144,14 @@ class ManagerMachine(RuleBasedStateMachine):
 
     @invariant()
     def held_names_all_that_is_not_told(self) -> None:
-        """The core's list for a new session covers every task that the head waits for."""
-        held = {
-            (r.lease, o)
-            for r in self.b.manager._held()
-            for o in range(r.offset, r.offset + r.count)
-        }
+        """The core's list for a new session, and what it gives back, is all the head waits for."""
+        outbox = self.b.manager._state.outbox
+        known = [(r.lease, r.offset, r.count) for r in self.b.manager._held()]
+        known += [(r.lease, r.offset, r.count) for r in outbox.returned]
+        for frame in outbox.unacked:
+            known += [(r.lease, r.offset, r.count) for r in frame.returned]
+            known += [(o.lease, o.offset, len(o.payloads)) for o in frame.outcomes]
+        held = {(lease, o) for lease, low, count in known for o in range(low, low + count)}
         everything = {(n, o) for n, (count, _) in self.b.granted.items() for o in range(count)}
         assert everything - set(self.b.told) <= held
 

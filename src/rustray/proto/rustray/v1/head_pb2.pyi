@@ -127,6 +127,22 @@ class LeaseRange(_message.Message):
     count: int
     def __init__(self, lease: _Optional[int] = ..., offset: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
+class HeldRange(_message.Message):
+    __slots__ = ("lease", "offset", "count", "prefix", "first", "attempt")
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    lease: int
+    offset: int
+    count: int
+    prefix: bytes
+    first: int
+    attempt: int
+    def __init__(self, lease: _Optional[int] = ..., offset: _Optional[int] = ..., count: _Optional[int] = ..., prefix: _Optional[bytes] = ..., first: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
+
 class LeaseOutcome(_message.Message):
     __slots__ = ("lease", "offset", "state", "payloads", "run_us")
     LEASE_FIELD_NUMBER: _ClassVar[int]
@@ -157,7 +173,7 @@ class WorkerFrame(_message.Message):
     number: int
     ack: int
     has_held: bool
-    held: _containers.RepeatedCompositeFieldContainer[LeaseRange]
+    held: _containers.RepeatedCompositeFieldContainer[HeldRange]
     outcomes: _containers.RepeatedCompositeFieldContainer[LeaseOutcome]
     returned: _containers.RepeatedCompositeFieldContainer[LeaseRange]
     started: _containers.RepeatedCompositeFieldContainer[LeaseRange]
@@ -165,7 +181,7 @@ class WorkerFrame(_message.Message):
     drained: bool
     token: str
     bye: bool
-    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., has_held: _Optional[bool] = ..., held: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., outcomes: _Optional[_Iterable[_Union[LeaseOutcome, _Mapping]]] = ..., returned: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., started: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., draining: _Optional[bool] = ..., drained: _Optional[bool] = ..., token: _Optional[str] = ..., bye: _Optional[bool] = ...) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., has_held: _Optional[bool] = ..., held: _Optional[_Iterable[_Union[HeldRange, _Mapping]]] = ..., outcomes: _Optional[_Iterable[_Union[LeaseOutcome, _Mapping]]] = ..., returned: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., started: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., draining: _Optional[bool] = ..., drained: _Optional[bool] = ..., token: _Optional[str] = ..., bye: _Optional[bool] = ...) -> None: ...
 
 class LeaseGrant(_message.Message):
     __slots__ = ("lease", "class_number", "attempt", "prefix", "first", "payloads")

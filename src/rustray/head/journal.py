@@ -1,0 +1,158 @@
+"""Where the head's state is kept beside memory, and when it is safe there.
+
+The driver appends what the scheduler wants to be committed, in order, and holds back whatever
+tells somebody of it until the commit. A journal commits groups: all that was appended while the
+commit before was under way goes together in the next. So there is one sync for thousands of
+tasks under load, and no wait for a timer when there is just one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from rustray.scheduler.commands import JournalCommand
+
+logger = logging.getLogger("rustray.head")
+
+
+class Journal(Protocol):
+    """Takes commands in order, and says up to which of them they are safe.
+
+    Attributes:
+        level: "full" (survives a power cut), "process" (survives the death of the process), or
+            "memory" (survives nothing).
+        appended: Number of the last command appended.
+        committed: Number of the last command that is as safe as the level promises.
+        on_commit: Called on the event loop when `committed` has grown.
+    """
+
+    level: str
+    appended: int
+    committed: int
+    on_commit: Callable[[], None]
+
+    def append(self, command: JournalCommand) -> None:
+        """Take one command."""
+
+
+class MemoryJournal:
+    """Durability level "memory": the scheduler's own state is the record."""
+
+    level = "memory"
+    appended = 0
+    committed = 0
+
+    def __init__(self) -> None:
+        self.on_commit: Callable[[], None] = _nothing
+
+    def append(self, command: JournalCommand) -> None:
+        """Keep nothing beside what the scheduler holds: that is what this level promises."""
+
+
+class Store(Protocol):
+    """What commits; `rustray.head.journal_store.JournalStore` is one."""
+
+    def commit(self, commands: Sequence[JournalCommand], revision: int) -> None:
+        """Commit all or nothing, and return when it is safe."""
+
+    def close(self) -> None:
+        """Let go of the files."""
+
+
+class GroupCommitJournal:
+    """Commits in a thread of its own, group by group."""
+
+    def __init__(
+        self,
+        store: Store,
+        level: str,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        revision: Callable[[], int],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            store: Where to commit.
+            level: What it promises.
+            loop: On which everything but the commits happens.
+            revision: Gives the newest event's revision, to be kept with each group.
+            on_failure: Called on the loop when a commit failed: nothing is safe from then on, and
+                the head has to stop without telling anybody that it is.
+        """
+        self.level = level
+        self.appended = 0
+        self.committed = 0
+        self.on_commit: Callable[[], None] = _nothing
+        self._loop = loop
+        self._store = store
+        self._revision = revision
+        self._on_failure = on_failure
+        self._waiting: list[JournalCommand] = []
+        self._is_planned = False
+        self._is_committing = False
+        self._has_failed = False
+        self._groups: queue.SimpleQueue[tuple[int, list[JournalCommand], int] | None]
+        self._groups = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="rustray-journal", daemon=True)
+        self._thread.start()
+
+    def append(self, command: JournalCommand) -> None:
+        """Take one command; it is committed with all others of this turn of the loop."""
+        self._waiting.append(command)
+        self.appended += 1
+        if not (self._is_planned or self._is_committing or self._has_failed):
+            self._is_planned = True
+            self._loop.call_soon(self._start)
+
+    def _start(self) -> None:
+        self._is_planned = False
+        if self._waiting and not (self._is_committing or self._has_failed):
+            self._is_committing = True
+            group, self._waiting = self._waiting, []
+            self._groups.put((self.appended, group, self._revision()))
+
+    def _run(self) -> None:
+        while (item := self._groups.get()) is not None:
+            number, group, revision = item
+            error: BaseException | None = None
+            try:
+                self._store.commit(group, revision)
+            except BaseException as caught:
+                error = caught
+            try:
+                self._loop.call_soon_threadsafe(self._done, number, error)
+            except RuntimeError:  # the loop has closed: nobody is there to be told
+                return
+
+    def _done(self, number: int, error: BaseException | None) -> None:
+        self._is_committing = False
+        if error is not None:
+            # Never again: after a failed sync nobody knows what the disk has (PostgreSQL's lesson
+            # of 2018), so the next start reads what is really there.
+            self._has_failed = True
+            logger.critical("the journal cannot be written, so the head stops: %r", error)
+            self._on_failure(error)
+            return
+        self.committed = number
+        self.on_commit()
+        self._start()
+
+    async def close(self) -> None:
+        """Commit what waits, end the thread, close the store."""
+        while (self._waiting or self._is_committing) and not self._has_failed:
+            self._start()
+            await asyncio.sleep(0.001)
+        self._groups.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._store.close()
+
+
+def _nothing() -> None:
+    """Stand in until somebody wants to know."""

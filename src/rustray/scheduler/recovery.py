@@ -1,0 +1,264 @@
+"""A head that starts with the journal of an earlier one.
+
+The journal says which tasks were accepted and how they ended, and not who had them: leases are not
+journaled, so that handing out work costs no commit. Instead every task that had not ended is
+put under a lease of the *ghost*, which stands for the workers of before. A worker that comes back
+says what it holds, and takes that over under its old lease number. When all of them have come back,
+or their time is up, the ghost is gone, and what nobody has is queued. So a task that a worker
+still holds is not run again, however long the head was away.
+"""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from collections.abc import Sequence
+
+from rustray.scheduler.admission import digests
+from rustray.scheduler.commands import CancelLease, ForgetWorker
+from rustray.scheduler.completion import cancelled_payloads, finish, owned_runs, release
+from rustray.scheduler.deadlines import start_batch_timers
+from rustray.scheduler.events import RecoveredBatch, RecoveredOutcome, StateRecovered
+from rustray.scheduler.load_balancer import WorkerLoad
+from rustray.scheduler.placement import add_span, enqueue, new_queue
+from rustray.scheduler.records import Batch, Lease, Part, StoredOutcome, WorkerRecord
+from rustray.scheduler.state import SchedulerState, push_front, runs, take_out
+from rustray.task.frames import HeldRange
+from rustray.task.state import TaskState
+from rustray.task.views import WorkerInfo
+
+GHOST = "(not back since the restart)"
+_OPEN = (TaskState.QUEUED, TaskState.LEASED, TaskState.CANCELLING)
+
+
+def on_recovered(state: SchedulerState, event: StateRecovered) -> None:
+    """Rebuild batches and outcomes, and wait for the workers of before."""
+    state.code.update(event.codes)
+    batches: dict[int, Batch] = {}
+    for found in event.batches:
+        batches[found.batch] = _rebuild(state, found)
+    for outcome in event.outcomes:
+        _restore_outcome(state, batches.get(outcome.batch), outcome)
+    for number, offset, attempt, reruns in event.reruns:
+        batch = batches.get(number)
+        if batch is not None and offset < batch.count:
+            batch.grants[offset] = max(attempt, event.starts)
+            batch.reruns[offset] = reruns
+    state.awaited = set(event.workers)
+    if state.awaited:
+        _raise_ghost(state, event.grace_s)
+    for batch in batches.values():
+        # Each head may have handed it out once more than the journal knows.
+        batch.lost_attempts = event.starts
+        _resume(state, batch)
+    for number, offset, count in event.cancels:
+        batch = batches.get(number)
+        if batch is not None:
+            _cancel_again(state, batch, offset, min(offset + count, batch.count))
+
+
+def _rebuild(state: SchedulerState, found: RecoveredBatch) -> Batch:
+    queue = new_queue(state, found.task_class)
+    count = len(found.payloads)
+    batch = Batch(
+        found.batch,
+        found.prefix,
+        found.first,
+        count,
+        queue,
+        found.payloads,
+        found.is_pushed,
+        state.now - found.age_s,
+    )
+    if not found.is_pushed:
+        batch.digests = digests(found.payloads)
+    queue.batches += 1
+    state.next_batch = max(state.next_batch, found.batch + 1)
+    state.insert(batch)
+    state.pending_tasks += count
+    state.pending_bytes += len(found.payloads.blob)
+    state.counts[TaskState.QUEUED] += count
+    state.counters["tasks_recovered"] += count
+    return batch
+
+
+def _restore_outcome(state: SchedulerState, batch: Batch | None, found: RecoveredOutcome) -> None:
+    state.next_outcome = max(state.next_outcome, found.number + 1)
+    outcome = found.outcome
+    low, high = found.offset, found.offset + len(outcome.payloads)
+    if batch is None or high > batch.count or any(batch.state[low:high]):
+        state.counters["outcomes_out_of_place"] += 1
+        return
+    stored = StoredOutcome(
+        found.number,
+        batch,
+        low,
+        outcome.state,
+        outcome.payloads,
+        outcome.worker_id,
+        outcome.attempts,
+        state.now - found.age_s,
+    )
+    batch.lease[low:high] = array("Q", (len(batch.outcomes),)) * (high - low)
+    batch.outcomes.append(stored)
+    batch.kept += 1
+    state.kept.append(stored)
+    state.result_bytes += len(outcome.payloads.blob)
+    state.set_state(Part(batch, low, high, TaskState.QUEUED), outcome.state)
+    batch.unfinished -= high - low
+    state.pending_tasks -= high - low
+    if batch.unfinished == 0:
+        assert batch.payloads is not None
+        state.pending_bytes -= len(batch.payloads.blob)
+        batch.payloads = None
+
+
+def _resume(state: SchedulerState, batch: Batch) -> None:
+    """Put what has not ended under the ghost, or into the queue where there is none."""
+    if batch.unfinished == 0:
+        return
+    start_batch_timers(state, batch)
+    for low, high, byte in list(runs(batch.state, 0, batch.count)):
+        if byte != TaskState.QUEUED:
+            continue
+        if state.ghost is None:
+            add_span(state, batch, low, high)
+        else:
+            _haunt(state, state.ghost, batch, low, high)
+
+
+def _cancel_again(state: SchedulerState, batch: Batch, low: int, high: int) -> None:
+    for start, end, byte in list(runs(batch.state, low, high)):
+        part = Part(batch, start, end, TaskState(byte))
+        if part.state is TaskState.LEASED:
+            state.set_state(part, TaskState.CANCELLING)
+        elif part.state is TaskState.QUEUED:
+            batch.queue.queued -= part.count
+            finish(state, part, TaskState.CANCELLED, cancelled_payloads(part.count), None)
+
+
+# ── The ghost ─────────────────────────────────────────────────────────────────────────────────
+
+
+def _raise_ghost(state: SchedulerState, grace_s: float) -> None:
+    info = WorkerInfo(GHOST, 0, GHOST, "", {}, {}, (), "", 0, "")
+    load = WorkerLoad(worker_id=GHOST, order=-1, total={})
+    due = state.now + grace_s
+    ghost = WorkerRecord(info, -1, load, "disconnected", due, state.now, frozenset())
+    state.ghost = ghost
+    heapq.heappush(state.timers, (due, state.next_order, "expiry", ghost))
+    state.next_order += 1
+
+
+def _haunt(state: SchedulerState, ghost: WorkerRecord, batch: Batch, low: int, high: int) -> None:
+    number, count = state.next_lease, high - low
+    state.next_lease += 1
+    lease = Lease(number, batch, low, count, 0, ghost, count)
+    state.leases[number] = ghost.leases[number] = lease
+    batch.lease[low:high] = array("Q", (number,)) * count
+    state.set_state(Part(batch, low, high, TaskState.QUEUED), TaskState.LEASED)
+    state.charge(ghost, batch.queue, count)
+
+
+def note_return(state: SchedulerState, worker: WorkerRecord) -> None:
+    """A worker has said what it holds; the last one that was awaited ends the wait."""
+    if state.ghost is None:
+        return
+    state.awaited.discard(worker.worker_id)
+    if not state.awaited:
+        end(state)
+
+
+def end(state: SchedulerState) -> None:
+    """Queue what no worker of before has come back with, and let the ghost go."""
+    ghost = state.ghost
+    if ghost is None:
+        return
+    for lease in reversed(list(ghost.leases.values())):
+        batch = lease.batch
+        for part in reversed(owned_runs(state, lease, 0, lease.count)):
+            release(state, lease, part.count)
+            if part.state is TaskState.CANCELLING:
+                finish(state, part, TaskState.CANCELLED, cancelled_payloads(part.count), None)
+                continue
+            batch.lease[part.low : part.high] = array("Q", (0,)) * part.count
+            state.set_state(part, TaskState.QUEUED)
+            push_front(batch.queue, batch, part.low, part.high)
+            enqueue(state, batch.queue)
+            state.counters["tasks_requeued_after_restart"] += part.count
+    state.ghost = None
+    state.commands += [ForgetWorker(name) for name in sorted(state.awaited)]
+    state.awaited.clear()
+
+
+def adopt(state: SchedulerState, worker: WorkerRecord, parts: Sequence[HeldRange]) -> Lease | None:
+    """Give a worker back what it got from an earlier head, as far as nobody else has it.
+
+    Args:
+        state: The scheduler's.
+        worker: Who has it.
+        parts: All that it holds of one lease.
+
+    Returns:
+        The lease under its old number, or None if there is nothing to give back.
+    """
+    number, batch = parts[0].lease, _batch_of(state, parts)
+    if batch is None or number in state.leases:
+        return None
+    low = parts[0].first - parts[0].offset - batch.first
+    count = max(part.offset + part.count for part in parts)
+    lease = Lease(number, batch, low, count, max(parts[0].attempt, 1), worker, 0)
+    for part in parts:
+        start = low + part.offset
+        for begin, end, byte in list(runs(batch.state, start, start + part.count)):
+            if byte in _OPEN:
+                _take_over(state, lease, begin, end, TaskState(byte))
+    if lease.remaining == 0:
+        return None
+    state.leases[number] = worker.leases[number] = lease
+    state.counters["tasks_adopted"] += lease.remaining
+    return lease
+
+
+def _batch_of(state: SchedulerState, parts: Sequence[HeldRange]) -> Batch | None:
+    """Return the batch that all parts are of, None if there is none or they contradict."""
+    head = parts[0]
+    known = state.overlapping(head.prefix, head.first, head.count)
+    if len(known) != 1:
+        return None
+    batch = known[0]
+    for part in parts:
+        start = part.first - batch.first
+        if part.prefix != head.prefix or part.first - part.offset != head.first - head.offset:
+            return None
+        if part.count <= 0 or part.offset < 0 or start < part.offset:
+            return None
+        if start + part.count > batch.count:
+            return None
+    return batch
+
+
+def _take_over(
+    state: SchedulerState, lease: Lease, low: int, high: int, present: TaskState
+) -> None:
+    if present is TaskState.QUEUED:
+        take_out(lease.batch.queue, lease.batch, low, high)
+        _own(state, lease, low, high)
+        state.set_state(Part(lease.batch, low, high, present), TaskState.LEASED)
+        return
+    for offset in range(low, high):
+        before = state.leases[lease.batch.lease[offset]]
+        is_mine = before.worker is state.ghost
+        if is_mine:
+            release(state, before, 1)
+            _own(state, lease, offset, offset + 1)
+        if present is TaskState.CANCELLING or not is_mine:
+            at = offset - lease.low
+            drop = CancelLease(lease.worker.worker_id, lease.number, at, 1, force=not is_mine)
+            state.commands.append(drop)
+
+
+def _own(state: SchedulerState, lease: Lease, low: int, high: int) -> None:
+    lease.batch.lease[low:high] = array("Q", (lease.number,)) * (high - low)
+    lease.remaining += high - low
+    state.charge(lease.worker, lease.batch.queue, high - low)

@@ -1,0 +1,120 @@
+"""A head that is killed, again and again: what it has acked is there, and runs once."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import pytest
+
+import rustray
+from e2e import functions
+from helpers.cluster import Cluster, joined
+from helpers.waiting import aeventually, eventually
+
+pytestmark = pytest.mark.slow
+
+_mark = rustray.remote(functions.mark)
+_TASKS = 1500
+_KILLS = 4
+
+
+def _have_run(marks: Path, count: int) -> bool:
+    return len(functions.executions(marks)) >= count
+
+
+def test_a_head_killed_under_load_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    """The client only sees pauses: every result arrives, and each task ran exactly once."""
+    random = Random(7)
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    with Cluster(tmp_path) as cluster:
+        cluster.start_head()
+        cluster.start_worker("a")
+        eventually(lambda: cluster.json("workers", "list")["workers"], 20)
+        with cluster.session():
+            refs = [_mark.remote(str(marks), i, 0.004) for i in range(_TASKS)]
+            for kill in range(1, _KILLS + 1):
+                ran = partial(
+                    _have_run, marks, kill * _TASKS // (_KILLS + 2) + random.randrange(20)
+                )
+                eventually(ran, 60)
+                cluster.restart_head()
+            assert rustray.get(refs, timeout=120) == list(range(_TASKS))
+        assert functions.executions(marks) == dict.fromkeys(range(_TASKS), 1)
+        assert cluster.json("status")["head"]["durability"] == "full"
+
+
+async def test_what_a_unary_call_was_told_survives(tmp_path: Path) -> None:
+    """Ids that were returned are known after kill -9, with their results, also without a worker."""
+    with Cluster(tmp_path) as cluster:
+        cluster.start_head()
+        worker = cluster.start_worker("a")
+        with cluster.as_own():
+            async with cluster.head_node() as head:
+                await aeventually(lambda: joined(head, 1), 20)
+                done = await head.submit_task(rustray.TaskSpec("add", [40, 2]))
+                result = await head.get_task_result(done, 20)
+                assert result is not None
+                assert result.unwrap() == 42
+                worker.end()
+                await aeventually(lambda: joined(head, 0), 20)
+                waiting = await head.submit_tasks_batch(
+                    [rustray.TaskSpec("add", [i, 1]) for i in range(50)]
+                )
+                cancelled = await head.submit_task(rustray.TaskSpec("add", [0, 0]))
+                await head.cancel_task(cancelled)
+            cluster.restart_head()
+            cluster.start_worker("b")
+            async with cluster.head_node() as head:
+                again = await head.get_task_result(done, 20)
+                assert again is not None
+                assert (again.unwrap(), again.attempts) == (42, 1)
+                stopped = await head.get_task_result(cancelled, 20)
+                assert stopped is not None
+                assert stopped.state is rustray.TaskState.CANCELLED
+                results = [await head.get_task_result(task_id, 40) for task_id in waiting]
+                assert [r and r.unwrap() for r in results] == [i + 1 for i in range(50)]
+
+
+def test_a_damaged_journal_is_not_replaced(tmp_path: Path) -> None:
+    """The head refuses to start, names the file and what to do, and leaves it as it is."""
+    with Cluster(tmp_path) as cluster:
+        cluster.start_head()
+        assert cluster.head is not None
+        cluster.head.end()
+        journal = cluster.state_dir / "journal.db"
+        journal.write_bytes(b"garbage" * 1000)
+        answer = cluster.run("head", "--port", "0")
+        assert answer.returncode == 2
+        assert "journal.db" in answer.stderr
+        assert "Traceback" not in answer.stderr
+        assert journal.read_bytes() == b"garbage" * 1000
+
+
+def test_memory_is_a_choice(tmp_path: Path) -> None:
+    """--durability memory keeps nothing on disk, and says so."""
+    with Cluster(tmp_path) as cluster:
+        cluster.start_head("--durability", "memory")
+        assert cluster.json("status")["head"]["durability"] == "memory"
+        assert not (cluster.state_dir / "journal.db").exists()
+
+
+def test_a_backup_brings_the_tasks_back(tmp_path: Path) -> None:
+    """Copied under a running head, restored after the journal was damaged, run by a new worker."""
+    copy = str(tmp_path / "copy.db")
+    with Cluster(tmp_path) as cluster:
+        cluster.start_head()
+        cluster.json("submit", "--wait-for-resources", "add", "40", "2")
+        assert cluster.json("state", "backup", copy)["tasks"] == 1
+        refused = cluster.run("state", "restore", copy)
+        assert (refused.returncode, "Traceback" in refused.stderr) == (2, False)
+        assert cluster.head is not None
+        cluster.head.end()
+        (cluster.state_dir / "journal.db").write_bytes(b"garbage" * 1000)
+        assert cluster.run("state", "check").returncode == 2
+        assert cluster.json("state", "restore", copy)["tasks"] == 1
+        cluster.start_head()
+        cluster.start_worker("a")
+        eventually(lambda: cluster.json("status")["tasks"]["SUCCEEDED"] == 1, 60)

@@ -1,0 +1,232 @@
+"""The journal: what is committed comes back, and nothing is told before."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from helpers.waiting import aeventually
+from rustray.common.errors import ConfigError
+from rustray.common.resources import ResourceSet
+from rustray.head.driver import HeadDriver
+from rustray.head.journal import GroupCommitJournal
+from rustray.head.journal_store import JournalStore
+from rustray.head.notifications import NotificationManager
+from rustray.scheduler import commands as c
+from rustray.scheduler import events as e
+from rustray.scheduler.scheduler import Scheduler
+from rustray.task.columns import PayloadColumn
+from rustray.task.frames import Outcome
+from rustray.task.spec import Codec, TaskClass
+from rustray.task.state import TaskState
+
+PREFIX = b"0123456789"
+CALL = TaskClass(
+    "f",
+    b"h" * 32,
+    resources=ResourceSet.of({"cpu_cores": 0.5, "gpus": 1}),
+    labels=(("zone", "a"),),
+    priority=-3,
+    max_retries=7,
+    timeout_s=1.5,
+    codec=Codec.PICKLE,
+)
+
+
+def a_batch(number: int, *items: bytes, task_class: TaskClass = CALL) -> c.PersistBatch:
+    """A batch whose first sequence is ten times its number."""
+    return c.PersistBatch(number, PREFIX, 10 * number, task_class, PayloadColumn.of(items), True)
+
+
+def an_outcome(number: int, batch: int, offset: int, *items: bytes) -> c.PersistOutcome:
+    """An outcome of consecutive tasks."""
+    payloads = PayloadColumn.of(items)
+    outcome = Outcome(10 * batch + offset, TaskState.SUCCEEDED, payloads, "w-1", 1)
+    return c.PersistOutcome(number, batch, offset, outcome)
+
+
+def test_what_was_committed_comes_back(tmp_path: Path) -> None:
+    """Batches, outcomes, cancels, budgets, code and workers, as they were, and how old they are."""
+    path = tmp_path / "journal.db"
+    now = [1000.0]
+    store = JournalStore(path, "full", lambda: now[0])
+    store.commit([c.PersistCode(b"h" * 32, b"code"), a_batch(1, b"a", b"b", b"")], 3)
+    now[0] = 1010.0
+    store.commit(
+        [
+            an_outcome(5, 1, 1, b"B"),
+            c.PersistCancel(1, 2, 1),
+            c.PersistRerun(1, 0, 1, 1),
+            c.PersistRerun(1, 0, 2, 2),
+            c.PersistWorker("w-1"),
+            c.PersistWorker("w-2"),
+            c.ForgetWorker("w-2"),
+        ],
+        9,
+    )
+    store.close()
+    now[0] = 1030.0
+    found, revision = JournalStore(path, "full", lambda: now[0]).load(20.0)
+    assert revision == 9
+    assert found == e.StateRecovered(
+        (e.RecoveredBatch(1, PREFIX, 10, CALL, PayloadColumn.of([b"a", b"b", b""]), True, 30.0),),
+        (e.RecoveredOutcome(5, 1, 1, an_outcome(5, 1, 1, b"B").outcome, 20.0),),
+        ((1, 2, 1),),
+        ((1, 0, 2, 2),),
+        ((b"h" * 32, b"code"),),
+        ("w-1",),
+        20.0,
+        1,
+    )
+
+
+def test_slices_come_back_as_what_they_are(tmp_path: Path) -> None:
+    """A column that is a part of another one is stored with its own base."""
+    path = tmp_path / "journal.db"
+    column = PayloadColumn.of([b"aa", b"bbb", b"c"]).slice(1, 3)
+    store = JournalStore(path)
+    store.commit([c.PersistBatch(1, PREFIX, 0, CALL, column, False)], 0)
+    store.close()
+    found, _ = JournalStore(path).load(1.0)
+    assert found is not None
+    assert list(found.batches[0].payloads) == [b"bbb", b"c"]
+
+
+def test_what_is_forgotten_leaves_nothing(tmp_path: Path) -> None:
+    """The file holds what the head holds: no rows are left of what has expired."""
+    store = JournalStore(tmp_path / "journal.db")
+    store.commit([a_batch(1, b"a"), c.PersistCancel(1, 0, 1), c.PersistRerun(1, 0, 1, 1)], 0)
+    store.commit([an_outcome(1, 1, 0, b"A"), c.PersistCode(b"h", b"x")], 0)
+    store.commit([c.ForgetOutcome(1), c.ForgetBatch(1), c.ForgetCode(b"h")], 0)
+    assert store.load(1.0) == (None, 0)
+    store.close()
+    with sqlite3.connect(tmp_path / "journal.db") as db:
+        for table in ("batch", "outcome", "cancel", "rerun", "code"):
+            assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+
+
+def test_a_commit_is_all_or_nothing(tmp_path: Path) -> None:
+    """A group that fails half-way leaves no trace."""
+    store = JournalStore(tmp_path / "journal.db")
+    store.commit([a_batch(1, b"a")], 1)
+    with pytest.raises(sqlite3.Error):
+        store.commit([a_batch(2, b"b"), a_batch(1, b"again")], 2)
+    found, revision = store.load(1.0)
+    assert found is not None
+    assert ([batch.batch for batch in found.batches], revision) == ([1], 1)
+
+
+@pytest.mark.parametrize("kind", ["garbage", "foreign", "newer", "torn"])
+def test_a_file_that_is_not_right_is_refused(tmp_path: Path, kind: str) -> None:
+    """It is named, the remedy too, and it is never replaced."""
+    path = tmp_path / "journal.db"
+    if kind == "garbage":
+        path.write_bytes(b"not a database at all" * 300)
+    elif kind == "foreign":
+        with sqlite3.connect(path) as db:
+            db.execute("CREATE TABLE t (x)")
+    else:
+        store = JournalStore(path)
+        store.commit([a_batch(n, bytes(3000)) for n in range(1, 40)], 0)
+        store.close()
+        if kind == "newer":
+            with sqlite3.connect(path) as db:
+                db.execute("PRAGMA user_version = 99")
+        else:
+            content = bytearray(path.read_bytes())
+            content[4096 * 4 :] = bytes(len(content) - 4096 * 4)
+            path.write_bytes(content)
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match=r"journal\.db"):
+        JournalStore(path).load(1.0)
+    assert path.read_bytes() == before
+
+
+class SlowStore:
+    """A store whose commits wait until they are let go, or fail."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Semaphore(0)
+        self.error: BaseException | None = None
+        self.groups: list[list[c.JournalCommand]] = []
+
+    def commit(self, commands: Sequence[c.JournalCommand], revision: int) -> None:
+        self.gate.acquire()
+        if self.error is not None:
+            raise self.error
+        self.groups.append(list(commands))
+
+    def close(self) -> None:
+        self.gate.release()
+
+
+class Heard:
+    """A client that notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def accept(self, command: c.AcceptTasks) -> None:
+        self.told.append(f"accepted {command.count}")
+
+    def reject(self, command: c.RejectTasks) -> None:
+        self.told.append("rejected")
+
+    def deliver(self, command: c.DeliverOutcome) -> None:
+        self.told.append("delivered")
+
+    def unknown(self, command: c.ReportUnknown) -> None:
+        self.told.append("unknown")
+
+
+async def test_nothing_is_told_before_it_is_committed() -> None:
+    """An ack waits for its commit, those behind it wait together, and go in order."""
+    store = SlowStore()
+    failures: list[BaseException] = []
+    loop = asyncio.get_running_loop()
+    journal = GroupCommitJournal(
+        store, "full", loop, revision=lambda: 0, on_failure=failures.append
+    )
+    driver = HeadDriver(Scheduler(), NotificationManager(), journal, loop)
+    client = driver.clients[PREFIX] = Heard()
+    plain = TaskClass("f")
+    for first, count in ((0, 1), (1, 2)):
+        payloads = PayloadColumn.of([b"x"] * count)
+        driver.handle(e.TasksSubmitted(PREFIX, first, plain, payloads, True))
+        await asyncio.sleep(0)
+    driver.handle(e.TasksSubmitted(PREFIX, 9, plain, PayloadColumn.of([b"x"] * 3), True))
+    waiting = asyncio.create_task(driver.safe())
+    assert (client.told, driver.is_safe) == ([], False)
+    store.gate.release()
+    await aeventually(lambda: client.told)
+    assert (client.told, waiting.done()) == (["accepted 1"], False)
+    store.gate.release()
+    await waiting
+    assert client.told == ["accepted 1", "accepted 2", "accepted 3"]
+    assert [len(group) for group in store.groups] == [1, 2]
+    await journal.close()
+
+
+async def test_a_commit_that_fails_stops_everything() -> None:
+    """Nothing is told, nothing is tried again, and the head learns of it once."""
+    store = SlowStore()
+    failures: list[BaseException] = []
+    loop = asyncio.get_running_loop()
+    store.error = OSError(5, "Input/output error")
+    journal = GroupCommitJournal(
+        store, "full", loop, revision=lambda: 0, on_failure=failures.append
+    )
+    driver = HeadDriver(Scheduler(), NotificationManager(), journal, loop)
+    client = driver.clients[PREFIX] = Heard()
+    payloads = PayloadColumn.of([b"x"])
+    driver.handle(e.TasksSubmitted(PREFIX, 0, TaskClass("f"), payloads, True))
+    store.gate.release()
+    await aeventually(lambda: failures)
+    driver.handle(e.TasksSubmitted(PREFIX, 1, TaskClass("f"), payloads, True))
+    await journal.close()
+    assert (client.told, failures, store.groups) == ([], [store.error], [])
