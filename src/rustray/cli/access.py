@@ -153,6 +153,19 @@ def worker_access(
     return Access(named or found.address, found.ca_pem, source)
 
 
+def head_state(flag: str | None) -> StateDir:
+    """Return the state directory of the head on this machine.
+
+    Args:
+        flag: ``--state-dir``, if given.
+
+    Raises:
+        ConfigError: the configuration is wrong.
+    """
+    around = Surroundings.of_this_process()
+    return _state(flag, load(around), around)
+
+
 def _state(flag: str | None, loaded: Loaded, around: Surroundings) -> StateDir:
     return StateDir(expand(flag, around) if flag else state_dir(loaded.config, around))
 

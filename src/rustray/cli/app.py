@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rustray.cli import cluster, flags, settings_commands, submit, tasks
+from rustray.cli import cluster, flags, settings_commands, state, submit, tasks
 from rustray.cli.call import client_command
 
 app = typer.Typer(
@@ -86,6 +86,7 @@ app.add_typer(tasks.app, name="tasks")
 app.add_typer(cluster.workers_app, name="workers")
 app.add_typer(cluster.token_app, name="token")
 app.add_typer(settings_commands.app, name="config")
+app.add_typer(state.app, name="state")
 
 
 @app.command("demo")

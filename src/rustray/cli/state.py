@@ -1,0 +1,61 @@
+"""``rustray state``: look after what a head keeps in its state directory."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rustray.cli.access import head_state
+from rustray.cli.call import JsonFlag, StateDirFlag
+from rustray.cli.output import Output
+
+if TYPE_CHECKING:
+    from rustray.head.journal_files import JournalSummary
+
+app = typer.Typer(help="Check, copy and restore a head's journal.", no_args_is_help=True)
+
+
+@app.command("check")
+def check(state_dir: StateDirFlag = None, as_json: JsonFlag = False) -> None:
+    """Read all of the journal, also while a head uses it; exit code 2 if it is damaged."""
+    from rustray.head import journal_files
+
+    _say(journal_files.check(journal_files.path_in(head_state(state_dir))), "sound", as_json)
+
+
+@app.command("backup")
+def backup(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="New file for the copy.")],
+    state_dir: StateDirFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Copy the journal, also while a head uses it; the copy is a whole one."""
+    from rustray.head import journal_files
+
+    journal = journal_files.path_in(head_state(state_dir))
+    _say(journal_files.backup(journal, Path(file)), "copied", as_json)
+
+
+@app.command("restore")
+def restore(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A copy that 'backup' has made.")],
+    state_dir: StateDirFlag = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Put a copy in the journal's place while no head runs; the present one is kept beside it."""
+    from rustray.head import journal_files
+
+    _say(journal_files.restore(head_state(state_dir), Path(file)), "restored", as_json)
+
+
+def _say(found: JournalSummary, word: str, as_json: bool) -> None:
+    Output(as_json=as_json).value(
+        dataclasses.asdict(found),
+        lambda out: out.text(
+            f"{word}: {found.path}: {found.tasks:,} tasks ({found.ended:,} ended) in "
+            f"{found.batches:,} batches, {found.workers} workers, {found.size:,} bytes"
+        ),
+    )

@@ -1,0 +1,115 @@
+"""What an operator does with a journal: check, backup, restore."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rustray.common.errors import ConfigError
+from rustray.head import journal_files
+from rustray.head.journal_store import FILE_NAME, JournalStore
+from rustray.scheduler import commands as c
+from rustray.security.state_dir import StateDir
+from rustray.task.columns import PayloadColumn
+from rustray.task.frames import Outcome
+from rustray.task.spec import TaskClass
+from rustray.task.state import TaskState
+
+PREFIX = b"0123456789"
+
+
+def a_batch(number: int, count: int) -> c.PersistBatch:
+    """A batch of so many tasks."""
+    payloads = PayloadColumn.of([b"x" * 2000] * count)
+    return c.PersistBatch(number, PREFIX, 1000 * number, TaskClass("f"), payloads, True)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> StateDir:
+    """A state directory with a journal of 15 tasks, 2 of which have ended."""
+    directory = StateDir(tmp_path / "state")
+    directory.create()
+    store = JournalStore(directory.path / FILE_NAME)
+    outcome = Outcome(1000, TaskState.SUCCEEDED, PayloadColumn.of([b"a", b"b"]), "w", 1)
+    store.commit(
+        [a_batch(1, 10), a_batch(2, 5), c.PersistOutcome(1, 1, 0, outcome), c.PersistWorker("w")], 7
+    )
+    store.close()
+    return directory
+
+
+def counts(found: journal_files.JournalSummary) -> tuple[int, int, int, int]:
+    """Return batches, tasks, ended tasks and workers."""
+    return (found.batches, found.tasks, found.ended, found.workers)
+
+
+def test_a_sound_journal_is_counted_and_not_changed(state: StateDir) -> None:
+    """The check reads everything, and a start afterwards is the first one still."""
+    path = state.path / FILE_NAME
+    assert counts(journal_files.check(path)) == (2, 15, 2, 1)
+    found, revision = JournalStore(path).load(1.0)
+    assert found is not None
+    assert (found.starts, revision) == (1, 7)
+
+
+def test_a_backup_of_a_journal_in_use_is_whole(state: StateDir, tmp_path: Path) -> None:
+    """What a running head has committed is in the copy; what comes later is not."""
+    store = JournalStore(state.path / FILE_NAME)
+    store.commit([a_batch(3, 4)], 9)
+    copy = tmp_path / "copy.db"
+    assert counts(journal_files.backup(state.path / FILE_NAME, copy)) == (3, 19, 2, 1)
+    assert copy.stat().st_mode & 0o777 == 0o600
+    store.commit([a_batch(4, 1)], 10)
+    assert journal_files.check(copy).tasks == 19
+    with pytest.raises(ConfigError, match="there already"):
+        journal_files.backup(state.path / FILE_NAME, copy)
+    store.close()
+
+
+def test_a_restored_journal_is_the_copy_and_the_old_one_is_kept(
+    state: StateDir, tmp_path: Path
+) -> None:
+    """Also when the present one is damaged, which is when it is needed."""
+    path, copy = state.path / FILE_NAME, tmp_path / "copy.db"
+    journal_files.backup(path, copy)
+    path.write_bytes(b"garbage" * 5000)
+    with pytest.raises(ConfigError, match="state restore FILE"):
+        journal_files.check(path)
+    assert counts(journal_files.restore(state, copy)) == (2, 15, 2, 1)
+    assert (state.path / journal_files.REPLACED).read_bytes() == b"garbage" * 5000
+    assert copy.exists()
+
+
+def test_nothing_is_restored_under_a_running_head(state: StateDir, tmp_path: Path) -> None:
+    """The lock that heads take keeps the journal in place."""
+    path, copy = state.path / FILE_NAME, tmp_path / "copy.db"
+    journal_files.backup(path, copy)
+    before = path.read_bytes()
+    with state.lock(), pytest.raises(ConfigError):
+        journal_files.restore(state, copy)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["absent", "empty", "garbage", "class"])
+def test_what_is_not_sound_is_neither_copied_nor_restored(
+    state: StateDir, tmp_path: Path, kind: str
+) -> None:
+    """Each gives an error that names the file, and nothing is left behind."""
+    bad = tmp_path / "bad.db"
+    if kind == "empty":
+        bad.touch()
+    elif kind == "garbage":
+        bad.write_bytes(b"no database" * 1000)
+    elif kind == "class":
+        store = JournalStore(bad)
+        store.commit([a_batch(1, 1)], 0)
+        store._db.execute("UPDATE class SET definition = x'ffff'")
+        store.close()
+    before = (state.path / FILE_NAME).read_bytes()
+    with pytest.raises(ConfigError, match=r"bad\.db"):
+        journal_files.restore(state, bad)
+    with pytest.raises(ConfigError, match=r"bad\.db"):
+        journal_files.backup(bad, tmp_path / "copy.db")
+    assert not (tmp_path / "copy.db").exists()
+    assert (state.path / FILE_NAME).read_bytes() == before
