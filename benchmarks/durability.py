@@ -1,11 +1,13 @@
 """What durability costs: the same work at each level of the head, on this machine, in turn.
 
-``python benchmarks/durability.py [--rounds N]`` prints medians; a round runs every level once.
+``python benchmarks/durability.py [--rounds N]`` prints medians; a round runs every level once,
+and a restart of a head with a long queue.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import sqlite3
@@ -15,114 +17,171 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from suite import tasks
 from suite.cluster import Cluster
+from suite.samples import environment
+
+import rustray
 
 LEVELS: Final = ("memory", "process", "full")
+RESTART: Final = "restart"
 _BURST: Final = 100_000
+_ALONE: Final = 1000
 _ACKS: Final = 200
 _EXECUTORS: Final = 2
+_QUEUED: Final = 1_000_000
+_PAYLOAD: Final = bytes(100)
+
+Figures = dict[str, float]
 
 
 def main() -> int:
     """Run it, or be one sample."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sample", choices=LEVELS, help=argparse.SUPPRESS)
+    parser.add_argument("--sample", choices=(*LEVELS, RESTART), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.sample:
-        print(json.dumps(sample(options.sample)))
+        measured = restart() if options.sample == RESTART else at_level(options.sample)
+        print(json.dumps(measured))
         return 0
-    found: dict[str, list[dict[str, float]]] = {level: [] for level in LEVELS}
+    kinds = (*LEVELS, RESTART)
+    samples: dict[str, list[Figures]] = {kind: [] for kind in kinds}
     for number in range(options.rounds):
-        for level in LEVELS[number % 3 :] + LEVELS[: number % 3]:
-            with tempfile.TemporaryDirectory() as directory:
-                done = subprocess.run(
-                    [sys.executable, os.path.abspath(__file__), "--sample", level],
-                    cwd=directory,
-                    env={**os.environ, "RUSTRAY_STATE_DIR": f"{directory}/state"},
-                    stdout=subprocess.PIPE,
-                    text=True,
-                    timeout=180,
-                    check=True,
-                )
-            found[level].append(json.loads(done.stdout))
-    show(found)
+        turn = number % len(kinds)
+        for kind in kinds[turn:] + kinds[:turn]:
+            samples[kind].append(_in_own_process(kind))
+    show({kind: _medians(found) for kind, found in samples.items()}, options.rounds)
     return 0
 
 
-def show(found: dict[str, list[dict[str, float]]]) -> None:
-    """Print the medians, and each level's share of the speed of "memory"."""
-    figures = list(found["memory"][0])
-    base = {name: statistics.median(one[name] for one in found["memory"]) for name in figures}
-    print("TLS + JWT; medians of", len(found["memory"]), "rounds")
-    print(f"{'level':10}" + "".join(f"{name:>24}" for name in figures))
-    for level, samples in found.items():
-        row = f"{level:10}"
-        for name in figures:
-            value = statistics.median(one[name] for one in samples)
-            row += (
-                f"{value:>16,.1f} ({value / base[name]:4.2f})" if base[name] else f"{value:>24,.1f}"
-            )
-        print(row)
+def _in_own_process(kind: str) -> Figures:
+    with tempfile.TemporaryDirectory() as directory:
+        done = subprocess.run(
+            [sys.executable, os.path.abspath(__file__), "--sample", kind],
+            cwd=directory,
+            env=environment(Path(directory)),
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=180,
+            check=True,
+        )
+    found: Figures = json.loads(done.stdout)
+    return found
 
 
-def sample(level: str) -> dict[str, float]:
+def _medians(samples: list[Figures]) -> Figures:
+    return {name: statistics.median(one[name] for one in samples) for name in samples[0]}
+
+
+def show(medians: dict[str, Figures], rounds: int) -> None:
+    """Print a table of the levels, the restart, and what issue and promise ask for."""
+    print(f"TLS + JWT; medians of {rounds} rounds; in brackets: times the figure of memory\n")
+    base = medians["memory"]
+    print("| level | " + " | ".join(base) + " |")
+    print("|---" * (len(base) + 1) + "|")
+    for level in LEVELS:
+        cells = [f"{v:,.0f} ({v / base[name]:.2f})" for name, v in medians[level].items()]
+        print(f"| {level} | " + " | ".join(cells) + " |")
+    after = medians[RESTART]
+    print(f"\nrestart with {_QUEUED:,} queued tasks of {len(_PAYLOAD)} B, full: ", end="")
+    print(", ".join(f"{name} {value:,.2f}" for name, value in after.items()))
+    sync, full = after.pop("bare synced commit us"), medians["full"]
+    goals = {
+        "burst at full >= 0.70 x memory": full["burst tasks/s"] / base["burst tasks/s"] >= 0.7,
+        "ack at full <= 2 x bare synced commit + 1 ms": full["ack us"] <= 2 * sync + 1000,
+        "restart <= 15 s": after["ready after s"] <= 15.0,
+        "journal <= 1.5 x payload + 64 B": after["journal B/task"] <= 1.5 * len(_PAYLOAD) + 64,
+    }
+    print()
+    for goal, holds in goals.items():
+        print(f"{goal:50}{'pass' if holds else 'FAIL'}")
+
+
+def at_level(level: str) -> Figures:
     """Measure one level in this process's directory."""
-    import rustray
-
-    directory = Path.cwd()
-    cluster = Cluster(directory, level)
+    cluster = Cluster(Path.cwd(), level)
     cluster.start(executors=_EXECUTORS)
     try:
         with rustray.init(cluster.address):
             function = rustray.remote(wait_for_resources=True)(tasks.noop)
             rustray.get([function.remote() for _ in range(1000)])
             return {
-                "burst tasks/s": _burst(rustray, function),
-                "one at a time/s": _alone(rustray, function),
+                "burst tasks/s": _burst(function),
+                "one at a time/s": _alone(function),
                 "ack us": _ack(cluster.address),
-                "bare sync us": _bare_sync(directory) if level == "full" else 0.0,
             }
     finally:
         cluster.stop()
 
 
-def _burst(rustray: object, function: object) -> float:
+def _burst(function: Any) -> float:
     begin = time.perf_counter()
-    refs = [function.remote() for _ in range(_BURST)]  # type: ignore[attr-defined]
-    rustray.get(refs)  # type: ignore[attr-defined]
+    rustray.get([function.remote() for _ in range(_BURST)])
     return _BURST / (time.perf_counter() - begin)
 
 
-def _alone(rustray: object, function: object) -> float:
-    count = 1000
+def _alone(function: Any) -> float:
     begin = time.perf_counter()
-    for _ in range(count):
-        rustray.get(function.remote())  # type: ignore[attr-defined]
-    return count / (time.perf_counter() - begin)
+    for _ in range(_ALONE):
+        rustray.get(function.remote())
+    return _ALONE / (time.perf_counter() - begin)
 
 
 def _ack(address: str) -> float:
     """Return the median time of a single unary submit, in microseconds."""
-    import asyncio
-
-    from rustray import HeadNode, TaskSpec
 
     async def measure() -> float:
-        host, _, port = address.removeprefix("rustray://").rpartition(":")
-        async with HeadNode(host, int(port)) as head:
+        async with _head(address) as head:
             times = []
             for _ in range(_ACKS):
-                spec = TaskSpec("nobody_has_this", wait_for_resources=True)
+                spec = rustray.TaskSpec("nobody_has_this", wait_for_resources=True)
                 begin = time.perf_counter()
                 await head.submit_task(spec)
                 times.append(time.perf_counter() - begin)
             return statistics.median(times) * 1e6
 
     return asyncio.run(measure())
+
+
+def restart() -> Figures:
+    """Kill a head with a long queue, and start it again in the same place."""
+    directory = Path.cwd()
+    cluster = Cluster(directory, "full")
+    cluster.start(executors=0)
+    try:
+        with rustray.init(cluster.address):
+            function = rustray.remote(wait_for_resources=True)(tasks.noop)
+            refs = [function.remote(_PAYLOAD) for _ in range(_QUEUED)]
+            while asyncio.run(_queued(cluster.address)) < len(refs):
+                time.sleep(0.1)
+        cluster.kill_head()
+        files = (directory / "state").glob("journal.db*")
+        size = sum(file.stat().st_size for file in files)
+        begin = time.perf_counter()
+        cluster.start(executors=0)
+        ready_s = time.perf_counter() - begin
+        if asyncio.run(_queued(cluster.address)) != _QUEUED:
+            raise RuntimeError("tasks are missing after the restart")
+    finally:
+        cluster.stop()
+    return {
+        "ready after s": ready_s,
+        "journal B/task": size / _QUEUED,
+        "bare synced commit us": _bare_sync(directory),
+    }
+
+
+async def _queued(address: str) -> int:
+    async with _head(address) as head:
+        return (await head.get_status()).tasks["QUEUED"]
+
+
+def _head(address: str) -> rustray.HeadNode:
+    host, _, port = address.removeprefix("rustray://").rpartition(":")
+    return rustray.HeadNode(host, int(port))
 
 
 def _bare_sync(directory: Path) -> float:
@@ -136,6 +195,7 @@ def _bare_sync(directory: Path) -> float:
         begin = time.perf_counter()
         db.execute("INSERT INTO t VALUES (zeroblob(200))")
         times.append(time.perf_counter() - begin)
+    db.close()
     return statistics.median(times) * 1e6
 
 

@@ -52,6 +52,12 @@ class Cluster:
             worker = self._start("worker", "--port", "0", "--cpus", str(executors))
             self.worker_pid = worker.pid
 
+    def kill_head(self) -> None:
+        """End the head as a crash would."""
+        head = next(one for one in self._processes if one.pid == self.head_pid)
+        head.kill()
+        head.wait()
+
     def stop(self) -> None:
         """End both, the worker first; idempotent."""
         while self._processes:

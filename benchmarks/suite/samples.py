@@ -95,7 +95,7 @@ def _run(workload: Workload, system: str, directory: Path, *, is_quick: bool) ->
         process = subprocess.Popen(
             [sys.executable, "-m", "suite.child", workload.name, system, params],
             cwd=directory,
-            env=_environment(directory),
+            env=environment(directory),
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,
@@ -112,7 +112,8 @@ def _run(workload: Workload, system: str, directory: Path, *, is_quick: bool) ->
     return f"exit code {code}: {''.join(last)[:_ERROR_CHARS]}"
 
 
-def _environment(directory: Path) -> dict[str, str]:
+def environment(directory: Path) -> dict[str, str]:
+    """Return a sample's environment: its own state, one thread a library, no settings of others."""
     env = {key: text for key, text in os.environ.items() if not key.startswith(_FOREIGN)}
     paths = [str(_BENCHMARKS), str(_SOURCE), env.get("PYTHONPATH", "")]
     env["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
