@@ -459,7 +459,7 @@ class SimJournal:
     def _commit(self, number: int, group: list[c.JournalCommand]) -> None:
         if self.is_dead:
             return
-        self.sim.store.commit(group, self.sim.driver.notifications.revision)
+        self.sim.store.commit(group)
         self.committed = number
         self._is_committing = bool(self._waiting)
         self.on_commit()
@@ -515,6 +515,7 @@ class Simulation:
         self.next_session = 1
         self.strategy = self.random.choice(STRATEGY_NAMES)
         self.commit_s = self.random.choice([0.0, 0.001, 0.05])
+        self.result_memory_bytes = self.random.choice([600, 1 << 30])
         self.store = JournalStore(":memory:", "full", self.loop.time)
         self.is_head_down = False
         self.batches: list[e.TasksSubmitted] = []
@@ -527,7 +528,10 @@ class Simulation:
         # As a real head: no lease number of an earlier one comes again.
         first_lease = int(self.loop.now * 1000) << 20
         settings = SchedulerSettings(
-            seed=self.seed, strategy=self.strategy, first_lease=first_lease
+            seed=self.seed,
+            strategy=self.strategy,
+            first_lease=first_lease,
+            result_memory_bytes=self.result_memory_bytes,
         )
         self.journal = SimJournal(self)
         self.driver = HeadDriver(
@@ -539,7 +543,7 @@ class Simulation:
         self.connections = ConnectionManager(self.driver)
         self.driver.clients[PREFIX] = self.client
         self.is_head_down = False
-        recovered, self.driver.notifications.revision = self.store.load(22.0)
+        recovered = self.store.load(22.0)
         if recovered is not None:
             self.driver.handle(recovered)
         for batch in self.batches:

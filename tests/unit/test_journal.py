@@ -55,7 +55,7 @@ def test_what_was_committed_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     now = [1000.0]
     store = JournalStore(path, "full", lambda: now[0])
-    store.commit([c.PersistCode(b"h" * 32, b"code"), a_batch(1, b"a", b"b", b"")], 3)
+    store.commit([c.PersistCode(b"h" * 32, b"code"), a_batch(1, b"a", b"b", b"")])
     now[0] = 1010.0
     store.commit(
         [
@@ -66,16 +66,18 @@ def test_what_was_committed_comes_back(tmp_path: Path) -> None:
             c.PersistWorker("w-1"),
             c.PersistWorker("w-2"),
             c.ForgetWorker("w-2"),
-        ],
-        9,
+        ]
     )
     store.close()
     now[0] = 1030.0
-    found, revision = JournalStore(path, "full", lambda: now[0]).load(20.0)
-    assert revision == 9
+    found = JournalStore(path, "full", lambda: now[0]).load(20.0)
     assert found == e.StateRecovered(
-        (e.RecoveredBatch(1, PREFIX, 10, CALL, PayloadColumn.of([b"a", b"b", b""]), True, 30.0),),
-        (e.RecoveredOutcome(5, 1, 1, an_outcome(5, 1, 1, b"B").outcome, 20.0),),
+        (
+            e.RecoveredBatch(
+                1, PREFIX, 10, 3, CALL, PayloadColumn.of([b"a", b"b", b""]), None, True, 30.0
+            ),
+        ),
+        (e.RecoveredOutcome(5, 1, 1, 1, an_outcome(5, 1, 1, b"B").outcome, False, 20.0),),
         ((1, 2, 1),),
         ((1, 0, 2, 2),),
         ((b"h" * 32, b"code"),),
@@ -90,35 +92,36 @@ def test_slices_come_back_as_what_they_are(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     column = PayloadColumn.of([b"aa", b"bbb", b"c"]).slice(1, 3)
     store = JournalStore(path)
-    store.commit([c.PersistBatch(1, PREFIX, 0, CALL, column, False)], 0)
+    store.commit([c.PersistBatch(1, PREFIX, 0, CALL, column, False)])
     store.close()
-    found, _ = JournalStore(path).load(1.0)
+    found = JournalStore(path).load(1.0)
     assert found is not None
+    assert found.batches[0].payloads is not None
     assert list(found.batches[0].payloads) == [b"bbb", b"c"]
 
 
 def test_what_is_forgotten_leaves_nothing(tmp_path: Path) -> None:
     """The file holds what the head holds: no rows are left of what has expired."""
     store = JournalStore(tmp_path / "journal.db")
-    store.commit([a_batch(1, b"a"), c.PersistCancel(1, 0, 1), c.PersistRerun(1, 0, 1, 1)], 0)
-    store.commit([an_outcome(1, 1, 0, b"A"), c.PersistCode(b"h", b"x")], 0)
-    store.commit([c.ForgetOutcome(1), c.ForgetBatch(1), c.ForgetCode(b"h")], 0)
-    assert store.load(1.0) == (None, 0)
+    store.commit([a_batch(1, b"a"), c.PersistCancel(1, 0, 1), c.PersistRerun(1, 0, 1, 1)])
+    store.commit([an_outcome(1, 1, 0, b"A"), c.PersistCode(b"h", b"x")])
+    store.commit([c.ForgetResults(1), c.ForgetBatch(1), c.ForgetCode(b"h")])
+    assert store.load(1.0) is None
     store.close()
     with sqlite3.connect(tmp_path / "journal.db") as db:
-        for table in ("batch", "outcome", "cancel", "rerun", "code"):
+        for table in ("batch", "outcome", "cancel", "rerun", "code", "class"):
             assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 
 
 def test_a_commit_is_all_or_nothing(tmp_path: Path) -> None:
     """A group that fails half-way leaves no trace."""
     store = JournalStore(tmp_path / "journal.db")
-    store.commit([a_batch(1, b"a")], 1)
+    store.commit([a_batch(1, b"a")])
     with pytest.raises(sqlite3.Error):
-        store.commit([a_batch(2, b"b"), a_batch(1, b"again")], 2)
-    found, revision = store.load(1.0)
+        store.commit([a_batch(2, b"b"), a_batch(1, b"again")])
+    found = store.load(1.0)
     assert found is not None
-    assert ([batch.batch for batch in found.batches], revision) == ([1], 1)
+    assert [batch.batch for batch in found.batches] == [1]
 
 
 @pytest.mark.parametrize("kind", ["garbage", "foreign", "newer", "torn"])
@@ -132,7 +135,7 @@ def test_a_file_that_is_not_right_is_refused(tmp_path: Path, kind: str) -> None:
             db.execute("CREATE TABLE t (x)")
     else:
         store = JournalStore(path)
-        store.commit([a_batch(n, bytes(3000)) for n in range(1, 40)], 0)
+        store.commit([a_batch(n, bytes(3000)) for n in range(1, 40)])
         store.close()
         if kind == "newer":
             with sqlite3.connect(path) as db:
@@ -155,7 +158,7 @@ class SlowStore:
         self.error: BaseException | None = None
         self.groups: list[list[c.JournalCommand]] = []
 
-    def commit(self, commands: Sequence[c.JournalCommand], revision: int) -> None:
+    def commit(self, commands: Sequence[c.JournalCommand]) -> None:
         self.gate.acquire()
         if self.error is not None:
             raise self.error
@@ -189,9 +192,7 @@ async def test_nothing_is_told_before_it_is_committed() -> None:
     store = SlowStore()
     failures: list[BaseException] = []
     loop = asyncio.get_running_loop()
-    journal = GroupCommitJournal(
-        store, "full", loop, revision=lambda: 0, on_failure=failures.append
-    )
+    journal = GroupCommitJournal(store, "full", loop, on_failure=failures.append)
     driver = HeadDriver(Scheduler(), NotificationManager(), journal, loop)
     client = driver.clients[PREFIX] = Heard()
     plain = TaskClass("f")
@@ -218,9 +219,7 @@ async def test_a_commit_that_fails_stops_everything() -> None:
     failures: list[BaseException] = []
     loop = asyncio.get_running_loop()
     store.error = OSError(5, "Input/output error")
-    journal = GroupCommitJournal(
-        store, "full", loop, revision=lambda: 0, on_failure=failures.append
-    )
+    journal = GroupCommitJournal(store, "full", loop, on_failure=failures.append)
     driver = HeadDriver(Scheduler(), NotificationManager(), journal, loop)
     client = driver.clients[PREFIX] = Heard()
     payloads = PayloadColumn.of([b"x"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def state(tmp_path: Path) -> StateDir:
     store = JournalStore(directory.path / FILE_NAME)
     outcome = Outcome(1000, TaskState.SUCCEEDED, PayloadColumn.of([b"a", b"b"]), "w", 1)
     store.commit(
-        [a_batch(1, 10), a_batch(2, 5), c.PersistOutcome(1, 1, 0, outcome), c.PersistWorker("w")], 7
+        [a_batch(1, 10), a_batch(2, 5), c.PersistOutcome(1, 1, 0, outcome), c.PersistWorker("w")]
     )
     store.close()
     return directory
@@ -48,19 +49,19 @@ def test_a_sound_journal_is_counted_and_not_changed(state: StateDir) -> None:
     """The check reads everything, and a start afterwards is the first one still."""
     path = state.path / FILE_NAME
     assert counts(journal_files.check(path)) == (2, 15, 2, 1)
-    found, revision = JournalStore(path).load(1.0)
+    found = JournalStore(path).load(1.0)
     assert found is not None
-    assert (found.starts, revision) == (1, 7)
+    assert found.starts == 1
 
 
 def test_a_backup_of_a_journal_in_use_is_whole(state: StateDir, tmp_path: Path) -> None:
     """What a running head has committed is in the copy; what comes later is not."""
     store = JournalStore(state.path / FILE_NAME)
-    store.commit([a_batch(3, 4)], 9)
+    store.commit([a_batch(3, 4)])
     copy = tmp_path / "copy.db"
     assert counts(journal_files.backup(state.path / FILE_NAME, copy)) == (3, 19, 2, 1)
     assert copy.stat().st_mode & 0o777 == 0o600
-    store.commit([a_batch(4, 1)], 10)
+    store.commit([a_batch(4, 1)])
     assert journal_files.check(copy).tasks == 19
     with pytest.raises(ConfigError, match="there already"):
         journal_files.backup(state.path / FILE_NAME, copy)
@@ -76,9 +77,83 @@ def test_a_restored_journal_is_the_copy_and_the_old_one_is_kept(
     path.write_bytes(b"garbage" * 5000)
     with pytest.raises(ConfigError, match="state restore FILE"):
         journal_files.check(path)
-    assert counts(journal_files.restore(state, copy)) == (2, 15, 2, 1)
-    assert (state.path / journal_files.REPLACED).read_bytes() == b"garbage" * 5000
+    restored, kept = journal_files.restore(state, copy)
+    assert counts(restored) == (2, 15, 2, 1)
+    assert kept is not None
+    assert kept.read_bytes() == b"garbage" * 5000
     assert copy.exists()
+
+
+def test_every_restore_keeps_what_was_there_under_a_name_of_its_own(
+    state: StateDir, tmp_path: Path
+) -> None:
+    """Regression: the second overwrote what the first had kept, and mixed in its side file."""
+    path, copy = state.path / FILE_NAME, tmp_path / "copy.db"
+    journal_files.backup(path, copy)
+    store = JournalStore(path)
+    store.commit([a_batch(3, 4)])
+    (state.path / f"{FILE_NAME}-wal").stat()
+    _, first = journal_files.restore(state, copy)
+    _, second = journal_files.restore(state, copy)
+    store.close()
+    assert first is not None
+    assert second is not None
+    assert [journal_files.check(one).tasks for one in (first, second, path)] == [19, 15, 15]
+
+
+def test_a_lost_journal_or_half_a_restore_stops_the_head(state: StateDir) -> None:
+    """Regression: the next head started empty without a word."""
+    journal_files.expect_journal(state)
+    journal_files.note_journal(state)
+    journal_files.expect_journal(state)
+    half = state.path / f"{FILE_NAME}.restoring"
+    half.touch()
+    with pytest.raises(ConfigError, match="interrupted"):
+        journal_files.expect_journal(state)
+    half.unlink()
+    (state.path / FILE_NAME).write_bytes(b"")
+    with pytest.raises(ConfigError, match="missing or empty"):
+        journal_files.expect_journal(state)
+
+
+@pytest.mark.parametrize("change", ["removed", "replaced", "wal"])
+def test_a_journal_that_is_taken_away_fails_the_commit(state: StateDir, change: str) -> None:
+    """Regression: the head acked into a file that no longer had a name."""
+    path = state.path / FILE_NAME
+    store = JournalStore(path)
+    store.commit([a_batch(3, 4)])
+    if change == "wal":
+        Path(f"{path}-wal").unlink()
+    else:
+        path.unlink()
+    if change == "replaced":
+        path.write_bytes(b"")
+    with pytest.raises(sqlite3.DatabaseError, match="removed or replaced"):
+        store.commit([a_batch(4, 1)])
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE outcome SET attempts = 'x'",
+        "UPDATE outcome SET batch = 9999",
+        "UPDATE outcome SET place = 50",
+        "UPDATE outcome SET state = 1",
+        "UPDATE batch SET prefix = x'00'",
+        "UPDATE batch SET count = 3 WHERE id = 1",
+        "DELETE FROM batch",
+    ],
+)
+def test_rows_that_do_not_fit_together_are_found(state: StateDir, change: str) -> None:
+    """Regression: the check called them sound, and the head started with them."""
+    store = JournalStore(state.path / FILE_NAME)
+    store._db.execute(change)
+    store.close()
+    with pytest.raises(ConfigError, match=r"journal\.db"):
+        journal_files.check(state.path / FILE_NAME)
+    with pytest.raises(ConfigError, match=r"journal\.db"):
+        JournalStore(state.path / FILE_NAME).load(1.0)
 
 
 def test_nothing_is_restored_under_a_running_head(state: StateDir, tmp_path: Path) -> None:
@@ -103,7 +178,7 @@ def test_what_is_not_sound_is_neither_copied_nor_restored(
         bad.write_bytes(b"no database" * 1000)
     elif kind == "class":
         store = JournalStore(bad)
-        store.commit([a_batch(1, 1)], 0)
+        store.commit([a_batch(1, 1)])
         store._db.execute("UPDATE class SET definition = x'ffff'")
         store.close()
     before = (state.path / FILE_NAME).read_bytes()

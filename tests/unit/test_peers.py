@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
-from helpers.simulation import VirtualLoop
+from helpers.simulation import ANYTHING, VirtualLoop
 from rustray.client.connection import MAX_UNCONFIRMED, _Stream
 from rustray.client.session import ClientSession
 from rustray.common.errors import RustRayError
-from rustray.head.client_peer import ACK_FRAMES, ClientPeer
+from rustray.head.client_peer import ACK_FRAMES
 from rustray.head.connections import ConnectionManager
 from rustray.head.driver import HeadDriver
 from rustray.head.journal import MemoryJournal
 from rustray.head.notifications import NotificationManager
+from rustray.scheduler.commands import JournalCommand
+from rustray.scheduler.events import TasksSubmitted, WorkerJoined
 from rustray.scheduler.scheduler import Scheduler
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import (
     ClassDefinition,
     ClientFrame,
     HeadFrame,
+    LeaseOutcome,
     Outcome,
     Submission,
     TaskRange,
+    WorkerFrame,
 )
 from rustray.task.spec import Codec, TaskClass
 from rustray.task.state import TaskState
+from rustray.task.views import WorkerInfo
 
 PREFIX = b"0123456789"
 CODE = b"code"
@@ -38,8 +44,8 @@ CALL = TaskClass("f", hashlib.sha256(CODE).digest(), codec=Codec.PICKLE)
 class Pull:
     """A link that takes frames when it is asked to."""
 
-    pump: ClientPeer
-    frames: list[HeadFrame] = field(default_factory=list)
+    pump: Any
+    frames: list[Any] = field(default_factory=list)
     is_closed: bool = False
 
     def wake(self) -> None:
@@ -153,3 +159,45 @@ def test_what_was_never_acked_says_so_when_a_session_closes() -> None:
     unsent = session.submit(entry, b"x")
     session.close(RustRayError("gone on"), RustRayError("never sent"))
     assert (str(acked.error()), str(unsent.error())) == ("gone on", "never sent")
+
+
+class Pending(MemoryJournal):
+    """A journal whose commits are let through by hand."""
+
+    level = "full"
+
+    def append(self, command: JournalCommand) -> None:
+        self.appended += 1
+
+    def commit(self) -> None:
+        """Commit everything."""
+        self.committed = self.appended
+        self.on_commit()
+
+
+def test_a_report_is_acked_after_its_commit_and_not_with_what_it_leads_to(
+    loop: VirtualLoop,
+) -> None:
+    """Regression: the next lease, sent at once, acked the report; a kill then cost a second run."""
+    journal = Pending()
+    driver = HeadDriver(Scheduler(), NotificationManager(), journal, loop)  # type: ignore[arg-type]
+    peers = ConnectionManager(driver)
+    info = WorkerInfo("w", 1, "w", "", {"cpu_cores": 1}, functions=(ANYTHING,))
+    driver.handle(WorkerJoined(info, 1))
+    link = Pull(peers.open_worker("w", 1))
+    link.pump.attach(link)
+    link.pump.on_frame(WorkerFrame(number=1, held=[]))
+    plain = TaskClass("f")
+    for first in range(40):
+        payloads = PayloadColumn.of([b"x"])
+        driver.handle(TasksSubmitted(PREFIX, first, plain, payloads, is_pushed=True))
+    journal.commit()
+    [grant, *_] = [lease for frame in link.frames for lease in frame.leases]
+    sent = len(link.frames)
+    value = PayloadColumn.of([b"value"])
+    outcome = LeaseOutcome(grant.lease, 0, TaskState.SUCCEEDED, value, 1)
+    link.pump.on_frame(WorkerFrame(number=2, outcomes=[outcome]))
+    assert {frame.ack for frame in link.frames[sent:]} == {1}
+    journal.commit()
+    loop.run_until(loop.now + 1.0, lambda: None)
+    assert link.frames[-1].ack == 2

@@ -48,7 +48,10 @@ def restore(
     """Put a copy in the journal's place while no head runs; the present one is kept beside it."""
     from rustray.head import journal_files
 
-    _say(journal_files.restore(head_state(state_dir), Path(file)), "restored", as_json)
+    found, kept = journal_files.restore(head_state(state_dir), Path(file))
+    _say(found, "restored", as_json)
+    if kept is not None:
+        Output(as_json=as_json).note(f"the journal that was there is kept as {kept}")
 
 
 def _say(found: JournalSummary, word: str, as_json: bool) -> None:

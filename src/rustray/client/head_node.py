@@ -278,21 +278,26 @@ class HeadNode:
         """
         where = (tuple(task_ids), tuple(functions), tuple(states))
         attempt = 0
-        has_begun = False
+        has_begun = was_cut_off = False
         while True:
             try:
                 async for events in self._connected.subscribe(EventFilter(*where, cursor)):
-                    has_begun = True
+                    has_begun, was_cut_off = True, False
                     attempt = 0
                     for event in events:
                         cursor = event.revision
                         yield event
                 return
-            except (CommunicationError, ResourceExhausted):
-                # Too slow a reader is cut off with its cursor, and may come back at once.
+            except CommunicationError:
                 if not has_begun:
                     raise
                 attempt = await back_off(attempt, None)
+            except ResourceExhausted:
+                # Too slow a reader is cut off, and may come back at once; if its cursor is refused
+                # then, events are lost, and no patience brings them back.
+                if not has_begun or was_cut_off:
+                    raise
+                was_cut_off = True
 
     # ---- the cluster ------------------------------------------------------------------
 

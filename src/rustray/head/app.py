@@ -13,8 +13,9 @@ from datetime import UTC, datetime
 
 from rustray.common.errors import ConfigError, HeadUnavailable
 from rustray.head.config import HeadConfig
-from rustray.head.core import VERSION, HeadCore, HeadIdentity, first_lease
+from rustray.head.core import VERSION, HeadCore, HeadIdentity, Start
 from rustray.head.journal import GroupCommitJournal, Journal, MemoryJournal
+from rustray.head.journal_files import expect_journal, note_journal
 from rustray.head.journal_store import FILE_NAME, JournalStore
 from rustray.head.service import HeadService
 from rustray.scheduler.events import StateRecovered
@@ -36,7 +37,7 @@ RECONNECT_CAP_S = 12.0
 """Workers and clients knock at least so often; a restarted head waits so long beyond a lease."""
 
 
-def settings_of(config: HeadConfig) -> SchedulerSettings:
+def settings_of(config: HeadConfig, start: Start) -> SchedulerSettings:
     """Return the scheduler's settings."""
     return SchedulerSettings(
         strategy=config.scheduling.strategy,
@@ -46,7 +47,7 @@ def settings_of(config: HeadConfig) -> SchedulerSettings:
         max_pending_tasks=config.limits.max_pending_tasks,
         max_payload_bytes=config.limits.max_payload_bytes,
         seed=time.time_ns() & 0xFFFF_FFFF,
-        first_lease=first_lease(),
+        first_lease=start.first_lease,
     )
 
 
@@ -82,7 +83,7 @@ class Head:
         auth, identity = self._load_keys()
         host = config.listen.address
         self.security = self._security_text(auth)
-        journal, recovered, revision = self._open_journal()
+        journal, recovered, start = self._open_journal()
         core = self._core = HeadCore.create(
             HeadIdentity(
                 auth.cluster_id if auth else "open",
@@ -90,13 +91,13 @@ class Head:
                 f"{host}:{config.listen.port}",
                 self.security,
             ),
-            settings_of(config),
+            settings_of(config, start),
             tokens=auth,
             heartbeat_interval_s=config.leases.heartbeat_interval_s,
             default_max_retries=config.scheduling.max_retries,
             journal=journal,
         )
-        core.notifications.revision = revision
+        core.notifications.begin_after(start.revision)
         if recovered is not None:
             core.driver.handle(recovered)
             logger.info(
@@ -126,32 +127,31 @@ class Head:
         if auth is not None and identity is not None:
             self._publish(auth)
 
-    def _open_journal(self) -> tuple[Journal, StateRecovered | None, int]:
-        """Return the journal, what an earlier head has left, and its newest revision."""
+    def _open_journal(self) -> tuple[Journal, StateRecovered | None, Start]:
+        """Return the journal, what an earlier head has left, and how to go on from there."""
         level = self.config.scheduling.durability
+        path = self._state.path / FILE_NAME
         if level == MemoryJournal.level:
-            if (self._state.path / FILE_NAME).exists():
+            if path.exists():
                 logger.warning(
-                    "%s keeps tasks of an earlier head; at durability=memory they stay there",
-                    self._state.path / FILE_NAME,
+                    "%s keeps tasks of an earlier head; at durability=memory they stay there", path
                 )
-            return MemoryJournal(), None, 0
-        store = JournalStore(self._state.path / FILE_NAME, level)
-        grace_s = self.config.leases.ttl_s + RECONNECT_CAP_S
+            return MemoryJournal(), None, Start.first()
+        expect_journal(self._state)
+        store = JournalStore(path, level)
         try:
-            recovered, revision = store.load(grace_s)
+            recovered = store.load(self.config.leases.ttl_s + RECONNECT_CAP_S)
         except BaseException:
             store.close()
             raise
+        if store.starts == 1:
+            logger.info("starting with an empty journal, %s", path)
+        note_journal(self._state)
         journal = GroupCommitJournal(
-            store,
-            level,
-            asyncio.get_running_loop(),
-            revision=lambda: self._core.notifications.revision,
-            on_failure=self._fail,
+            store, level, asyncio.get_running_loop(), on_failure=self._fail
         )
         self._stack.push_async_callback(journal.close)
-        return journal, recovered, revision
+        return journal, recovered, Start(store.epoch_ms, is_first=store.starts == 1)
 
     def _fail(self, error: BaseException) -> None:
         """Stop: from now on nothing that the head says would be true."""

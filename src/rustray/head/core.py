@@ -28,16 +28,39 @@ if TYPE_CHECKING:
 logger = logging.getLogger("rustray.head")
 
 VERSION = "0.1.0"
-LEASE_BITS_A_MILLISECOND = 14
-"""Leases are numbered from (start in ms << 14): unique over restarts up to 16 million a second."""
-
 CERTIFICATE_CHECKS_S = (0.0, 0.05, 0.2, 1.0, 3.0)
 """When to look, after a stream broke, whether the worker's process is gone."""
 
 
-def first_lease() -> int:
-    """Return a lease number beyond all that an earlier head can have given out."""
-    return int(time.time() * 1000) << LEASE_BITS_A_MILLISECOND
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Numbers that no earlier head can have given out.
+
+    Attributes:
+        epoch_ms: Unix milliseconds, later than the start of any earlier head.
+        is_first: There was no earlier head in this place.
+    """
+
+    epoch_ms: int
+    is_first: bool
+
+    @classmethod
+    def first(cls) -> Start:
+        """Return the start of a head that knows of no earlier one."""
+        return cls(int(time.time() * 1000), is_first=True)
+
+    @property
+    def first_lease(self) -> int:
+        """Number of the first lease; above all of before up to 16 million leases a second."""
+        return self.epoch_ms << 14
+
+    @property
+    def revision(self) -> int:
+        """What the first event comes after; above all of before up to 4 million events a second.
+
+        Below 2**53, so that clients that know numbers only as doubles have it whole.
+        """
+        return 0 if self.is_first else self.epoch_ms << 12
 
 
 class Registrar(Protocol):

@@ -190,7 +190,10 @@ class HeadDriver:
         held, waiters = self._held, self._waiters
         while held and held[0][0] <= committed:
             _, action, command = held.popleft()
-            action(command)
+            try:
+                action(command)
+            except Exception:  # a bug of ours: what others wait for must not wait for ever
+                logger.exception("could not carry out %s", type(command).__name__)
         while waiters and waiters[0][0] <= committed:
             waiter = waiters.popleft()[1]
             if not waiter.done():

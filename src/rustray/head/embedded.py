@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rustray.common.errors import ConfigError
-from rustray.head.core import VERSION, HeadCore, HeadIdentity, first_lease
+from rustray.head.core import VERSION, HeadCore, HeadIdentity, Start
 from rustray.head.service import HeadService
 from rustray.rpc.api import HeadApi
 from rustray.scheduler.state import SchedulerSettings
@@ -20,7 +20,7 @@ class EmbeddedHead:
     """
 
     def __init__(self, settings: SchedulerSettings | None = None) -> None:
-        self._settings = settings or SchedulerSettings(first_lease=first_lease())
+        self._settings = settings or SchedulerSettings(first_lease=Start.first().first_lease)
         self._core: HeadCore | None = None
 
     async def start(self) -> None:

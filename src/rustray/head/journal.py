@@ -57,7 +57,7 @@ class MemoryJournal:
 class Store(Protocol):
     """What commits; `rustray.head.journal_store.JournalStore` is one."""
 
-    def commit(self, commands: Sequence[JournalCommand], revision: int) -> None:
+    def commit(self, commands: Sequence[JournalCommand]) -> None:
         """Commit all or nothing, and return when it is safe."""
 
     def close(self) -> None:
@@ -73,7 +73,6 @@ class GroupCommitJournal:
         level: str,
         loop: asyncio.AbstractEventLoop,
         *,
-        revision: Callable[[], int],
         on_failure: Callable[[BaseException], None],
     ) -> None:
         """Start the thread.
@@ -82,7 +81,6 @@ class GroupCommitJournal:
             store: Where to commit.
             level: What it promises.
             loop: On which everything but the commits happens.
-            revision: Gives the newest event's revision, to be kept with each group.
             on_failure: Called on the loop when a commit failed: nothing is safe from then on, and
                 the head has to stop without telling anybody that it is.
         """
@@ -92,13 +90,12 @@ class GroupCommitJournal:
         self.on_commit: Callable[[], None] = _nothing
         self._loop = loop
         self._store = store
-        self._revision = revision
         self._on_failure = on_failure
         self._waiting: list[JournalCommand] = []
         self._is_planned = False
         self._is_committing = False
         self._has_failed = False
-        self._groups: queue.SimpleQueue[tuple[int, list[JournalCommand], int] | None]
+        self._groups: queue.SimpleQueue[tuple[int, list[JournalCommand]] | None]
         self._groups = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="rustray-journal", daemon=True)
         self._thread.start()
@@ -116,14 +113,14 @@ class GroupCommitJournal:
         if self._waiting and not (self._is_committing or self._has_failed):
             self._is_committing = True
             group, self._waiting = self._waiting, []
-            self._groups.put((self.appended, group, self._revision()))
+            self._groups.put((self.appended, group))
 
     def _run(self) -> None:
         while (item := self._groups.get()) is not None:
-            number, group, revision = item
+            number, group = item
             error: BaseException | None = None
             try:
-                self._store.commit(group, revision)
+                self._store.commit(group)
             except BaseException as caught:
                 error = caught
             try:
@@ -141,8 +138,10 @@ class GroupCommitJournal:
             self._on_failure(error)
             return
         self.committed = number
-        self.on_commit()
-        self._start()
+        try:
+            self.on_commit()
+        finally:
+            self._start()
 
     async def close(self) -> None:
         """Commit what waits, end the thread, close the store."""

@@ -1,26 +1,30 @@
 """The journal's database: one SQLite file in the state directory, one row a batch.
 
 There is no log to replay and no snapshot to make: rows are there as long as what they say holds. A
-batch is inserted when it is accepted, an outcome when it arrives, and both are deleted when the
-outcome has expired. So the file stays as small as what the head holds, and a start reads each
+batch is inserted when it is accepted, an outcome when it arrives; arguments are dropped when all
+tasks of their batch have ended, results when they expire, and the rows when all results of the
+batch have. So the file grows no larger than what the head holds at most, and a start reads each
 row once.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
-from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from rustray.common.errors import ConfigError
+from rustray.common.ids import PREFIX_BYTES
 from rustray.rpc.convert import decode_task_class, encode_task_class
 from rustray.scheduler import commands as c
+from rustray.scheduler.admission import DIGEST_BYTES
+from rustray.scheduler.admission import digests as digests_of
 from rustray.scheduler.events import RecoveredBatch, RecoveredOutcome, StateRecovered
-from rustray.task.columns import ENDS_TYPECODE, PayloadColumn
+from rustray.task.columns import PayloadColumn
 from rustray.task.frames import Outcome
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
@@ -32,6 +36,7 @@ SCHEMA_VERSION: Final = 1
 LEVELS: Final = {"full": "FULL", "process": "NORMAL"}
 """Durability level to SQLite's ``synchronous``: FULL syncs at each commit."""
 _CHECKPOINT_PAGES: Final = 4_000
+NO_PAYLOADS: Final = PayloadColumn.of([])
 
 _SCHEMA: Final = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -39,15 +44,16 @@ CREATE TABLE code (hash BLOB PRIMARY KEY, code BLOB NOT NULL);
 CREATE TABLE class (id INTEGER PRIMARY KEY, definition BLOB NOT NULL UNIQUE);
 CREATE TABLE worker (id TEXT PRIMARY KEY) WITHOUT ROWID;
 CREATE TABLE batch (
-  id INTEGER PRIMARY KEY, prefix BLOB NOT NULL, first INTEGER NOT NULL, class INTEGER NOT NULL,
-  pushed INTEGER NOT NULL, accepted REAL NOT NULL, base INTEGER NOT NULL, ends BLOB NOT NULL,
-  payloads BLOB NOT NULL
+  id INTEGER PRIMARY KEY, prefix BLOB NOT NULL, first INTEGER NOT NULL, count INTEGER NOT NULL,
+  class INTEGER NOT NULL, pushed INTEGER NOT NULL, accepted REAL NOT NULL,
+  digests BLOB, base INTEGER NOT NULL, ends BLOB, payloads BLOB
 );
 CREATE TABLE outcome (
-  id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, place INTEGER NOT NULL, state INTEGER NOT NULL,
-  worker TEXT NOT NULL, attempts INTEGER NOT NULL, arrived REAL NOT NULL, base INTEGER NOT NULL,
-  ends BLOB NOT NULL, payloads BLOB NOT NULL
+  id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, place INTEGER NOT NULL, count INTEGER NOT NULL,
+  state INTEGER NOT NULL, worker TEXT NOT NULL, attempts INTEGER NOT NULL, arrived REAL NOT NULL,
+  base INTEGER NOT NULL, ends BLOB, payloads BLOB
 );
+CREATE INDEX outcome_batch ON outcome (batch);
 CREATE TABLE cancel (batch INTEGER NOT NULL, place INTEGER NOT NULL, count INTEGER NOT NULL);
 CREATE INDEX cancel_batch ON cancel (batch);
 CREATE TABLE rerun (
@@ -55,8 +61,8 @@ CREATE TABLE rerun (
   PRIMARY KEY (batch, place)
 ) WITHOUT ROWID;
 """
-_BATCH: Final = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_OUTCOME: Final = "INSERT INTO outcome VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_BATCH: Final = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?)"
+_OUTCOME: Final = "INSERT INTO outcome VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _STATEMENTS: Final[dict[type[Any], str]] = {
     c.PersistBatch: _BATCH,
     c.PersistOutcome: _OUTCOME,
@@ -64,11 +70,26 @@ _STATEMENTS: Final[dict[type[Any], str]] = {
     c.PersistRerun: "INSERT OR REPLACE INTO rerun VALUES (?, ?, ?, ?)",
     c.PersistCode: "INSERT OR IGNORE INTO code VALUES (?, ?)",
     c.PersistWorker: "INSERT OR IGNORE INTO worker VALUES (?)",
-    c.ForgetOutcome: "DELETE FROM outcome WHERE id = ?",
+    c.ForgetResults: "UPDATE outcome SET ends = NULL, payloads = NULL WHERE id = ?",
+    c.ForgetArguments: (
+        "UPDATE batch SET digests = ?2, ends = NULL, payloads = NULL WHERE id = ?1"
+    ),
     c.ForgetBatch: "DELETE FROM batch WHERE id = ?",
     c.ForgetCode: "DELETE FROM code WHERE hash = ?",
     c.ForgetWorker: "DELETE FROM worker WHERE id = ?",
 }
+_COLUMNS: Final[dict[type[Any], tuple[str, ...]]] = {
+    c.PersistCancel: ("batch", "offset", "count"),
+    c.PersistRerun: ("batch", "offset", "attempt", "reruns"),
+    c.PersistCode: ("code_hash", "code"),
+    c.PersistWorker: ("worker_id",),
+    c.ForgetResults: ("number",),
+    c.ForgetArguments: ("batch", "digests"),
+    c.ForgetBatch: ("batch",),
+    c.ForgetCode: ("code_hash",),
+    c.ForgetWorker: ("worker_id",),
+}
+"""What of a command goes into its statement, in order, where that is a value as it is."""
 
 
 class JournalStore:
@@ -76,6 +97,8 @@ class JournalStore:
 
     Attributes:
         level: "full" or "process".
+        starts: How many heads have started with this journal; 0 before `load`.
+        epoch_ms: Unix milliseconds of this start, above those of all earlier ones; 0 before `load`.
     """
 
     def __init__(
@@ -96,6 +119,8 @@ class JournalStore:
         self._path = str(path)
         self._wall_clock = wall_clock
         self._classes: dict[TaskClass, int] = {}
+        self._inode = 0
+        self.starts = self.epoch_ms = 0
         try:
             if path != ":memory:":
                 make_private(Path(path))
@@ -103,6 +128,8 @@ class JournalStore:
                 self._path, isolation_level=None, check_same_thread=False, timeout=5.0
             )
             self._prepare()
+            if path != ":memory:":
+                self._inode = os.stat(path).st_ino
         except (sqlite3.Error, OSError, ValueError) as error:
             raise unusable(self._path, error) from error
 
@@ -117,12 +144,14 @@ class JournalStore:
                 f"BEGIN; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID}; "
                 f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
+        # So that the file by itself is a journal, and is not taken for an empty one.
+        execute("PRAGMA wal_checkpoint(TRUNCATE)")
         for number, definition in execute("SELECT id, definition FROM class"):
             self._classes[decode_task_class(definition)] = number
 
     # -- writing ----------------------------------------------------------------
 
-    def commit(self, commands: Sequence[c.JournalCommand], revision: int) -> None:
+    def commit(self, commands: Sequence[c.JournalCommand]) -> None:
         """Commit all or nothing, and return when it is as safe as the level promises.
 
         Raises:
@@ -140,27 +169,43 @@ class JournalStore:
                     kind, rows = type(command), []
                 rows.append(self._row(command, now))
             self._write(kind, rows)
-            db.execute("INSERT OR REPLACE INTO meta VALUES ('revision', ?)", (revision,))
             db.execute("COMMIT")
         except BaseException:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
+        self._look_for_files()
+
+    def _look_for_files(self) -> None:
+        """Notice that somebody has taken the files away: what is written to them is lost then.
+
+        Raises:
+            sqlite3.DatabaseError: they are not what was opened.
+        """
+        if self._path == ":memory:":
+            return
+        try:
+            is_there = os.stat(self._path).st_ino == self._inode
+            is_there = is_there and os.stat(f"{self._path}-wal").st_size > 0
+        except FileNotFoundError:
+            is_there = False
+        if not is_there:
+            raise sqlite3.DatabaseError(f"{self._path} or its -wal was removed or replaced")
 
     def _write(self, kind: type[Any] | None, rows: list[tuple[Any, ...]]) -> None:
         if kind is None:
             return
         self._db.executemany(_STATEMENTS[kind], rows)
         if kind is c.ForgetBatch:
-            self._db.executemany("DELETE FROM cancel WHERE batch = ?", rows)
-            self._db.executemany("DELETE FROM rerun WHERE batch = ?", rows)
+            for table in ("outcome", "cancel", "rerun"):
+                self._db.executemany(f"DELETE FROM {table} WHERE batch = ?", rows)  # noqa: S608
 
     def _row(self, command: c.JournalCommand, now: float) -> tuple[Any, ...]:
         match command:
             case c.PersistBatch():
                 payloads = command.payloads
                 return (
-                    command.batch, command.prefix, command.first,
+                    command.batch, command.prefix, command.first, len(payloads),
                     self._class_number(command.task_class), command.is_pushed, now,
                     payloads.base, payloads.ends_bytes(), payloads.blob,
                 )  # fmt: skip
@@ -168,24 +213,12 @@ class JournalStore:
                 outcome = command.outcome
                 payloads = outcome.payloads
                 return (
-                    command.number, command.batch, command.offset, int(outcome.state),
+                    command.number, command.batch, command.offset, len(payloads),
+                    int(outcome.state),
                     outcome.worker_id, outcome.attempts, now,
                     payloads.base, payloads.ends_bytes(), payloads.blob,
                 )  # fmt: skip
-            case c.PersistCancel():
-                return (command.batch, command.offset, command.count)
-            case c.PersistRerun():
-                return (command.batch, command.offset, command.attempt, command.reruns)
-            case c.PersistCode():
-                return (command.code_hash, command.code)
-            case c.ForgetCode():
-                return (command.code_hash,)
-            case c.PersistWorker() | c.ForgetWorker():
-                return (command.worker_id,)
-            case c.ForgetOutcome():
-                return (command.number,)
-            case c.ForgetBatch():
-                return (command.batch,)
+        return tuple(getattr(command, name) for name in _COLUMNS[type(command)])
 
     def _class_number(self, task_class: TaskClass) -> int:
         number = self._classes.get(task_class)
@@ -200,8 +233,8 @@ class JournalStore:
 
     # -- reading ----------------------------------------------------------------
 
-    def load(self, grace_s: float) -> tuple[StateRecovered | None, int]:
-        """Return what an earlier head has left, None if nothing, and its newest revision.
+    def load(self, grace_s: float) -> StateRecovered | None:
+        """Return what an earlier head has left, None if nothing, and set `starts` and `epoch_ms`.
 
         Args:
             grace_s: How long its workers have to come back.
@@ -214,20 +247,32 @@ class JournalStore:
             (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
                 raise ValueError(verdict)
-            found = read_state(db, self._wall_clock(), grace_s, self._count_start())
-            revision = db.execute("SELECT value FROM meta WHERE key = 'revision'").fetchone()
-            if not found.batches:
-                # Nobody holds anything of ours: who comes back registers anew.
-                db.execute("DELETE FROM worker")
+            self._begin()
+            found = read_state(db, self._wall_clock(), grace_s, self.starts)
+            self._sweep(found)
         except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
             raise unusable(self._path, error) from error
-        return found if found.batches else None, int(revision[0]) if revision else 0
+        return found if found.batches else None
 
-    def _count_start(self) -> int:
-        found = self._db.execute("SELECT value FROM meta WHERE key = 'starts'").fetchone()
-        starts = int(found[0]) + 1 if found else 1
-        self._db.execute("INSERT OR REPLACE INTO meta VALUES ('starts', ?)", (starts,))
-        return starts
+    def _begin(self) -> None:
+        """Count this start, and take a time that no earlier head had, whatever the clock says."""
+        meta = dict(self._db.execute("SELECT key, value FROM meta"))
+        self.starts = int(meta.get("starts", 0)) + 1
+        self.epoch_ms = max(int(self._wall_clock() * 1000), int(meta.get("epoch_ms", 0)) + 1)
+        rows = (("starts", self.starts), ("epoch_ms", self.epoch_ms))
+        self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+
+    def _sweep(self, found: StateRecovered) -> None:
+        """Delete what no batch needs any more."""
+        db = self._db
+        db.execute("DELETE FROM class WHERE id NOT IN (SELECT class FROM batch)")
+        used = {batch.task_class for batch in found.batches}
+        self._classes = {one: n for one, n in self._classes.items() if one in used}
+        needed = {one.code_hash for one in used}
+        unused = [(code_hash,) for code_hash, _ in found.codes if code_hash not in needed]
+        db.executemany("DELETE FROM code WHERE hash = ?", unused)
+        if not found.batches:
+            db.execute("DELETE FROM worker")  # nobody holds anything of ours
 
     def close(self) -> None:
         """Let go of the files."""
@@ -265,23 +310,25 @@ def read_state(db: sqlite3.Connection, now: float, grace_s: float, starts: int) 
     }
     batches = tuple(
         RecoveredBatch(
-            number, prefix, first, classes[class_number], _column(blob, ends, base),
+            number, prefix, first, count, classes[class_number],
+            payloads := _column(blob, ends, base), _digests(digests, payloads, bool(pushed)),
             bool(pushed), max(now - accepted, 0.0),
         )
-        for number, prefix, first, class_number, pushed, accepted, base, ends, blob
+        for number, prefix, first, count, class_number, pushed, accepted, digests, base, ends, blob
         in db.execute("SELECT * FROM batch ORDER BY id")
     )  # fmt: skip
     firsts = {batch.batch: batch.first for batch in batches}
     outcomes = tuple(
         RecoveredOutcome(
-            number, batch, place,
-            Outcome(firsts.get(batch, 0) + place, TaskState(state), _column(blob, ends, base),
-                    worker, attempts),
-            max(now - arrived, 0.0),
+            number, batch, place, count,
+            Outcome(firsts.get(batch, 0) + place, TaskState(state),
+                    _column(blob, ends, base) or NO_PAYLOADS, worker, attempts),
+            ends is None, max(now - arrived, 0.0),
         )
-        for number, batch, place, state, worker, attempts, arrived, base, ends, blob
+        for number, batch, place, count, state, worker, attempts, arrived, base, ends, blob
         in db.execute("SELECT * FROM outcome ORDER BY id")
     )  # fmt: skip
+    _verify(batches, outcomes)
     return StateRecovered(
         batches,
         outcomes,
@@ -292,6 +339,29 @@ def read_state(db: sqlite3.Connection, now: float, grace_s: float, starts: int) 
         grace_s,
         starts,
     )
+
+
+def _verify(batches: Sequence[RecoveredBatch], outcomes: Sequence[RecoveredOutcome]) -> None:
+    """Look whether the rows fit together.
+
+    Raises:
+        ValueError: they do not.
+    """
+    counts: dict[int, int] = {}
+    for batch in batches:
+        numbers = (batch.first, batch.count)
+        if len(batch.prefix) != PREFIX_BYTES or not all(isinstance(n, int) for n in numbers):
+            raise ValueError(f"batch {batch.batch} has a false id")
+        if batch.payloads is not None and len(batch.payloads) != batch.count:
+            raise ValueError(f"batch {batch.batch} miscounts its tasks")
+        counts[batch.batch] = batch.count
+    for one in outcomes:
+        if not 0 <= one.offset < one.offset + one.count <= counts.get(one.batch, -1):
+            raise ValueError(f"outcome {one.number} belongs to no tasks")
+        if not isinstance(one.outcome.attempts, int) or not one.outcome.state.is_terminal:
+            raise ValueError(f"outcome {one.number} says nonsense")
+        if not one.is_expired and len(one.outcome.payloads) != one.count:
+            raise ValueError(f"outcome {one.number} miscounts its tasks")
 
 
 def make_private(path: Path) -> None:
@@ -307,13 +377,29 @@ def make_private(path: Path) -> None:
 
 def unusable(path: str, error: Exception) -> ConfigError:
     """Return the error for a journal that cannot be used as it is."""
+    if isinstance(error, OSError) and error.errno == errno.ELOOP:
+        return ConfigError(f"the journal {path} is a symbolic link; put the file itself there")
+    if isinstance(error, OSError | sqlite3.OperationalError):
+        return ConfigError(
+            f"the journal {path} cannot be used now: {error}. See to the disk, and to "
+            "who else uses the file; nothing of it was changed"
+        )
     return ConfigError(
         f"the journal {path} cannot be used: {error}. Put a backup in its place with 'rustray "
         "state restore FILE'; or move it away to start empty, and all tasks in it are lost"
     )
 
 
-def _column(blob: bytes, ends: bytes, base: int) -> PayloadColumn:
-    if not ends:
-        return PayloadColumn(b"", array(ENDS_TYPECODE))
-    return PayloadColumn.from_wire(blob, ends, base)
+def _column(blob: bytes | None, ends: bytes | None, base: int) -> PayloadColumn | None:
+    return None if ends is None else PayloadColumn.from_wire(blob or b"", ends, base)
+
+
+def _digests(
+    known: bytes | None, payloads: PayloadColumn | None, is_pushed: bool
+) -> list[bytes] | None:
+    if is_pushed:
+        return None
+    if payloads is not None:
+        return digests_of(payloads)
+    joined = known or b""
+    return [joined[at : at + DIGEST_BYTES] for at in range(0, len(joined), DIGEST_BYTES)]

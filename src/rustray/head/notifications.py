@@ -33,6 +33,7 @@ class NotificationManager:
 
     def __init__(self, kept_ranges: int = KEPT_RANGES) -> None:
         self.revision = 0
+        self._begin = 0
         self._kept_ranges = kept_ranges
         self._firsts: list[int] = []
         self._records: list[tuple[PublishEvents, float]] = []
@@ -56,6 +57,10 @@ class NotificationManager:
             for waker in self._wakers:
                 waker.set()
 
+    def begin_after(self, revision: int) -> None:
+        """Number events from here on, so that a cursor of an earlier head is known as one."""
+        self.revision = self._begin = revision
+
     @property
     def oldest_revision(self) -> int:
         """Revision of the oldest event that is still kept."""
@@ -70,13 +75,13 @@ class NotificationManager:
             ResourceExhausted: the events after the cursor are not all kept any more, or the
                 cursor is of an earlier head; the message names one that works.
         """
-        if where.cursor > self.revision:
+        if where.cursor > self.revision or 0 < where.cursor < self._begin:
             raise ResourceExhausted(
-                f"revision {where.cursor} lies ahead of the newest one, {self.revision}: the head "
-                "was restarted since; subscribe again with cursor 0, and read the tasks' present "
-                "states for what was missed"
+                f"revision {where.cursor} is none of this head, whose newest is {self.revision}: "
+                "it was restarted since; subscribe again with cursor 0, and read the tasks' "
+                "present states for what was missed"
             )
-        cursor = self.revision if where.cursor < 0 else where.cursor
+        cursor = self.revision if where.cursor < 0 else max(where.cursor, self._begin)
         wanted = _Wanted(where)
         waker = asyncio.Event()
         self._wakers.add(waker)

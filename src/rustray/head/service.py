@@ -257,6 +257,7 @@ class HeadService:
 
     async def explain(self, task_id: str) -> Explanation:
         """Say why a task is where it is."""
+        await self._driver.safe()
         prefix, sequence = _parse_id(task_id)
         self._snapshot(prefix, sequence)
         found = self._driver.scheduler.explain(prefix, sequence, self._driver.now())
@@ -268,6 +269,7 @@ class HeadService:
 
     async def list_tasks(self, where: TaskFilter, cursor: str, limit: int) -> TaskPage:
         """List tasks in order of acceptance."""
+        await self._driver.safe()
         return list_tasks(self._driver, where, cursor, limit)
 
     async def list_workers(self) -> list[WorkerView]:

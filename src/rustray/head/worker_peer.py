@@ -58,6 +58,7 @@ class WorkerPeer(Peer):
         self._stalled_beats = 0
         self._last_numbers = (0, 0)
         self._unsafe: deque[tuple[int, int]] = deque()
+        self._in_hand = 0
         self._numbers: dict[TaskClass, int] = {}
         self._code_sent: set[bytes] = set()
 
@@ -136,6 +137,8 @@ class WorkerPeer(Peer):
         """Take a report of the worker."""
         if not self.is_fresh(frame.number):
             return
+        # What the report leads to may send a frame at once: it must not ack the report.
+        self._in_hand = frame.number
         self._driver.handle(
             WorkerReported(
                 self.worker_id,
@@ -151,6 +154,7 @@ class WorkerPeer(Peer):
         journal = self._driver.journal
         if journal.committed != journal.appended:
             self._unsafe.append((frame.number, journal.appended))
+        self._in_hand = 0
         self.need_ack()
 
     def _safe_received(self) -> int:
@@ -158,7 +162,9 @@ class WorkerPeer(Peer):
         committed = self._driver.journal.committed
         while self._unsafe and self._unsafe[0][1] <= committed:
             self._unsafe.popleft()
-        return self._unsafe[0][0] - 1 if self._unsafe else self.received
+        if self._unsafe:
+            return self._unsafe[0][0] - 1
+        return self._in_hand - 1 if self._in_hand else self.received
 
     def on_closed(self, error: RustRayError | None) -> None:
         """The stream is over; the worker's leases run on."""

@@ -27,7 +27,8 @@ def on_cancel(state: SchedulerState, request: CancelRequest) -> None:
                 batch.queue.queued -= part.count
                 finish(state, part, TaskState.CANCELLED, cancelled_payloads(part.count), None)
             elif not part.state.is_terminal:
-                state.commands.append(PersistCancel(batch.number, start, part.count))
+                if part.state is not TaskState.CANCELLING:
+                    state.commands.append(PersistCancel(batch.number, start, part.count))
                 for one in part.singles():
                     _cancel_leased(state, one, request.force)
 

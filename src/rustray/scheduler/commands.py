@@ -95,15 +95,27 @@ class ForgetWorker:
 
 
 @record
-class ForgetOutcome:
-    """Drop an outcome that has expired."""
+class ForgetResults:
+    """Drop the results of an outcome that has expired; that its tasks have ended stays known."""
 
     number: int
 
 
 @record
+class ForgetArguments:
+    """Drop the arguments of a batch whose tasks have all ended.
+
+    Attributes:
+        digests: Of each task's arguments, one after the other, where later ones are compared.
+    """
+
+    batch: int
+    digests: bytes
+
+
+@record
 class ForgetBatch:
-    """Drop a batch whose tasks have ended and whose outcomes have expired."""
+    """Drop a batch whose tasks have ended and whose outcomes have expired, with all about it."""
 
     batch: int
 
@@ -232,7 +244,8 @@ JournalCommand = (
     | PersistRerun
     | PersistCode
     | PersistWorker
-    | ForgetOutcome
+    | ForgetResults
+    | ForgetArguments
     | ForgetBatch
     | ForgetCode
     | ForgetWorker

@@ -6,7 +6,8 @@ from array import array
 
 from rustray.scheduler.commands import (
     DeliverOutcome,
-    ForgetOutcome,
+    ForgetArguments,
+    ForgetResults,
     PersistOutcome,
     PersistRerun,
     PublishEvents,
@@ -14,7 +15,7 @@ from rustray.scheduler.commands import (
 from rustray.scheduler.events import OutcomesDelivered
 from rustray.scheduler.placement import enqueue
 from rustray.scheduler.records import Lease, Part, StoredOutcome, WorkerRecord
-from rustray.scheduler.state import SchedulerState, push_front, runs
+from rustray.scheduler.state import SchedulerState, haunt, push_front, runs
 from rustray.scheduler.view import outcome_of
 from rustray.task.columns import PayloadColumn
 from rustray.task.failures import encode_failure
@@ -129,7 +130,12 @@ def retry_or_fail(state: SchedulerState, lease: Lease, part: Part, payloads: Pay
             batch.reruns[one.low] = used + 1
             state.commands.append(PersistRerun(batch.number, one.low, lease.attempt, used + 1))
             state.counters["tasks_retried"] += 1
-            requeue(state, lease, one)
+            if state.ghost is not None and lease.number < state.settings.first_lease:
+                # The earlier head may have taken this very report and given the next attempt to a
+                # worker that is not back yet.
+                haunt(state, one)
+            else:
+                requeue(state, lease, one)
         else:
             item = payloads.slice(index, index + 1)
             finish(state, one, TaskState.FAILED, item, lease.worker)
@@ -241,6 +247,8 @@ def _finish_alike(
         batch.payloads = None
         batch.grants.clear()
     _announce(state, stored)
+    if batch.unfinished == 0:
+        state.commands.append(ForgetArguments(batch.number, b"".join(batch.digests or ())))
     if state.result_bytes > state.settings.result_memory_bytes:
         shrink_results(state)
 
@@ -330,7 +338,7 @@ def _evict(state: SchedulerState, stored: StoredOutcome) -> None:
     stored.is_evicted = True
     state.result_bytes -= len(stored.payloads.blob)
     state.counters["results_expired"] += len(stored.payloads)
-    state.commands.append(ForgetOutcome(stored.number))
+    state.commands.append(ForgetResults(stored.number))
     batch = stored.batch
     batch.outcomes[batch.lease[stored.offset]] = None
     batch.kept -= 1

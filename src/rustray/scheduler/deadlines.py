@@ -103,7 +103,8 @@ def _stop_leased(state: SchedulerState, lease: Lease, part: Part, info: FailureI
         CancelLease(worker.worker_id, lease.number, part.low - lease.low, part.count, force=True)
     )
     release(state, lease, part.count)
-    finish(state, part, TaskState.TIMED_OUT, failure_payloads(part.count, info), worker)
+    held_by = None if worker is state.ghost else worker
+    finish(state, part, TaskState.TIMED_OUT, failure_payloads(part.count, info), held_by)
 
 
 def on_run_limit(state: SchedulerState, lease: Lease, low: int, high: int) -> None:

@@ -129,14 +129,18 @@ class RecoveredBatch:
     """A batch as the journal has it; see `PersistBatch`.
 
     Attributes:
+        payloads: None once all its tasks have ended.
+        digests: Of each task's arguments; None where nobody will compare them.
         age_s: Seconds since it was accepted.
     """
 
     batch: int
     prefix: bytes
     first: int
+    count: int
     task_class: TaskClass
-    payloads: PayloadColumn
+    payloads: PayloadColumn | None
+    digests: list[bytes] | None
     is_pushed: bool
     age_s: float
 
@@ -146,13 +150,17 @@ class RecoveredOutcome:
     """An outcome as the journal has it; see `PersistOutcome`.
 
     Attributes:
+        count: How many tasks ended so.
+        outcome: Without payloads if the results have expired.
         age_s: Seconds since it arrived.
     """
 
     number: int
     batch: int
     offset: int
+    count: int
     outcome: Outcome
+    is_expired: bool
     age_s: float
 
 

@@ -14,15 +14,21 @@ import heapq
 from array import array
 from collections.abc import Sequence
 
-from rustray.scheduler.admission import digests
+from rustray.common.errors import InvariantError
 from rustray.scheduler.commands import CancelLease, ForgetWorker
-from rustray.scheduler.completion import cancelled_payloads, finish, owned_runs, release
+from rustray.scheduler.completion import (
+    cancelled_payloads,
+    end_overdue,
+    finish,
+    owned_runs,
+    release,
+)
 from rustray.scheduler.deadlines import start_batch_timers
 from rustray.scheduler.events import RecoveredBatch, RecoveredOutcome, StateRecovered
 from rustray.scheduler.load_balancer import WorkerLoad
 from rustray.scheduler.placement import add_span, enqueue, new_queue
 from rustray.scheduler.records import Batch, Lease, Part, StoredOutcome, WorkerRecord
-from rustray.scheduler.state import SchedulerState, push_front, runs, take_out
+from rustray.scheduler.state import SchedulerState, haunt, push_front, runs, take_out
 from rustray.task.frames import HeldRange
 from rustray.task.state import TaskState
 from rustray.task.views import WorkerInfo
@@ -59,7 +65,7 @@ def on_recovered(state: SchedulerState, event: StateRecovered) -> None:
 
 def _rebuild(state: SchedulerState, found: RecoveredBatch) -> Batch:
     queue = new_queue(state, found.task_class)
-    count = len(found.payloads)
+    count = found.count
     batch = Batch(
         found.batch,
         found.prefix,
@@ -70,13 +76,13 @@ def _rebuild(state: SchedulerState, found: RecoveredBatch) -> Batch:
         found.is_pushed,
         state.now - found.age_s,
     )
-    if not found.is_pushed:
-        batch.digests = digests(found.payloads)
+    batch.digests = found.digests
     queue.batches += 1
     state.next_batch = max(state.next_batch, found.batch + 1)
     state.insert(batch)
     state.pending_tasks += count
-    state.pending_bytes += len(found.payloads.blob)
+    if found.payloads is not None:
+        state.pending_bytes += len(found.payloads.blob)
     state.counts[TaskState.QUEUED] += count
     state.counters["tasks_recovered"] += count
     return batch
@@ -85,30 +91,32 @@ def _rebuild(state: SchedulerState, found: RecoveredBatch) -> Batch:
 def _restore_outcome(state: SchedulerState, batch: Batch | None, found: RecoveredOutcome) -> None:
     state.next_outcome = max(state.next_outcome, found.number + 1)
     outcome = found.outcome
-    low, high = found.offset, found.offset + len(outcome.payloads)
+    low, high = found.offset, found.offset + found.count
     if batch is None or high > batch.count or any(batch.state[low:high]):
         state.counters["outcomes_out_of_place"] += 1
         return
-    stored = StoredOutcome(
-        found.number,
-        batch,
-        low,
-        outcome.state,
-        outcome.payloads,
-        outcome.worker_id,
-        outcome.attempts,
-        state.now - found.age_s,
-    )
-    batch.lease[low:high] = array("Q", (len(batch.outcomes),)) * (high - low)
-    batch.outcomes.append(stored)
-    batch.kept += 1
-    state.kept.append(stored)
-    state.result_bytes += len(outcome.payloads.blob)
+    batch.lease[low:high] = array("Q", (len(batch.outcomes),)) * found.count
+    if found.is_expired:
+        batch.outcomes.append(None)
+    else:
+        stored = StoredOutcome(
+            found.number,
+            batch,
+            low,
+            outcome.state,
+            outcome.payloads,
+            outcome.worker_id,
+            outcome.attempts,
+            state.now - found.age_s,
+        )
+        batch.outcomes.append(stored)
+        batch.kept += 1
+        state.kept.append(stored)
+        state.result_bytes += len(outcome.payloads.blob)
     state.set_state(Part(batch, low, high, TaskState.QUEUED), outcome.state)
-    batch.unfinished -= high - low
-    state.pending_tasks -= high - low
-    if batch.unfinished == 0:
-        assert batch.payloads is not None
+    batch.unfinished -= found.count
+    state.pending_tasks -= found.count
+    if batch.unfinished == 0 and batch.payloads is not None:
         state.pending_bytes -= len(batch.payloads.blob)
         batch.payloads = None
 
@@ -117,6 +125,8 @@ def _resume(state: SchedulerState, batch: Batch) -> None:
     """Put what has not ended under the ghost, or into the queue where there is none."""
     if batch.unfinished == 0:
         return
+    if batch.payloads is None:
+        raise InvariantError(f"batch {batch.number} in the journal has tasks without arguments")
     start_batch_timers(state, batch)
     for low, high, byte in list(runs(batch.state, 0, batch.count)):
         if byte != TaskState.QUEUED:
@@ -124,7 +134,7 @@ def _resume(state: SchedulerState, batch: Batch) -> None:
         if state.ghost is None:
             add_span(state, batch, low, high)
         else:
-            _haunt(state, state.ghost, batch, low, high)
+            haunt(state, Part(batch, low, high, TaskState.QUEUED))
 
 
 def _cancel_again(state: SchedulerState, batch: Batch, low: int, high: int) -> None:
@@ -150,16 +160,6 @@ def _raise_ghost(state: SchedulerState, grace_s: float) -> None:
     state.next_order += 1
 
 
-def _haunt(state: SchedulerState, ghost: WorkerRecord, batch: Batch, low: int, high: int) -> None:
-    number, count = state.next_lease, high - low
-    state.next_lease += 1
-    lease = Lease(number, batch, low, count, 0, ghost, count)
-    state.leases[number] = ghost.leases[number] = lease
-    batch.lease[low:high] = array("Q", (number,)) * count
-    state.set_state(Part(batch, low, high, TaskState.QUEUED), TaskState.LEASED)
-    state.charge(ghost, batch.queue, count)
-
-
 def note_return(state: SchedulerState, worker: WorkerRecord) -> None:
     """A worker has said what it holds; the last one that was awaited ends the wait."""
     if state.ghost is None:
@@ -181,14 +181,25 @@ def end(state: SchedulerState) -> None:
             if part.state is TaskState.CANCELLING:
                 finish(state, part, TaskState.CANCELLED, cancelled_payloads(part.count), None)
                 continue
-            batch.lease[part.low : part.high] = array("Q", (0,)) * part.count
-            state.set_state(part, TaskState.QUEUED)
-            push_front(batch.queue, batch, part.low, part.high)
-            enqueue(state, batch.queue)
-            state.counters["tasks_requeued_after_restart"] += part.count
+            for one in reversed(part.singles()) if batch.is_overdue else (part,):
+                if batch.is_overdue and one.low not in batch.reruns:
+                    end_overdue(state, one)
+                else:
+                    _queue_again(state, one)
     state.ghost = None
-    state.commands += [ForgetWorker(name) for name in sorted(state.awaited)]
+    # One that has registered and not said yet what it holds is here again.
+    gone = sorted(state.awaited - state.workers.keys())
+    state.commands += [ForgetWorker(name) for name in gone]
     state.awaited.clear()
+
+
+def _queue_again(state: SchedulerState, part: Part) -> None:
+    batch = part.batch
+    batch.lease[part.low : part.high] = array("Q", (0,)) * part.count
+    state.set_state(part, TaskState.QUEUED)
+    push_front(batch.queue, batch, part.low, part.high)
+    enqueue(state, batch.queue)
+    state.counters["tasks_requeued_after_restart"] += part.count
 
 
 def adopt(state: SchedulerState, worker: WorkerRecord, parts: Sequence[HeldRange]) -> Lease | None:
@@ -213,6 +224,8 @@ def adopt(state: SchedulerState, worker: WorkerRecord, parts: Sequence[HeldRange
         for begin, end, byte in list(runs(batch.state, start, start + part.count)):
             if byte in _OPEN:
                 _take_over(state, lease, begin, end, TaskState(byte))
+            else:
+                _drop(state, lease, begin, end)
     if lease.remaining == 0:
         return None
     state.leases[number] = worker.leases[number] = lease
@@ -248,14 +261,21 @@ def _take_over(
         return
     for offset in range(low, high):
         before = state.leases[lease.batch.lease[offset]]
-        is_mine = before.worker is state.ghost
-        if is_mine:
-            release(state, before, 1)
-            _own(state, lease, offset, offset + 1)
-        if present is TaskState.CANCELLING or not is_mine:
-            at = offset - lease.low
-            drop = CancelLease(lease.worker.worker_id, lease.number, at, 1, force=not is_mine)
-            state.commands.append(drop)
+        if before.worker is not state.ghost or lease.worker.worker_id not in state.awaited:
+            _drop(state, lease, offset, offset + 1)
+            continue
+        release(state, before, 1)
+        _own(state, lease, offset, offset + 1)
+        if present is TaskState.CANCELLING:
+            _drop(state, lease, offset, offset + 1, force=False)
+
+
+def _drop(state: SchedulerState, lease: Lease, low: int, high: int, *, force: bool = True) -> None:
+    """Tell a worker to let go of tasks that it holds."""
+    offset = low - lease.low
+    state.commands.append(
+        CancelLease(lease.worker.worker_id, lease.number, offset, high - low, force)
+    )
 
 
 def _own(state: SchedulerState, lease: Lease, low: int, high: int) -> None:

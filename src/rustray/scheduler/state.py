@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -259,3 +260,16 @@ def take_out(queue: ClassQueue, batch: Batch, low: int, high: int) -> None:
             kept.append(Span(batch, high, span.high))
     queue.spans = kept
     queue.queued -= high - low
+
+
+def haunt(state: SchedulerState, part: Part) -> None:
+    """Put tasks under a lease of the ghost: a worker that is not back yet may have them."""
+    ghost = state.ghost
+    assert ghost is not None
+    number, batch = state.next_lease, part.batch
+    state.next_lease += 1
+    lease = Lease(number, batch, part.low, part.count, 0, ghost, part.count)
+    state.leases[number] = ghost.leases[number] = lease
+    batch.lease[part.low : part.high] = array("Q", (number,)) * part.count
+    state.set_state(part, TaskState.LEASED)
+    state.charge(ghost, batch.queue, part.count)

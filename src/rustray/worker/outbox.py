@@ -149,6 +149,13 @@ class Outbox:
         for outcome in self.outcomes:
             yield LeaseRange(outcome.lease, outcome.offset, len(outcome.payloads))
 
+    def owed_leases(self) -> set[int]:
+        """Return the leases of all outcomes that the head has not confirmed."""
+        owed = {outcome.lease for outcome in self.outcomes}
+        for frame in self.unacked:
+            owed.update(outcome.lease for outcome in frame.outcomes)
+        return owed
+
 
 def _items_within(outcome: LeaseOutcome, tasks: int, size: int) -> int:
     column = outcome.payloads

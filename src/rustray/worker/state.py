@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 from rustray.common.resources import CPU, UNIT, ResourceSet
@@ -22,6 +23,7 @@ from rustray.worker.records import NEVER, Executor, Lease, Phase, WorkClass
 
 DEFAULT_DRAIN_S: Final = 30.0
 MAX_CLOSED_LEASES: Final = 8192
+FORGET_TOGETHER: Final = 256
 MIN_EXECUTOR_LIMIT: Final = 16
 EXECUTORS_PER_SLOT: Final = 4
 LOOK_AFTER_S: Final = 0.010
@@ -200,8 +202,15 @@ class WorkerState:
             del self.leases[lease.number]
             lease.payloads = NO_PAYLOADS
             self.closed[lease.number] = lease
-            if len(self.closed) > MAX_CLOSED_LEASES:
-                del self.closed[next(iter(self.closed))]
+            surplus = len(self.closed) - MAX_CLOSED_LEASES
+            if surplus > 0 and surplus % FORGET_TOGETHER == 0:
+                self._forget_closed(surplus)
+
+    def _forget_closed(self, surplus: int) -> None:
+        """Forget the oldest, but for those whose outcomes the head has not confirmed."""
+        owed = self.outbox.owed_leases()
+        for number in [n for n in islice(self.closed, surplus) if n not in owed]:
+            del self.closed[number]
 
 
 NO_PAYLOADS: Final = PayloadColumn.of([])

@@ -1,0 +1,261 @@
+"""A scheduler that goes on from an earlier one's journal: what ended stays, what is held stays."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from helpers.scheduling import ANYTHING, PREFIX
+from rustray.head.journal_store import JournalStore
+from rustray.scheduler import commands as c
+from rustray.scheduler import events as e
+from rustray.scheduler.invariants import check
+from rustray.scheduler.scheduler import Scheduler
+from rustray.scheduler.state import SchedulerSettings
+from rustray.task.columns import PayloadColumn
+from rustray.task.frames import CancelRequest, HeldRange, LeaseOutcome
+from rustray.task.spec import TaskClass
+from rustray.task.state import TaskState
+from rustray.task.views import WorkerInfo
+
+GRACE_S = 22.0
+OK, FAILED = TaskState.SUCCEEDED, TaskState.FAILED
+
+
+class Head:
+    """The real scheduler on a real journal; `restart` starts the next one.
+
+    Attributes:
+        grants: All of this head, in order.
+        told: Commands of the last event.
+    """
+
+    def __init__(self, **settings: object) -> None:
+        self.settings = settings
+        self.store = JournalStore(":memory:", "full", lambda: self.now)
+        self.now = 1000.0
+        self.starts = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Start the next scheduler on the journal."""
+        self.starts += 1
+        self.grants: list[c.GrantLease] = []
+        settings = SchedulerSettings(first_lease=self.starts << 20, **self.settings)  # type: ignore[arg-type]
+        self.scheduler = Scheduler(settings)
+        found = self.store.load(GRACE_S)
+        if found is not None:
+            self.feed(found)
+
+    def feed(self, event: e.Event, *, committed: bool = True) -> list[c.Command]:
+        """Handle an event, and commit what it says unless the head dies before."""
+        self.told = self.scheduler.handle(event, self.now)
+        check(self.scheduler.state)
+        kept = [one for one in self.told if isinstance(one, get_args(c.JournalCommand))]
+        if committed:
+            self.store.commit(kept)
+        self.grants += [one for one in self.told if isinstance(one, c.GrantLease)]
+        return self.told
+
+    def submit(self, first: int, count: int, *, is_pushed: bool = True, **options: object) -> None:
+        """Hand in tasks of one batch."""
+        payloads = PayloadColumn.of([b"argument"] * count)
+        task_class = TaskClass("f", **options)  # type: ignore[arg-type]
+        self.feed(e.TasksSubmitted(PREFIX, first, task_class, payloads, is_pushed))
+
+    def join(self, name: str, session: int, cpus: float = 1) -> None:
+        """Register a worker."""
+        info = WorkerInfo(name, 1, name, "", {"cpu_cores": cpus}, functions=(ANYTHING,))
+        self.feed(e.WorkerJoined(info, session))
+
+    def greet(self, name: str, session: int, *held: c.GrantLease, skip: int = 0) -> None:
+        """Open a worker's stream; it holds these grants without their first tasks."""
+        ranges = tuple(
+            HeldRange(g.lease, skip, len(g.payloads) - skip, g.prefix, g.first + skip, g.attempt)
+            for g in held
+        )
+        self.feed(e.WorkerReported(name, session, ranges, (), (), (), False, False))
+
+    def end(
+        self, name: str, session: int, grant: c.GrantLease, state: TaskState, count: int = 1,
+        *, committed: bool = True,
+    ) -> None:  # fmt: skip
+        """Report how the first tasks of a grant ended."""
+        outcome = LeaseOutcome(grant.lease, 0, state, PayloadColumn.of([b"value"] * count), 1)
+        event = e.WorkerReported(name, session, None, (outcome,), (), (), False, False)
+        self.feed(event, committed=committed)
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass up to a moment, timer by timer."""
+        until = self.now + seconds
+        while (due := self.scheduler.next_deadline()) is not None and due <= until:
+            self.now = due
+            self.feed(e.TimePassed())
+        self.now = until
+
+    def state_of(self, sequence: int) -> TaskState:
+        """Return a task's state."""
+        found = self.scheduler.state.find(PREFIX, sequence)
+        assert found is not None
+        batch, offset = found
+        return TaskState(batch.state[offset])
+
+    def dropped(self) -> set[tuple[str, int]]:
+        """Return (worker, task of its lease) of all that the last event told to let go."""
+        return {
+            (one.worker_id, one.offset + index)
+            for one in self.told
+            if isinstance(one, c.CancelLease)
+            for index in range(one.count)
+        }
+
+
+def rows(head: Head, query: str) -> list[tuple[object, ...]]:
+    """Look into the journal."""
+    return head.store._db.execute(query).fetchall()
+
+
+@pytest.mark.parametrize("is_pushed", [True, False])
+def test_what_ended_stays_ended_though_its_result_has_expired(is_pushed: bool) -> None:
+    """Regression: a delivered task whose result went for lack of memory was run again."""
+    head = Head(result_memory_bytes=9)
+    head.join("w", 1, cpus=4)
+    head.greet("w", 1)
+    head.submit(0, 4, is_pushed=is_pushed)
+    [grant] = head.grants
+    outcome = LeaseOutcome(grant.lease, 2, OK, PayloadColumn.of([b"value"]), 1)
+    head.feed(e.WorkerReported("w", 1, None, (outcome,), (), (), False, False))
+    head.end("w", 1, grant, OK, 2)
+    before = [head.state_of(n) for n in range(4)]
+    assert before.count(OK) == 3
+    head.restart()
+    assert [head.state_of(n) for n in range(4)] == before
+    head.pass_time(GRACE_S + 1)
+    assert [head.state_of(n) for n in range(3)] == before[:3]
+
+
+def test_arguments_leave_the_journal_with_the_last_task() -> None:
+    """Regression: the file kept a day's arguments. Digests stay, for ids that come again."""
+    head = Head()
+    head.join("w", 1, cpus=2)
+    head.greet("w", 1)
+    head.submit(0, 2, is_pushed=False)
+    [grant] = head.grants
+    assert rows(head, "SELECT length(payloads) FROM batch") == [(16,)]
+    head.end("w", 1, grant, OK, 2)
+    assert rows(head, "SELECT payloads, length(digests) FROM batch") == [(None, 32)]
+    head.restart()
+    for item, answer in ((b"argument", c.AcceptTasks), (b"another!", c.RejectTasks)):
+        again = PayloadColumn.of([item, b"argument"])
+        head.feed(e.TasksSubmitted(PREFIX, 0, TaskClass("f"), again, False))
+        assert [type(one) for one in head.told] == [answer]
+
+
+def test_a_worker_that_has_registered_is_not_forgotten_with_the_ghost() -> None:
+    """Regression: its row went when the ghost's time was up, and the next head ran its task."""
+    head = Head()
+    head.join("w", 1)
+    head.greet("w", 1)
+    head.submit(0, 1)
+    [grant] = head.grants
+    head.restart()
+    head.pass_time(GRACE_S - 0.5)
+    head.join("w", 2)
+    head.pass_time(1.0)
+    head.greet("w", 2, grant)
+    head.restart()
+    head.join("other", 3)
+    head.greet("other", 3)
+    assert head.grants == []
+    head.join("w", 4)
+    head.greet("w", 4, grant)
+    head.end("w", 4, grant, OK)
+    assert head.state_of(0) is OK
+
+
+def test_a_rerun_that_another_worker_may_have_already_waits_for_it() -> None:
+    """Regression: a report that was not committed led to a third run of two."""
+    head = Head()
+    for session, name in enumerate(("w-1", "w-2")):
+        head.join(name, session)
+        head.greet(name, session)
+    head.submit(0, 1, max_retries=1, retry_exceptions=True)
+    [first] = head.grants
+    other = "w-2" if first.worker_id == "w-1" else "w-1"
+    head.feed(e.DrainRequested(first.worker_id))
+    number = 0 if first.worker_id == "w-1" else 1
+    head.end(first.worker_id, number, first, FAILED, committed=False)
+    [_, second] = head.grants
+    assert second.worker_id == other
+    head.restart()
+    head.join(first.worker_id, 10)
+    head.greet(first.worker_id, 10, first)
+    head.end(first.worker_id, 10, first, FAILED)
+    assert head.grants == []
+    head.join(other, 11)
+    head.greet(other, 11, second)
+    assert (head.grants, head.dropped()) == ([], set())
+    head.end(other, 11, second, OK)
+    assert head.state_of(0) is OK
+
+
+def test_what_is_not_given_back_is_to_be_dropped() -> None:
+    """Regression: a task told to be cancelled could start on a worker that came back."""
+    head = Head()
+    head.join("w", 1, cpus=2)
+    head.greet("w", 1)
+    head.submit(0, 2)
+    [grant] = head.grants
+    head.restart()
+    head.pass_time(GRACE_S + 1)
+    head.feed(e.CancelRequested(CancelRequest(PREFIX, 0, 1, False)))
+    assert head.state_of(0) is TaskState.CANCELLED
+    head.join("w", 2, cpus=2)
+    head.greet("w", 2, grant)
+    assert head.dropped() == {("w", 0)}
+    assert head.grants == []
+
+
+def test_only_a_worker_that_is_waited_for_takes_from_the_ghost() -> None:
+    """One that was lost before the restart does not get what was given to another."""
+    head = Head()
+    head.join("w-1", 1)
+    head.greet("w-1", 1)
+    head.submit(0, 1)
+    [lost] = head.grants
+    head.feed(e.WorkerDied("w-1", 1))
+    head.join("w-2", 2)
+    head.greet("w-2", 2)
+    [_, present] = head.grants
+    head.restart()
+    head.join("w-1", 3)
+    head.greet("w-1", 3, lost)
+    assert head.dropped() == {("w-1", 0)}
+    head.join("w-2", 4)
+    head.greet("w-2", 4, present)
+    assert (head.dropped(), head.grants) == (set(), [])
+
+
+def test_a_cancel_is_journaled_once() -> None:
+    """However often it is asked for."""
+    head = Head()
+    head.join("w", 1)
+    head.greet("w", 1)
+    head.submit(0, 1)
+    for _ in range(5):
+        head.feed(e.CancelRequested(CancelRequest(PREFIX, 0, 1, False)))
+    assert rows(head, "SELECT count(*) FROM cancel") == [(1,)]
+
+
+def test_classes_and_code_that_nobody_needs_are_swept_at_the_start() -> None:
+    """The journal of a head that serves many clients' functions stays small."""
+    head = Head()
+    head.feed(e.CodeReceived(b"h" * 32, b"code"))
+    head.submit(0, 1, code_hash=b"i" * 32, wait_for_resources=True)
+    head.feed(e.CancelRequested(CancelRequest(PREFIX, 0, 1, False)))
+    head.pass_time(2 * 86_400)
+    head.restart()
+    assert rows(head, "SELECT (SELECT count(*) FROM class), (SELECT count(*) FROM code)") == [
+        (0, 0)
+    ]
