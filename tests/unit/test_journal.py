@@ -61,6 +61,8 @@ def test_what_was_committed_comes_back(tmp_path: Path) -> None:
         [
             an_outcome(5, 1, 1, b"B"),
             c.PersistCancel(1, 2, 1),
+            c.PersistGrant(1, 0, 2, True),
+            c.PersistGrant(1, 1, 1, False),
             c.PersistRerun(1, 0, 1, 1),
             c.PersistRerun(1, 0, 2, 2),
             c.PersistWorker("w-1"),
@@ -80,6 +82,7 @@ def test_what_was_committed_comes_back(tmp_path: Path) -> None:
         (e.RecoveredOutcome(5, 1, 1, 1, an_outcome(5, 1, 1, b"B").outcome, False, 20.0),),
         ((1, 2, 1),),
         ((1, 0, 2, 2),),
+        ((1, 0, 2, 1), (1, 1, 1, 0)),
         ((b"h" * 32, b"code"),),
         ("w-1",),
         20.0,

@@ -103,6 +103,7 @@ class HeadDriver:
         self._timer_due_s = 0.0
         self._deferred: deque[Command] = deque()
         self._is_executing = False
+        self.grants_held = 0
         # What tells of a fact waits, in order, until the fact is committed; leases do not wait.
         self._held: deque[tuple[int, Callable[[Any], None], Command]] = deque()
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
@@ -115,7 +116,7 @@ class HeadDriver:
             AcceptTasks: self._once_safe(self._tell_client),
             RejectTasks: self._once_safe(self._tell_client),
             ReportUnknown: self._once_safe(self._tell_client),
-            GrantLease: self._tell_worker,
+            GrantLease: self._grant,
             CancelLease: self._tell_worker,
             RecallLease: self._tell_worker,
             DrainWorker: self._tell_worker,
@@ -200,6 +201,21 @@ class HeadDriver:
                 waiter.set_result(None)
 
     # -- carrying out ------------------------------------------------------------
+
+    def _grant(self, command: GrantLease) -> None:
+        if command.task_class.max_retries or self.is_safe:
+            self._tell_worker(command)
+            return
+        # What may run once at most is not begun before it is known to be: a head after this one
+        # could not tell.
+        self.grants_held += 1
+        self._held.append((self.journal.appended, self._grant_held, command))
+
+    def _grant_held(self, command: GrantLease) -> None:
+        self.grants_held -= 1
+        lease = self.scheduler.state.leases.get(command.lease)
+        if lease is not None and lease.remaining == lease.count:
+            self._tell_worker(command)
 
     def _deliver(self, command: DeliverOutcome) -> None:
         client = self.clients.get(command.prefix) if command.is_pushed else None

@@ -56,6 +56,11 @@ CREATE TABLE outcome (
 CREATE INDEX outcome_batch ON outcome (batch);
 CREATE TABLE cancel (batch INTEGER NOT NULL, place INTEGER NOT NULL, count INTEGER NOT NULL);
 CREATE INDEX cancel_batch ON cancel (batch);
+CREATE TABLE granted (
+  id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, place INTEGER NOT NULL, count INTEGER NOT NULL,
+  granted INTEGER NOT NULL
+);
+CREATE INDEX granted_batch ON granted (batch);
 CREATE TABLE rerun (
   batch INTEGER NOT NULL, place INTEGER NOT NULL, attempt INTEGER NOT NULL, reruns INTEGER NOT NULL,
   PRIMARY KEY (batch, place)
@@ -68,6 +73,7 @@ _STATEMENTS: Final[dict[type[Any], str]] = {
     c.PersistOutcome: _OUTCOME,
     c.PersistCancel: "INSERT INTO cancel VALUES (?, ?, ?)",
     c.PersistRerun: "INSERT OR REPLACE INTO rerun VALUES (?, ?, ?, ?)",
+    c.PersistGrant: "INSERT INTO granted (batch, place, count, granted) VALUES (?, ?, ?, ?)",
     c.PersistCode: "INSERT OR IGNORE INTO code VALUES (?, ?)",
     c.PersistWorker: "INSERT OR IGNORE INTO worker VALUES (?)",
     c.ForgetResults: "UPDATE outcome SET ends = NULL, payloads = NULL WHERE id = ?",
@@ -81,6 +87,7 @@ _STATEMENTS: Final[dict[type[Any], str]] = {
 _COLUMNS: Final[dict[type[Any], tuple[str, ...]]] = {
     c.PersistCancel: ("batch", "offset", "count"),
     c.PersistRerun: ("batch", "offset", "attempt", "reruns"),
+    c.PersistGrant: ("batch", "offset", "count", "is_granted"),
     c.PersistCode: ("code_hash", "code"),
     c.PersistWorker: ("worker_id",),
     c.ForgetResults: ("number",),
@@ -197,7 +204,7 @@ class JournalStore:
             return
         self._db.executemany(_STATEMENTS[kind], rows)
         if kind is c.ForgetBatch:
-            for table in ("outcome", "cancel", "rerun"):
+            for table in ("outcome", "cancel", "rerun", "granted"):
                 self._db.executemany(f"DELETE FROM {table} WHERE batch = ?", rows)  # noqa: S608
 
     def _row(self, command: c.JournalCommand, now: float) -> tuple[Any, ...]:
@@ -334,6 +341,7 @@ def read_state(db: sqlite3.Connection, now: float, grace_s: float, starts: int) 
         outcomes,
         tuple(db.execute("SELECT batch, place, count FROM cancel")),
         tuple(db.execute("SELECT batch, place, attempt, reruns FROM rerun")),
+        tuple(db.execute("SELECT batch, place, count, granted FROM granted ORDER BY id")),
         tuple(db.execute("SELECT hash, code FROM code")),
         tuple(name for (name,) in db.execute("SELECT id FROM worker ORDER BY id")),
         grace_s,

@@ -199,4 +199,4 @@ class WorkerPeer(Peer):
             self._stalled_beats += 1
             if self._stalled_beats > MAX_STALLED_BEATS:
                 self.shut(f"frames are missing (of {sent} sent, {self.received} arrived)")
-        return not is_behind and not self._grants
+        return not (is_behind or self._grants or self._driver.grants_held)

@@ -81,6 +81,20 @@ class PersistRerun:
 
 
 @record
+class PersistGrant:
+    """Commit whether a worker may begin tasks that are to run once at most.
+
+    Attributes:
+        is_granted: False: they came back, and had not begun.
+    """
+
+    batch: int
+    offset: int
+    count: int
+    is_granted: bool
+
+
+@record
 class PersistWorker:
     """Commit that a worker has joined: after a restart its return is waited for."""
 
@@ -242,6 +256,7 @@ JournalCommand = (
     | PersistOutcome
     | PersistCancel
     | PersistRerun
+    | PersistGrant
     | PersistCode
     | PersistWorker
     | ForgetResults

@@ -8,6 +8,7 @@ from rustray.scheduler.commands import (
     DeliverOutcome,
     ForgetArguments,
     ForgetResults,
+    PersistGrant,
     PersistOutcome,
     PersistRerun,
     PublishEvents,
@@ -161,6 +162,9 @@ def _put_back(state: SchedulerState, lease: Lease, part: Part) -> None:
     batch = part.batch
     for offset in range(part.low, part.high):
         batch.grants[offset] = lease.attempt
+    if batch.queue.task_class.max_retries == 0:
+        state.commands.append(PersistGrant(batch.number, part.low, part.count, is_granted=False))
+        batch.begun.difference_update(range(part.low, part.high))
     batch.lease[part.low : part.high] = array("Q", (0,)) * part.count
     state.set_state(part, TaskState.QUEUED)
     push_front(batch.queue, batch, part.low, part.high)

@@ -173,6 +173,7 @@ class StateRecovered:
         outcomes: In order of arrival.
         cancels: (batch, offset, count) of tasks that are to be cancelled.
         reruns: (batch, offset, attempt, reruns), the latest of each task last.
+        grants: (batch, offset, count, is granted) of tasks that run once at most, in order.
         codes: Hash to code.
         workers: Who had joined, and may hold tasks still.
         grace_s: How long they have to come back.
@@ -183,6 +184,7 @@ class StateRecovered:
     outcomes: tuple[RecoveredOutcome, ...]
     cancels: tuple[tuple[int, int, int], ...]
     reruns: tuple[tuple[int, int, int, int], ...]
+    grants: tuple[tuple[int, int, int, int], ...]
     codes: tuple[tuple[bytes, bytes], ...]
     workers: tuple[str, ...]
     grace_s: float

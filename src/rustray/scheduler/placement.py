@@ -13,7 +13,7 @@ from array import array
 from functools import partial
 
 from rustray.common.resources import UNBOUNDED
-from rustray.scheduler.commands import GrantLease, RecallLease
+from rustray.scheduler.commands import GrantLease, PersistGrant, RecallLease
 from rustray.scheduler.load_balancer import PlacementRequest, WorkerLoad
 from rustray.scheduler.records import (
     LEASED_BYTE,
@@ -291,6 +291,8 @@ def _lease_run(
     state.counts[TaskState.QUEUED] -= count
     state.counts[TaskState.LEASED] += count
     assert batch.payloads is not None
+    if queue.task_class.max_retries == 0:
+        state.commands.append(PersistGrant(batch.number, low, count, is_granted=True))
     state.commands.append(
         GrantLease(
             worker.info.worker_id,

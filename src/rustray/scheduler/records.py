@@ -70,6 +70,7 @@ class Batch:
         unfinished: Tasks that have not ended.
         kept: Outcomes that have not expired.
         accepted_at_s: Monotonic time.
+        begun: Tasks of ``max_retries=0`` that a worker may have begun under an earlier head.
         lost_attempts: Attempts that may have been under way when a head died.
         digests: Of each task's arguments, where the caller may have chosen the ids.
         is_overdue: Its queue limit has passed: what comes back unstarted ends.
@@ -91,6 +92,7 @@ class Batch:
     unfinished: int = 0
     kept: int = 0
     lost_attempts: int = 0
+    begun: set[int] = field(default_factory=set)
     digests: list[bytes] | None = None
     is_overdue: bool = False
 

@@ -19,6 +19,7 @@ from rustray.scheduler.commands import CancelLease, ForgetWorker
 from rustray.scheduler.completion import (
     cancelled_payloads,
     end_overdue,
+    failure_payloads,
     finish,
     owned_runs,
     release,
@@ -30,6 +31,7 @@ from rustray.scheduler.placement import add_span, enqueue, new_queue
 from rustray.scheduler.records import Batch, Lease, Part, StoredOutcome, WorkerRecord
 from rustray.scheduler.state import SchedulerState, haunt, push_front, runs, take_out
 from rustray.task.frames import HeldRange
+from rustray.task.result import FailureInfo
 from rustray.task.state import TaskState
 from rustray.task.views import WorkerInfo
 
@@ -45,22 +47,30 @@ def on_recovered(state: SchedulerState, event: StateRecovered) -> None:
         batches[found.batch] = _rebuild(state, found)
     for outcome in event.outcomes:
         _restore_outcome(state, batches.get(outcome.batch), outcome)
+    _restore_attempts(event, batches)
+    state.awaited = set(event.workers)
+    if state.awaited or any(batch.begun for batch in batches.values()):
+        _raise_ghost(state, event.grace_s if state.awaited else 0.0)
+    for restored in batches.values():
+        # Each head may have handed it out once more than the journal knows.
+        restored.lost_attempts = event.starts
+        _resume(state, restored)
+    for number, offset, count in event.cancels:
+        batch = batches.get(number)
+        if batch is not None:
+            _cancel_again(state, batch, offset, min(offset + count, batch.count))
+
+
+def _restore_attempts(event: StateRecovered, batches: dict[int, Batch]) -> None:
     for number, offset, attempt, reruns in event.reruns:
         batch = batches.get(number)
         if batch is not None and offset < batch.count:
             batch.grants[offset] = max(attempt, event.starts)
             batch.reruns[offset] = reruns
-    state.awaited = set(event.workers)
-    if state.awaited:
-        _raise_ghost(state, event.grace_s)
-    for batch in batches.values():
-        # Each head may have handed it out once more than the journal knows.
-        batch.lost_attempts = event.starts
-        _resume(state, batch)
-    for number, offset, count in event.cancels:
-        batch = batches.get(number)
-        if batch is not None:
-            _cancel_again(state, batch, offset, min(offset + count, batch.count))
+    for number, offset, count, is_granted in event.grants:
+        if number in batches:
+            begun, which = batches[number].begun, range(offset, offset + count)
+            begun.update(which) if is_granted else begun.difference_update(which)
 
 
 def _rebuild(state: SchedulerState, found: RecoveredBatch) -> Batch:
@@ -181,8 +191,11 @@ def end(state: SchedulerState) -> None:
             if part.state is TaskState.CANCELLING:
                 finish(state, part, TaskState.CANCELLED, cancelled_payloads(part.count), None)
                 continue
-            for one in reversed(part.singles()) if batch.is_overdue else (part,):
-                if batch.is_overdue and one.low not in batch.reruns:
+            differ = batch.is_overdue or batch.begun
+            for one in reversed(part.singles()) if differ else (part,):
+                if one.low in batch.begun:
+                    _give_up(state, one)
+                elif batch.is_overdue and one.low not in batch.reruns:
                     end_overdue(state, one)
                 else:
                     _queue_again(state, one)
@@ -191,6 +204,16 @@ def end(state: SchedulerState) -> None:
     gone = sorted(state.awaited - state.workers.keys())
     state.commands += [ForgetWorker(name) for name in gone]
     state.awaited.clear()
+
+
+def _give_up(state: SchedulerState, one: Part) -> None:
+    one.batch.grants.setdefault(one.low, 1)
+    info = FailureInfo(
+        "WORKER_LOST",
+        "the head was restarted, and the worker that may have begun the task has not come back; "
+        "with max_retries=0 it is not run again",
+    )
+    finish(state, one, TaskState.FAILED, failure_payloads(1, info), None)
 
 
 def _queue_again(state: SchedulerState, part: Part) -> None:

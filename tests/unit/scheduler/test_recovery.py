@@ -14,7 +14,7 @@ from rustray.scheduler.invariants import check
 from rustray.scheduler.scheduler import Scheduler
 from rustray.scheduler.state import SchedulerSettings
 from rustray.task.columns import PayloadColumn
-from rustray.task.frames import CancelRequest, HeldRange, LeaseOutcome
+from rustray.task.frames import CancelRequest, HeldRange, LeaseOutcome, LeaseRange
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 from rustray.task.views import WorkerInfo
@@ -259,3 +259,36 @@ def test_classes_and_code_that_nobody_needs_are_swept_at_the_start() -> None:
     assert rows(head, "SELECT (SELECT count(*) FROM class), (SELECT count(*) FROM code)") == [
         (0, 0)
     ]
+
+
+def test_what_runs_at_most_once_is_not_run_again_after_a_double_loss() -> None:
+    """Regression: head and worker died together, and a task of max_retries=0 ran twice."""
+    head = Head()
+    head.join("w", 1, cpus=2)
+    head.greet("w", 1)
+    head.submit(0, 6, max_retries=0)
+    granted = [n for g in head.grants for n in range(g.first, g.first + len(g.payloads))]
+    assert 0 < len(granted) < 6
+    head.restart()
+    head.pass_time(GRACE_S + 1)
+    head.join("other", 2, cpus=6)
+    head.greet("other", 2)
+    again = [n for g in head.grants for n in range(g.first, g.first + len(g.payloads))]
+    assert sorted(granted + again) == list(range(6))
+    assert {head.state_of(n) for n in granted} == {FAILED}
+
+
+def test_what_came_back_unstarted_may_run_though_it_runs_at_most_once() -> None:
+    """A lease that was returned is no start."""
+    head = Head()
+    head.join("w", 1)
+    head.greet("w", 1)
+    head.submit(0, 1, max_retries=0)
+    [grant] = head.grants
+    returned = (LeaseRange(grant.lease, 0, 1),)
+    head.feed(e.DrainRequested("w"))
+    head.feed(e.WorkerReported("w", 1, None, (), returned, (), True, True))
+    head.restart()
+    head.join("other", 2)
+    head.greet("other", 2)
+    assert [g.first for g in head.grants] == [0]
