@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from rustray.cli import exits, flags
@@ -22,7 +20,6 @@ from rustray.common.errors import ConfigError, HeadUnavailable
 if TYPE_CHECKING:
     from rustray.cli.access import Access
     from rustray.rpc.api import HeadApi
-    from rustray.worker.config import WorkerConfig
 
 LOG_LEVEL_ENV: Final = "RUSTRAY_LOG_LEVEL"
 LOCAL_HEAD_S: Final = 15.0
@@ -84,8 +81,6 @@ async def _worker(given: Mapping[str, str], loaded: Loaded, around: Surroundings
         )
     except ValueError as error:
         raise ConfigError(f"[worker] {error}") from None
-    if loaded.config.origins["node.worker_port"].kind == "default" and _is_taken(config):
-        config = replace(config, worker_port=0)  # a second worker of this machine
 
     def announce(agent: WorkerAgent) -> None:
         where = f", its service at {agent.address}" if agent.address else ""
@@ -146,14 +141,6 @@ async def _when_there(
                 logging.getLogger("rustray.worker").warning("%s; waiting for it", error)
                 is_told = True
         await asyncio.sleep(HEAD_PAUSE_S)
-
-
-def _is_taken(config: WorkerConfig) -> bool:
-    try:
-        with socket.create_server((config.address, config.worker_port)):
-            return False
-    except OSError:
-        return True
 
 
 def _import_from_here(around: Surroundings) -> None:

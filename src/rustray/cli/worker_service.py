@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from rustray.cli.load import Loaded, Surroundings, state_dir
-from rustray.common.errors import HeadUnavailable
+from rustray.common.errors import ConfigError, HeadUnavailable
 from rustray.rpc.api import HeadApi
 from rustray.rpc.worker_server import WorkerServer
 from rustray.security.auth import AuthManager
@@ -46,18 +46,31 @@ def server_for(loaded: Loaded, around: Surroundings, head: HeadApi) -> Serve:
             return None
         if security is None:
             security = await _enroll(loaded, head, worker_id)
-        server = WorkerServer(
-            service,
-            auth=security.auth,
-            identity=security.identity,
-            address=config.address,
-            port=config.worker_port,
-        )
-        port = await server.start()
+        server = _server(service, config, security, config.worker_port)
+        try:
+            port = await server.start()
+        except ConfigError:
+            if loaded.config.origins["node.worker_port"].kind != "default":
+                raise
+            # A second worker of this machine has it; they may even start at the same moment.
+            server = _server(service, config, security, 0)
+            port = await server.start()
         host = socket.gethostname() if is_unspecified(config.address) else config.address
         return _Listening(server, join_host_port(host, port))
 
     return serve
+
+
+def _server(
+    service: WorkerService, config: WorkerConfig, security: _Security, port: int
+) -> WorkerServer:
+    return WorkerServer(
+        service,
+        auth=security.auth,
+        identity=security.identity,
+        address=config.address,
+        port=port,
+    )
 
 
 @dataclass(frozen=True, slots=True)
