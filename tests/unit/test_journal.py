@@ -232,3 +232,43 @@ async def test_a_commit_that_fails_stops_everything() -> None:
     driver.handle(e.TasksSubmitted(PREFIX, 1, TaskClass("f"), payloads, True))
     await journal.close()
     assert (client.told, failures, store.groups) == ([], [store.error], [])
+
+
+class Counting(JournalStore):
+    """A store that counts what it commits."""
+
+    commands = 0
+
+    def commit(self, commands: Sequence[c.JournalCommand]) -> None:
+        super().commit(commands)
+        self.commands += len(commands)
+
+
+async def test_closing_commits_what_waits_and_tells_of_it() -> None:
+    """An orderly end loses nothing: the last group goes, however many were before it."""
+    store = Counting(":memory:")
+    told: list[int] = []
+    journal = GroupCommitJournal(
+        store, "full", asyncio.get_running_loop(), on_failure=lambda error: told.append(-1)
+    )
+    journal.on_commit = lambda: told.append(journal.committed)
+    for number in range(1, 6):
+        journal.append(a_batch(number, b"a"))
+    await journal.close()
+    assert (store.commands, journal.committed, told[-1]) == (5, 5, 5)
+
+
+async def test_nothing_is_committed_after_a_commit_that_failed() -> None:
+    """Also not while closing: nobody knows what the disk has."""
+    store = SlowStore()
+    store.error = OSError(5, "Input/output error")
+    failures: list[BaseException] = []
+    journal = GroupCommitJournal(
+        store, "full", asyncio.get_running_loop(), on_failure=failures.append
+    )
+    journal.append(a_batch(1, b"a"))
+    await asyncio.sleep(0)
+    journal.append(a_batch(2, b"b"))
+    store.gate.release(5)
+    await journal.close()
+    assert (store.groups, failures, journal.committed) == ([], [store.error], 0)

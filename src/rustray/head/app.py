@@ -66,7 +66,6 @@ class Head:
         self.security = ""
         self._state = StateDir(config.state_dir)
         self._stack = contextlib.AsyncExitStack()
-        self._core: HeadCore
         self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
 
     async def start(self) -> None:
@@ -84,7 +83,7 @@ class Head:
         host = config.listen.address
         self.security = self._security_text(auth)
         journal, recovered, start = self._open_journal()
-        core = self._core = HeadCore.create(
+        core = HeadCore.create(
             HeadIdentity(
                 auth.cluster_id if auth else "open",
                 VERSION,

@@ -127,6 +127,8 @@ class GroupCommitJournal:
                 self._loop.call_soon_threadsafe(self._done, number, error)
             except RuntimeError:  # the loop has closed: nobody is there to be told
                 return
+            if error is not None:
+                return
 
     def _done(self, number: int, error: BaseException | None) -> None:
         self._is_committing = False
@@ -145,11 +147,12 @@ class GroupCommitJournal:
 
     async def close(self) -> None:
         """Commit what waits, end the thread, close the store."""
-        while (self._waiting or self._is_committing) and not self._has_failed:
-            self._start()
-            await asyncio.sleep(0.001)
+        if self._waiting:
+            group, self._waiting = self._waiting, []
+            self._groups.put((self.appended, group))
         self._groups.put(None)
         await asyncio.to_thread(self._thread.join)
+        await asyncio.sleep(0)  # the last commit's news have been left to the loop
         self._store.close()
 
 

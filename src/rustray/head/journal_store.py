@@ -24,7 +24,7 @@ from rustray.scheduler import commands as c
 from rustray.scheduler.admission import DIGEST_BYTES
 from rustray.scheduler.admission import digests as digests_of
 from rustray.scheduler.events import RecoveredBatch, RecoveredOutcome, StateRecovered
-from rustray.task.columns import PayloadColumn
+from rustray.task.columns import NO_PAYLOADS, PayloadColumn
 from rustray.task.frames import Outcome
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
@@ -36,7 +36,6 @@ SCHEMA_VERSION: Final = 1
 LEVELS: Final = {"full": "FULL", "process": "NORMAL"}
 """Durability level to SQLite's ``synchronous``: FULL syncs at each commit."""
 _CHECKPOINT_PAGES: Final = 4_000
-NO_PAYLOADS: Final = PayloadColumn.of([])
 
 _SCHEMA: Final = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;

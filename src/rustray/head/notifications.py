@@ -28,7 +28,7 @@ class NotificationManager:
     """The log of task events.
 
     Attributes:
-        revision: Number of the newest event; the first is 1.
+        revision: Number of the newest event; the first is 1, but for a head after another.
     """
 
     def __init__(self, kept_ranges: int = KEPT_RANGES) -> None:

@@ -108,3 +108,6 @@ class PayloadColumn:
 
     def __repr__(self) -> str:
         return f"PayloadColumn({len(self.ends)} items, {len(self.blob)} bytes)"
+
+
+NO_PAYLOADS: Final = PayloadColumn.of([])

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Final
 
 from rustray.common.resources import CPU, UNIT, ResourceSet
-from rustray.task.columns import PayloadColumn
+from rustray.task.columns import NO_PAYLOADS, PayloadColumn
 from rustray.task.failures import encode_failure
 from rustray.task.frames import LeaseOutcome, LeaseRange
 from rustray.task.result import FailureInfo
@@ -213,7 +213,6 @@ class WorkerState:
             del self.closed[number]
 
 
-NO_PAYLOADS: Final = PayloadColumn.of([])
 LEAVING: Final = FailureInfo("TASK_CANCELLED", "the worker is shutting down; submit it elsewhere")
 
 
