@@ -81,3 +81,15 @@ async def test_a_cursor_of_an_earlier_head_is_refused() -> None:
     """It would wait in silence for revisions that mean something else."""
     with pytest.raises(ResourceExhausted, match="restarted"):
         await read(a_log(1, 1), EventFilter(cursor=10), 1)
+
+
+async def test_a_cursor_of_an_earlier_head_is_refused_by_name() -> None:
+    """Regression: it was taken for one of this head's, and events were missed without a word."""
+    log = NotificationManager()
+    log.begin_after(1000)
+    log.publish(PublishEvents(PREFIX, 0, 3, TaskState.QUEUED, 0, "", "f"), 1.0)
+    for cursor in (1, 999, 1004):
+        with pytest.raises(ResourceExhausted, match="none of this head"):
+            await read(log, EventFilter(cursor=cursor), 1)
+    assert await read(log, EventFilter(cursor=0), 3) == [1001, 1002, 1003]
+    assert await read(log, EventFilter(cursor=1002), 1) == [1003]

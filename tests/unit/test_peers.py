@@ -201,3 +201,24 @@ def test_a_report_is_acked_after_its_commit_and_not_with_what_it_leads_to(
     journal.commit()
     loop.run_until(loop.now + 1.0, lambda: None)
     assert link.frames[-1].ack == 2
+
+
+def test_what_runs_at_most_once_is_not_handed_out_before_its_commit(loop: VirtualLoop) -> None:
+    """A head after this one must know that it may have begun; other tasks need not wait."""
+    journal = Pending()
+    driver = HeadDriver(Scheduler(), NotificationManager(), journal, loop)  # type: ignore[arg-type]
+    peers = ConnectionManager(driver)
+    info = WorkerInfo("w", 1, "w", "", {"cpu_cores": 2}, functions=(ANYTHING,))
+    driver.handle(WorkerJoined(info, 1))
+    link = Pull(peers.open_worker("w", 1))
+    link.pump.attach(link)
+    link.pump.on_frame(WorkerFrame(number=1, held=[]))
+    given = []
+    for first, task_class in ((0, TaskClass("f", max_retries=0)), (1, TaskClass("f"))):
+        column = PayloadColumn.of([b"x"])
+        driver.handle(TasksSubmitted(PREFIX, first, task_class, column, is_pushed=True))
+    for _ in range(2):
+        given.append([lease.first for frame in link.frames for lease in frame.leases])
+        journal.commit()
+    given.append([lease.first for frame in link.frames for lease in frame.leases])
+    assert given == [[1], [1, 0], [1, 0]]

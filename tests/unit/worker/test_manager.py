@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from helpers.worker_bench import PREFIX, WorkerBench, a_class
 from rustray.task.codec import decode_failure
 from rustray.task.columns import PayloadColumn
@@ -806,3 +808,20 @@ def test_a_direct_task_can_be_cancelled() -> None:
     b.feed(e.DirectSubmitted(e.DIRECT_LEASES, a_class(), b"call"))
     b.feed(e.DirectCancelled(e.DIRECT_LEASES))
     assert [o.state for o in b.direct] == [TaskState.CANCELLED]
+
+
+def test_a_lease_is_named_as_long_as_its_outcome_is_owed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: of many closed leases the first were not, and a new head ran them again."""
+    monkeypatch.setattr("rustray.worker.state.MAX_CLOSED_LEASES", 2)
+    monkeypatch.setattr("rustray.worker.state.FORGET_TOGETHER", 1)
+    b = bench()
+    leases = []
+    for _ in range(8):
+        leases.append(b.grant(1))
+        b.finish_all()
+    assert b.lose_frame()
+    b.close()
+    b.open()
+    [first, *_] = b.collect()
+    assert first.held is not None
+    assert sorted(h.lease for h in first.held) == leases
