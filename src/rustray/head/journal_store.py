@@ -98,6 +98,11 @@ _COLUMNS: Final[dict[type[Any], tuple[str, ...]]] = {
 """What of a command goes into its statement, in order, where that is a value as it is."""
 
 
+def connect(path: str) -> sqlite3.Connection:
+    """Open a database for whichever thread has it, with transactions that we begin ourselves."""
+    return sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+
+
 class JournalStore:
     """The database; for one thread at a time.
 
@@ -108,7 +113,11 @@ class JournalStore:
     """
 
     def __init__(
-        self, path: Path | str, level: str = "full", wall_clock: Callable[[], float] = time.time
+        self,
+        path: Path | str,
+        level: str = "full",
+        wall_clock: Callable[[], float] = time.time,
+        connect: Callable[[str], Any] = connect,
     ) -> None:
         """Open it, or make it.
 
@@ -116,6 +125,7 @@ class JournalStore:
             path: Of the file; ":memory:" for tests.
             level: "full" or "process".
             wall_clock: Unix seconds.
+            connect: Opens the database; tests watch what it writes.
 
         Raises:
             ConfigError: the file is damaged, of something else, or of a newer rustray; says what
@@ -130,9 +140,7 @@ class JournalStore:
         try:
             if path != ":memory:":
                 make_private(Path(path))
-            self._db = sqlite3.connect(
-                self._path, isolation_level=None, check_same_thread=False, timeout=5.0
-            )
+            self._db: sqlite3.Connection = connect(self._path)
             self._prepare()
             if path != ":memory:":
                 self._inode = os.stat(path).st_ino

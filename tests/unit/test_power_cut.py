@@ -1,0 +1,425 @@
+"""Power cuts: whatever moment the current fails, what the head has said is on the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from helpers.power_cut import Disk, Step, write_files
+from helpers.scheduling import ANYTHING, PREFIX
+from rustray.common.errors import ConfigError
+from rustray.head import journal_store
+from rustray.head.driver import HeadDriver
+from rustray.head.journal import GroupCommitJournal
+from rustray.head.journal_store import FILE_NAME, JournalStore
+from rustray.head.notifications import NotificationManager
+from rustray.scheduler import commands as c
+from rustray.scheduler import events as e
+from rustray.scheduler.invariants import check
+from rustray.scheduler.scheduler import Scheduler
+from rustray.scheduler.state import SchedulerSettings
+from rustray.task.columns import PayloadColumn
+from rustray.task.frames import CancelRequest, LeaseOutcome
+from rustray.task.spec import TaskClass
+from rustray.task.state import TaskState
+from rustray.task.views import WorkerInfo
+
+pytestmark = pytest.mark.slow
+
+NOW = 1_000.0
+CLASSES = (TaskClass("f"), TaskClass("f", priority=5), TaskClass("f", max_retries=0))
+
+
+def normal(found: e.StateRecovered | None) -> object:
+    """Return what was found without what every start changes."""
+    if found is None or not found.batches:
+        return None
+    return (found.batches, found.outcomes, found.cancels, found.reruns, found.grants, found.codes)
+
+
+class RecordingStore(JournalStore):
+    """The real store on a disk with a memory; a commit waits until it is let go.
+
+    Attributes:
+        gate: One permit for each commit.
+        committed: What was in the journal after each commit.
+    """
+
+    def __init__(self, path: Path, level: str, disk: Disk, committed: list[object]) -> None:
+        super().__init__(path, level, lambda: NOW, disk.connect)
+        self.gate = threading.Semaphore(0)
+        self.committed = committed
+
+    def commit(self, commands: Sequence[c.JournalCommand]) -> None:
+        self.gate.acquire()
+        super().commit(commands)
+        self.committed.append(normal(journal_store.read_state(self._db, NOW, 0.0, 0)))
+
+
+@dataclass
+class Told:
+    """Everything that somebody was told, and after how many steps of the disk.
+
+    Attributes:
+        accepted: (steps, first, arguments).
+        ended: (steps, first, state, results).
+        forgotten: Task to the number of steps at which the head let go of it.
+        cancelled: (steps, task), once the call has returned.
+    """
+
+    disk: Disk
+    accepted: list[tuple[int, int, PayloadColumn]] = field(default_factory=list)
+    ended: list[tuple[int, int, TaskState, PayloadColumn]] = field(default_factory=list)
+    forgotten: dict[int, int] = field(default_factory=dict)
+    cancelled: list[tuple[int, int]] = field(default_factory=list)
+    arguments: dict[int, bytes] = field(default_factory=dict)
+
+    def accept(self, command: c.AcceptTasks) -> None:
+        numbers = range(command.first, command.first + command.count)
+        column = PayloadColumn.of([self.arguments[number] for number in numbers])
+        self.accepted.append((len(self.disk.steps), command.first, column))
+
+    def reject(self, command: c.RejectTasks) -> None:
+        raise AssertionError(f"refused: {command.error}")
+
+    def deliver(self, command: c.DeliverOutcome) -> None:
+        outcome = command.outcome
+        self.ended.append((len(self.disk.steps), outcome.first, outcome.state, outcome.payloads))
+
+    def unknown(self, command: c.ReportUnknown) -> None:
+        raise AssertionError("unknown tasks")
+
+
+class Crowd:
+    """A worker that takes every lease and answers when it is asked to."""
+
+    def __init__(self) -> None:
+        self.held: list[tuple[c.GrantLease, int]] = []
+
+    def grant(self, command: c.GrantLease) -> None:
+        self.held += [(command, offset) for offset in range(len(command.payloads))]
+
+    def cancel(self, command: c.CancelLease) -> None:
+        """It finishes what it has: that is allowed."""
+
+    def recall(self, command: c.RecallLease) -> None:
+        """It has begun everything."""
+
+    def drain(self) -> None:
+        raise AssertionError("nobody drains")
+
+    def close(self, session: int, reason: str) -> None:
+        raise AssertionError(reason)
+
+    def compare(self, sent: int, received: int) -> bool:
+        return True
+
+
+class Life:
+    """One head at work on a recorded disk, and another after it when it is killed."""
+
+    def __init__(self, seed: int, directory: Path, level: str) -> None:
+        self.random = Random(seed)
+        directory.mkdir()
+        self.path = directory / FILE_NAME
+        self.level = level
+        self.disk = Disk()
+        self.told = Told(self.disk)
+        self.committed: list[object] = [None]
+        self.next_task = 0
+        self.session = 0
+        self.failures: list[BaseException] = []
+        self._cancelling: list[int] = []
+
+    def start(self) -> None:
+        """Start a head with what is there, and a worker."""
+        loop = asyncio.get_running_loop()
+        self.store = RecordingStore(self.path, self.level, self.disk, self.committed)
+        recovered = self.store.load(20.0)
+        self.disk.note(Step("names"))  # as `note_journal` does before the first ack
+        self.journal = GroupCommitJournal(
+            self.store, self.level, loop, on_failure=self.failures.append
+        )
+        settings = SchedulerSettings(
+            first_lease=1 + self.session * 1_000_000, result_memory_bytes=20_000
+        )
+        self.driver = HeadDriver(Scheduler(settings), NotificationManager(), self.journal, loop)
+        self.driver.clients[PREFIX] = self.told
+        if recovered is not None:
+            self.driver.handle(recovered)
+        self.worker = Crowd()
+        self.driver.workers["w"] = self.worker
+        self.session += 1
+        info = WorkerInfo("w", self.session, "w", "", {"cpu_cores": 64}, functions=(ANYTHING,))
+        self.driver.handle(e.WorkerJoined(info, self.session))
+        self._report(held=())
+
+    def _report(self, *outcomes: LeaseOutcome, held: tuple[()] | None = None) -> None:
+        event = e.WorkerReported("w", self.session, held, outcomes, (), (), False, False)
+        self._handle(event)
+
+    def _handle(self, event: e.Event) -> None:
+        for command in self.driver.handle(event):
+            if isinstance(command, c.ForgetBatch):
+                self._note_forgotten()
+
+    def _note_forgotten(self) -> None:
+        state = self.driver.scheduler.state
+        for task in self.told.arguments:
+            if task not in self.told.forgotten and state.find(PREFIX, task) is None:
+                self.told.forgotten[task] = len(self.disk.steps)
+
+    def act(self) -> None:
+        """Let one thing happen."""
+        kind = self.random.choice(["submit", "submit", "report", "report", "confirm", "cancel"])
+        if kind == "submit":
+            self._submit()
+        elif kind == "report" and self.worker.held:
+            self._finish()
+        elif kind == "confirm":
+            self._handle(e.OutcomesDelivered(PREFIX, 0, self.next_task))
+        elif kind == "cancel" and self.told.accepted:
+            _, first, _ = self.random.choice(self.told.accepted)
+            self._handle(e.CancelRequested(CancelRequest(PREFIX, first, 1, False)))
+            self._cancelling.append(first)
+
+    def _submit(self) -> None:
+        count = self.random.randint(1, 30)
+        items = [self.random.randbytes(self.random.randint(0, 300)) for _ in range(count)]
+        self.told.arguments.update(enumerate(items, self.next_task))
+        task_class = self.random.choice(CLASSES)
+        pushed = self.random.random() < 0.7
+        self._handle(
+            e.TasksSubmitted(PREFIX, self.next_task, task_class, PayloadColumn.of(items), pushed)
+        )
+        self.next_task += count
+
+    def _finish(self) -> None:
+        held = self.worker.held
+        for _ in range(min(len(held), self.random.randint(1, 20))):
+            grant, offset = held.pop(self.random.randrange(len(held)))
+            result = self.random.randbytes(self.random.choice([3, 40, 2_000]))
+            state = self.random.choice([TaskState.SUCCEEDED, TaskState.SUCCEEDED, TaskState.FAILED])
+            self._report(LeaseOutcome(grant.lease, offset, state, PayloadColumn.of([result]), 1))
+
+    async def run(self, rounds: int) -> None:
+        """Let things happen, some of them while a commit is under way."""
+        for number in range(rounds):
+            if number in (rounds // 3, 2 * rounds // 3):
+                await self._restart(orderly=number > rounds // 2)
+            for _ in range(self.random.randint(1, 3)):
+                self.act()
+            await asyncio.sleep(0)
+            for _ in range(self.random.randint(0, 2)):
+                self.act()
+            await self._settle()
+
+    async def _settle(self) -> None:
+        """Let every commit go."""
+        while not self.driver.is_safe:
+            self.store.gate.release()
+            before = self.journal.committed
+            while self.journal.committed == before:
+                assert not self.failures, self.failures
+                await asyncio.sleep(0)
+        self.told.cancelled += [(len(self.disk.steps), task) for task in self._cancelling]
+        self._cancelling.clear()
+
+    async def _restart(self, *, orderly: bool) -> None:
+        """End the head, in order or not, and start another."""
+        self.driver.close()
+        await self._settle()
+        if not orderly:
+            db: Any = self.store._db
+            db.abandon()
+        await self.journal.close()
+        self.start()
+        await self._settle()
+
+    async def end(self) -> None:
+        """Let go of everything."""
+        self.driver.close()
+        await self._settle()
+        await self.journal.close()
+
+
+@dataclass
+class Verdict:
+    """What the cuts have shown."""
+
+    cuts: int = 0
+    reached: set[int] = field(default_factory=set)
+
+
+def judge(life: Life, directory: Path, *, most_cuts: int) -> Verdict:
+    """Cut the power around every sync, in three ways each, and look at what a head would find."""
+    verdict = Verdict()
+    random = Random(5)
+    cuts = sorted(set(life.disk.cuts()))
+    if len(cuts) > most_cuts:
+        cuts = sorted(random.sample(cuts, most_cuts))
+    for cut in cuts:
+        for how in ("none", "all", "some"):
+            verdict.cuts += 1
+            place = directory / "after"
+            place.mkdir()
+            write_files(place, life.disk.after_cut(cut, how, random))
+            try:
+                _judge_one(life, place / FILE_NAME, cut, verdict)
+            except (AssertionError, ConfigError) as error:
+                raise AssertionError(f"cut after step {cut}, {how} unsynced: {error}") from error
+            shutil.rmtree(place)
+    return verdict
+
+
+def _judge_one(life: Life, path: Path, cut: int, verdict: Verdict) -> None:
+    store = JournalStore(path, "process", lambda: NOW)
+    found = store.load(0.0)
+    store.close()
+    content = normal(found)
+    assert content in life.committed, "the journal has half a commit, or one twice"
+    verdict.reached.add(life.committed.index(content))
+    if life.level == "full":
+        Left(found, cut, life.told.forgotten).judge(life.told)
+    if found is not None:
+        scheduler = Scheduler()
+        scheduler.handle(found, 0.0)
+        check(scheduler.state)
+
+
+class Left:
+    """What a cut has left, task by task."""
+
+    def __init__(self, found: e.StateRecovered | None, cut: int, forgotten: dict[int, int]) -> None:
+        self.cut, self.forgotten = cut, forgotten
+        self.arguments: dict[int, bytes | None] = {}
+        self.results: dict[int, tuple[TaskState, bytes] | None] = {}
+        self.stopped: set[int] = set()
+        if found is None:
+            return
+        starts = {batch.batch: batch.first for batch in found.batches}
+        for batch in found.batches:
+            items = list(batch.payloads) if batch.payloads is not None else [None] * batch.count
+            self.arguments.update(enumerate(items, batch.first))
+        for one in found.outcomes:
+            for place in range(one.count):
+                item = None if one.is_expired else one.outcome.payloads[place]
+                kept = None if item is None else (one.outcome.state, item)
+                self.results[one.outcome.first + place] = kept
+        for number, place, count in found.cancels:
+            self.stopped.update(range(starts[number] + place, starts[number] + place + count))
+
+    def _counts(self, steps: int, task: int) -> bool:
+        """Whether a promise was made before the cut, and was not let go of since."""
+        return steps <= self.cut < self.forgotten.get(task, 1 << 60)
+
+    def judge(self, told: Told) -> None:
+        for steps, first, column in told.accepted:
+            for task, item in enumerate(column, first):
+                if self._counts(steps, task):
+                    assert task in self.arguments, f"task {task} was accepted, and is not there"
+                    assert self.arguments[task] in (item, None), f"task {task} has other arguments"
+        for steps, first, state, column in told.ended:
+            for task, item in enumerate(column, first):
+                if self._counts(steps, task):
+                    assert task in self.results, f"task {task} had ended, and has not"
+                    assert self.results[task] in ((state, item), None), f"{task} ended otherwise"
+        for steps, task in told.cancelled:
+            if self._counts(steps, task):
+                stopped = task in self.stopped or task in self.results
+                assert stopped, f"task {task} was cancelled, and is not"
+
+
+async def a_life(seed: int, directory: Path, level: str = "full", rounds: int = 40) -> Life:
+    """Record a head's life."""
+    life = Life(seed, directory, level)
+    life.start()
+    await life._settle()
+    try:
+        await life.run(rounds)
+    finally:
+        await life.end()
+    return life
+
+
+@pytest.fixture(autouse=True)
+def _small_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the log written into the file every few commits, so that cuts meet that too."""
+    monkeypatch.setattr(journal_store, "_CHECKPOINT_PAGES", 24)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_a_power_cut_takes_nothing_that_was_acked(tmp_path: Path, seed: int) -> None:
+    """After every cut the journal opens, has whole commits only, and all that anybody was told."""
+    life = await a_life(seed, tmp_path / "head")
+    verdict = judge(life, tmp_path, most_cuts=120)
+    assert len(life.told.accepted) > 15
+    assert len(life.told.ended) > 50
+    assert len(life.told.cancelled) > 5
+    assert life.told.forgotten
+    assert len(verdict.reached) > 30, "the cuts met too few states"
+
+
+async def test_at_level_process_a_power_cut_leaves_whole_commits(tmp_path: Path) -> None:
+    """What is lost there are the last commits, never a part of one, and the journal opens."""
+    life = await a_life(4, tmp_path / "head", "process")
+    assert len(judge(life, tmp_path, most_cuts=120).reached) > 5
+
+
+def _ack_at_once(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(HeadDriver, "_once_safe", lambda self, action: action)
+
+
+def _never_sync(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(journal_store, "LEVELS", {"full": "OFF", "process": "OFF"})
+
+
+def _sync_seldom(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(journal_store, "LEVELS", {"full": "NORMAL", "process": "NORMAL"})
+
+
+def _forget_cancels(patch: pytest.MonkeyPatch) -> None:
+    statements = {**journal_store._STATEMENTS}
+    statements[c.PersistCancel] = "SELECT ?, ?, ?"
+    patch.setattr(journal_store, "_STATEMENTS", statements)
+
+
+def _commit_each_command(patch: pytest.MonkeyPatch) -> None:
+    whole = JournalStore.commit
+
+    def commit(store: JournalStore, commands: Sequence[c.JournalCommand]) -> None:
+        for command in commands:
+            whole(store, [command])
+
+    patch.setattr(JournalStore, "commit", commit)
+
+
+@pytest.mark.parametrize(
+    ("plant", "found"),
+    [
+        (_ack_at_once, "was accepted, and is not there"),
+        (_never_sync, "was accepted, and is not there"),
+        (_sync_seldom, "was accepted, and is not there"),
+        (_forget_cancels, "was cancelled, and is not"),
+        (_commit_each_command, "half a commit"),
+    ],
+)
+async def test_a_planted_bug_is_found(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    plant: Callable[[pytest.MonkeyPatch], None],
+    found: str,
+) -> None:
+    """An ack before its commit, a commit without a sync, and half of one: each shows in a cut."""
+    plant(monkeypatch)
+    life = await a_life(1, tmp_path / "head")
+    with pytest.raises(AssertionError, match=f"cut after step.*{found}"):
+        judge(life, tmp_path, most_cuts=400)
