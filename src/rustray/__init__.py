@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         GetTimeout,
         HeadUnavailable,
         InvariantError,
+        NotInTask,
         ObjectLost,
         PayloadError,
         ResourceExhausted,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from rustray.task.result import TaskEvent, TaskResult
     from rustray.task.spec import ResourceRequirements, TaskSpec
     from rustray.task.state import TaskState
+    from rustray.worker.context import TaskContext, TaskInterrupt, context
 
 __version__ = "0.1.0"
 
@@ -72,6 +74,7 @@ __all__ = [
     "HeadNode",
     "HeadUnavailable",
     "InvariantError",
+    "NotInTask",
     "ObjectLost",
     "PayloadError",
     "RemoteFunction",
@@ -80,10 +83,12 @@ __all__ = [
     "ResourceRequirements",
     "RustRayError",
     "TaskCancelled",
+    "TaskContext",
     "TaskError",
     "TaskEvent",
     "TaskExecutionFailed",
     "TaskExecutor",
+    "TaskInterrupt",
     "TaskNotFound",
     "TaskPoisoned",
     "TaskRef",
@@ -100,6 +105,7 @@ __all__ = [
     "ashutdown",
     "await_",
     "cancel",
+    "context",
     "function",
     "get",
     "init",
@@ -131,6 +137,7 @@ _HOMES = {
     "rustray.task.result": ("TaskEvent", "TaskResult"),
     "rustray.task.spec": ("ResourceRequirements", "TaskSpec"),
     "rustray.task.state": ("TaskState",),
+    "rustray.worker.context": ("TaskContext", "TaskInterrupt", "context"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -42,6 +42,7 @@ class Bench:
         ended: Task sequence to the terminal states it was reported in (one, if all is well).
         accepted: Sequences that were accepted.
         attempts: Sequence to attempt numbers granted, in order.
+        fences: Sequence to the number of its newest lease.
         commands: Those of the last event.
     """
 
@@ -53,6 +54,7 @@ class Bench:
         self.accepted: set[int] = set()
         self.rejected: dict[int, str] = {}
         self.attempts: dict[int, list[int]] = {}
+        self.fences: dict[int, int] = {}
         self.grant_order: list[int] = []
         self.next_sequence = 0
         self.next_session = 1
@@ -99,6 +101,8 @@ class Bench:
             history = self.attempts.setdefault(number, [])
             assert not history or history[-1] < command.attempt, "attempt numbers must grow"
             history.append(command.attempt)
+            assert self.fences.get(number, 0) < command.lease, "fences must grow"
+            self.fences[number] = command.lease
             self.grant_order.append(number)
             assert number not in self.ended, "a task was given out after its end"
 

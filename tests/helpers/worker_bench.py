@@ -307,7 +307,9 @@ class WorkerBench:
         self.last_frame = frame
         self.feed(e.FrameReceived(self.session, frame))
 
-    def grant(self, count: int = 1, task_class: TaskClass | None = None) -> int:
+    def grant(
+        self, count: int = 1, task_class: TaskClass | None = None, *, time_left_s: float = 0.0
+    ) -> int:
         """Lease new tasks to the worker; returns the lease number."""
         task_class = task_class or a_class()
         lease, first = self.next_lease, self.next_sequence
@@ -318,7 +320,8 @@ class WorkerBench:
             self.numbers[task_class] = len(self.numbers) + 1
             frame.classes.append(ClassDefinition(self.numbers[task_class], task_class))
         payloads = PayloadColumn.of([str(first + i).encode() for i in range(count)])
-        frame.leases.append(LeaseGrant(lease, self.numbers[task_class], 1, PREFIX, first, payloads))
+        number = self.numbers[task_class]
+        frame.leases.append(LeaseGrant(lease, number, 1, PREFIX, first, payloads, time_left_s))
         self.granted[lease] = (count, task_class)
         self.send(frame)
         return lease

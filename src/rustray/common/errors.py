@@ -13,6 +13,7 @@ do next (in the message)::
     ├─ WorkerNotFound           yours: no such worker
     ├─ TaskNotFound             yours: no such task, or its result has expired
     ├─ DuplicateTask            yours: the task id is taken by a task with other content
+    ├─ NotInTask                yours: `rustray.context()` where no task runs
     ├─ TaskExecutionFailed      the task's: user code raised (`.cause` has the exception)
     ├─ TaskCancelled            somebody cancelled it
     ├─ TaskTimeout              the task's: a queue, run or total limit passed; a TimeoutError
@@ -99,6 +100,12 @@ class DuplicateTask(RustRayError):
     """The task id belongs to a task with other content."""
 
     code = "DUPLICATE_TASK"
+
+
+class NotInTask(RustRayError):
+    """The calling code belongs to no task."""
+
+    code = "NOT_IN_TASK"
 
 
 class TaskError(RustRayError):

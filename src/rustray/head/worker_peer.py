@@ -37,6 +37,10 @@ MAX_STALLED_BEATS: Final = 5
 """Heartbeats without any progress of frames that are under way, before a session ends."""
 
 
+_LEAST_S: Final = 0.001
+"""Time left of a limit that is passing just now."""
+
+
 class WorkerPeer(Peer):
     """The head's end of a worker's stream, for one session.
 
@@ -113,6 +117,7 @@ class WorkerPeer(Peer):
                     grant.prefix,
                     grant.first,
                     grant.payloads,
+                    self._time_left_s(grant.due_s),
                 )
             )
         if not self._grants:
@@ -120,6 +125,9 @@ class WorkerPeer(Peer):
             frame.recall, self._recalls = self._recalls, []
         frame.number, frame.ack = self.stamp()
         return frame
+
+    def _time_left_s(self, due_s: float | None) -> float:
+        return 0.0 if due_s is None else max(due_s - self._driver.loop.time(), _LEAST_S)
 
     def _class_number(self, task_class: TaskClass, frame: AssignFrame) -> int:
         number = self._numbers.get(task_class)

@@ -20,6 +20,7 @@ from rustray.rpc.convert import (
     get_task_class,
     parse,
     put_task_class,
+    seconds_from_wire,
     state_from_wire,
     state_to_wire,
     text,
@@ -332,6 +333,8 @@ def encode_assign_frame(frame: AssignFrame) -> bytes:
         target.prefix = grant.prefix
         target.first = grant.first
         _put_payloads(target.payloads, grant.payloads)
+        if grant.time_left_s:
+            target.time_left_s = grant.time_left_s
     for cancel in frame.cancels:
         message.cancels.add(
             lease=cancel.lease, offset=cancel.offset, count=cancel.count, force=cancel.force
@@ -375,6 +378,7 @@ def _get_grant(message: wire.LeaseGrant) -> LeaseGrant:
         _prefix(message.prefix),
         first,
         payloads,
+        seconds_from_wire("time_left_s", message.time_left_s),
     )
 
 

@@ -194,7 +194,11 @@ class PublishEvents:
 
 @record
 class GrantLease:
-    """Give consecutive tasks to a worker; see `rustray.task.frames.LeaseGrant`."""
+    """Give consecutive tasks to a worker; see `rustray.task.frames.LeaseGrant`.
+
+    Attributes:
+        due_s: Monotonic time at which they will be ended, None for never.
+    """
 
     worker_id: str
     lease: int
@@ -203,6 +207,7 @@ class GrantLease:
     prefix: bytes
     first: int
     payloads: PayloadColumn
+    due_s: float | None = None
 
 
 @record

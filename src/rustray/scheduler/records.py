@@ -101,6 +101,12 @@ class Batch:
         self.lease = array("Q", bytes(8 * self.count))
         self.unfinished = self.count
 
+    @property
+    def due_s(self) -> float | None:
+        """When what has not ended is ended, as monotonic time; None for never."""
+        limit_s = self.queue.task_class.total_timeout_s
+        return self.accepted_at_s + limit_s if limit_s else None
+
 
 @record
 class Part:

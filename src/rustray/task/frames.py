@@ -151,6 +151,7 @@ class LeaseGrant:
         prefix: Task ids' session prefix, 10 bytes.
         first: Task ids' first sequence.
         payloads: Arguments, one item a task.
+        time_left_s: Until the tasks' limit from acceptance on; 0 for none.
     """
 
     lease: int
@@ -159,6 +160,7 @@ class LeaseGrant:
     prefix: bytes
     first: int
     payloads: PayloadColumn
+    time_left_s: float = 0.0
 
 
 @record

@@ -309,9 +309,11 @@ class WorkerAgent:
 
     # ── For the WorkerService ─────────────────────────────────────────────────────────────
 
-    async def run_direct(self, task_class: TaskClass, payload: bytes) -> LeaseOutcome:
+    async def run_direct(
+        self, task_class: TaskClass, prefix: bytes, sequence: int, payload: bytes
+    ) -> LeaseOutcome:
         """See `WorkerDriver.run_direct`."""
-        return await self._driver.run_direct(task_class, payload)
+        return await self._driver.run_direct(task_class, prefix, sequence, payload)
 
     def used(self) -> dict[str, float]:
         """Return what tasks hold of each resource, in the user's units."""

@@ -33,9 +33,7 @@ from rustray.worker.child_base import (
     own_frame,
     too_big,
 )
-from rustray.worker.context import TaskContext, TaskInterrupt, current_task
-
-__all__ = ["TaskContext", "TaskInterrupt", "current_task", "main"]
+from rustray.worker.context import TaskInterrupt
 
 FLUSH_AFTER_S: Final = 0.000_5
 FLUSH_BYTES: Final = 64 * 1024
@@ -64,7 +62,7 @@ class ProcessRunner(Runner):
     def run(self) -> None:
         """Run what arrives until the agent closes the data channel."""
         signal.signal(INTERRUPT_SIGNAL, self._on_interrupt)
-        context.set_source(self._current)
+        context.serve(self)
         self._main_thread = threading.get_ident()
         self.start_control()
         buffer = memoryview(bytearray(RECEIVE_BYTES))
@@ -162,9 +160,14 @@ class ProcessRunner(Runner):
             self._driver = CoroutineDriver()
         return self._driver.run(coroutine, lambda: key in self._cancelled)
 
-    def _current(self) -> tuple[wire.Chunk, int] | None:
+    def current(self) -> tuple[wire.Chunk, int] | None:
+        """See `Host.current`."""
         chunk, index = self._chunk, self._running[0]
         return (chunk, index) if chunk is not None and index != IDLE else None
+
+    def is_cancelled(self, number: int, index: int) -> bool:
+        """See `Host.is_cancelled`."""
+        return (number, index) in self._cancelled
 
     # ── Called by the control thread ──────────────────────────────────────────────────────
 

@@ -9,7 +9,7 @@ from collections import deque
 from typing import Any
 
 from rustray.task.state import TaskState
-from rustray.worker import wire
+from rustray.worker import context, wire
 from rustray.worker.callee import Callee
 from rustray.worker.cell import IDLE, INDEX, Cell
 from rustray.worker.child_base import CALL, Runner, describe_failure, too_big
@@ -59,6 +59,7 @@ class SharedRunner(Runner):
         self._reclaimed = 0
         self._outgoing: deque[bytes] = deque()
         self._send_lock = threading.Lock()
+        context.serve(self)
 
     def accept(self, messages: list[tuple[int, int, bytes, int, int]]) -> None:
         """Take definitions and chunks that arrived."""
@@ -109,6 +110,14 @@ class SharedRunner(Runner):
         """Raise `TaskInterrupt` for a task that was cancelled before it started."""
         if entry.key in self.cancelled:
             raise TaskInterrupt
+
+    def current(self) -> None:
+        """See `Host.current`: which one, only `shared_task` knows."""
+        return
+
+    def is_cancelled(self, number: int, index: int) -> bool:
+        """See `Host.is_cancelled`."""
+        return (number, index) in self.cancelled
 
     def queue_report(self, entry: Entry, outcome: Outcome) -> None:
         """Put an outcome among what `flush` sends."""

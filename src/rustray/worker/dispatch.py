@@ -143,11 +143,16 @@ def _give(state: WorkerState, executor: Executor, lane: Lane, work: WorkClass, n
             executor.segments.append(Segment(lease, low, high, work.mean_us))
         executor.count += high - low
         executor.backlog_us += (high - low) * work.mean_us if work.mean_us else NEVER
-        _send(state, executor, lease, low, high)
+        _send(state, executor, lease, low, high, now)
 
 
-def _send(state: WorkerState, executor: Executor, lease: Lease, low: int, high: int) -> None:
+def _send(
+    state: WorkerState, executor: Executor, lease: Lease, low: int, high: int, now: float
+) -> None:
     work = lease.work
+    due, timeout_s = lease.due, work.task_class.timeout_s
+    if timeout_s:
+        due = min(due, now + timeout_s)
     if work.number not in executor.classes:
         executor.classes.add(work.number)
         state.commands.append(
@@ -163,6 +168,7 @@ def _send(state: WorkerState, executor: Executor, lease: Lease, low: int, high: 
             lease.prefix,
             lease.first + low,
             lease.payloads.slice(low, high),
+            due,
         )
     )
 
@@ -189,7 +195,7 @@ def _place_shared(state: WorkerState, lane: Lane, fits: int, now: float) -> _Ver
         executor.limits.update(dict.fromkeys(keys, now + timeout_s))
         executor.limit_at = min(executor.limit_at, now + timeout_s)
         state.arm(executor, executor.limit_at)
-    _send(state, executor, lease, low, high)
+    _send(state, executor, lease, low, high, now)
     return _Verdict.PLACED
 
 

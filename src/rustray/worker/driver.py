@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol, assert_never
@@ -19,6 +20,7 @@ from rustray.task.spec import ExecutorKind, TaskClass
 from rustray.worker import events
 from rustray.worker.executor import ExecutorExit, PoolListener, RunChunk
 from rustray.worker.manager import WorkerManager
+from rustray.worker.records import NEVER
 from rustray.worker.state import WorkerLimits
 
 logger = logging.getLogger("rustray.worker")
@@ -91,7 +93,8 @@ class WorkerDriver:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due_s = 0.0
         self._direct: dict[int, asyncio.Future[LeaseOutcome]] = {}
-        self._next_direct = events.DIRECT_LEASES
+        # Their fences grow over restarts too, up to 16 thousand direct tasks a millisecond.
+        self._next_direct = events.DIRECT_LEASES + (time.time_ns() // 1_000_000 << 14)
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to take events; nothing before this counts."""
@@ -166,6 +169,7 @@ class WorkerDriver:
                     command.prefix,
                     command.first,
                     command.payloads,
+                    0.0 if command.due == NEVER else self._unix_s(command.due),
                 )
                 pool.run(command.executor_id, chunk)
             case events.DefineClass():
@@ -184,6 +188,10 @@ class WorkerDriver:
                 self._carry_out_rare(command)
             case _:
                 assert_never(command)
+
+    def _unix_s(self, at: float) -> float:
+        """Return what the wall clock will show at this time of the loop."""
+        return time.time() + at - self._loop.time()
 
     def _carry_out_rare(
         self, command: events.CloseSession | events.DeliverDirect | events.Leave
@@ -241,7 +249,9 @@ class WorkerDriver:
 
     # ── Tasks from the WorkerService ──────────────────────────────────────────────────────
 
-    async def run_direct(self, task_class: TaskClass, payload: bytes) -> LeaseOutcome:
+    async def run_direct(
+        self, task_class: TaskClass, prefix: bytes, sequence: int, payload: bytes
+    ) -> LeaseOutcome:
         """Run one task on this worker, past the head; state LEASED: its executor died.
 
         Raises:
@@ -252,7 +262,7 @@ class WorkerDriver:
         self._next_direct += 1
         waiter: asyncio.Future[LeaseOutcome] = self._loop.create_future()
         self._direct[lease] = waiter
-        self.apply(events.DirectSubmitted(lease, task_class, payload))
+        self.apply(events.DirectSubmitted(lease, task_class, prefix, sequence, payload))
         try:
             return await waiter
         finally:

@@ -6,6 +6,7 @@ the worker's own: tasks that came through its WorkerService and not from the hea
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -53,11 +54,15 @@ class DirectSubmitted:
     Attributes:
         lease: From `DIRECT_LEASES` on, never used twice.
         task_class: What it is.
+        prefix: Of its id, as who asked knows it.
+        sequence: The rest of that.
         payload: Encoded arguments.
     """
 
     lease: int
     task_class: TaskClass
+    prefix: bytes
+    sequence: int
     payload: bytes
 
 
@@ -172,6 +177,7 @@ class DispatchTasks:
     Attributes:
         offset: Position of the first in its lease.
         first: Sequence of the first in its client session.
+        due: When they will be stopped, as monotonic time; infinite for never.
     """
 
     executor_id: int
@@ -182,6 +188,7 @@ class DispatchTasks:
     prefix: bytes
     first: int
     payloads: PayloadColumn
+    due: float = math.inf
 
 
 @record

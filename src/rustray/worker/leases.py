@@ -15,7 +15,7 @@ from rustray.worker.events import (
     KillExecutor,
     Reclaim,
 )
-from rustray.worker.records import Executor, Lease, Phase, Stop, WorkClass, subtract
+from rustray.worker.records import NEVER, Executor, Lease, Phase, Stop, WorkClass, subtract
 from rustray.worker.state import WorkerState, shortage_text
 
 SIGKILL: Final = 9
@@ -48,7 +48,7 @@ def define_class(state: WorkerState, definition: ClassDefinition) -> None:
     state.session_classes[definition.number] = state.intern(task_class, code)
 
 
-def grant(state: WorkerState, granted: LeaseGrant) -> None:
+def grant(state: WorkerState, granted: LeaseGrant, now: float) -> None:
     """Queue the tasks of a new lease; a repetition is ignored.
 
     Raises:
@@ -62,7 +62,7 @@ def grant(state: WorkerState, granted: LeaseGrant) -> None:
         raise ProtocolError(f"lease {granted.lease} names the unknown class {granted.class_number}")
     if not 0 < granted.lease < DIRECT_LEASES or not len(granted.payloads):
         raise ProtocolError(f"lease {granted.lease} is empty or has an impossible number")
-    admit(state, granted, work)
+    admit(state, granted, work, now + granted.time_left_s if granted.time_left_s else NEVER)
 
 
 def grant_direct(state: WorkerState, event: DirectSubmitted) -> None:
@@ -70,12 +70,11 @@ def grant_direct(state: WorkerState, event: DirectSubmitted) -> None:
     work = state.intern(event.task_class, b"")
     payloads = PayloadColumn.of([event.payload])
     number = event.lease
-    # The lease number makes the task id unique; the prefix is that of no client session.
-    granted = LeaseGrant(number, 0, 1, bytes(10), number - DIRECT_LEASES, payloads)
-    admit(state, granted, work)
+    granted = LeaseGrant(number, 0, 1, event.prefix, event.sequence, payloads)
+    admit(state, granted, work, NEVER)
 
 
-def admit(state: WorkerState, granted: LeaseGrant, work: WorkClass) -> None:
+def admit(state: WorkerState, granted: LeaseGrant, work: WorkClass, due: float) -> None:
     """Hold a lease, and queue its tasks unless they can never run here."""
     state.arrivals += 1
     count = len(granted.payloads)
@@ -88,6 +87,7 @@ def admit(state: WorkerState, granted: LeaseGrant, work: WorkClass) -> None:
         granted.payloads,
         state.arrivals,
         count,
+        due,
     )
     state.leases[lease.number] = lease
     demand, total = work.task_class.resources, state.limits.resources.units
@@ -258,7 +258,7 @@ def take_frame(state: WorkerState, frame: AssignFrame, now: float) -> None:
     for definition in frame.classes:
         define_class(state, definition)
     for granted in frame.leases:
-        grant(state, granted)
+        grant(state, granted, now)
     for request in frame.cancels:
         cancel(state, request, now)
     for wanted in frame.recall:

@@ -72,6 +72,7 @@ class Lease:
     Attributes:
         arrival: Order of its grant among all.
         open: Tasks not settled.
+        due: When the head will have them stopped; infinite for never.
         cancelled: (low, high, force) ranges that are to stop.
         recalled: (low, high) ranges to give back where they have not started.
     """
@@ -84,6 +85,7 @@ class Lease:
     payloads: PayloadColumn
     arrival: int
     open: int
+    due: float = NEVER
     cancelled: list[tuple[int, int, bool]] = field(default_factory=list)
     recalled: list[tuple[int, int]] = field(default_factory=list)
 

@@ -95,7 +95,7 @@ class WorkerService:
         if agent.state in ("draining", "starting"):
             raise ResourceExhausted(f"the worker is {agent.state}; ask another one, or later")
         task_class = self._resolve(item)
-        outcome = await agent.run_direct(task_class, item.payload)
+        outcome = await agent.run_direct(task_class, item.prefix, item.sequence, item.payload)
         # LEASED means that the executor died, and there is nobody here to try again.
         state = TaskState.FAILED if outcome.state is TaskState.LEASED else outcome.state
         return RawResult(

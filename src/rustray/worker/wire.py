@@ -32,9 +32,9 @@ RUN: Final = 2
 OUTCOME: Final = 3
 
 _DEFINE: Final = struct.Struct("=BxxxIQI")
-_RUN: Final = struct.Struct("=BxxxIQQQIIIII10s2x")
+_RUN: Final = struct.Struct("=BxxxIQQQdIIIII10s2x")
 _OUTCOME: Final = struct.Struct("=BxxxIQQQIII")
-_RUN_BODY: Final = struct.Struct("=QQIIIII10s2x")
+_RUN_BODY: Final = struct.Struct("=QQdIIIII10s2x")
 _OUTCOME_BODY: Final = struct.Struct("=QQIII")
 _ENDS_BYTES: Final = array(ENDS_TYPECODE).itemsize
 
@@ -81,6 +81,7 @@ class RunChunk:
         prefix: The first 10 bytes of their task ids.
         first: Task sequence of the first one.
         payloads: Their encoded arguments.
+        deadline_unix_s: When they will be stopped, 0 for never.
     """
 
     class_number: int
@@ -90,6 +91,7 @@ class RunChunk:
     prefix: bytes
     first: int
     payloads: PayloadColumn
+    deadline_unix_s: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -108,6 +110,7 @@ class Chunk:
         start: Where those of the first one start.
         shift: What to add to ``ends``.
         data: The bytes that hold the arguments.
+        deadline_unix_s: When they will be stopped, 0 for never.
     """
 
     number: int
@@ -121,6 +124,7 @@ class Chunk:
     start: int
     shift: int
     data: bytes
+    deadline_unix_s: float = 0.0
 
 
 def pack_definition(class_number: int, definition: Definition) -> bytes:
@@ -145,16 +149,16 @@ def pack_run(number: int, chunk: RunChunk) -> tuple[bytes, bytes, bytes]:
     blob = payloads.blob
     length = _RUN_BODY.size + len(ends) + len(blob)
     head = _RUN.pack(
-        RUN, number, length, chunk.lease, chunk.first, chunk.class_number, chunk.offset,
-        chunk.attempt, len(payloads.ends), payloads.base, chunk.prefix,
+        RUN, number, length, chunk.lease, chunk.first, chunk.deadline_unix_s, chunk.class_number,
+        chunk.offset, chunk.attempt, len(payloads.ends), payloads.base, chunk.prefix,
     )  # fmt: skip
     return head, ends, blob
 
 
 def unpack_run(number: int, data: bytes, start: int) -> Chunk:
     """Decode the body of a `RUN` message."""
-    lease, first, class_number, offset, attempt, count, base, prefix = _RUN_BODY.unpack_from(
-        data, start
+    lease, first, deadline_unix_s, class_number, offset, attempt, count, base, prefix = (
+        _RUN_BODY.unpack_from(data, start)
     )
     ends: array[int] = array(ENDS_TYPECODE)
     ends_at = start + _RUN_BODY.size
@@ -162,7 +166,7 @@ def unpack_run(number: int, data: bytes, start: int) -> Chunk:
     ends.frombytes(data[ends_at:blob_at])
     return Chunk(
         number, lease, first, class_number, offset, attempt, prefix, ends, blob_at, blob_at - base,
-        data,
+        data, deadline_unix_s,
     )  # fmt: skip
 
 

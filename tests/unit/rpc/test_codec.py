@@ -117,7 +117,7 @@ assign_frames = st.builds(
     ack=u63,
     classes=some(definitions),
     leases=some(
-        st.builds(LeaseGrant, u63, class_numbers, u32, prefixes, sequences, payloads),
+        st.builds(LeaseGrant, u63, class_numbers, u32, prefixes, sequences, payloads, seconds),
     ),
     cancels=some(st.builds(LeaseCancel, u63, st.integers(0, 2**31), counts, st.booleans())),
     recall=some(lease_ranges),

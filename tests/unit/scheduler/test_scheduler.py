@@ -320,6 +320,22 @@ def test_queue_timeout_counts_for_prefetched_work() -> None:
     assert bench.ended[0] == [TaskState.SUCCEEDED]
 
 
+def test_a_grant_says_when_its_tasks_are_ended() -> None:
+    """The limit from acceptance on goes with every attempt, counted from acceptance."""
+    bench = Bench()
+    worker = bench.join(cpus=1)
+    bench.submit(1, TaskClass("f", total_timeout_s=60.0))
+    accepted_at = bench.now
+    [first] = grants(bench)
+    bench.now += 7.0
+    bench.die(worker)
+    bench.join("w-2", cpus=1)
+    [second] = grants(bench)
+    assert first.due_s == second.due_s == accepted_at + 60.0
+    bench.submit(1)
+    assert [grant.due_s for grant in grants(bench)] in ([], [None])
+
+
 def test_total_timeout_ends_a_running_task_and_tells_the_worker() -> None:
     """total_timeout_s ends a task wherever it is; its later result is stale."""
     bench = Bench(lease_ttl_s=1e6)

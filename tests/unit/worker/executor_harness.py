@@ -86,13 +86,16 @@ class Bench:
             executor, class_number, [codecs.encode_call(codec, tuple(args), {}) for args in calls]
         )
 
-    def run_payloads(self, executor: int, class_number: int, payloads: list[bytes]) -> int:
+    def run_payloads(
+        self, executor: int, class_number: int, payloads: list[bytes], deadline_unix_s: float = 0.0
+    ) -> int:
         """Send encoded arguments as one chunk; return the lease."""
         lease = len(self._leases) + 1
         self._leases[lease] = self._classes[class_number]
         column = PayloadColumn.of(payloads)
         self.pool.run(
-            executor, RunChunk(class_number, lease, 100, 2, PREFIX, lease * 1_000, column)
+            executor,
+            RunChunk(class_number, lease, 100, 2, PREFIX, lease * 1_000, column, deadline_unix_s),
         )
         return lease
 

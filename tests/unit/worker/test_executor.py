@@ -369,25 +369,6 @@ async def test_a_module_that_cannot_be_imported_is_a_config_error(
     assert expected in str(caught.value)
 
 
-def who_am_i() -> tuple[str, int, int, int] | None:
-    """Return what `current_task` says."""
-    from rustray.worker.context import current_task
-
-    task = current_task()
-    return None if task is None else (task.task_id, task.attempt, task.lease, task.offset)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-async def test_a_task_knows_its_id_and_attempt(kind: ExecutorKind) -> None:
-    """`current_task` names the task that asks, in every kind of executor."""
-    async with bench() as b:
-        executor = b.spawn(kind, 2)
-        lease = b.run(executor, b.define(executor, who_am_i), *[()] * 3)
-        for index, found in enumerate(await b.values(lease, 3)):
-            task_id = f"00010203040506070809{lease * 1_000 + index:012x}"
-            assert found == (task_id, 2, lease, 100 + index)
-
-
 def surroundings() -> dict[str, Any]:
     """Describe the process that a task runs in."""
     heavy = ("grpc", "rustray.rpc", "rustray.proto", "rustray.security")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from helpers.worker_bench import PREFIX, WorkerBench, a_class
@@ -792,7 +794,7 @@ def test_the_head_can_order_a_drain() -> None:
 def test_a_direct_task_runs_and_the_head_hears_nothing() -> None:
     """It uses the same queue and resources, and stays out of frames and heartbeats."""
     b = bench()
-    b.feed(e.DirectSubmitted(e.DIRECT_LEASES, a_class(), b"call"))
+    b.feed(e.DirectSubmitted(e.DIRECT_LEASES, a_class(), b"0123456789", 7, b"call"))
     assert b.manager.heartbeat()[2:] == ((), 1)
     b.advance(0.1)
     b.finish(1)
@@ -805,9 +807,28 @@ def test_a_direct_task_can_be_cancelled() -> None:
     """Whoever does not wait any more frees the slot."""
     b = bench(cpu=1)
     b.grant(1)
-    b.feed(e.DirectSubmitted(e.DIRECT_LEASES, a_class(), b"call"))
+    b.feed(e.DirectSubmitted(e.DIRECT_LEASES, a_class(), b"0123456789", 7, b"call"))
     b.feed(e.DirectCancelled(e.DIRECT_LEASES))
     assert [o.state for o in b.direct] == [TaskState.CANCELLED]
+
+
+@pytest.mark.parametrize("kind", list(ExecutorKind))
+def test_a_task_is_told_its_earliest_limit(kind: ExecutorKind) -> None:
+    """An executor is told the run limit from the start, or the limit of all if that is earlier."""
+    b = bench()
+    seen: list[float] = []
+    carry_out = b._carry_out
+
+    def note(command: e.Command) -> None:
+        if isinstance(command, e.DispatchTasks):
+            seen.append(command.due)
+        carry_out(command)
+
+    b._carry_out = note  # type: ignore[method-assign]
+    for timeout_s, left_s in ((0.0, 0.0), (5.0, 0.0), (0.0, 9.0), (5.0, 9.0), (9.0, 5.0)):
+        b.grant(1, a_class(kind=kind, timeout_s=timeout_s), time_left_s=left_s)
+        b.finish_all()
+    assert [due - b.now for due in seen] == [math.inf, 5.0, 9.0, 5.0, 5.0]
 
 
 def test_a_lease_is_named_as_long_as_its_outcome_is_owed(monkeypatch: pytest.MonkeyPatch) -> None:

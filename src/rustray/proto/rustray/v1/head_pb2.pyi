@@ -184,20 +184,22 @@ class WorkerFrame(_message.Message):
     def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., has_held: _Optional[bool] = ..., held: _Optional[_Iterable[_Union[HeldRange, _Mapping]]] = ..., outcomes: _Optional[_Iterable[_Union[LeaseOutcome, _Mapping]]] = ..., returned: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., started: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., draining: _Optional[bool] = ..., drained: _Optional[bool] = ..., token: _Optional[str] = ..., bye: _Optional[bool] = ...) -> None: ...
 
 class LeaseGrant(_message.Message):
-    __slots__ = ("lease", "class_number", "attempt", "prefix", "first", "payloads")
+    __slots__ = ("lease", "class_number", "attempt", "prefix", "first", "payloads", "time_left_s")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     CLASS_NUMBER_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     PREFIX_FIELD_NUMBER: _ClassVar[int]
     FIRST_FIELD_NUMBER: _ClassVar[int]
     PAYLOADS_FIELD_NUMBER: _ClassVar[int]
+    TIME_LEFT_S_FIELD_NUMBER: _ClassVar[int]
     lease: int
     class_number: int
     attempt: int
     prefix: bytes
     first: int
     payloads: _common_pb2.Payloads
-    def __init__(self, lease: _Optional[int] = ..., class_number: _Optional[int] = ..., attempt: _Optional[int] = ..., prefix: _Optional[bytes] = ..., first: _Optional[int] = ..., payloads: _Optional[_Union[_common_pb2.Payloads, _Mapping]] = ...) -> None: ...
+    time_left_s: float
+    def __init__(self, lease: _Optional[int] = ..., class_number: _Optional[int] = ..., attempt: _Optional[int] = ..., prefix: _Optional[bytes] = ..., first: _Optional[int] = ..., payloads: _Optional[_Union[_common_pb2.Payloads, _Mapping]] = ..., time_left_s: _Optional[float] = ...) -> None: ...
 
 class LeaseCancel(_message.Message):
     __slots__ = ("lease", "offset", "count", "force")
