@@ -292,8 +292,28 @@ def test_user_exceptions_are_retried_only_on_request(tmp_path: Path) -> None:
     with pytest.raises(ConnectionError, match="attempt 0"):
         rustray.get(third_time.remote(str(tmp_path)), timeout=_WAIT_S)
     assert len(list(tmp_path.iterdir())) == 1
-    eager = third_time.options(retry_exceptions=True, max_retries=2)
+    other = third_time.options(retry_exceptions=[KeyError, "builtins.ValueError"])
+    with pytest.raises(ConnectionError, match="attempt 1"):
+        rustray.get(other.remote(str(tmp_path)), timeout=_WAIT_S)
+    (tmp_path / "1").unlink()
+    eager = third_time.options(retry_exceptions=[OSError], max_retries=2, retry_delay_s=0)
     assert rustray.get(eager.remote(str(tmp_path)), timeout=_WAIT_S) == 2
+
+
+def test_a_task_that_kills_its_executors_is_poisoned() -> None:
+    """It ends with how they died and their last words; its neighbours do not notice."""
+
+    @rustray.remote(max_retries=-1)
+    def deadly() -> None:
+        print("about to crash", flush=True)
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+    bystanders = [add.remote(n, 1) for n in range(50)]
+    with pytest.raises(rustray.TaskPoisoned, match="SIGSEGV") as caught:
+        rustray.get(deadly.remote(), timeout=_WAIT_S)
+    assert caught.value.signal == signal.SIGSEGV
+    assert str(caught.value).count("about to crash") == 3
+    assert rustray.get(bystanders, timeout=_WAIT_S) == [n + 1 for n in range(50)]
 
 
 def test_an_impossible_request_names_the_nearest_miss() -> None:

@@ -8,10 +8,14 @@ registers (``info``).
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+from rustray.common.errors import TaskExecutionFailed
 from rustray.common.resources import CPU, GPU, MEMORY, UNIT, ResourceSet
 from rustray.scheduler.load_balancer import WorkerLoad
+from rustray.task.failures import encode_failure
 from rustray.task.functions import FunctionInfo, Parameter
+from rustray.task.result import FailureInfo
 from rustray.task.spec import Codec, ExecutorKind, TaskClass
 from rustray.task.views import WorkerInfo
 
@@ -147,6 +151,21 @@ class AWorker:
         return WorkerInfo(
             self.worker_id, incarnation, self.worker_id, "", self.amounts, self.labels, functions
         )
+
+
+def a_failure(
+    name: str = "builtins.ValueError", message: str = "no", *bases: str, **more: Any
+) -> bytes:
+    """Encode what an executor sends of an exception of user code."""
+    return encode_failure(
+        FailureInfo(TaskExecutionFailed.code, message, name, error_bases=bases, **more)
+    )
+
+
+def a_death(signal: int = 11, tail: str = "") -> bytes:
+    """Encode what a worker sends of an executor that a signal has killed."""
+    text = f"the executor process was killed by signal {signal}; {tail}"
+    return encode_failure(FailureInfo("WORKER_LOST", text, signal=signal))
 
 
 def a_worker(worker_id: str = "w") -> AWorker:

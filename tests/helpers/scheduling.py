@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from helpers.builders import a_death, a_failure
 from rustray.scheduler import commands as c
 from rustray.scheduler import events as e
 from rustray.scheduler.invariants import check
@@ -19,6 +20,7 @@ from rustray.task.state import TaskState
 from rustray.task.views import WorkerInfo
 
 PREFIX = b"0123456789"
+_PAYLOADS = {TaskState.FAILED: a_failure(), TaskState.LEASED: a_death()}
 ANYTHING = FunctionInfo("f", (Parameter("args", "args", False),))
 
 
@@ -179,13 +181,16 @@ class Bench:
         count: int = 1,
         state: TaskState = TaskState.SUCCEEDED,
         run_us: int = 1000,
+        payload: bytes | None = None,
     ) -> None:
-        """Report that tasks of a lease have ended."""
+        """Report that tasks of a lease have ended; a FAILED one has raised a ValueError."""
         held = worker.held.get(lease, set())
         held.difference_update(range(offset, offset + count))
         if not held:
             worker.held.pop(lease, None)
-        payloads = PayloadColumn.of([b"r"] * count)
+        if payload is None:
+            payload = _PAYLOADS.get(state, b"r")
+        payloads = PayloadColumn.of([payload] * count)
         self.report(worker, outcomes=[LeaseOutcome(lease, offset, state, payloads, run_us)])
 
     def give_back(self, worker: NaiveWorker, lease: int, offset: int, count: int) -> None:

@@ -406,7 +406,7 @@ def _commit_each_command(patch: pytest.MonkeyPatch) -> None:
     ("plant", "found"),
     [
         (_ack_at_once, "was accepted, and is not there"),
-        (_never_sync, "was accepted, and is not there"),
+        (_never_sync, "was accepted, and is not there|cannot be used"),
         (_sync_seldom, "was accepted, and is not there"),
         (_forget_cancels, "was cancelled, and is not"),
         (_commit_each_command, "half a commit"),

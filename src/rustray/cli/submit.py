@@ -26,16 +26,14 @@ from rustray.common import ids
 from rustray.common.errors import UsageProblem
 from rustray.rpc.api import SubmitItem
 from rustray.task.codec import encode_call
-from rustray.task.spec import Codec, ResourceRequirements, TaskClass, TaskSpec
+from rustray.task.spec import DEFAULT_CRASH_LIMIT, Codec, ResourceRequirements, TaskSpec, class_of
 
 _FLAGS: Final = (
     "--kwarg", "--wait", "--timeout", "--cpus", "--memory-mb", "--gpus", "--priority",
     "--max-retries", "--run-timeout", "--task-id", "--head", "--token-file", "--state-dir",
     "--wait-for-resources", "--ca-file", "--json", "--help", "--label", "--resource",
-    "--queue-timeout", "--total-timeout",
+    "--queue-timeout", "--total-timeout", "--retry-exception", "--retry-delay", "--crash-limit",
 )  # fmt: skip
-_DEFAULT_RETRIES: Final = 3
-"""A stand-in: the head puts its own default there."""
 
 Function = Annotated[str, typer.Argument(metavar="FUNCTION", help="Name of the function.")]
 Arguments = Annotated[
@@ -52,6 +50,19 @@ Gpus = Annotated[float | None, typer.Option("--gpus", help="GPUs that it needs."
 Priority = Annotated[int, typer.Option("--priority", help="Higher runs first.")]
 Retries = Annotated[
     int | None, typer.Option("--max-retries", help="Re-runs after a lost worker; -1: no limit.")
+]
+RetryExceptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--retry-exception", metavar="NAME", help="Re-run it after this exception; 'all': any."
+    ),
+]
+RetryDelay = Annotated[
+    str | None,
+    typer.Option("--retry-delay", metavar="TIME", help="Pause before such a re-run."),
+]
+CrashLimit = Annotated[
+    int, typer.Option("--crash-limit", help="Executors that it may kill; -1: no limit.")
 ]
 RunTimeout = Annotated[
     str | None, typer.Option("--run-timeout", metavar="TIME", help="Limit of one attempt's run.")
@@ -91,6 +102,9 @@ async def submit(  # noqa: PLR0913 - a command line has as many flags as it has
     gpus: Gpus = None,
     priority: Priority = 0,
     max_retries: Retries = None,
+    retry_exception: RetryExceptions = None,
+    retry_delay: RetryDelay = None,
+    crash_limit: CrashLimit = DEFAULT_CRASH_LIMIT,
     run_timeout: RunTimeout = None,
     queue_timeout: QueueTimeout = None,
     total_timeout: TotalTimeout = None,
@@ -100,31 +114,9 @@ async def submit(  # noqa: PLR0913 - a command line has as many flags as it has
     wait_for_resources: Queue = False,
 ) -> int:
     """Submit a task for a registered function, and print its id (or its result)."""
-    texts = list(args or [])
-    _refuse_unknown_flags(texts, sys.argv)
+    flags = locals()
     limit_s = parse_duration(limit, "--timeout") if limit is not None else None
-    values = [parse_argument(text, f"argument {n}") for n, text in enumerate(texts, start=1)]
-    keywords = parse_keyword_arguments(list(kwarg or []))
-    try:
-        spec = TaskSpec(
-            function,
-            values,
-            keywords,
-            _needs(
-                {"cpu_cores": cpus, "memory_mb": memory_mb, "gpus": gpus},
-                parse_amounts(resource or [], "--resource"),
-                parse_labels(label or [], "--label"),
-            ),
-            priority=priority,
-            max_retries=max_retries,
-            timeout_s=_seconds(run_timeout, "--run-timeout"),
-            queue_timeout_s=_seconds(queue_timeout, "--queue-timeout"),
-            total_timeout_s=_seconds(total_timeout, "--total-timeout"),
-            task_id=task_id,
-            wait_for_resources=wait_for_resources,
-        )
-    except ValueError as error:
-        raise UsageProblem(str(error)) from None
+    spec = _spec_of(flags)
     item = item_of(spec, os.urandom(ids.PREFIX_BYTES))
     async with call.head() as api:
         verdict = (await api.submit([item]))[0]
@@ -136,6 +128,40 @@ async def submit(  # noqa: PLR0913 - a command line has as many flags as it has
     shown = {"task_id": verdict.task_id, "deduplicated": verdict.deduplicated}
     call.output.value(shown, lambda out: out.text(verdict.task_id))
     return exits.OK
+
+
+def _spec_of(flags: Mapping[str, Any]) -> TaskSpec:
+    """Put together what the flags of `submit` say, by their names there."""
+    texts = list(flags["args"] or [])
+    _refuse_unknown_flags(texts, sys.argv)
+    exceptions = tuple(flags["retry_exception"] or ())
+    try:
+        return TaskSpec(
+            flags["function"],
+            [parse_argument(text, f"argument {n}") for n, text in enumerate(texts, start=1)],
+            parse_keyword_arguments(list(flags["kwarg"] or [])),
+            _needs(
+                {
+                    "cpu_cores": flags["cpus"],
+                    "memory_mb": flags["memory_mb"],
+                    "gpus": flags["gpus"],
+                },
+                parse_amounts(flags["resource"] or [], "--resource"),
+                parse_labels(flags["label"] or [], "--label"),
+            ),
+            priority=flags["priority"],
+            max_retries=flags["max_retries"],
+            timeout_s=_seconds(flags["run_timeout"], "--run-timeout"),
+            queue_timeout_s=_seconds(flags["queue_timeout"], "--queue-timeout"),
+            total_timeout_s=_seconds(flags["total_timeout"], "--total-timeout"),
+            task_id=flags["task_id"],
+            wait_for_resources=flags["wait_for_resources"],
+            retry_exceptions="all" in exceptions or exceptions,
+            retry_delay_s=_delay(flags["retry_delay"]),
+            crash_limit=flags["crash_limit"],
+        )
+    except ValueError as error:
+        raise UsageProblem(str(error)) from None
 
 
 def item_of(spec: TaskSpec, prefix: bytes) -> SubmitItem:
@@ -151,25 +177,10 @@ def item_of(spec: TaskSpec, prefix: bytes) -> SubmitItem:
     sequence = 0
     if spec.task_id is not None:
         prefix, sequence = ids.split_task_id(spec.task_id)
-    needs = spec.resource_requirements or ResourceRequirements()
-    task_class = TaskClass(
-        spec.function_name,
-        nargs=len(spec.args),
-        kwarg_names=tuple(sorted(spec.kwargs)),
-        resources=needs.to_set(),
-        priority=spec.priority,
-        max_retries=_DEFAULT_RETRIES if spec.max_retries is None else spec.max_retries,
-        timeout_s=spec.timeout_s or 0.0,
-        queue_timeout_s=spec.queue_timeout_s or 0.0,
-        total_timeout_s=spec.total_timeout_s or 0.0,
-        labels=tuple(sorted(needs.labels.items())),
-        codec=Codec.JSON,
-        wait_for_resources=spec.wait_for_resources,
-    )
     return SubmitItem(
         prefix,
         sequence,
-        task_class,
+        class_of(spec, Codec.JSON),
         encode_call(Codec.JSON, tuple(spec.args), dict(sorted(spec.kwargs.items()))),
         uses_default_resources=spec.resource_requirements is None,
         uses_default_retries=spec.max_retries is None,
@@ -189,6 +200,10 @@ def _needs(
 
 def _seconds(text: str | None, flag: str) -> float | None:
     return parse_duration(text, flag) if text is not None else None
+
+
+def _delay(text: str | None) -> float | None:
+    return 0.0 if text in ("0", "0s") else _seconds(text, "--retry-delay")
 
 
 def _refuse_unknown_flags(texts: Sequence[str], argv: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from rustray.common import errors
 from rustray.common.errors import (
+    ExecutorDeath,
     InvariantError,
     PayloadError,
     RustRayError,
@@ -64,6 +65,8 @@ def error_of(
         error = cls(message, task_id=task_id, worker_id=worker_id, attempt=attempt, phase=phase)
     elif issubclass(cls, TaskError):
         error = cls(message, task_id=task_id, worker_id=worker_id, attempt=attempt)
+        if isinstance(error, ExecutorDeath):
+            error.exit_code, error.signal = info.exit_code, info.signal
     else:
         error = cls(message)
     if info.traceback:

@@ -14,12 +14,17 @@ import cloudpickle
 from rustray.common.errors import PayloadError
 from rustray.common.resources import CPU, GPU, MEMORY, ResourceSet, to_units
 from rustray.task.functions import parse_executor
+from rustray.task.retries import exception_names
 from rustray.task.spec import (
+    DEFAULT_CRASH_LIMIT,
+    DEFAULT_RETRIES,
     MAX_NAME,
     Codec,
     ExecutorKind,
     ResourceRequirements,
     TaskClass,
+    check_crash_limit,
+    check_delay,
     check_name,
     check_priority,
     check_retries,
@@ -27,6 +32,7 @@ from rustray.task.spec import (
 )
 
 VALID: Final = (
+    "crash_limit",
     "executor",
     "labels",
     "max_retries",
@@ -38,13 +44,12 @@ VALID: Final = (
     "priority",
     "queue_timeout_s",
     "resources",
+    "retry_delay_s",
     "retry_exceptions",
     "timeout_s",
     "total_timeout_s",
     "wait_for_resources",
 )
-_DEFAULT_RETRIES: Final = 3
-_BOOLS: Final = ("retry_exceptions", "wait_for_resources")
 _SECONDS: Final = ("timeout_s", "queue_timeout_s", "total_timeout_s")
 _AMOUNTS: Final = {"num_cpus": CPU, "memory_mb": MEMORY, "num_gpus": GPU}
 
@@ -65,9 +70,13 @@ def check_options(options: Mapping[str, Any]) -> None:
             f"num_returns must be 1 in this version, not {options['num_returns']!r:.80}: return a "
             "tuple and take it apart after rustray.get()"
         )
-    for name in _BOOLS:
-        if not isinstance(options.get(name, False), bool):
-            raise ValueError(f"{name} must be True or False, not {options[name]!r:.80}")
+    if not isinstance(options.get("wait_for_resources", False), bool):
+        shown = f"{options['wait_for_resources']!r:.80}"
+        raise ValueError(f"wait_for_resources must be True or False, not {shown}")
+    exception_names(options.get("retry_exceptions", False))
+    check_delay(options.get("retry_delay_s"))
+    if options.get("crash_limit") is not None:
+        check_crash_limit(options["crash_limit"])
     for name in _SECONDS:
         check_seconds(name, options.get(name))
     check_priority(options.get("priority", 0))
@@ -160,8 +169,10 @@ def task_class(
         resources=_resources(options),
         labels=tuple(sorted((options.get("labels") or {}).items())),
         priority=options.get("priority", 0),
-        max_retries=_DEFAULT_RETRIES if retries is None else retries,
-        retry_exceptions=options.get("retry_exceptions", False),
+        max_retries=DEFAULT_RETRIES if retries is None else retries,
+        retry_exceptions=exception_names(options.get("retry_exceptions", False)),
+        retry_delay_s=options.get("retry_delay_s"),
+        crash_limit=options.get("crash_limit") or DEFAULT_CRASH_LIMIT,
         timeout_s=options.get("timeout_s") or 0.0,
         queue_timeout_s=options.get("queue_timeout_s") or 0.0,
         total_timeout_s=options.get("total_timeout_s") or 0.0,

@@ -119,9 +119,11 @@ def remote(function: Any = None, /, **options: Any) -> Any:
         **options: num_cpus (cores, default 1, fractions allowed), memory_mb, num_gpus,
             resources (name to amount), labels (what a worker must carry), priority (int32,
             higher first), max_retries (re-runs after a lost worker, default 3, -1 without
-            limit), retry_exceptions (whether exceptions are re-run too), timeout_s (of
-            one run), queue_timeout_s, total_timeout_s, executor ("process", "thread" or
-            "async"), wait_for_resources, name.
+            limit), retry_exceptions (True, or the classes or names of exceptions after which it
+            is re-run too), retry_delay_s (pause before that; without it one that doubles from 1 s
+            to 600 s, with full jitter), crash_limit (executors that it may kill, default 3),
+            timeout_s (of one run), queue_timeout_s, total_timeout_s, executor ("process",
+            "thread" or "async"), wait_for_resources, name.
 
     Raises:
         ValueError: an unknown option, or a value out of range.

@@ -13,11 +13,10 @@ from typing import Any, Final
 from rustray.client.failures import error_of
 from rustray.common.errors import HeadUnavailable, PayloadError, RustRayError
 from rustray.common.ids import PREFIX_BYTES, TaskId, split_task_id, task_id
-from rustray.common.resources import CPU, ResourceSet
 from rustray.rpc.api import HeadApi, RawResult, SubmitItem, SubmitVerdict
 from rustray.task.codec import decode_value, encode_call
 from rustray.task.result import TaskResult
-from rustray.task.spec import Codec, TaskClass, TaskSpec
+from rustray.task.spec import Codec, TaskSpec, class_of
 from rustray.task.state import TaskState
 
 _BACKOFF_FIRST_S: Final = 0.2
@@ -73,7 +72,7 @@ class Submitter:
         return SubmitItem(
             name,
             sequence,
-            _class_of(spec),
+            class_of(spec, Codec.MSGPACK),
             payload,
             uses_default_resources=spec.resource_requirements is None,
             uses_default_retries=spec.max_retries is None,
@@ -119,25 +118,6 @@ def raise_first_refusal(answers: Sequence[TaskId | RustRayError]) -> None:
                 + (f" and {more} more" if more > 0 else "")
             )
         raise answer
-
-
-def _class_of(spec: TaskSpec) -> TaskClass:
-    needs = spec.resource_requirements
-    retries = spec.max_retries
-    return TaskClass(
-        function=spec.function_name,
-        nargs=len(spec.args),
-        kwarg_names=tuple(sorted(spec.kwargs)),
-        resources=needs.to_set() if needs is not None else ResourceSet.of({CPU: 1}),
-        labels=tuple(sorted(needs.labels.items())) if needs is not None else (),
-        priority=spec.priority,
-        max_retries=3 if retries is None else retries,
-        timeout_s=spec.timeout_s or 0.0,
-        queue_timeout_s=spec.queue_timeout_s or 0.0,
-        total_timeout_s=spec.total_timeout_s or 0.0,
-        codec=Codec.MSGPACK,
-        wait_for_resources=spec.wait_for_resources,
-    )
 
 
 def decode_result(raw: RawResult, allow_pickle: bool) -> TaskResult:

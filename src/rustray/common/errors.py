@@ -18,8 +18,9 @@ do next (in the message)::
     ├─ TaskCancelled            somebody cancelled it
     ├─ TaskTimeout              the task's: a queue, run or total limit passed; a TimeoutError
     ├─ GetTimeout               the *wait* ended, the task goes on; a TimeoutError
-    ├─ WorkerLost               workers died under it more often than `max_retries`
-    ├─ TaskPoisoned             it killed its executors as often as its crash limit allows
+    ├─ ExecutorDeath            the process that ran it died (`.exit_code`, `.signal`)
+    │  ├─ WorkerLost            workers died under it more often than `max_retries`
+    │  └─ TaskPoisoned          it killed its executors as often as its crash limit allows
     ├─ ResourceNotAvailable     yours: no worker could ever run it (nearest miss named)
     │  └─ FunctionNotFound      yours: no worker offers that function (near names listed)
     ├─ ResourceExhausted        too much at once: quota, size, backpressure (later, a retry helps)
@@ -191,14 +192,30 @@ class GetTimeout(RustRayError, TimeoutError):
     retryable = True
 
 
-class WorkerLost(TaskError):
+class ExecutorDeath(TaskError):
+    """Base of the errors of tasks under which an executor process has died.
+
+    Attributes:
+        exit_code: Of the last one; None if it was killed by a signal, or its worker was lost.
+        signal: Number of the signal that killed it, or None.
+    """
+
+    code = "EXECUTOR_DEATH"
+    exit_code: int | None = None
+    signal: int | None = None
+
+
+class WorkerLost(ExecutorDeath):
     """Workers or executors died under the task, and its retries are used up."""
 
     code = "WORKER_LOST"
 
 
-class TaskPoisoned(TaskError):
-    """The task killed its executor as often as its crash limit allows."""
+class TaskPoisoned(ExecutorDeath):
+    """The task killed its executors as often as its crash limit allows.
+
+    The message has how each of them ended, and their last output.
+    """
 
     code = "TASK_POISONED"
 

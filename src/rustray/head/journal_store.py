@@ -32,12 +32,20 @@ from rustray.task.state import TaskState
 FILE_NAME: Final = "journal.db"
 APPLICATION_ID: Final = 0x52525931
 """Marks the file as ours: "RRY1"."""
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 LEVELS: Final = {"full": "FULL", "process": "NORMAL"}
 """Durability level to SQLite's ``synchronous``: FULL syncs at each commit."""
 _CHECKPOINT_PAGES: Final = 4_000
 
-_SCHEMA: Final = """
+_CRASHES: Final = """
+CREATE TABLE crash (
+  id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, place INTEGER NOT NULL, text TEXT NOT NULL
+);
+CREATE INDEX crash_batch ON crash (batch);
+"""
+_MIGRATIONS: Final = {1: _CRASHES}
+"""Schema version to what makes the next one of it."""
+_SCHEMA: Final = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE code (hash BLOB PRIMARY KEY, code BLOB NOT NULL);
 CREATE TABLE class (id INTEGER PRIMARY KEY, definition BLOB NOT NULL UNIQUE);
@@ -60,7 +68,7 @@ CREATE TABLE granted (
   granted INTEGER NOT NULL
 );
 CREATE INDEX granted_batch ON granted (batch);
-CREATE TABLE rerun (
+{_CRASHES}CREATE TABLE rerun (
   batch INTEGER NOT NULL, place INTEGER NOT NULL, attempt INTEGER NOT NULL, reruns INTEGER NOT NULL,
   PRIMARY KEY (batch, place)
 ) WITHOUT ROWID;
@@ -72,6 +80,7 @@ _STATEMENTS: Final[dict[type[Any], str]] = {
     c.PersistOutcome: _OUTCOME,
     c.PersistCancel: "INSERT INTO cancel VALUES (?, ?, ?)",
     c.PersistRerun: "INSERT OR REPLACE INTO rerun VALUES (?, ?, ?, ?)",
+    c.PersistCrash: "INSERT INTO crash (batch, place, text) VALUES (?, ?, ?)",
     c.PersistGrant: "INSERT INTO granted (batch, place, count, granted) VALUES (?, ?, ?, ?)",
     c.PersistCode: "INSERT OR IGNORE INTO code VALUES (?, ?)",
     c.PersistWorker: "INSERT OR IGNORE INTO worker VALUES (?)",
@@ -86,6 +95,7 @@ _STATEMENTS: Final[dict[type[Any], str]] = {
 _COLUMNS: Final[dict[type[Any], tuple[str, ...]]] = {
     c.PersistCancel: ("batch", "offset", "count"),
     c.PersistRerun: ("batch", "offset", "attempt", "reruns"),
+    c.PersistCrash: ("batch", "offset", "text"),
     c.PersistGrant: ("batch", "offset", "count", "is_granted"),
     c.PersistCode: ("code_hash", "code"),
     c.PersistWorker: ("worker_id",),
@@ -158,6 +168,8 @@ class JournalStore:
                 f"BEGIN; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID}; "
                 f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
+        else:
+            migrate(self._db)
         # So that the file by itself is a journal, and is not taken for an empty one.
         execute("PRAGMA wal_checkpoint(TRUNCATE)")
         for number, definition in execute("SELECT id, definition FROM class"):
@@ -211,7 +223,7 @@ class JournalStore:
             return
         self._db.executemany(_STATEMENTS[kind], rows)
         if kind is c.ForgetBatch:
-            for table in ("outcome", "cancel", "rerun", "granted"):
+            for table in ("outcome", "cancel", "rerun", "crash", "granted"):
                 self._db.executemany(f"DELETE FROM {table} WHERE batch = ?", rows)  # noqa: S608
 
     def _row(self, command: c.JournalCommand, now: float) -> tuple[Any, ...]:
@@ -293,6 +305,14 @@ class JournalStore:
         self._db.close()
 
 
+def migrate(db: sqlite3.Connection) -> None:
+    """Bring an older schema up to date, all or nothing."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    steps = "".join(_MIGRATIONS[number] for number in range(version, SCHEMA_VERSION))
+    if steps:
+        db.executescript(f"BEGIN; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+
+
 def refuse_foreign(db: sqlite3.Connection, path: str) -> bool:
     """Return whether the database has anything in it.
 
@@ -348,12 +368,20 @@ def read_state(db: sqlite3.Connection, now: float, grace_s: float, starts: int) 
         outcomes,
         tuple(db.execute("SELECT batch, place, count FROM cancel")),
         tuple(db.execute("SELECT batch, place, attempt, reruns FROM rerun")),
+        _read_crashes(db),
         tuple(db.execute("SELECT batch, place, count, granted FROM granted ORDER BY id")),
         tuple(db.execute("SELECT hash, code FROM code")),
         tuple(name for (name,) in db.execute("SELECT id FROM worker ORDER BY id")),
         grace_s,
         starts,
     )
+
+
+def _read_crashes(db: sqlite3.Connection) -> tuple[tuple[int, int, str], ...]:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version < 2:
+        return ()
+    return tuple(db.execute("SELECT batch, place, text FROM crash ORDER BY id"))
 
 
 def _verify(batches: Sequence[RecoveredBatch], outcomes: Sequence[RecoveredOutcome]) -> None:

@@ -13,7 +13,8 @@ from rustray.common.errors import CommunicationError
 from rustray.common.resources import MAX_AMOUNT, MAX_NAMES, UNIT, ResourceSet
 from rustray.proto.rustray.v1 import common_pb2 as common
 from rustray.task.functions import FunctionInfo, Parameter
-from rustray.task.spec import Codec, ExecutorKind, TaskClass
+from rustray.task.retries import RetryOn, exception_names
+from rustray.task.spec import DEFAULT_CRASH_LIMIT, Codec, ExecutorKind, TaskClass
 from rustray.task.state import TaskState
 
 P = ParamSpec("P")
@@ -171,13 +172,33 @@ def put_task_class(message: common.TaskClass, task_class: TaskClass) -> None:
         message.labels[text(key)] = text(value)
     message.priority = task_class.priority
     message.max_retries = task_class.max_retries
-    message.retry_exceptions = task_class.retry_exceptions
+    put_retry_on(message, task_class.retry_exceptions)
+    if task_class.retry_delay_s is not None:
+        message.retry_delay_s = task_class.retry_delay_s
+    message.crash_limit = task_class.crash_limit
     message.timeout_s = task_class.timeout_s
     message.queue_timeout_s = task_class.queue_timeout_s
     message.total_timeout_s = task_class.total_timeout_s
     message.codec = cast("common.Codec", int(task_class.codec))
     message.executor = cast("common.Executor", int(task_class.executor))
     message.wait_for_resources = task_class.wait_for_resources
+
+
+def put_retry_on(message: common.TaskClass, retry_on: RetryOn) -> None:
+    """Write which exceptions are retried."""
+    if isinstance(retry_on, tuple):
+        message.retry_exception_names.extend(retry_on)
+    else:
+        message.retry_exceptions = retry_on
+
+
+def get_retry_on(message: common.TaskClass | common.TaskRequest) -> RetryOn:
+    """Read which exceptions are retried.
+
+    Raises:
+        ValueError: too many, or one is not a name.
+    """
+    return message.retry_exceptions or exception_names(message.retry_exception_names)
 
 
 def get_task_class(message: common.TaskClass) -> TaskClass:
@@ -202,7 +223,9 @@ def get_task_class(message: common.TaskClass) -> TaskClass:
         labels=tuple(sorted(message.labels.items())),
         priority=message.priority,
         max_retries=message.max_retries,
-        retry_exceptions=message.retry_exceptions,
+        retry_exceptions=get_retry_on(message),
+        retry_delay_s=message.retry_delay_s if message.HasField("retry_delay_s") else None,
+        crash_limit=message.crash_limit or DEFAULT_CRASH_LIMIT,
         timeout_s=message.timeout_s,
         queue_timeout_s=message.queue_timeout_s,
         total_timeout_s=message.total_timeout_s,

@@ -26,6 +26,7 @@ from rustray.rpc.api import (
 )
 from rustray.rpc.convert import (
     codec_from_wire,
+    get_retry_on,
     get_task_class,
     put_task_class,
     seconds_from_wire,
@@ -35,7 +36,7 @@ from rustray.rpc.convert import (
     total,
 )
 from rustray.rpc.status import from_detail, to_detail
-from rustray.task.spec import Codec, ResourceRequirements, TaskClass
+from rustray.task.spec import DEFAULT_CRASH_LIMIT, Codec, ResourceRequirements, TaskClass
 
 MAX_BATCH: Final = 100_000
 MAX_CANCELS: Final = 10_000
@@ -140,7 +141,9 @@ def _get_plain_item(message: common.TaskRequest, prefix: bytes, sequence: int) -
         labels=() if needs is None else tuple(sorted(needs.labels.items())),
         priority=message.priority,
         max_retries=message.max_retries if message.HasField("max_retries") else 3,
-        retry_exceptions=message.retry_exceptions,
+        retry_exceptions=get_retry_on(message),
+        retry_delay_s=message.retry_delay_s if message.HasField("retry_delay_s") else None,
+        crash_limit=message.crash_limit or DEFAULT_CRASH_LIMIT,
         timeout_s=seconds_from_wire("timeout_s", message.timeout_s),
         queue_timeout_s=seconds_from_wire("queue_timeout_s", message.queue_timeout_s),
         total_timeout_s=seconds_from_wire("total_timeout_s", message.total_timeout_s),

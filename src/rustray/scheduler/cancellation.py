@@ -5,7 +5,7 @@ from __future__ import annotations
 from rustray.scheduler.commands import CancelLease, PersistCancel
 from rustray.scheduler.completion import cancelled_payloads, finish
 from rustray.scheduler.records import Part
-from rustray.scheduler.state import SchedulerState, runs
+from rustray.scheduler.state import SchedulerState, runs, unqueue
 from rustray.task.frames import CancelRequest
 from rustray.task.state import TaskState
 
@@ -24,7 +24,7 @@ def on_cancel(state: SchedulerState, request: CancelRequest) -> None:
         for start, end, byte in list(runs(batch.state, low, high)):
             part = Part(batch, start, end, TaskState(byte))
             if part.state is TaskState.QUEUED:
-                batch.queue.queued -= part.count
+                unqueue(state, part)
                 finish(state, part, TaskState.CANCELLED, cancelled_payloads(part.count), None)
             elif not part.state.is_terminal:
                 if part.state is not TaskState.CANCELLING:

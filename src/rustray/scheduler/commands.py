@@ -81,6 +81,15 @@ class PersistRerun:
 
 
 @record
+class PersistCrash:
+    """Commit that a task has killed its executor, in words for whoever asks why."""
+
+    batch: int
+    offset: int
+    text: str
+
+
+@record
 class PersistGrant:
     """Commit whether a worker may begin tasks that are to run once at most.
 
@@ -261,6 +270,7 @@ JournalCommand = (
     | PersistOutcome
     | PersistCancel
     | PersistRerun
+    | PersistCrash
     | PersistGrant
     | PersistCode
     | PersistWorker

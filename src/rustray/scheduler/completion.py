@@ -10,31 +10,18 @@ from rustray.scheduler.commands import (
     ForgetResults,
     PersistGrant,
     PersistOutcome,
-    PersistRerun,
     PublishEvents,
 )
 from rustray.scheduler.events import OutcomesDelivered
 from rustray.scheduler.placement import enqueue
 from rustray.scheduler.records import Lease, Part, StoredOutcome, WorkerRecord
-from rustray.scheduler.state import SchedulerState, haunt, push_front, runs
+from rustray.scheduler.state import SchedulerState, push_front, runs
 from rustray.scheduler.view import outcome_of
 from rustray.task.columns import PayloadColumn
 from rustray.task.failures import encode_failure
-from rustray.task.frames import LeaseOutcome, LeaseRange
+from rustray.task.frames import LeaseRange
 from rustray.task.result import FailureInfo
 from rustray.task.state import TaskState
-
-MEAN_WEIGHT = 0.3
-"""Weight of the newest report in the moving average of run times."""
-REPORTABLE = frozenset(
-    {
-        TaskState.SUCCEEDED,
-        TaskState.FAILED,
-        TaskState.CANCELLED,
-        TaskState.TIMED_OUT,
-        TaskState.LEASED,
-    }
-)
 
 
 def owned_runs(state: SchedulerState, lease: Lease, offset: int, count: int) -> list[Part]:
@@ -75,34 +62,6 @@ def owned_runs(state: SchedulerState, lease: Lease, offset: int, count: int) -> 
     return found
 
 
-def on_outcome(state: SchedulerState, worker: WorkerRecord, report: LeaseOutcome) -> None:
-    """Take a worker's report of how consecutive tasks of a lease ended."""
-    lease = worker.leases.get(report.lease)
-    count = len(report.payloads)
-    if lease is None or report.state not in REPORTABLE:
-        state.counters["stale_reports"] += max(count, 1)
-        return
-    queue = lease.batch.queue
-    if report.state is TaskState.SUCCEEDED and count:
-        mean = max(report.run_us, 0) / count / 1e6
-        old = queue.mean_run_s
-        queue.mean_run_s = mean if old < 0 else old + MEAN_WEIGHT * (mean - old)
-    may_retry = report.state is TaskState.LEASED or (
-        report.state is TaskState.FAILED and queue.task_class.retry_exceptions
-    )
-    for part in owned_runs(state, lease, report.offset, count):
-        start = part.low - lease.low - report.offset
-        payloads = report.payloads.slice(start, start + part.count)
-        release(state, lease, part.count)
-        worker.finished += part.count
-        if not may_retry:
-            finish(state, part, report.state, payloads, worker)
-        elif part.state is TaskState.CANCELLING:
-            finish(state, part, TaskState.CANCELLED, cancelled_payloads(part.count), worker)
-        else:
-            retry_or_fail(state, lease, part, payloads)
-
-
 def release(state: SchedulerState, lease: Lease, number: int) -> None:
     """Take tasks off their lease and its worker."""
     lease.remaining -= number
@@ -112,34 +71,6 @@ def release(state: SchedulerState, lease: Lease, number: int) -> None:
         del worker.leases[lease.number]
         worker.running.pop(lease.number, None)
     state.charge(worker, lease.batch.queue, -number)
-
-
-def retry_or_fail(state: SchedulerState, lease: Lease, part: Part, payloads: PayloadColumn) -> None:
-    """Queue released tasks for another attempt while their budget lasts, else fail them.
-
-    Args:
-        state: The scheduler's state.
-        lease: Under which they ran.
-        part: The tasks.
-        payloads: Encoded failures to end with, one a task.
-    """
-    batch = part.batch
-    budget = batch.queue.task_class.max_retries
-    for index, one in enumerate(part.singles()):
-        used = batch.reruns.get(one.low, 0)
-        if budget < 0 or used < budget:
-            batch.reruns[one.low] = used + 1
-            state.commands.append(PersistRerun(batch.number, one.low, lease.attempt, used + 1))
-            state.counters["tasks_retried"] += 1
-            if state.ghost is not None and lease.number < state.settings.first_lease:
-                # The earlier head may have taken this very report and given the next attempt to a
-                # worker that is not back yet.
-                haunt(state, one)
-            else:
-                requeue(state, lease, one)
-        else:
-            item = payloads.slice(index, index + 1)
-            finish(state, one, TaskState.FAILED, item, lease.worker)
 
 
 def requeue(state: SchedulerState, lease: Lease, part: Part) -> None:
@@ -159,6 +90,13 @@ def requeue(state: SchedulerState, lease: Lease, part: Part) -> None:
 
 
 def _put_back(state: SchedulerState, lease: Lease, part: Part) -> None:
+    take_from(state, lease, part)
+    push_front(part.batch.queue, part.batch, part.low, part.high)
+    enqueue(state, part.batch.queue)
+
+
+def take_from(state: SchedulerState, lease: Lease, part: Part) -> None:
+    """Make released tasks QUEUED ones that no queue has yet."""
     batch = part.batch
     for offset in range(part.low, part.high):
         batch.grants[offset] = lease.attempt
@@ -167,8 +105,6 @@ def _put_back(state: SchedulerState, lease: Lease, part: Part) -> None:
         batch.begun.difference_update(range(part.low, part.high))
     batch.lease[part.low : part.high] = array("Q", (0,)) * part.count
     state.set_state(part, TaskState.QUEUED)
-    push_front(batch.queue, batch, part.low, part.high)
-    enqueue(state, batch.queue)
 
 
 def end_overdue(state: SchedulerState, part: Part) -> None:

@@ -15,7 +15,7 @@ from rustray.scheduler.completion import (
     release,
 )
 from rustray.scheduler.records import Batch, Lease, Part
-from rustray.scheduler.state import SchedulerState, runs
+from rustray.scheduler.state import SchedulerState, runs, unqueue
 from rustray.task.result import FailureInfo
 from rustray.task.state import TaskState
 
@@ -51,7 +51,7 @@ def on_queue_limit(state: SchedulerState, batch: Batch) -> None:
             ending = part.singles() if batch.reruns else (part,)
             for piece in ending:
                 if piece.low not in batch.reruns:
-                    batch.queue.queued -= piece.count
+                    unqueue(state, piece)
                     end_overdue(state, piece)
         elif part.state is TaskState.LEASED:
             is_recalling = True
@@ -74,7 +74,7 @@ def _parts(batch: Batch) -> list[Part]:
 
 
 def _expire_queued(state: SchedulerState, part: Part, info: FailureInfo) -> None:
-    part.batch.queue.queued -= part.count
+    unqueue(state, part)
     finish(state, part, TaskState.TIMED_OUT, failure_payloads(part.count, info), None)
 
 

@@ -173,6 +173,7 @@ class StateRecovered:
         outcomes: In order of arrival.
         cancels: (batch, offset, count) of tasks that are to be cancelled.
         reruns: (batch, offset, attempt, reruns), the latest of each task last.
+        crashes: (batch, offset, text) of executors that tasks have killed, in order.
         grants: (batch, offset, count, is granted) of tasks that run once at most, in order.
         codes: Hash to code.
         workers: Who had joined, and may hold tasks still.
@@ -184,6 +185,7 @@ class StateRecovered:
     outcomes: tuple[RecoveredOutcome, ...]
     cancels: tuple[tuple[int, int, int], ...]
     reruns: tuple[tuple[int, int, int, int], ...]
+    crashes: tuple[tuple[int, int, str], ...]
     grants: tuple[tuple[int, int, int, int], ...]
     codes: tuple[tuple[bytes, bytes], ...]
     workers: tuple[str, ...]

@@ -24,6 +24,8 @@ def explain(state: SchedulerState, batch: Batch, offset: int, now: float) -> Exp
         return Explanation(name, present, f"the task has ended: {present.name}{where}.")
     if present is not TaskState.QUEUED:
         return _explain_leased(state, batch, offset, name, present)
+    if offset in batch.delayed:
+        return _explain_delayed(state, batch, offset, name)
     queue = batch.queue
     reasons = tuple(_reason(state, queue, worker, now) for worker in state.workers.values())
     position = _position(queue, batch, offset)
@@ -41,6 +43,19 @@ def explain(state: SchedulerState, batch: Batch, offset: int, now: float) -> Exp
         )
         advice = "it starts when they have worked off what is ahead; more workers make it sooner."
     return Explanation(name, present, summary, position, reasons, advice)
+
+
+def _explain_delayed(state: SchedulerState, batch: Batch, offset: int, name: str) -> Explanation:
+    delay = batch.delayed[offset]
+    used, budget = batch.reruns.get(offset, 0), batch.queue.task_class.max_retries
+    left = f"{budget - used} more may follow" if budget >= 0 else "more may follow"
+    return Explanation(
+        name,
+        TaskState.QUEUED,
+        f"it raised {delay.reason!r}, and retry {used} starts in "
+        f"{max(delay.due_s - state.now, 0.0):.1f} s; {left}.",
+        advice="retry_delay_s sets the pause; cancel the task if another try cannot help.",
+    )
 
 
 def _explain_leased(

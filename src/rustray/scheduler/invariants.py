@@ -71,7 +71,7 @@ def counts_agree_with_columns(state: SchedulerState) -> None:
 
 def queues_hold_what_is_queued(state: SchedulerState) -> None:
     """Each queued task stands in its class queue exactly once, and can be found by dispatch."""
-    queued: Counter[int] = Counter()
+    queued = delayed = 0
     for queue in state.queues.values():
         number = 0
         seen: set[tuple[int, int]] = set()
@@ -83,11 +83,18 @@ def queues_hold_what_is_queued(state: SchedulerState) -> None:
                     seen.add(key)
                     number += 1
         _require(queue.queued == number, "a queue miscounts its tasks")
-        queued[0] += number
+        queued += number
         if number:
             listed = queue.is_blocked and queue in state.blocked
             _require(listed, "a queue with work is neither placed nor blocked")
-    _require(queued[0] == state.counts[TaskState.QUEUED], "a queued task is in no queue")
+    for session in state.sessions.values():
+        for batch in session.batches:
+            delayed += len(batch.delayed)
+            for offset in batch.delayed:
+                _require(batch.state[offset] == TaskState.QUEUED, "a task pauses that has gone on")
+    _require(state.delayed == delayed, "tasks that pause are miscounted")
+    is_complete = queued + delayed == state.counts[TaskState.QUEUED]
+    _require(is_complete, "a queued task neither pauses nor is in a queue")
 
 
 def workers_are_charged_what_they_hold(state: SchedulerState) -> None:

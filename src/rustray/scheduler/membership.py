@@ -27,10 +27,8 @@ from rustray.scheduler.completion import (
     failure_payloads,
     finish,
     give_back,
-    on_outcome,
     owned_runs,
     requeue,
-    retry_or_fail,
 )
 from rustray.scheduler.events import (
     DrainRequested,
@@ -43,6 +41,7 @@ from rustray.scheduler.events import (
 from rustray.scheduler.load_balancer import WorkerLoad
 from rustray.scheduler.placement import unblock_all
 from rustray.scheduler.records import Part, WorkerRecord
+from rustray.scheduler.retrying import on_outcome, retry_or_fail
 from rustray.scheduler.state import SchedulerState
 from rustray.task.frames import HeldRange, LeaseRange
 from rustray.task.result import FailureInfo

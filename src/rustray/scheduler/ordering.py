@@ -42,6 +42,10 @@ class Lots:
         mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & _MASK
         return ((mixed ^ (mixed >> 31)) * limit) >> 64
 
+    def fraction(self) -> float:
+        """Draw a number from [0, 1), evenly."""
+        return self.below(1 << 53) / (1 << 53)
+
 
 class RankHeap:
     """Workers by rank, lowest first; ranks are re-read when a worker comes to the top.

@@ -49,6 +49,14 @@ class StoredOutcome:
     is_evicted: bool = False
 
 
+@record
+class Delay:
+    """A pause before another attempt, until monotonic time ``due_s``."""
+
+    due_s: float
+    reason: str
+
+
 @dataclass(slots=True, eq=False)
 class Batch:
     """Consecutive tasks of one class.
@@ -74,6 +82,9 @@ class Batch:
         lost_attempts: Attempts that may have been under way when a head died.
         digests: Of each task's arguments, where the caller may have chosen the ids.
         is_overdue: Its queue limit has passed: what comes back unstarted ends.
+        delayed: Offset to when and why, for QUEUED tasks that pause before another attempt and
+            stand in no queue.
+        crashes: Offset to how it has killed its executors, in words.
     """
 
     number: int
@@ -95,6 +106,8 @@ class Batch:
     begun: set[int] = field(default_factory=set)
     digests: list[bytes] | None = None
     is_overdue: bool = False
+    delayed: dict[int, Delay] = field(default_factory=dict)
+    crashes: dict[int, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.state = bytearray(self.count)

@@ -29,7 +29,7 @@ from rustray.scheduler.events import RecoveredBatch, RecoveredOutcome, StateReco
 from rustray.scheduler.load_balancer import WorkerLoad
 from rustray.scheduler.placement import add_span, enqueue, new_queue
 from rustray.scheduler.records import Batch, Lease, Part, StoredOutcome, WorkerRecord
-from rustray.scheduler.state import SchedulerState, haunt, push_front, runs, take_out
+from rustray.scheduler.state import SchedulerState, haunt, push_front, runs, take_out, unqueue
 from rustray.task.frames import HeldRange
 from rustray.task.result import FailureInfo
 from rustray.task.state import TaskState
@@ -67,6 +67,9 @@ def _restore_attempts(event: StateRecovered, batches: dict[int, Batch]) -> None:
         if batch is not None and offset < batch.count:
             batch.grants[offset] = max(attempt, event.starts)
             batch.reruns[offset] = reruns
+    for number, offset, text in event.crashes:
+        if number in batches:
+            batches[number].crashes.setdefault(offset, []).append(text)
     for number, offset, count, is_granted in event.grants:
         if number in batches:
             begun, which = batches[number].begun, range(offset, offset + count)
@@ -153,7 +156,7 @@ def _cancel_again(state: SchedulerState, batch: Batch, low: int, high: int) -> N
         if part.state is TaskState.LEASED:
             state.set_state(part, TaskState.CANCELLING)
         elif part.state is TaskState.QUEUED:
-            batch.queue.queued -= part.count
+            unqueue(state, part)
             finish(state, part, TaskState.CANCELLED, cancelled_payloads(part.count), None)
 
 
@@ -278,9 +281,10 @@ def _take_over(
     state: SchedulerState, lease: Lease, low: int, high: int, present: TaskState
 ) -> None:
     if present is TaskState.QUEUED:
-        take_out(lease.batch.queue, lease.batch, low, high)
+        part = Part(lease.batch, low, high, present)
+        take_out(state, part)
         _own(state, lease, low, high)
-        state.set_state(Part(lease.batch, low, high, present), TaskState.LEASED)
+        state.set_state(part, TaskState.LEASED)
         return
     for offset in range(low, high):
         before = state.leases[lease.batch.lease[offset]]

@@ -13,6 +13,7 @@ from rustray.scheduler import (
     membership,
     placement,
     recovery,
+    retrying,
 )
 from rustray.scheduler.commands import Command, PersistCode
 from rustray.scheduler.events import (
@@ -126,6 +127,8 @@ class Scheduler:
                     deadlines.on_total_limit(state, subject)
                 case "run", (Lease() as lease, int(low), int(high)):
                     deadlines.on_run_limit(state, lease, low, high)
+                case "retry", (Batch() as batch, int(offset)):
+                    retrying.on_retry_due(state, batch, offset)
         completion.expire_results(state)
 
     def next_deadline(self) -> float | None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from rustray.scheduler.commands import Command, ForgetBatch, ForgetCode
 from rustray.scheduler.load_balancer import LoadBalancer, WorkerLoad
+from rustray.scheduler.ordering import Lots
 from rustray.scheduler.records import (
     Batch,
     ClassQueue,
@@ -75,6 +76,8 @@ class SchedulerState:
         ghost: After a restart, stands for the workers of before that have not come back:
             has a lease on everything that one of them may hold. Not one of `workers`.
         awaited: Ids of these workers.
+        delayed: QUEUED tasks that pause before another attempt.
+        jitter: Draws lots for these pauses.
     """
 
     def __init__(self, settings: SchedulerSettings) -> None:
@@ -99,6 +102,8 @@ class SchedulerState:
         self.awaited: set[str] = set()
         self.counts: Counter[TaskState] = Counter()
         self.counters: Counter[str] = Counter()
+        self.jitter = Lots(settings.seed)
+        self.delayed = 0
         self.pending_tasks = 0
         self.pending_bytes = 0
         self.result_bytes = 0
@@ -247,8 +252,27 @@ def push_front(queue: ClassQueue, batch: Batch, low: int, high: int) -> None:
     queue.queued += high - low
 
 
-def take_out(queue: ClassQueue, batch: Batch, low: int, high: int) -> None:
+def unqueue(state: SchedulerState, part: Part) -> None:
+    """Count out queued tasks that end without a lease; dispatch then skips them."""
+    part.batch.queue.queued -= part.count - _end_delays(state, part)
+
+
+def _end_delays(state: SchedulerState, part: Part) -> int:
+    """Forget the pauses of tasks, and return how many there were."""
+    delayed = part.batch.delayed
+    if not delayed:
+        return 0
+    found = [offset for offset in range(part.low, part.high) if offset in delayed]
+    for offset in found:
+        del delayed[offset]
+    state.delayed -= len(found)
+    return len(found)
+
+
+def take_out(state: SchedulerState, part: Part) -> None:
     """Take queued tasks out of their queue; O(its spans), for what happens seldom."""
+    batch, low, high = part.batch, part.low, part.high
+    queue = batch.queue
     kept: deque[Span] = deque()
     for span in queue.spans:
         if span.batch is not batch or span.high <= low or high <= span.low:
@@ -259,7 +283,7 @@ def take_out(queue: ClassQueue, batch: Batch, low: int, high: int) -> None:
         if high < span.high:
             kept.append(Span(batch, high, span.high))
     queue.spans = kept
-    queue.queued -= high - low
+    unqueue(state, part)
 
 
 def haunt(state: SchedulerState, part: Part) -> None:

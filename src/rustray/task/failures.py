@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgpack
 
 from rustray.common.errors import InvariantError, TaskExecutionFailed
-from rustray.task.result import FailureInfo
+from rustray.task.result import FailureInfo, qualified_name
 from rustray.task.spec import Codec
 
 MAX_MESSAGE: Final = 8 * 1024
@@ -28,6 +28,7 @@ MAX_PICKLED: Final = 1024 * 1024
 _TEXT_FIELDS: Final = ("code", "message", "error_type", "traceback", "phase")
 _BYTES_FIELDS: Final = ("cause", "pickled")
 _INT_FIELDS: Final = ("exit_code", "signal")
+MAX_BASES: Final = 16
 
 
 def encode_failure(info: FailureInfo) -> bytes:
@@ -41,6 +42,8 @@ def encode_failure(info: FailureInfo) -> bytes:
         value = getattr(info, name)
         if value is not None:
             fields[name] = value
+    if info.error_bases:
+        fields["error_bases"] = info.error_bases
     packed: bytes = msgpack.packb(fields, use_bin_type=True, unicode_errors="replace")
     return packed
 
@@ -54,6 +57,8 @@ def decode_failure(payload: bytes) -> FailureInfo:
             for name in names:
                 if isinstance(fields.get(name), kind):
                     known[name] = fields[name]
+        bases = fields.get("error_bases", ())
+        known["error_bases"] = tuple(name for name in bases if isinstance(name, str))[:MAX_BASES]
         return FailureInfo(**{"code": InvariantError.code, "message": "", **known})
     except Exception as exc:
         text = f"a failure arrived that cannot be read ({type(exc).__name__})"
@@ -74,6 +79,7 @@ def failure_from_exception(
         TaskExecutionFailed.code,
         _message(exc),
         error_type=qualified_name(type(exc)),
+        error_bases=_bases(type(exc)),
         traceback=_traceback_text(exc, skip_frames, True, MAX_TRACEBACK),
         cause=_encoded_cause(exc, MAX_CAUSES),
         pickled=_pickled(exc) if codec == Codec.PICKLE else b"",
@@ -90,9 +96,10 @@ _TRACEBACK: Final = BaseException.__dict__["__traceback__"].__get__
 _CAUSE: Final = BaseException.__dict__["__cause__"].__get__
 
 
-def qualified_name(cls: type) -> str:
-    """Return ``module.QualName``."""
-    return f"{cls.__module__}.{cls.__qualname__}"
+def _bases(cls: type[BaseException]) -> tuple[str, ...]:
+    """Name what an ``except`` clause for the class could say instead, `BaseException` left out."""
+    bases = [base for base in cls.__mro__[1:] if base not in (BaseException, object)]
+    return tuple(map(qualified_name, bases))[:MAX_BASES]
 
 
 def shorten(text: str, limit: int) -> str:

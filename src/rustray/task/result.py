@@ -64,6 +64,11 @@ class TaskEvent:
     time_unix_s: float
 
 
+def qualified_name(cls: type) -> str:
+    """Return ``module.QualName``."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
 @dataclass(frozen=True, slots=True)
 class FailureInfo:
     """Why an attempt failed, as it travels: text and numbers, never a pickle the head would load.
@@ -78,6 +83,7 @@ class FailureInfo:
         phase: For timeouts: queue, run or total.
         exit_code: Of an executor that died, else None.
         signal: Signal number that killed it, else None.
+        error_bases: Qualified names of the classes that ``error_type`` derives from, nearest first.
     """
 
     code: str
@@ -89,3 +95,4 @@ class FailureInfo:
     phase: str = ""
     exit_code: int | None = None
     signal: int | None = None
+    error_bases: tuple[str, ...] = ()

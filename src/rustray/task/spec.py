@@ -10,12 +10,15 @@ from typing import Any, Final
 
 from rustray.common import ids
 from rustray.common.resources import CPU, GPU, MEMORY, ResourceSet
+from rustray.task.retries import RetryOn, exception_names
 
 MIN_PRIORITY: Final = -(1 << 31)
 MAX_PRIORITY: Final = (1 << 31) - 1
 MAX_RETRIES_LIMIT: Final = 1_000_000
 MAX_SECONDS: Final = 10 * 365 * 86_400.0
 MAX_NAME: Final = 256
+DEFAULT_RETRIES: Final = 3
+DEFAULT_CRASH_LIMIT: Final = 3
 
 
 class Codec(IntEnum):
@@ -94,6 +97,12 @@ class TaskSpec:
         task_id: Id to use instead of a new one. The same id with the same content is
             the same task (it does not run twice); with other content it is an error.
         wait_for_resources: Queue a request that no present worker could ever serve.
+        retry_exceptions: Re-run the function also when it raises: True for any exception, or
+            the classes (or their names) that an ``except`` clause would have; out of the budget of
+            ``max_retries``.
+        retry_delay_s: Pause before such a re-run; None: one that doubles from 1 s to 600 s, with
+            full jitter.
+        crash_limit: Executor processes that it may kill before it ends as POISONED.
 
     Raises:
         ValueError: a field is out of range; the message names it and the range.
@@ -110,11 +119,17 @@ class TaskSpec:
     total_timeout_s: float | None = None
     task_id: str | None = None
     wait_for_resources: bool = False
+    retry_exceptions: bool | type[BaseException] | str | Sequence[type[BaseException] | str] = False
+    retry_delay_s: float | None = None
+    crash_limit: int = DEFAULT_CRASH_LIMIT
 
     def __post_init__(self) -> None:
         check_name("function_name", self.function_name)
         check_priority(self.priority)
         check_retries(self.max_retries)
+        exception_names(self.retry_exceptions)
+        check_delay(self.retry_delay_s)
+        check_crash_limit(self.crash_limit)
         check_seconds("timeout_s", self.timeout_s)
         check_seconds("queue_timeout_s", self.queue_timeout_s)
         check_seconds("total_timeout_s", self.total_timeout_s)
@@ -136,7 +151,10 @@ class TaskClass:
         labels: (key, value) pairs that a worker must carry, in key order.
         priority: int32, higher first.
         max_retries: Re-runs after infrastructure loss; -1 means without limit.
-        retry_exceptions: Whether an exception of user code is retried too, in the same budget.
+        retry_exceptions: Which exceptions of user code are retried too, in the same budget.
+        retry_delay_s: Pause before such a retry; None means one that grows
+            (`rustray.task.retries.pause_s`).
+        crash_limit: Executors that a task may kill before it is POISONED; -1 means without limit.
         timeout_s: Run limit of an attempt; 0 means none.
         queue_timeout_s: Limit of waiting for a worker; 0 means none.
         total_timeout_s: Limit from acceptance on; 0 means none.
@@ -152,8 +170,10 @@ class TaskClass:
     resources: ResourceSet = field(default_factory=lambda: ResourceSet.of({CPU: 1}))
     labels: tuple[tuple[str, str], ...] = ()
     priority: int = 0
-    max_retries: int = 3
-    retry_exceptions: bool = False
+    max_retries: int = DEFAULT_RETRIES
+    retry_exceptions: RetryOn = False
+    retry_delay_s: float | None = None
+    crash_limit: int = DEFAULT_CRASH_LIMIT
     timeout_s: float = 0.0
     queue_timeout_s: float = 0.0
     total_timeout_s: float = 0.0
@@ -192,8 +212,10 @@ class TaskClass:
         """
         check_name("function", self.function)
         check_priority(self.priority)
-        if self.max_retries != -1:
-            check_retries(self.max_retries)
+        check_retries(self.max_retries)
+        check_crash_limit(self.crash_limit)
+        check_delay(self.retry_delay_s)
+        exception_names(self.retry_exceptions)
         for name in ("timeout_s", "queue_timeout_s", "total_timeout_s"):
             value = getattr(self, name)
             if value:
@@ -202,6 +224,28 @@ class TaskClass:
             raise ValueError(f"code_hash must be 0 or 32 bytes, not {len(self.code_hash)}")
         if len(self.kwarg_names) > MAX_NAME or len(self.labels) > MAX_NAME:
             raise ValueError(f"at most {MAX_NAME} keyword arguments and labels are allowed")
+
+
+def class_of(spec: TaskSpec, codec: Codec) -> TaskClass:
+    """Return the class of a registered function's task, its arguments encoded so."""
+    needs = spec.resource_requirements or ResourceRequirements()
+    return TaskClass(
+        function=spec.function_name,
+        nargs=len(spec.args),
+        kwarg_names=tuple(sorted(spec.kwargs)),
+        resources=needs.to_set(),
+        labels=tuple(sorted(needs.labels.items())),
+        priority=spec.priority,
+        max_retries=DEFAULT_RETRIES if spec.max_retries is None else spec.max_retries,
+        retry_exceptions=exception_names(spec.retry_exceptions),
+        retry_delay_s=spec.retry_delay_s,
+        crash_limit=spec.crash_limit,
+        timeout_s=spec.timeout_s or 0.0,
+        queue_timeout_s=spec.queue_timeout_s or 0.0,
+        total_timeout_s=spec.total_timeout_s or 0.0,
+        codec=codec,
+        wait_for_resources=spec.wait_for_resources,
+    )
 
 
 def check_name(field_name: str, name: object) -> None:
@@ -244,6 +288,30 @@ def check_retries(max_retries: object) -> None:
         raise ValueError(
             f"max_retries {max_retries} is outside -1 (no limit) to {MAX_RETRIES_LIMIT}"
         )
+
+
+def check_crash_limit(crash_limit: object) -> None:
+    """Refuse what is neither -1 (no limit) nor 1 to a million.
+
+    Raises:
+        ValueError: as said.
+    """
+    if isinstance(crash_limit, bool) or not isinstance(crash_limit, int):
+        raise ValueError(f"crash_limit must be a whole number, not {crash_limit!r:.80}")
+    if crash_limit != -1 and not 1 <= crash_limit <= MAX_RETRIES_LIMIT:
+        raise ValueError(
+            f"crash_limit {crash_limit} is neither -1 (no limit) nor 1 to {MAX_RETRIES_LIMIT}"
+        )
+
+
+def check_delay(retry_delay_s: object) -> None:
+    """Refuse what is neither None nor a finite number of seconds from 0 to ten years.
+
+    Raises:
+        ValueError: as said.
+    """
+    if retry_delay_s != 0 or isinstance(retry_delay_s, bool):
+        check_seconds("retry_delay_s", retry_delay_s)
 
 
 def check_seconds(field_name: str, seconds: object) -> None:

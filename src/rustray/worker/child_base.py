@@ -24,9 +24,8 @@ from rustray.task.failures import (
     encode_failure,
     failure_from_exception,
     frames_of,
-    qualified_name,
 )
-from rustray.task.result import FailureInfo
+from rustray.task.result import FailureInfo, qualified_name
 from rustray.task.state import TaskState
 from rustray.worker import wire
 from rustray.worker.callee import Callee, FunctionTable, Unresolvable

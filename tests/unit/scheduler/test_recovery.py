@@ -6,6 +6,7 @@ from typing import get_args
 
 import pytest
 
+from helpers.builders import a_death, a_failure
 from helpers.scheduling import ANYTHING, PREFIX
 from rustray.head.journal_store import JournalStore
 from rustray.scheduler import commands as c
@@ -82,7 +83,8 @@ class Head:
         *, committed: bool = True,
     ) -> None:  # fmt: skip
         """Report how the first tasks of a grant ended."""
-        outcome = LeaseOutcome(grant.lease, 0, state, PayloadColumn.of([b"value"] * count), 1)
+        payload = {FAILED: a_failure(), TaskState.LEASED: a_death()}.get(state, b"value")
+        outcome = LeaseOutcome(grant.lease, 0, state, PayloadColumn.of([payload] * count), 1)
         event = e.WorkerReported(name, session, None, (outcome,), (), (), False, False)
         self.feed(event, committed=committed)
 
@@ -180,7 +182,7 @@ def test_a_rerun_that_another_worker_may_have_already_waits_for_it() -> None:
     for session, name in enumerate(("w-1", "w-2")):
         head.join(name, session)
         head.greet(name, session)
-    head.submit(0, 1, max_retries=1, retry_exceptions=True)
+    head.submit(0, 1, max_retries=1, retry_exceptions=True, retry_delay_s=0.0)
     [first] = head.grants
     other = "w-2" if first.worker_id == "w-1" else "w-1"
     head.feed(e.DrainRequested(first.worker_id))
@@ -292,3 +294,17 @@ def test_what_came_back_unstarted_may_run_though_it_runs_at_most_once() -> None:
     head.join("other", 2)
     head.greet("other", 2)
     assert [g.first for g in head.grants] == [0]
+
+
+def test_a_new_head_knows_how_often_a_task_has_killed_its_executor() -> None:
+    """The crash limit holds over a restart, and the error tells of the crashes before it."""
+    head = Head()
+    for session in range(1, 4):
+        head.join("w", session)
+        head.greet("w", session)
+        if session == 1:
+            head.submit(0, 1, max_retries=-1)
+        head.end("w", session, head.grants[-1], TaskState.LEASED)
+        if session < 3:
+            head.restart()
+    assert head.state_of(0) is TaskState.POISONED

@@ -235,7 +235,7 @@ def test_an_executor_death_is_retried_up_to_the_budget() -> None:
     """max_retries re-runs, then the task fails with its evidence."""
     bench = Bench()
     worker = bench.join(cpus=1)
-    bench.submit(1, TaskClass("f", max_retries=2))
+    bench.submit(1, TaskClass("f", max_retries=2, crash_limit=-1))
     for _ in range(3):
         assert bench.ended == {}
         bench.end(worker, min(worker.held), 0, state=TaskState.LEASED)
@@ -253,6 +253,7 @@ def test_user_exceptions_are_retried_only_when_asked() -> None:
     bench.submit(1, TaskClass("f", retry_exceptions=True, max_retries=1))
     bench.end(worker, min(worker.held), 0, state=TaskState.FAILED)
     assert 1 not in bench.ended
+    bench.pass_time(1.0)
     bench.run_all()
     assert bench.ended[1] == [TaskState.SUCCEEDED]
 

@@ -18,7 +18,7 @@ CLASSES = [
     TaskClass("f"),
     TaskClass("f", priority=3, max_retries=0),
     TaskClass("f", priority=-2, resources=ResourceSet.of({"cpu_cores": 2})),
-    TaskClass("f", resources=ResourceSet.of({"cpu_cores": 0.25}), retry_exceptions=True),
+    TaskClass("f", resources=ResourceSet.of({"cpu_cores": 0.25}), retry_exceptions=("ValueError",)),
     TaskClass("f", resources=ResourceSet.of({}), max_retries=1),
     TaskClass("f", labels=(("zone", "x"),), wait_for_resources=True),
     TaskClass("f", queue_timeout_s=5.0, total_timeout_s=20.0),

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%rustray/proto/rustray/v1/common.proto\x12\nrustray.v1\"\xa3\x01\n\x0b\x45rrorDetail\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x33\n\x06\x66ields\x18\x03 \x03(\x0b\x32#.rustray.v1.ErrorDetail.FieldsEntry\x12\x11\n\tretryable\x18\x04 \x01(\x08\x1a-\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"4\n\x08Payloads\x12\x0c\n\x04\x62lob\x18\x01 \x01(\x0c\x12\x0c\n\x04\x65nds\x18\x02 \x01(\x0c\x12\x0c\n\x04\x62\x61se\x18\x03 \x01(\r\")\n\tTaskRange\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"\xa3\x04\n\tTaskClass\x12\x10\n\x08\x66unction\x18\x01 \x01(\t\x12\x11\n\tcode_hash\x18\x02 \x01(\x0c\x12\x16\n\x0enargs_plus_one\x18\x03 \x01(\r\x12\x13\n\x0bkwarg_names\x18\x04 \x03(\t\x12@\n\x0eresource_units\x18\x05 \x03(\x0b\x32(.rustray.v1.TaskClass.ResourceUnitsEntry\x12\x31\n\x06labels\x18\x06 \x03(\x0b\x32!.rustray.v1.TaskClass.LabelsEntry\x12\x10\n\x08priority\x18\x07 \x01(\x11\x12\x13\n\x0bmax_retries\x18\x08 \x01(\x11\x12\x18\n\x10retry_exceptions\x18\t \x01(\x08\x12\x11\n\ttimeout_s\x18\n \x01(\x01\x12\x17\n\x0fqueue_timeout_s\x18\x0b \x01(\x01\x12\x17\n\x0ftotal_timeout_s\x18\x0c \x01(\x01\x12 \n\x05\x63odec\x18\r \x01(\x0e\x32\x11.rustray.v1.Codec\x12&\n\x08\x65xecutor\x18\x0e \x01(\x0e\x32\x14.rustray.v1.Executor\x12\x1a\n\x12wait_for_resources\x18\x0f \x01(\x08\x1a\x34\n\x12ResourceUnitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"Z\n\x0f\x43lassDefinition\x12\x0e\n\x06number\x18\x01 \x01(\r\x12)\n\ntask_class\x18\x02 \x01(\x0b\x32\x15.rustray.v1.TaskClass\x12\x0c\n\x04\x63ode\x18\x03 \x01(\x0c\"P\n\tParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x13\n\x0bis_required\x18\x03 \x01(\x08\x12\x12\n\nannotation\x18\x04 \x01(\t\"\xf5\x01\n\x08\x46unction\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\nparameters\x18\x02 \x03(\x0b\x32\x15.rustray.v1.Parameter\x12\x0b\n\x03\x64oc\x18\x03 \x01(\t\x12\x11\n\tsignature\x18\x04 \x01(\t\x12&\n\x08\x65xecutor\x18\x05 \x01(\x0e\x32\x14.rustray.v1.Executor\x12\x36\n\tresources\x18\x06 \x03(\x0b\x32#.rustray.v1.Function.ResourcesEntry\x1a\x30\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x9b\x01\n\nTaskResult\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.rustray.v1.TaskState\x12 \n\x05\x63odec\x18\x03 \x01(\x0e\x32\x11.rustray.v1.Codec\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\x11\n\tworker_id\x18\x05 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x06 \x01(\r\"\x96\x02\n\tResources\x12\x16\n\tcpu_cores\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tmemory_mb\x18\x02 \x01(\x01\x12\x0c\n\x04gpus\x18\x03 \x01(\x01\x12\x31\n\x06\x63ustom\x18\x04 \x03(\x0b\x32!.rustray.v1.Resources.CustomEntry\x12\x31\n\x06labels\x18\x05 \x03(\x0b\x32!.rustray.v1.Resources.LabelsEntry\x1a-\n\x0b\x43ustomEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\n_cpu_cores\"\xa1\x04\n\x0bTaskRequest\x12\x15\n\rfunction_name\x18\x01 \x01(\t\x12 \n\x05\x63odec\x18\x02 \x01(\x0e\x32\x11.rustray.v1.Codec\x12\x0c\n\x04\x61rgs\x18\x03 \x03(\x0c\x12\x33\n\x06kwargs\x18\x04 \x03(\x0b\x32#.rustray.v1.TaskRequest.KwargsEntry\x12\x0f\n\x07task_id\x18\x05 \x01(\t\x12\x10\n\x08priority\x18\x06 \x01(\x11\x12(\n\tresources\x18\x07 \x01(\x0b\x32\x15.rustray.v1.Resources\x12\x18\n\x0bmax_retries\x18\x08 \x01(\x11H\x00\x88\x01\x01\x12\x11\n\ttimeout_s\x18\t \x01(\x01\x12\x17\n\x0fqueue_timeout_s\x18\n \x01(\x01\x12\x17\n\x0ftotal_timeout_s\x18\x0b \x01(\x01\x12\x1a\n\x12wait_for_resources\x18\x0c \x01(\x08\x12\x18\n\x10retry_exceptions\x18\r \x01(\x08\x12)\n\ntask_class\x18\x14 \x01(\x0b\x32\x15.rustray.v1.TaskClass\x12\x0c\n\x04\x63\x61ll\x18\x15 \x01(\x0c\x12\x1e\n\x16uses_default_resources\x18\x16 \x01(\x08\x12\x1c\n\x14uses_default_retries\x18\x17 \x01(\x08\x1a-\n\x0bKwargsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\x42\x0e\n\x0c_max_retries*S\n\x05\x43odec\x12\x15\n\x11\x43ODEC_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x43ODEC_PICKLE\x10\x01\x12\x0e\n\nCODEC_JSON\x10\x02\x12\x11\n\rCODEC_MSGPACK\x10\x03*c\n\x08\x45xecutor\x12\x18\n\x14\x45XECUTOR_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45XECUTOR_PROCESS\x10\x01\x12\x13\n\x0f\x45XECUTOR_THREAD\x10\x02\x12\x12\n\x0e\x45XECUTOR_ASYNC\x10\x03*\x86\x02\n\tTaskState\x12\x1a\n\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11TASK_STATE_QUEUED\x10\x01\x12\x15\n\x11TASK_STATE_LEASED\x10\x02\x12\x16\n\x12TASK_STATE_RUNNING\x10\x03\x12\x19\n\x15TASK_STATE_CANCELLING\x10\x04\x12\x18\n\x14TASK_STATE_SUCCEEDED\x10\x05\x12\x15\n\x11TASK_STATE_FAILED\x10\x06\x12\x18\n\x14TASK_STATE_CANCELLED\x10\x07\x12\x18\n\x14TASK_STATE_TIMED_OUT\x10\x08\x12\x17\n\x13TASK_STATE_POISONED\x10\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%rustray/proto/rustray/v1/common.proto\x12\nrustray.v1\"\xa3\x01\n\x0b\x45rrorDetail\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x33\n\x06\x66ields\x18\x03 \x03(\x0b\x32#.rustray.v1.ErrorDetail.FieldsEntry\x12\x11\n\tretryable\x18\x04 \x01(\x08\x1a-\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"4\n\x08Payloads\x12\x0c\n\x04\x62lob\x18\x01 \x01(\x0c\x12\x0c\n\x04\x65nds\x18\x02 \x01(\x0c\x12\x0c\n\x04\x62\x61se\x18\x03 \x01(\r\")\n\tTaskRange\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"\x85\x05\n\tTaskClass\x12\x10\n\x08\x66unction\x18\x01 \x01(\t\x12\x11\n\tcode_hash\x18\x02 \x01(\x0c\x12\x16\n\x0enargs_plus_one\x18\x03 \x01(\r\x12\x13\n\x0bkwarg_names\x18\x04 \x03(\t\x12@\n\x0eresource_units\x18\x05 \x03(\x0b\x32(.rustray.v1.TaskClass.ResourceUnitsEntry\x12\x31\n\x06labels\x18\x06 \x03(\x0b\x32!.rustray.v1.TaskClass.LabelsEntry\x12\x10\n\x08priority\x18\x07 \x01(\x11\x12\x13\n\x0bmax_retries\x18\x08 \x01(\x11\x12\x18\n\x10retry_exceptions\x18\t \x01(\x08\x12\x11\n\ttimeout_s\x18\n \x01(\x01\x12\x17\n\x0fqueue_timeout_s\x18\x0b \x01(\x01\x12\x17\n\x0ftotal_timeout_s\x18\x0c \x01(\x01\x12 \n\x05\x63odec\x18\r \x01(\x0e\x32\x11.rustray.v1.Codec\x12&\n\x08\x65xecutor\x18\x0e \x01(\x0e\x32\x14.rustray.v1.Executor\x12\x1a\n\x12wait_for_resources\x18\x0f \x01(\x08\x12\x1d\n\x15retry_exception_names\x18\x10 \x03(\t\x12\x1a\n\rretry_delay_s\x18\x11 \x01(\x01H\x00\x88\x01\x01\x12\x13\n\x0b\x63rash_limit\x18\x12 \x01(\x11\x1a\x34\n\x12ResourceUnitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x10\n\x0e_retry_delay_s\"Z\n\x0f\x43lassDefinition\x12\x0e\n\x06number\x18\x01 \x01(\r\x12)\n\ntask_class\x18\x02 \x01(\x0b\x32\x15.rustray.v1.TaskClass\x12\x0c\n\x04\x63ode\x18\x03 \x01(\x0c\"P\n\tParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x13\n\x0bis_required\x18\x03 \x01(\x08\x12\x12\n\nannotation\x18\x04 \x01(\t\"\xf5\x01\n\x08\x46unction\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\nparameters\x18\x02 \x03(\x0b\x32\x15.rustray.v1.Parameter\x12\x0b\n\x03\x64oc\x18\x03 \x01(\t\x12\x11\n\tsignature\x18\x04 \x01(\t\x12&\n\x08\x65xecutor\x18\x05 \x01(\x0e\x32\x14.rustray.v1.Executor\x12\x36\n\tresources\x18\x06 \x03(\x0b\x32#.rustray.v1.Function.ResourcesEntry\x1a\x30\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x9b\x01\n\nTaskResult\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.rustray.v1.TaskState\x12 \n\x05\x63odec\x18\x03 \x01(\x0e\x32\x11.rustray.v1.Codec\x12\x0f\n\x07payload\x18\x04 \x01(\x0c\x12\x11\n\tworker_id\x18\x05 \x01(\t\x12\x10\n\x08\x61ttempts\x18\x06 \x01(\r\"\x96\x02\n\tResources\x12\x16\n\tcpu_cores\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x11\n\tmemory_mb\x18\x02 \x01(\x01\x12\x0c\n\x04gpus\x18\x03 \x01(\x01\x12\x31\n\x06\x63ustom\x18\x04 \x03(\x0b\x32!.rustray.v1.Resources.CustomEntry\x12\x31\n\x06labels\x18\x05 \x03(\x0b\x32!.rustray.v1.Resources.LabelsEntry\x1a-\n\x0b\x43ustomEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0c\n\n_cpu_cores\"\x83\x05\n\x0bTaskRequest\x12\x15\n\rfunction_name\x18\x01 \x01(\t\x12 \n\x05\x63odec\x18\x02 \x01(\x0e\x32\x11.rustray.v1.Codec\x12\x0c\n\x04\x61rgs\x18\x03 \x03(\x0c\x12\x33\n\x06kwargs\x18\x04 \x03(\x0b\x32#.rustray.v1.TaskRequest.KwargsEntry\x12\x0f\n\x07task_id\x18\x05 \x01(\t\x12\x10\n\x08priority\x18\x06 \x01(\x11\x12(\n\tresources\x18\x07 \x01(\x0b\x32\x15.rustray.v1.Resources\x12\x18\n\x0bmax_retries\x18\x08 \x01(\x11H\x00\x88\x01\x01\x12\x11\n\ttimeout_s\x18\t \x01(\x01\x12\x17\n\x0fqueue_timeout_s\x18\n \x01(\x01\x12\x17\n\x0ftotal_timeout_s\x18\x0b \x01(\x01\x12\x1a\n\x12wait_for_resources\x18\x0c \x01(\x08\x12\x18\n\x10retry_exceptions\x18\r \x01(\x08\x12\x1d\n\x15retry_exception_names\x18\x0e \x03(\t\x12\x1a\n\rretry_delay_s\x18\x0f \x01(\x01H\x01\x88\x01\x01\x12\x13\n\x0b\x63rash_limit\x18\x10 \x01(\x11\x12)\n\ntask_class\x18\x14 \x01(\x0b\x32\x15.rustray.v1.TaskClass\x12\x0c\n\x04\x63\x61ll\x18\x15 \x01(\x0c\x12\x1e\n\x16uses_default_resources\x18\x16 \x01(\x08\x12\x1c\n\x14uses_default_retries\x18\x17 \x01(\x08\x1a-\n\x0bKwargsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\x42\x0e\n\x0c_max_retriesB\x10\n\x0e_retry_delay_s*S\n\x05\x43odec\x12\x15\n\x11\x43ODEC_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x43ODEC_PICKLE\x10\x01\x12\x0e\n\nCODEC_JSON\x10\x02\x12\x11\n\rCODEC_MSGPACK\x10\x03*c\n\x08\x45xecutor\x12\x18\n\x14\x45XECUTOR_UNSPECIFIED\x10\x00\x12\x14\n\x10\x45XECUTOR_PROCESS\x10\x01\x12\x13\n\x0f\x45XECUTOR_THREAD\x10\x02\x12\x12\n\x0e\x45XECUTOR_ASYNC\x10\x03*\x86\x02\n\tTaskState\x12\x1a\n\x16TASK_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11TASK_STATE_QUEUED\x10\x01\x12\x15\n\x11TASK_STATE_LEASED\x10\x02\x12\x16\n\x12TASK_STATE_RUNNING\x10\x03\x12\x19\n\x15TASK_STATE_CANCELLING\x10\x04\x12\x18\n\x14TASK_STATE_SUCCEEDED\x10\x05\x12\x15\n\x11TASK_STATE_FAILED\x10\x06\x12\x18\n\x14TASK_STATE_CANCELLED\x10\x07\x12\x18\n\x14TASK_STATE_TIMED_OUT\x10\x08\x12\x17\n\x13TASK_STATE_POISONED\x10\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,12 +45,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RESOURCES_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_TASKREQUEST_KWARGSENTRY']._loaded_options = None
   _globals['_TASKREQUEST_KWARGSENTRY']._serialized_options = b'8\001'
-  _globals['_CODEC']._serialized_start=2275
-  _globals['_CODEC']._serialized_end=2358
-  _globals['_EXECUTOR']._serialized_start=2360
-  _globals['_EXECUTOR']._serialized_end=2459
-  _globals['_TASKSTATE']._serialized_start=2462
-  _globals['_TASKSTATE']._serialized_end=2724
+  _globals['_CODEC']._serialized_start=2471
+  _globals['_CODEC']._serialized_end=2554
+  _globals['_EXECUTOR']._serialized_start=2556
+  _globals['_EXECUTOR']._serialized_end=2655
+  _globals['_TASKSTATE']._serialized_start=2658
+  _globals['_TASKSTATE']._serialized_end=2920
   _globals['_ERRORDETAIL']._serialized_start=54
   _globals['_ERRORDETAIL']._serialized_end=217
   _globals['_ERRORDETAIL_FIELDSENTRY']._serialized_start=172
@@ -60,29 +60,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TASKRANGE']._serialized_start=273
   _globals['_TASKRANGE']._serialized_end=314
   _globals['_TASKCLASS']._serialized_start=317
-  _globals['_TASKCLASS']._serialized_end=864
-  _globals['_TASKCLASS_RESOURCEUNITSENTRY']._serialized_start=765
-  _globals['_TASKCLASS_RESOURCEUNITSENTRY']._serialized_end=817
-  _globals['_TASKCLASS_LABELSENTRY']._serialized_start=819
-  _globals['_TASKCLASS_LABELSENTRY']._serialized_end=864
-  _globals['_CLASSDEFINITION']._serialized_start=866
-  _globals['_CLASSDEFINITION']._serialized_end=956
-  _globals['_PARAMETER']._serialized_start=958
-  _globals['_PARAMETER']._serialized_end=1038
-  _globals['_FUNCTION']._serialized_start=1041
-  _globals['_FUNCTION']._serialized_end=1286
-  _globals['_FUNCTION_RESOURCESENTRY']._serialized_start=1238
-  _globals['_FUNCTION_RESOURCESENTRY']._serialized_end=1286
-  _globals['_TASKRESULT']._serialized_start=1289
-  _globals['_TASKRESULT']._serialized_end=1444
-  _globals['_RESOURCES']._serialized_start=1447
-  _globals['_RESOURCES']._serialized_end=1725
-  _globals['_RESOURCES_CUSTOMENTRY']._serialized_start=1619
-  _globals['_RESOURCES_CUSTOMENTRY']._serialized_end=1664
-  _globals['_RESOURCES_LABELSENTRY']._serialized_start=819
-  _globals['_RESOURCES_LABELSENTRY']._serialized_end=864
-  _globals['_TASKREQUEST']._serialized_start=1728
-  _globals['_TASKREQUEST']._serialized_end=2273
-  _globals['_TASKREQUEST_KWARGSENTRY']._serialized_start=2212
-  _globals['_TASKREQUEST_KWARGSENTRY']._serialized_end=2257
+  _globals['_TASKCLASS']._serialized_end=962
+  _globals['_TASKCLASS_RESOURCEUNITSENTRY']._serialized_start=845
+  _globals['_TASKCLASS_RESOURCEUNITSENTRY']._serialized_end=897
+  _globals['_TASKCLASS_LABELSENTRY']._serialized_start=899
+  _globals['_TASKCLASS_LABELSENTRY']._serialized_end=944
+  _globals['_CLASSDEFINITION']._serialized_start=964
+  _globals['_CLASSDEFINITION']._serialized_end=1054
+  _globals['_PARAMETER']._serialized_start=1056
+  _globals['_PARAMETER']._serialized_end=1136
+  _globals['_FUNCTION']._serialized_start=1139
+  _globals['_FUNCTION']._serialized_end=1384
+  _globals['_FUNCTION_RESOURCESENTRY']._serialized_start=1336
+  _globals['_FUNCTION_RESOURCESENTRY']._serialized_end=1384
+  _globals['_TASKRESULT']._serialized_start=1387
+  _globals['_TASKRESULT']._serialized_end=1542
+  _globals['_RESOURCES']._serialized_start=1545
+  _globals['_RESOURCES']._serialized_end=1823
+  _globals['_RESOURCES_CUSTOMENTRY']._serialized_start=1717
+  _globals['_RESOURCES_CUSTOMENTRY']._serialized_end=1762
+  _globals['_RESOURCES_LABELSENTRY']._serialized_start=899
+  _globals['_RESOURCES_LABELSENTRY']._serialized_end=944
+  _globals['_TASKREQUEST']._serialized_start=1826
+  _globals['_TASKREQUEST']._serialized_end=2469
+  _globals['_TASKREQUEST_KWARGSENTRY']._serialized_start=2390
+  _globals['_TASKREQUEST_KWARGSENTRY']._serialized_end=2435
 # @@protoc_insertion_point(module_scope)

@@ -1,0 +1,186 @@
+"""What a worker's report of an end leads to: the end itself, or another attempt.
+
+Three budgets: ``max_retries`` counts re-runs of any kind, ``crash_limit`` the executors that a task
+has killed, and an exception of user code is re-run only where ``retry_exceptions`` names it, and
+after a pause.
+"""
+
+from __future__ import annotations
+
+import heapq
+
+from rustray.scheduler.commands import PersistCrash, PersistRerun
+from rustray.scheduler.completion import (
+    cancelled_payloads,
+    failure_payloads,
+    finish,
+    owned_runs,
+    release,
+    requeue,
+    take_from,
+)
+from rustray.scheduler.placement import enqueue
+from rustray.scheduler.records import Batch, Delay, Lease, Part, WorkerRecord
+from rustray.scheduler.state import SchedulerState, haunt, push_front
+from rustray.task.columns import PayloadColumn
+from rustray.task.failures import decode_failure
+from rustray.task.frames import LeaseOutcome
+from rustray.task.result import FailureInfo
+from rustray.task.retries import is_wanted, pause_s
+from rustray.task.state import TaskState
+
+MEAN_WEIGHT = 0.3
+"""Weight of the newest report in the moving average of run times."""
+REPORTABLE = frozenset(
+    {
+        TaskState.SUCCEEDED,
+        TaskState.FAILED,
+        TaskState.CANCELLED,
+        TaskState.TIMED_OUT,
+        TaskState.LEASED,
+    }
+)
+MAX_REASON = 200
+"""Characters of a failure that are kept to explain why a task waits for its next attempt."""
+
+
+def on_outcome(state: SchedulerState, worker: WorkerRecord, report: LeaseOutcome) -> None:
+    """Take a worker's report of how consecutive tasks of a lease ended."""
+    lease = worker.leases.get(report.lease)
+    count = len(report.payloads)
+    if lease is None or report.state not in REPORTABLE:
+        state.counters["stale_reports"] += max(count, 1)
+        return
+    queue = lease.batch.queue
+    if report.state is TaskState.SUCCEEDED and count:
+        mean = max(report.run_us, 0) / count / 1e6
+        old = queue.mean_run_s
+        queue.mean_run_s = mean if old < 0 else old + MEAN_WEIGHT * (mean - old)
+    may_retry = report.state is TaskState.LEASED or (
+        report.state is TaskState.FAILED and bool(queue.task_class.retry_exceptions)
+    )
+    for part in owned_runs(state, lease, report.offset, count):
+        start = part.low - lease.low - report.offset
+        payloads = report.payloads.slice(start, start + part.count)
+        release(state, lease, part.count)
+        worker.finished += part.count
+        if not may_retry:
+            finish(state, part, report.state, payloads, worker)
+        elif part.state is TaskState.CANCELLING:
+            finish(state, part, TaskState.CANCELLED, cancelled_payloads(part.count), worker)
+        else:
+            for index, one in enumerate(part.singles()):
+                payload = payloads.slice(index, index + 1)
+                if report.state is TaskState.LEASED:
+                    _crashed(state, lease, one, payload)
+                else:
+                    _raised(state, lease, one, payload)
+
+
+def _raised(state: SchedulerState, lease: Lease, one: Part, payload: PayloadColumn) -> None:
+    """Try a task again whose function has raised, if that is wanted, after a pause."""
+    task_class = one.batch.queue.task_class
+    info = decode_failure(payload[0])
+    if not is_wanted(task_class.retry_exceptions, info) or not _may_rerun(one):
+        finish(state, one, TaskState.FAILED, payload, lease.worker)
+        return
+    used = _count_rerun(state, lease, one)
+    if _is_haunted(state, lease):
+        haunt(state, one)
+        return
+    wait_s = pause_s(task_class.retry_delay_s, used, state.jitter.fraction())
+    if wait_s <= 0:
+        requeue(state, lease, one)
+        return
+    take_from(state, lease, one)
+    text = f"{info.error_type.removeprefix('builtins.')}: {info.message}"
+    delay = Delay(state.now + wait_s, text[:MAX_REASON])
+    one.batch.delayed[one.low] = delay
+    state.delayed += 1
+    subject = (one.batch, one.low)
+    heapq.heappush(state.timers, (delay.due_s, state.next_order, "retry", subject))
+    state.next_order += 1
+
+
+def on_retry_due(state: SchedulerState, batch: Batch, offset: int) -> None:
+    """Queue a task whose pause is over; one that has been cancelled meanwhile stays away."""
+    delay = batch.delayed.get(offset)
+    if delay is None or delay.due_s > state.now:
+        return
+    del batch.delayed[offset]
+    state.delayed -= 1
+    push_front(batch.queue, batch, offset, offset + 1)
+    enqueue(state, batch.queue)
+
+
+def _crashed(state: SchedulerState, lease: Lease, one: Part, payload: PayloadColumn) -> None:
+    """Try a task again whose executor has died, or end it as one that kills executors."""
+    batch = one.batch
+    task_class = batch.queue.task_class
+    if task_class.max_retries:
+        info = decode_failure(payload[0])
+        text = f"on {lease.worker.worker_id}: {info.message}"
+        crashes = batch.crashes.setdefault(one.low, [])
+        crashes.append(text)
+        if 0 < task_class.crash_limit <= len(crashes):
+            state.counters["crash_limits_reached"] += 1
+            finish(state, one, TaskState.POISONED, _poison(crashes, info), lease.worker)
+            return
+        state.commands.append(PersistCrash(batch.number, one.low, text))
+    retry_or_fail(state, lease, one, payload)
+
+
+def _poison(crashes: list[str], last: FailureInfo) -> PayloadColumn:
+    count = len(crashes)
+    listed = "\n".join(f"{number}. {text}" for number, text in enumerate(crashes, start=1))
+    info = FailureInfo(
+        "TASK_POISONED",
+        f"the task has killed {count} executor processes, which is its crash_limit, so it is not "
+        f"tried again; look at what it does there, or raise the limit:\n{listed}",
+        exit_code=last.exit_code,
+        signal=last.signal,
+    )
+    return failure_payloads(1, info)
+
+
+def retry_or_fail(state: SchedulerState, lease: Lease, part: Part, payloads: PayloadColumn) -> None:
+    """Queue released tasks for another attempt while their budget lasts, else fail them.
+
+    Args:
+        state: The scheduler's state.
+        lease: Under which they ran.
+        part: The tasks.
+        payloads: Encoded failures to end with, one a task.
+    """
+    for index, one in enumerate(part.singles()):
+        if not _may_rerun(one):
+            item = payloads.slice(index, index + 1)
+            finish(state, one, TaskState.FAILED, item, lease.worker)
+            continue
+        _count_rerun(state, lease, one)
+        if _is_haunted(state, lease):
+            haunt(state, one)
+        else:
+            requeue(state, lease, one)
+
+
+def _may_rerun(one: Part) -> bool:
+    budget = one.batch.queue.task_class.max_retries
+    return budget < 0 or one.batch.reruns.get(one.low, 0) < budget
+
+
+def _count_rerun(state: SchedulerState, lease: Lease, one: Part) -> int:
+    """Take a re-run out of a task's budget; returns its number, from 1."""
+    batch = one.batch
+    used = batch.reruns[one.low] = batch.reruns.get(one.low, 0) + 1
+    state.commands.append(PersistRerun(batch.number, one.low, lease.attempt, used))
+    state.counters["tasks_retried"] += 1
+    return used
+
+
+def _is_haunted(state: SchedulerState, lease: Lease) -> bool:
+    """Whether an earlier head may have taken this very report already.
+
+    It may have given the next attempt to a worker that is not back yet.
+    """
+    return state.ghost is not None and lease.number < state.settings.first_lease
