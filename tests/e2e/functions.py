@@ -43,6 +43,18 @@ def hold(folder: str, number: int) -> int:
 
 
 @rustray.function
+def take(folder: str, megabytes: int) -> int:
+    """Leave a file for each run, wait for ``go`` (or ``go-N`` for the Nth), and take memory."""
+    Path(folder, f"took-{uuid.uuid4().hex}").touch()
+    number = len(list(Path(folder).glob("took-*")))
+    while not (Path(folder, "go").exists() or Path(folder, f"go-{number}").exists()):
+        time.sleep(0.01)  # the task's work
+    kept = [os.urandom(1_000_000) for _ in range(megabytes)]
+    time.sleep(0.6 if megabytes else 0)  # the task's work: longer than the watch ever waits
+    return len(kept)
+
+
+@rustray.function
 def divide(a: float, b: float) -> float:
     """Divide."""
     return a / b

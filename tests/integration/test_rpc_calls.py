@@ -15,6 +15,7 @@ from rustray.common.errors import (
     ResourceExhausted,
     RustRayError,
     TaskNotFound,
+    TaskOutOfMemory,
     TaskTimeout,
 )
 from rustray.proto.rustray.v1 import common_pb2, head_pb2, worker_pb2
@@ -311,6 +312,10 @@ async def test_an_error_keeps_its_fields_and_length_is_bounded(
     error = caught.value
     assert (error.task_id, error.worker_id, error.attempt, error.phase) == (TASK, "w", 2, "queue")
     assert 0 < len(str(error).encode()) <= 2_010
+    head.error = TaskOutOfMemory("it grew", task_id=TASK, peak=1234.5, limit=1000)
+    with pytest.raises(TaskOutOfMemory) as outgrown:
+        await client.list_workers()
+    assert (outgrown.value.peak, outgrown.value.limit) == (1234.5, 1000)
 
 
 @pytest.mark.parametrize("error", [KeyError("a secret"), InvariantError("a secret"), OSError(5)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import pytest
 from helpers.waiting import aeventually
 from rustray.common.errors import ConfigError
 from rustray.common.resources import ResourceSet
+from rustray.head import journal_files
 from rustray.head.driver import HeadDriver
 from rustray.head.journal import GroupCommitJournal
 from rustray.head.journal_store import JournalStore
@@ -65,6 +67,8 @@ def test_what_was_committed_comes_back(tmp_path: Path) -> None:
             c.PersistGrant(1, 1, 1, False),
             c.PersistRerun(1, 0, 1, 1),
             c.PersistRerun(1, 0, 2, 2),
+            c.PersistOomRerun(1, 0, 1),
+            c.PersistOomRerun(1, 0, 2),
             c.PersistCrash(1, 0, "killed by signal 11"),
             c.PersistCrash(1, 0, "killed by signal 6"),
             c.PersistWorker("w-1"),
@@ -84,6 +88,7 @@ def test_what_was_committed_comes_back(tmp_path: Path) -> None:
         (e.RecoveredOutcome(5, 1, 1, 1, an_outcome(5, 1, 1, b"B").outcome, False, 20.0),),
         ((1, 2, 1),),
         ((1, 0, 2, 2),),
+        ((1, 0, 2),),
         ((1, 0, "killed by signal 11"), (1, 0, "killed by signal 6")),
         ((1, 0, 2, 1), (1, 1, 1, 0)),
         ((b"h" * 32, b"code"),),
@@ -110,13 +115,40 @@ def test_what_is_forgotten_leaves_nothing(tmp_path: Path) -> None:
     """The file holds what the head holds: no rows are left of what has expired."""
     store = JournalStore(tmp_path / "journal.db")
     store.commit([a_batch(1, b"a"), c.PersistCancel(1, 0, 1), c.PersistRerun(1, 0, 1, 1)])
+    store.commit([c.PersistOomRerun(1, 0, 1)])
     store.commit([an_outcome(1, 1, 0, b"A"), c.PersistCode(b"h", b"x")])
     store.commit([c.ForgetResults(1), c.ForgetBatch(1), c.ForgetCode(b"h")])
     assert store.load(1.0) is None
     store.close()
     with sqlite3.connect(tmp_path / "journal.db") as db:
-        for table in ("batch", "outcome", "cancel", "rerun", "code", "class"):
+        for table in ("batch", "outcome", "cancel", "rerun", "oom_rerun", "code", "class"):
             assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    ("version", "later"), [(1, ("crash", "oom_rerun")), (2, ("oom_rerun",))], ids=str
+)
+def test_a_journal_of_an_older_schema_is_brought_up_to_date(
+    tmp_path: Path, version: int, later: tuple[str, ...]
+) -> None:
+    """A check reads an older file as it is, and the next start migrates it with all it holds."""
+    path = tmp_path / "journal.db"
+    store = JournalStore(path)
+    store.commit([a_batch(1, b"a"), c.PersistRerun(1, 0, 1, 1)])
+    store.close()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        drops = "".join(f"DROP TABLE {table};" for table in later)
+        db.executescript(f"{drops} PRAGMA user_version = {version};")
+    assert journal_files.check(path).tasks == 1
+    store = JournalStore(path)
+    store.commit([c.PersistOomRerun(1, 0, 1), c.PersistCrash(1, 0, "boom")])
+    found = store.load(1.0)
+    assert found is not None
+    assert (found.reruns, found.oom_reruns, found.crashes) == (
+        ((1, 0, 1, 1),), ((1, 0, 1),), ((1, 0, "boom"),),
+    )  # fmt: skip
+    store.close()
+    assert journal_files.check(path).tasks == 1
 
 
 def test_a_commit_is_all_or_nothing(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ _FLAGS: Final = (
     "--max-retries", "--run-timeout", "--task-id", "--head", "--token-file", "--state-dir",
     "--wait-for-resources", "--ca-file", "--json", "--help", "--label", "--resource",
     "--queue-timeout", "--total-timeout", "--retry-exception", "--retry-delay", "--crash-limit",
+    "--oom-retries",
 )  # fmt: skip
 
 Function = Annotated[str, typer.Argument(metavar="FUNCTION", help="Name of the function.")]
@@ -63,6 +64,9 @@ RetryDelay = Annotated[
 ]
 CrashLimit = Annotated[
     int, typer.Option("--crash-limit", help="Executors that it may kill; -1: no limit.")
+]
+OomRetries = Annotated[
+    int, typer.Option("--oom-retries", help="Re-runs after it outgrew --memory-mb; -1: no limit.")
 ]
 RunTimeout = Annotated[
     str | None, typer.Option("--run-timeout", metavar="TIME", help="Limit of one attempt's run.")
@@ -105,6 +109,7 @@ async def submit(  # noqa: PLR0913 - a command line has as many flags as it has
     retry_exception: RetryExceptions = None,
     retry_delay: RetryDelay = None,
     crash_limit: CrashLimit = DEFAULT_CRASH_LIMIT,
+    oom_retries: OomRetries = 0,
     run_timeout: RunTimeout = None,
     queue_timeout: QueueTimeout = None,
     total_timeout: TotalTimeout = None,
@@ -159,6 +164,7 @@ def _spec_of(flags: Mapping[str, Any]) -> TaskSpec:
             retry_exceptions="all" in exceptions or exceptions,
             retry_delay_s=_delay(flags["retry_delay"]),
             crash_limit=flags["crash_limit"],
+            oom_retries=flags["oom_retries"],
         )
     except ValueError as error:
         raise UsageProblem(str(error)) from None

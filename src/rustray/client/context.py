@@ -211,7 +211,7 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
         GetTimeout: the time passed; the tasks go on.
         TaskExecutionFailed: a task's code raised; the error is also an instance of the class
             of the user's exception. Raised as soon as one of the tasks fails.
-        TaskCancelled, TaskTimeout, WorkerLost, TaskPoisoned: a task ended so.
+        TaskCancelled, TaskTimeout, TaskOutOfMemory, WorkerLost, TaskPoisoned: a task ended so.
     """
     if isinstance(refs, TaskRef):
         return waiting.get_one(refs, timeout)

@@ -26,6 +26,7 @@ from rustray.common.errors import (
     RustRayError,
     TaskError,
     TaskExecutionFailed,
+    TaskOutOfMemory,
     TaskTimeout,
 )
 from rustray.task.codec import decode_failure
@@ -33,6 +34,7 @@ from rustray.task.result import FailureInfo
 from rustray.task.spec import Codec
 
 _TRACEBACK_ATTRIBUTE_LIMIT = 1_000_000
+_MB = 1_000_000
 _CLASSES = errors.all_error_classes()
 
 _C_FIELDS = (types.MemberDescriptorType, types.GetSetDescriptorType)
@@ -63,6 +65,15 @@ def error_of(
     if issubclass(cls, TaskTimeout):
         phase = info.phase or "run"
         error = cls(message, task_id=task_id, worker_id=worker_id, attempt=attempt, phase=phase)
+    elif issubclass(cls, TaskOutOfMemory):
+        error = cls(
+            message,
+            task_id=task_id,
+            worker_id=worker_id,
+            attempt=attempt,
+            peak=(info.memory_peak or 0) / _MB,
+            limit=(info.memory_limit or 0) / _MB,
+        )
     elif issubclass(cls, TaskError):
         error = cls(message, task_id=task_id, worker_id=worker_id, attempt=attempt)
         if isinstance(error, ExecutorDeath):

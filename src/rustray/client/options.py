@@ -41,6 +41,7 @@ VALID: Final = (
     "num_cpus",
     "num_gpus",
     "num_returns",
+    "oom_retries",
     "priority",
     "queue_timeout_s",
     "resources",
@@ -81,6 +82,7 @@ def check_options(options: Mapping[str, Any]) -> None:
         check_seconds(name, options.get(name))
     check_priority(options.get("priority", 0))
     check_retries(options.get("max_retries"))
+    check_retries(options.get("oom_retries"), "oom_retries")
     if options.get("name") is not None:
         check_name("name", options["name"])
     if options.get("executor") is not None:
@@ -179,6 +181,7 @@ def task_class(
         codec=Codec.PICKLE,
         executor=kind,
         wait_for_resources=options.get("wait_for_resources", False),
+        oom_retries=options.get("oom_retries") or 0,
     )
 
 

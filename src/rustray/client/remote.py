@@ -122,6 +122,7 @@ def remote(function: Any = None, /, **options: Any) -> Any:
             limit), retry_exceptions (True, or the classes or names of exceptions after which it
             is re-run too), retry_delay_s (pause before that; without it one that doubles from 1 s
             to 600 s, with full jitter), crash_limit (executors that it may kill, default 3),
+            oom_retries (re-runs after it outgrew its memory_mb, default 0),
             timeout_s (of one run), queue_timeout_s, total_timeout_s, executor ("process",
             "thread" or "async"), wait_for_resources, name.
 

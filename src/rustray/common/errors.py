@@ -21,6 +21,7 @@ do next (in the message)::
     ├─ ExecutorDeath            the process that ran it died (`.exit_code`, `.signal`)
     │  ├─ WorkerLost            workers died under it more often than `max_retries`
     │  └─ TaskPoisoned          it killed its executors as often as its crash limit allows
+    ├─ TaskOutOfMemory          the task's: it outgrew its `memory_mb`; a MemoryError
     ├─ ResourceNotAvailable     yours: no worker could ever run it (nearest miss named)
     │  └─ FunctionNotFound      yours: no worker offers that function (near names listed)
     ├─ ResourceExhausted        too much at once: quota, size, backpressure (later, a retry helps)
@@ -218,6 +219,31 @@ class TaskPoisoned(ExecutorDeath):
     """
 
     code = "TASK_POISONED"
+
+
+class TaskOutOfMemory(TaskError, MemoryError):
+    """The task outgrew its ``memory_mb`` and was stopped, and its `oom_retries` are used up.
+
+    Attributes:
+        peak: Megabytes (10**6 bytes) that it held when it was stopped.
+        limit: Megabytes that it had asked for.
+    """
+
+    code = "TASK_OUT_OF_MEMORY"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        task_id: str = "",
+        worker_id: str = "",
+        attempt: int = 0,
+        peak: float = 0.0,
+        limit: float = 0.0,
+    ) -> None:
+        super().__init__(message, task_id=task_id, worker_id=worker_id, attempt=attempt)
+        self.peak = peak
+        self.limit = limit
 
 
 class ResourceNotAvailable(RustRayError):

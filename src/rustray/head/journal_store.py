@@ -32,7 +32,7 @@ from rustray.task.state import TaskState
 FILE_NAME: Final = "journal.db"
 APPLICATION_ID: Final = 0x52525931
 """Marks the file as ours: "RRY1"."""
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 LEVELS: Final = {"full": "FULL", "process": "NORMAL"}
 """Durability level to SQLite's ``synchronous``: FULL syncs at each commit."""
 _CHECKPOINT_PAGES: Final = 4_000
@@ -43,7 +43,13 @@ CREATE TABLE crash (
 );
 CREATE INDEX crash_batch ON crash (batch);
 """
-_MIGRATIONS: Final = {1: _CRASHES}
+_OOM_RERUNS: Final = """
+CREATE TABLE oom_rerun (
+  batch INTEGER NOT NULL, place INTEGER NOT NULL, reruns INTEGER NOT NULL,
+  PRIMARY KEY (batch, place)
+) WITHOUT ROWID;
+"""
+_MIGRATIONS: Final = {1: _CRASHES, 2: _OOM_RERUNS}
 """Schema version to what makes the next one of it."""
 _SCHEMA: Final = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -68,7 +74,7 @@ CREATE TABLE granted (
   granted INTEGER NOT NULL
 );
 CREATE INDEX granted_batch ON granted (batch);
-{_CRASHES}CREATE TABLE rerun (
+{_CRASHES}{_OOM_RERUNS}CREATE TABLE rerun (
   batch INTEGER NOT NULL, place INTEGER NOT NULL, attempt INTEGER NOT NULL, reruns INTEGER NOT NULL,
   PRIMARY KEY (batch, place)
 ) WITHOUT ROWID;
@@ -80,6 +86,7 @@ _STATEMENTS: Final[dict[type[Any], str]] = {
     c.PersistOutcome: _OUTCOME,
     c.PersistCancel: "INSERT INTO cancel VALUES (?, ?, ?)",
     c.PersistRerun: "INSERT OR REPLACE INTO rerun VALUES (?, ?, ?, ?)",
+    c.PersistOomRerun: "INSERT OR REPLACE INTO oom_rerun VALUES (?, ?, ?)",
     c.PersistCrash: "INSERT INTO crash (batch, place, text) VALUES (?, ?, ?)",
     c.PersistGrant: "INSERT INTO granted (batch, place, count, granted) VALUES (?, ?, ?, ?)",
     c.PersistCode: "INSERT OR IGNORE INTO code VALUES (?, ?)",
@@ -95,6 +102,7 @@ _STATEMENTS: Final[dict[type[Any], str]] = {
 _COLUMNS: Final[dict[type[Any], tuple[str, ...]]] = {
     c.PersistCancel: ("batch", "offset", "count"),
     c.PersistRerun: ("batch", "offset", "attempt", "reruns"),
+    c.PersistOomRerun: ("batch", "offset", "reruns"),
     c.PersistCrash: ("batch", "offset", "text"),
     c.PersistGrant: ("batch", "offset", "count", "is_granted"),
     c.PersistCode: ("code_hash", "code"),
@@ -223,7 +231,7 @@ class JournalStore:
             return
         self._db.executemany(_STATEMENTS[kind], rows)
         if kind is c.ForgetBatch:
-            for table in ("outcome", "cancel", "rerun", "crash", "granted"):
+            for table in ("outcome", "cancel", "rerun", "oom_rerun", "crash", "granted"):
                 self._db.executemany(f"DELETE FROM {table} WHERE batch = ?", rows)  # noqa: S608
 
     def _row(self, command: c.JournalCommand, now: float) -> tuple[Any, ...]:
@@ -368,6 +376,7 @@ def read_state(db: sqlite3.Connection, now: float, grace_s: float, starts: int) 
         outcomes,
         tuple(db.execute("SELECT batch, place, count FROM cancel")),
         tuple(db.execute("SELECT batch, place, attempt, reruns FROM rerun")),
+        _read_oom_reruns(db),
         _read_crashes(db),
         tuple(db.execute("SELECT batch, place, count, granted FROM granted ORDER BY id")),
         tuple(db.execute("SELECT hash, code FROM code")),
@@ -375,6 +384,13 @@ def read_state(db: sqlite3.Connection, now: float, grace_s: float, starts: int) 
         grace_s,
         starts,
     )
+
+
+def _read_oom_reruns(db: sqlite3.Connection) -> tuple[tuple[int, int, int], ...]:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version < 3:
+        return ()
+    return tuple(db.execute("SELECT batch, place, reruns FROM oom_rerun"))
 
 
 def _read_crashes(db: sqlite3.Connection) -> tuple[tuple[int, int, str], ...]:

@@ -182,6 +182,7 @@ def put_task_class(message: common.TaskClass, task_class: TaskClass) -> None:
     message.codec = cast("common.Codec", int(task_class.codec))
     message.executor = cast("common.Executor", int(task_class.executor))
     message.wait_for_resources = task_class.wait_for_resources
+    message.oom_retries = task_class.oom_retries
 
 
 def put_retry_on(message: common.TaskClass, retry_on: RetryOn) -> None:
@@ -232,6 +233,7 @@ def get_task_class(message: common.TaskClass) -> TaskClass:
         codec=codec_from_wire(message.codec),
         executor=executor_from_wire(message.executor),
         wait_for_resources=message.wait_for_resources,
+        oom_retries=message.oom_retries,
     )
     found.validate()
     return found

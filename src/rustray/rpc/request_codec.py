@@ -149,6 +149,7 @@ def _get_plain_item(message: common.TaskRequest, prefix: bytes, sequence: int) -
         total_timeout_s=seconds_from_wire("total_timeout_s", message.total_timeout_s),
         codec=codec,
         wait_for_resources=message.wait_for_resources,
+        oom_retries=message.oom_retries,
     )
     task_class.validate()
     return SubmitItem(

@@ -35,6 +35,7 @@ from rustray.common.errors import (
     TaskError,
     TaskExecutionFailed,
     TaskNotFound,
+    TaskOutOfMemory,
     TaskPoisoned,
     TaskTimeout,
     UsageProblem,
@@ -73,6 +74,7 @@ STATUS: Final[dict[type[RustRayError], StatusCode]] = {
     ExecutorDeath: StatusCode.ABORTED,
     WorkerLost: StatusCode.ABORTED,
     TaskPoisoned: StatusCode.ABORTED,
+    TaskOutOfMemory: StatusCode.ABORTED,
     ResourceNotAvailable: StatusCode.FAILED_PRECONDITION,
     FunctionNotFound: StatusCode.NOT_FOUND,
     ResourceExhausted: StatusCode.RESOURCE_EXHAUSTED,
@@ -139,6 +141,9 @@ def to_detail(error: RustRayError) -> common.ErrorDetail:
         detail.fields["phase"] = clip(error.phase, MAX_FIELD_BYTES)
     if isinstance(error, TaskExecutionFailed):
         detail.fields["error_type"] = clip(error.error_type, MAX_FIELD_BYTES)
+    if isinstance(error, TaskOutOfMemory):
+        detail.fields["peak"] = f"{error.peak:g}"
+        detail.fields["limit"] = f"{error.limit:g}"
     return detail
 
 
@@ -159,7 +164,17 @@ def from_detail(detail: common.ErrorDetail) -> RustRayError:
         error.phase = fields.get("phase", "run")
     if isinstance(error, TaskExecutionFailed):
         error.error_type = fields.get("error_type", "")
+    if isinstance(error, TaskOutOfMemory):
+        error.peak = _number(fields.get("peak", ""))
+        error.limit = _number(fields.get("limit", ""))
     return error
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
 
 
 # ── Statuses ────────────────────────────────────────────────────────────────────────────────────

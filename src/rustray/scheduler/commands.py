@@ -81,6 +81,19 @@ class PersistRerun:
 
 
 @record
+class PersistOomRerun:
+    """Commit that a task's own budget for running out of memory has shrunk.
+
+    Attributes:
+        reruns: Re-runs used of it up to now.
+    """
+
+    batch: int
+    offset: int
+    reruns: int
+
+
+@record
 class PersistCrash:
     """Commit that a task has killed its executor, in words for whoever asks why."""
 
@@ -270,6 +283,7 @@ JournalCommand = (
     | PersistOutcome
     | PersistCancel
     | PersistRerun
+    | PersistOomRerun
     | PersistCrash
     | PersistGrant
     | PersistCode

@@ -173,6 +173,7 @@ class StateRecovered:
         outcomes: In order of arrival.
         cancels: (batch, offset, count) of tasks that are to be cancelled.
         reruns: (batch, offset, attempt, reruns), the latest of each task last.
+        oom_reruns: (batch, offset, re-runs for want of memory).
         crashes: (batch, offset, text) of executors that tasks have killed, in order.
         grants: (batch, offset, count, is granted) of tasks that run once at most, in order.
         codes: Hash to code.
@@ -185,6 +186,7 @@ class StateRecovered:
     outcomes: tuple[RecoveredOutcome, ...]
     cancels: tuple[tuple[int, int, int], ...]
     reruns: tuple[tuple[int, int, int, int], ...]
+    oom_reruns: tuple[tuple[int, int, int], ...]
     crashes: tuple[tuple[int, int, str], ...]
     grants: tuple[tuple[int, int, int, int], ...]
     codes: tuple[tuple[bytes, bytes], ...]

@@ -47,7 +47,8 @@ def explain(state: SchedulerState, batch: Batch, offset: int, now: float) -> Exp
 
 def _explain_delayed(state: SchedulerState, batch: Batch, offset: int, name: str) -> Explanation:
     delay = batch.delayed[offset]
-    used, budget = batch.reruns.get(offset, 0), batch.queue.task_class.max_retries
+    budget = batch.queue.task_class.max_retries
+    used = batch.reruns.get(offset, 0) - batch.oom_reruns.get(offset, 0)
     left = f"{budget - used} more may follow" if budget >= 0 else "more may follow"
     return Explanation(
         name,

@@ -67,6 +67,9 @@ def _restore_attempts(event: StateRecovered, batches: dict[int, Batch]) -> None:
         if batch is not None and offset < batch.count:
             batch.grants[offset] = max(attempt, event.starts)
             batch.reruns[offset] = reruns
+    for number, offset, reruns in event.oom_reruns:
+        if number in batches:
+            batches[number].oom_reruns[offset] = reruns
     for number, offset, text in event.crashes:
         if number in batches:
             batches[number].crashes.setdefault(offset, []).append(text)

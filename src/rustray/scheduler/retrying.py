@@ -1,15 +1,17 @@
 """What a worker's report of an end leads to: the end itself, or another attempt.
 
-Three budgets: ``max_retries`` counts re-runs of any kind, ``crash_limit`` the executors that a task
-has killed, and an exception of user code is re-run only where ``retry_exceptions`` names it, and
-after a pause.
+Three budgets: ``max_retries`` counts re-runs of any kind but those of ``oom_retries``, which are
+for tasks that outgrew their memory; ``crash_limit`` counts the executors that a task has killed by
+itself. An exception of user code is re-run only where ``retry_exceptions`` names it, and after a
+pause.
 """
 
 from __future__ import annotations
 
 import heapq
 
-from rustray.scheduler.commands import PersistCrash, PersistRerun
+from rustray.common.errors import TaskOutOfMemory
+from rustray.scheduler.commands import PersistCrash, PersistOomRerun, PersistRerun
 from rustray.scheduler.completion import (
     cancelled_payloads,
     failure_payloads,
@@ -72,7 +74,7 @@ def on_outcome(state: SchedulerState, worker: WorkerRecord, report: LeaseOutcome
             for index, one in enumerate(part.singles()):
                 payload = payloads.slice(index, index + 1)
                 if report.state is TaskState.LEASED:
-                    _crashed(state, lease, one, payload)
+                    _lost_executor(state, lease, one, payload)
                 else:
                     _raised(state, lease, one, payload)
 
@@ -113,12 +115,34 @@ def on_retry_due(state: SchedulerState, batch: Batch, offset: int) -> None:
     enqueue(state, batch.queue)
 
 
-def _crashed(state: SchedulerState, lease: Lease, one: Part, payload: PayloadColumn) -> None:
+def _lost_executor(state: SchedulerState, lease: Lease, one: Part, payload: PayloadColumn) -> None:
+    info = decode_failure(payload[0])
+    if info.code == TaskOutOfMemory.code:
+        _outgrew(state, lease, one, payload)
+    else:
+        _crashed(state, lease, one, payload, info)
+
+
+def _outgrew(state: SchedulerState, lease: Lease, one: Part, payload: PayloadColumn) -> None:
+    """Try a task again that was stopped for its memory, out of the budget for that alone."""
+    batch = one.batch
+    budget = batch.queue.task_class.oom_retries
+    used = batch.oom_reruns.get(one.low, 0)
+    if 0 <= budget <= used:
+        finish(state, one, TaskState.FAILED, payload, lease.worker)
+        return
+    batch.oom_reruns[one.low] = used + 1
+    state.commands.append(PersistOomRerun(batch.number, one.low, used + 1))
+    _run_again(state, lease, one)
+
+
+def _crashed(
+    state: SchedulerState, lease: Lease, one: Part, payload: PayloadColumn, info: FailureInfo
+) -> None:
     """Try a task again whose executor has died, or end it as one that kills executors."""
     batch = one.batch
     task_class = batch.queue.task_class
     if task_class.max_retries:
-        info = decode_failure(payload[0])
         text = f"on {lease.worker.worker_id}: {info.message}"
         crashes = batch.crashes.setdefault(one.low, [])
         crashes.append(text)
@@ -156,17 +180,23 @@ def retry_or_fail(state: SchedulerState, lease: Lease, part: Part, payloads: Pay
         if not _may_rerun(one):
             item = payloads.slice(index, index + 1)
             finish(state, one, TaskState.FAILED, item, lease.worker)
-            continue
-        _count_rerun(state, lease, one)
-        if _is_haunted(state, lease):
-            haunt(state, one)
         else:
-            requeue(state, lease, one)
+            _run_again(state, lease, one)
+
+
+def _run_again(state: SchedulerState, lease: Lease, one: Part) -> None:
+    _count_rerun(state, lease, one)
+    if _is_haunted(state, lease):
+        haunt(state, one)
+    else:
+        requeue(state, lease, one)
 
 
 def _may_rerun(one: Part) -> bool:
-    budget = one.batch.queue.task_class.max_retries
-    return budget < 0 or one.batch.reruns.get(one.low, 0) < budget
+    batch = one.batch
+    budget = batch.queue.task_class.max_retries
+    used = batch.reruns.get(one.low, 0) - batch.oom_reruns.get(one.low, 0)
+    return budget < 0 or used < budget
 
 
 def _count_rerun(state: SchedulerState, lease: Lease, one: Part) -> int:

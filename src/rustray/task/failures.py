@@ -27,7 +27,7 @@ MAX_PICKLED: Final = 1024 * 1024
 
 _TEXT_FIELDS: Final = ("code", "message", "error_type", "traceback", "phase")
 _BYTES_FIELDS: Final = ("cause", "pickled")
-_INT_FIELDS: Final = ("exit_code", "signal")
+_INT_FIELDS: Final = ("exit_code", "signal", "memory_peak", "memory_limit")
 MAX_BASES: Final = 16
 
 

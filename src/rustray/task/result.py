@@ -83,6 +83,8 @@ class FailureInfo:
         phase: For timeouts: queue, run or total.
         exit_code: Of an executor that died, else None.
         signal: Signal number that killed it, else None.
+        memory_peak: Bytes that a task held which outgrew its memory, else None.
+        memory_limit: Bytes that it was allowed, else None.
         error_bases: Qualified names of the classes that ``error_type`` derives from, nearest first.
     """
 
@@ -95,4 +97,6 @@ class FailureInfo:
     phase: str = ""
     exit_code: int | None = None
     signal: int | None = None
+    memory_peak: int | None = None
+    memory_limit: int | None = None
     error_bases: tuple[str, ...] = ()

@@ -103,6 +103,8 @@ class TaskSpec:
         retry_delay_s: Pause before such a re-run; None: one that doubles from 1 s to 600 s, with
             full jitter.
         crash_limit: Executor processes that it may kill before it ends as POISONED.
+        oom_retries: Re-runs after it outgrew its ``memory_mb``, beside ``max_retries``; -1: no
+            limit.
 
     Raises:
         ValueError: a field is out of range; the message names it and the range.
@@ -122,11 +124,13 @@ class TaskSpec:
     retry_exceptions: bool | type[BaseException] | str | Sequence[type[BaseException] | str] = False
     retry_delay_s: float | None = None
     crash_limit: int = DEFAULT_CRASH_LIMIT
+    oom_retries: int = 0
 
     def __post_init__(self) -> None:
         check_name("function_name", self.function_name)
         check_priority(self.priority)
         check_retries(self.max_retries)
+        check_retries(self.oom_retries, "oom_retries")
         exception_names(self.retry_exceptions)
         check_delay(self.retry_delay_s)
         check_crash_limit(self.crash_limit)
@@ -161,6 +165,7 @@ class TaskClass:
         codec: Encoding of arguments and result.
         executor: Where in a worker it runs.
         wait_for_resources: Accept although no present worker could ever run it.
+        oom_retries: Re-runs after it outgrew its memory, beside ``max_retries``; -1: no limit.
     """
 
     function: str
@@ -180,6 +185,7 @@ class TaskClass:
     codec: Codec = Codec.MSGPACK
     executor: ExecutorKind = ExecutorKind.PROCESS
     wait_for_resources: bool = False
+    oom_retries: int = 0
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
@@ -213,6 +219,7 @@ class TaskClass:
         check_name("function", self.function)
         check_priority(self.priority)
         check_retries(self.max_retries)
+        check_retries(self.oom_retries, "oom_retries")
         check_crash_limit(self.crash_limit)
         check_delay(self.retry_delay_s)
         exception_names(self.retry_exceptions)
@@ -240,6 +247,7 @@ def class_of(spec: TaskSpec, codec: Codec) -> TaskClass:
         retry_exceptions=exception_names(spec.retry_exceptions),
         retry_delay_s=spec.retry_delay_s,
         crash_limit=spec.crash_limit,
+        oom_retries=spec.oom_retries,
         timeout_s=spec.timeout_s or 0.0,
         queue_timeout_s=spec.queue_timeout_s or 0.0,
         total_timeout_s=spec.total_timeout_s or 0.0,
@@ -274,7 +282,7 @@ def check_priority(priority: object) -> None:
         raise ValueError(f"priority {priority} is outside {MIN_PRIORITY} to {MAX_PRIORITY}")
 
 
-def check_retries(max_retries: object) -> None:
+def check_retries(max_retries: object, field_name: str = "max_retries") -> None:
     """Refuse what is not None, -1 (no limit), or 0 to a million.
 
     Raises:
@@ -283,10 +291,10 @@ def check_retries(max_retries: object) -> None:
     if max_retries is None:
         return
     if isinstance(max_retries, bool) or not isinstance(max_retries, int):
-        raise ValueError(f"max_retries must be a whole number, not {max_retries!r:.80}")
+        raise ValueError(f"{field_name} must be a whole number, not {max_retries!r:.80}")
     if not -1 <= max_retries <= MAX_RETRIES_LIMIT:
         raise ValueError(
-            f"max_retries {max_retries} is outside -1 (no limit) to {MAX_RETRIES_LIMIT}"
+            f"{field_name} {max_retries} is outside -1 (no limit) to {MAX_RETRIES_LIMIT}"
         )
 
 

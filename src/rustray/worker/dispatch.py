@@ -12,7 +12,7 @@ from typing import Final
 from rustray.common.resources import UNBOUNDED
 from rustray.task.spec import ExecutorKind
 from rustray.worker.backlog import Lane
-from rustray.worker.events import DefineClass, DispatchTasks, StartExecutor
+from rustray.worker.events import DefineClass, DispatchTasks, StartExecutor, WatchMemory
 from rustray.worker.records import NEVER, Executor, Lease, Phase, Segment, WorkClass
 from rustray.worker.state import LOOK_AFTER_S, WorkerState
 
@@ -132,6 +132,8 @@ def _give(state: WorkerState, executor: Executor, lane: Lane, work: WorkClass, n
         if work.task_class.timeout_s:
             executor.limit_at = now + work.task_class.timeout_s
             state.arm(executor, executor.limit_at)
+        if work.memory_limit:
+            _weigh(state, executor, lane.segments[0], work.memory_limit)
     while limit and lane.segments and lane.segments[0].lease.work is work:
         lease, low, high = lane.take(limit)
         limit -= high - low
@@ -144,6 +146,14 @@ def _give(state: WorkerState, executor: Executor, lane: Lane, work: WorkClass, n
         executor.count += high - low
         executor.backlog_us += (high - low) * work.mean_us if work.mean_us else NEVER
         _send(state, executor, lease, low, high, now)
+
+
+def _weigh(state: WorkerState, executor: Executor, first: Segment, limit: int) -> None:
+    """Have an executor's memory watched for the task that it is about to be given."""
+    executor.is_weighed = True
+    state.commands.append(
+        WatchMemory(executor.executor_id, executor.pid, first.lease.number, first.low, limit)
+    )
 
 
 def _send(

@@ -20,6 +20,7 @@ from rustray.task.spec import ExecutorKind, TaskClass
 from rustray.worker import events
 from rustray.worker.executor import ExecutorExit, PoolListener, RunChunk
 from rustray.worker.manager import WorkerManager
+from rustray.worker.memory_watch import MemoryWatch
 from rustray.worker.records import NEVER
 from rustray.worker.state import WorkerLimits
 
@@ -87,6 +88,7 @@ class WorkerDriver:
         self.failure: InvariantError | None = None
         self._owner = owner
         self._loop: asyncio.AbstractEventLoop
+        self._memory: MemoryWatch
         self._commands: deque[events.Command] = deque()
         self._is_executing = False
         self._is_closed = True
@@ -99,6 +101,7 @@ class WorkerDriver:
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to take events; nothing before this counts."""
         self._loop = loop
+        self._memory = MemoryWatch(loop, self.apply)
         self._is_closed = False
 
     async def start(self) -> tuple[FunctionInfo, ...]:
@@ -116,6 +119,7 @@ class WorkerDriver:
         self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
+        self._memory.close()
         for waiter in self._direct.values():
             if not waiter.done():
                 waiter.set_exception(CommunicationError("the worker has stopped"))
@@ -184,6 +188,10 @@ class WorkerDriver:
                 pool.reclaim(command.executor_id)
             case events.KillExecutor():
                 pool.kill(command.executor_id, command.signal)
+            case events.WatchMemory():
+                self._memory.add(command)
+            case events.UnwatchMemory():
+                self._memory.remove(command.executor_id)
             case events.CloseSession() | events.DeliverDirect() | events.Leave():
                 self._carry_out_rare(command)
             case _:

@@ -116,6 +116,23 @@ class ExecutorExited:
 
 
 @record
+class MemoryExceeded:
+    """A task with a memory limit holds more than that.
+
+    Attributes:
+        lease: Of the task that the measurement was for, which may have ended meanwhile.
+        peak: Bytes that it holds.
+        limit: Bytes that it may hold.
+    """
+
+    executor_id: int
+    lease: int
+    offset: int
+    peak: int
+    limit: int
+
+
+@record
 class DrainRequested:
     """The worker is to leave in order.
 
@@ -142,6 +159,7 @@ Event = (
     | ExecutorReported
     | ExecutorReturned
     | ExecutorExited
+    | MemoryExceeded
     | DrainRequested
     | TimePassed
 )
@@ -192,6 +210,28 @@ class DispatchTasks:
 
 
 @record
+class WatchMemory:
+    """Measure an executor from now on, until `UnwatchMemory`, for the task that it is given next.
+
+    Attributes:
+        limit: Bytes that it may hold more than it holds now.
+    """
+
+    executor_id: int
+    pid: int
+    lease: int
+    offset: int
+    limit: int
+
+
+@record
+class UnwatchMemory:
+    """The task has ended, or its executor has."""
+
+    executor_id: int
+
+
+@record
 class Interrupt:
     """Ask one task of an executor to stop."""
 
@@ -239,6 +279,8 @@ Command = (
     StartExecutor
     | DefineClass
     | DispatchTasks
+    | WatchMemory
+    | UnwatchMemory
     | Interrupt
     | Reclaim
     | KillExecutor

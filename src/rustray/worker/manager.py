@@ -28,12 +28,14 @@ from rustray.worker.events import (
     ExecutorReturned,
     FrameReceived,
     Leave,
+    MemoryExceeded,
     PoolStarted,
     SessionClosed,
     SessionOpened,
     TimePassed,
 )
 from rustray.worker.leases import ProtocolError, cancel, grant_direct, start_drain, take_frame
+from rustray.worker.memory import exceeded
 from rustray.worker.records import NEVER, merge_ranges
 from rustray.worker.reports import exited, heal, ready, reported, returned
 from rustray.worker.state import WorkerLimits, new_state
@@ -65,7 +67,8 @@ class WorkerManager:
 
     Attributes:
         counters: Name to total of what was odd: duplicate_grants, duplicate_frames,
-            stale_requests, stale_outcomes, closed_sessions.
+            stale_requests, stale_outcomes, stale_measurements, tasks_out_of_memory,
+            closed_sessions.
     """
 
     def __init__(self, limits: WorkerLimits) -> None:
@@ -125,6 +128,7 @@ class WorkerManager:
         | SessionClosed
         | DirectSubmitted
         | DirectCancelled
+        | MemoryExceeded
         | DrainRequested,
         now: float,
     ) -> None:
@@ -138,6 +142,8 @@ class WorkerManager:
                 grant_direct(state, event)
             case DirectCancelled():
                 cancel(state, LeaseCancel(event.lease, 0, 1), now)
+            case MemoryExceeded():
+                exceeded(state, event)
             case DrainRequested():
                 start_drain(state, event.timeout_s, LEAVE_GRACE_S, now)
             case PoolStarted():

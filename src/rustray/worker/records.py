@@ -14,13 +14,15 @@ from enum import IntEnum
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from rustray.common.resources import CPU, UNIT, ResourceSet
+from rustray.common.resources import CPU, MEMORY, UNIT, ResourceSet
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import LeaseRange
 from rustray.task.spec import ExecutorKind, TaskClass
+from rustray.worker.events import MemoryExceeded
 
 NEVER: Final = math.inf
 _MEAN_WEIGHT: Final = 0.2
+_MB: Final = 1_000_000
 
 
 class LaneKey(NamedTuple):
@@ -39,19 +41,32 @@ class WorkClass:
         number: The worker's own number for it, the same over all sessions.
         code: Cloudpickled function, b"" for a registered one.
         mean_us: Moving average of the run time of one task; 0 while unknown.
+        memory_limit: Bytes that one task may hold; 0 where that is not limited. Threads and
+            coroutines share a process, so that nobody could say whose its memory is.
         is_solo: Its tasks want an executor for themselves, nothing queued behind them,
             because their run must be timed or weighed alone.
         lane_key: The lane that its tasks wait in.
     """
 
-    __slots__ = ("code", "is_solo", "lane_key", "mean_us", "number", "task_class")
+    __slots__ = (
+        "code",
+        "is_solo",
+        "lane_key",
+        "mean_us",
+        "memory_limit",
+        "number",
+        "task_class",
+    )
 
     def __init__(self, number: int, task_class: TaskClass, code: bytes) -> None:
         self.number = number
         self.task_class = task_class
         self.code = code
         self.mean_us = 0.0
-        self.is_solo = task_class.timeout_s > 0 or task_class.resources.units.get(CPU) != UNIT
+        units = task_class.resources.units
+        is_alone = task_class.executor is ExecutorKind.PROCESS
+        self.memory_limit = units.get(MEMORY, 0) * (_MB // UNIT) if is_alone else 0
+        self.is_solo = task_class.timeout_s > 0 or self.memory_limit > 0 or units.get(CPU) != UNIT
         self.lane_key = LaneKey(
             task_class.priority, task_class.resources, task_class.executor, self.is_solo
         )
@@ -154,6 +169,8 @@ class Executor:
         fresh: Those of `running` that the head was not told of.
         abandoned: Shared executors: settled tasks whose threads go on, and their demand.
         stopping: Tasks that were asked to stop.
+        is_weighed: Its memory is watched, for the task that it holds.
+        outgrown: What its task was found to hold too much; it is being killed for that.
         check_at: When `watch.examine` has something to look at, at the earliest.
     """
 
@@ -179,6 +196,8 @@ class Executor:
     limits: dict[tuple[int, int], float] = field(default_factory=dict)
     abandoned: dict[tuple[int, int], ResourceSet] = field(default_factory=dict)
     stopping: dict[tuple[int, int], Stop] = field(default_factory=dict)
+    is_weighed: bool = False
+    outgrown: MemoryExceeded | None = None
     is_reclaiming: bool = False
     idle_since: float = 0.0
     check_at: float = NEVER

@@ -17,6 +17,7 @@ from rustray.worker.events import (
     ExecutorReturned,
 )
 from rustray.worker.leases import CANCELLED, SIGKILL, end_if_retired, route_unstarted, stop_last
+from rustray.worker.memory import describe_outgrown
 from rustray.worker.records import Executor, Lease, Phase, Segment, Stop
 from rustray.worker.state import WorkerState
 
@@ -145,7 +146,9 @@ def exited(state: WorkerState, event: ExecutorExited, now: float) -> None:
         state.early_deaths += 1
         state.heal_at = now + min(pause_s, LAST_HEAL_PAUSE_S)
     _free_all(state, executor, pieces)
-    info = describe_death(event)
+    state.unweigh(executor)
+    outgrown = executor.outgrown
+    info = describe_death(event) if outgrown is None else describe_outgrown(outgrown)
     if executor.is_shared:
         for piece in pieces:
             _settle_victim(state, piece.lease, piece.low, stops, info)

@@ -17,7 +17,7 @@ from rustray.task.result import FailureInfo
 from rustray.task.spec import ExecutorKind, TaskClass
 from rustray.task.state import TaskState
 from rustray.worker.backlog import Backlog
-from rustray.worker.events import DIRECT_LEASES, Command, DeliverDirect
+from rustray.worker.events import DIRECT_LEASES, Command, DeliverDirect, UnwatchMemory
 from rustray.worker.outbox import Outbox
 from rustray.worker.records import NEVER, Executor, Lease, Phase, WorkClass
 
@@ -166,11 +166,18 @@ class WorkerState:
             self.release(executor.charge)
         executor.charge = None
         executor.is_solo = False
+        self.unweigh(executor)
         executor.limit_at = NEVER
         executor.idle_since = now
         executor.check_at = NEVER
         if executor.phase is Phase.READY:
             self.idle[executor.executor_id] = executor
+
+    def unweigh(self, executor: Executor) -> None:
+        """Watch its memory no longer."""
+        if executor.is_weighed:
+            executor.is_weighed = False
+            self.commands.append(UnwatchMemory(executor.executor_id))
 
     def settle(self, lease: Lease, outcome: LeaseOutcome) -> None:
         """Report how tasks ended, to whoever gave them."""

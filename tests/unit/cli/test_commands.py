@@ -71,12 +71,13 @@ def test_submit_passes_what_the_flags_say(head: FakeHead, rustray):
     task_id = "0" * 31 + "7"
     rustray(
         "submit", "f", "--cpus", "0.5", "--memory-mb", "100", "--priority", "-3",
-        "--max-retries", "9", "--run-timeout", "2m", "--task-id", task_id,
+        "--max-retries", "9", "--run-timeout", "2m", "--task-id", task_id, "--oom-retries", "2",
     )  # fmt: skip
     item = head.submitted[0][3]
     found = item.task_class
     assert found.resources.amounts() == {"cpu_cores": 0.5, "memory_mb": 100}
-    assert (found.priority, found.max_retries, found.timeout_s) == (-3, 9, 120.0)
+    assert (found.priority, found.max_retries, found.oom_retries) == (-3, 9, 2)
+    assert found.timeout_s == 120.0
     assert ids.task_id(item.prefix, item.sequence) == task_id
     assert not item.uses_default_resources
     assert not item.uses_default_retries
@@ -265,6 +266,7 @@ USAGE = [
     pytest.param(("submit", "f" * 300), ["256"], id="C8-long"),
     pytest.param(("submit", "f", "--priority", str(2**31)), ["priority"], id="C14"),
     pytest.param(("submit", "f", "--max-retries", "-2"), ["max_retries"], id="C13"),
+    pytest.param(("submit", "f", "--oom-retries", "-2"), ["oom_retries"], id="C13-oom"),
     pytest.param(("submit", "f", "--timeout", "0"), ["--timeout"], id="C12"),
     pytest.param(("submit", "f", "--task-id", "x"), ["not a task id"], id="C9"),
     pytest.param(("submit", "f", "a\udcff"), ["UTF-8"], id="F11"),

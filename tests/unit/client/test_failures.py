@@ -16,6 +16,7 @@ from rustray.common.errors import (
     InvariantError,
     PayloadError,
     TaskExecutionFailed,
+    TaskOutOfMemory,
     TaskPoisoned,
     TaskTimeout,
     WorkerLost,
@@ -171,6 +172,14 @@ def test_other_codes_become_their_classes() -> None:
     assert isinstance(timeout, TaskTimeout)
     assert isinstance(timeout, TimeoutError)
     assert timeout.phase == "queue"
+    grown = FailureInfo(
+        "TASK_OUT_OF_MEMORY", "grew", memory_peak=1_500_000, memory_limit=512_000_000
+    )
+    memory = error_of(encode_failure(grown), TASK, "w", 2, Codec.JSON)
+    assert isinstance(memory, TaskOutOfMemory)
+    assert isinstance(memory, MemoryError)
+    assert not isinstance(memory, TaskExecutionFailed)
+    assert (memory.peak, memory.limit, memory.attempt) == (1.5, 512, 2)
     for code, cls in (("WORKER_LOST", WorkerLost), ("TASK_POISONED", TaskPoisoned)):
         error = error_of(encode_failure(FailureInfo(code, "m")), TASK, "w", 3, Codec.PICKLE)
         assert type(error) is cls

@@ -71,12 +71,14 @@ def test_a_function_may_refer_to_its_own_name(head: FakeHead) -> None:
 
 def test_options_override_per_call(head: FakeHead) -> None:
     """`.options` makes another class of tasks and leaves the function as it was."""
-    urgent = square.options(priority=5, num_cpus=0.5, max_retries=0, labels={"b": "2", "a": "1"})
+    urgent = square.options(
+        priority=5, num_cpus=0.5, max_retries=0, oom_retries=2, labels={"b": "2", "a": "1"}
+    )
     rustray.get([square.remote(1), urgent.remote(2)])
     first, second = [d.task_class for frame in head.frames for d in frame.classes]
     assert (first.priority, second.priority) == (0, 5)
     assert second.resources.amounts() == {"cpu_cores": 0.5}
-    assert second.max_retries == 0
+    assert (second.max_retries, second.oom_retries) == (0, 2)
     assert second.labels == (("a", "1"), ("b", "2"))
 
 
@@ -103,6 +105,8 @@ def test_an_unknown_option_lists_the_valid_ones() -> None:
         {"priority": 1 << 31},
         {"priority": 0.5},
         {"max_retries": -2},
+        {"oom_retries": -2},
+        {"oom_retries": True},
         {"timeout_s": 0},
         {"queue_timeout_s": -1},
         {"total_timeout_s": float("nan")},

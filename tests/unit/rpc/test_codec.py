@@ -68,6 +68,7 @@ classes = st.builds(
     labels=st.dictionaries(names, words, max_size=3).map(lambda d: tuple(sorted(d.items()))),
     priority=st.integers(-(2**31), 2**31 - 1),
     max_retries=st.integers(-1, 1_000_000),
+    oom_retries=st.integers(-1, 1_000_000),
     retry_exceptions=st.booleans(),
     timeout_s=seconds,
     queue_timeout_s=seconds,

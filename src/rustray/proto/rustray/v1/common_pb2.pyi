@@ -90,7 +90,7 @@ class TaskRange(_message.Message):
     def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
 class TaskClass(_message.Message):
-    __slots__ = ("function", "code_hash", "nargs_plus_one", "kwarg_names", "resource_units", "labels", "priority", "max_retries", "retry_exceptions", "timeout_s", "queue_timeout_s", "total_timeout_s", "codec", "executor", "wait_for_resources", "retry_exception_names", "retry_delay_s", "crash_limit")
+    __slots__ = ("function", "code_hash", "nargs_plus_one", "kwarg_names", "resource_units", "labels", "priority", "max_retries", "retry_exceptions", "timeout_s", "queue_timeout_s", "total_timeout_s", "codec", "executor", "wait_for_resources", "retry_exception_names", "retry_delay_s", "crash_limit", "oom_retries")
     class ResourceUnitsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -123,6 +123,7 @@ class TaskClass(_message.Message):
     RETRY_EXCEPTION_NAMES_FIELD_NUMBER: _ClassVar[int]
     RETRY_DELAY_S_FIELD_NUMBER: _ClassVar[int]
     CRASH_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    OOM_RETRIES_FIELD_NUMBER: _ClassVar[int]
     function: str
     code_hash: bytes
     nargs_plus_one: int
@@ -141,7 +142,8 @@ class TaskClass(_message.Message):
     retry_exception_names: _containers.RepeatedScalarFieldContainer[str]
     retry_delay_s: float
     crash_limit: int
-    def __init__(self, function: _Optional[str] = ..., code_hash: _Optional[bytes] = ..., nargs_plus_one: _Optional[int] = ..., kwarg_names: _Optional[_Iterable[str]] = ..., resource_units: _Optional[_Mapping[str, int]] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., max_retries: _Optional[int] = ..., retry_exceptions: _Optional[bool] = ..., timeout_s: _Optional[float] = ..., queue_timeout_s: _Optional[float] = ..., total_timeout_s: _Optional[float] = ..., codec: _Optional[_Union[Codec, str]] = ..., executor: _Optional[_Union[Executor, str]] = ..., wait_for_resources: _Optional[bool] = ..., retry_exception_names: _Optional[_Iterable[str]] = ..., retry_delay_s: _Optional[float] = ..., crash_limit: _Optional[int] = ...) -> None: ...
+    oom_retries: int
+    def __init__(self, function: _Optional[str] = ..., code_hash: _Optional[bytes] = ..., nargs_plus_one: _Optional[int] = ..., kwarg_names: _Optional[_Iterable[str]] = ..., resource_units: _Optional[_Mapping[str, int]] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., max_retries: _Optional[int] = ..., retry_exceptions: _Optional[bool] = ..., timeout_s: _Optional[float] = ..., queue_timeout_s: _Optional[float] = ..., total_timeout_s: _Optional[float] = ..., codec: _Optional[_Union[Codec, str]] = ..., executor: _Optional[_Union[Executor, str]] = ..., wait_for_resources: _Optional[bool] = ..., retry_exception_names: _Optional[_Iterable[str]] = ..., retry_delay_s: _Optional[float] = ..., crash_limit: _Optional[int] = ..., oom_retries: _Optional[int] = ...) -> None: ...
 
 class ClassDefinition(_message.Message):
     __slots__ = ("number", "task_class", "code")
@@ -233,7 +235,7 @@ class Resources(_message.Message):
     def __init__(self, cpu_cores: _Optional[float] = ..., memory_mb: _Optional[float] = ..., gpus: _Optional[float] = ..., custom: _Optional[_Mapping[str, float]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class TaskRequest(_message.Message):
-    __slots__ = ("function_name", "codec", "args", "kwargs", "task_id", "priority", "resources", "max_retries", "timeout_s", "queue_timeout_s", "total_timeout_s", "wait_for_resources", "retry_exceptions", "retry_exception_names", "retry_delay_s", "crash_limit", "task_class", "call", "uses_default_resources", "uses_default_retries")
+    __slots__ = ("function_name", "codec", "args", "kwargs", "task_id", "priority", "resources", "max_retries", "timeout_s", "queue_timeout_s", "total_timeout_s", "wait_for_resources", "retry_exceptions", "retry_exception_names", "retry_delay_s", "crash_limit", "oom_retries", "task_class", "call", "uses_default_resources", "uses_default_retries")
     class KwargsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -257,6 +259,7 @@ class TaskRequest(_message.Message):
     RETRY_EXCEPTION_NAMES_FIELD_NUMBER: _ClassVar[int]
     RETRY_DELAY_S_FIELD_NUMBER: _ClassVar[int]
     CRASH_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    OOM_RETRIES_FIELD_NUMBER: _ClassVar[int]
     TASK_CLASS_FIELD_NUMBER: _ClassVar[int]
     CALL_FIELD_NUMBER: _ClassVar[int]
     USES_DEFAULT_RESOURCES_FIELD_NUMBER: _ClassVar[int]
@@ -277,8 +280,9 @@ class TaskRequest(_message.Message):
     retry_exception_names: _containers.RepeatedScalarFieldContainer[str]
     retry_delay_s: float
     crash_limit: int
+    oom_retries: int
     task_class: TaskClass
     call: bytes
     uses_default_resources: bool
     uses_default_retries: bool
-    def __init__(self, function_name: _Optional[str] = ..., codec: _Optional[_Union[Codec, str]] = ..., args: _Optional[_Iterable[bytes]] = ..., kwargs: _Optional[_Mapping[str, bytes]] = ..., task_id: _Optional[str] = ..., priority: _Optional[int] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., max_retries: _Optional[int] = ..., timeout_s: _Optional[float] = ..., queue_timeout_s: _Optional[float] = ..., total_timeout_s: _Optional[float] = ..., wait_for_resources: _Optional[bool] = ..., retry_exceptions: _Optional[bool] = ..., retry_exception_names: _Optional[_Iterable[str]] = ..., retry_delay_s: _Optional[float] = ..., crash_limit: _Optional[int] = ..., task_class: _Optional[_Union[TaskClass, _Mapping]] = ..., call: _Optional[bytes] = ..., uses_default_resources: _Optional[bool] = ..., uses_default_retries: _Optional[bool] = ...) -> None: ...
+    def __init__(self, function_name: _Optional[str] = ..., codec: _Optional[_Union[Codec, str]] = ..., args: _Optional[_Iterable[bytes]] = ..., kwargs: _Optional[_Mapping[str, bytes]] = ..., task_id: _Optional[str] = ..., priority: _Optional[int] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., max_retries: _Optional[int] = ..., timeout_s: _Optional[float] = ..., queue_timeout_s: _Optional[float] = ..., total_timeout_s: _Optional[float] = ..., wait_for_resources: _Optional[bool] = ..., retry_exceptions: _Optional[bool] = ..., retry_exception_names: _Optional[_Iterable[str]] = ..., retry_delay_s: _Optional[float] = ..., crash_limit: _Optional[int] = ..., oom_retries: _Optional[int] = ..., task_class: _Optional[_Union[TaskClass, _Mapping]] = ..., call: _Optional[bytes] = ..., uses_default_resources: _Optional[bool] = ..., uses_default_retries: _Optional[bool] = ...) -> None: ...

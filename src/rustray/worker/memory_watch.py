@@ -1,0 +1,135 @@
+"""Measures executors whose tasks have a memory limit, and tells of those that hold too much.
+
+It costs nothing while no such task runs. What has room left is looked at seldom, what is near its
+limit often; the reading happens in a thread, and takes at most a twentieth of the time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from rustray.worker.events import MemoryExceeded, WatchMemory
+from rustray.worker.footprint import Reading, Subject, held_bytes, measure
+
+GROWTH_BYTES_PER_S: Final = 2e9
+"""So fast one thread takes new memory: what has room for a second is not looked at before."""
+MIN_PERIOD_S: Final = 0.01
+MAX_PERIOD_S: Final = 0.5
+PAUSE_TO_WORK: Final = 19.0
+"""A measurement is followed by a pause of so many times its duration."""
+
+Measure = Callable[[Iterable[Subject]], list[Reading]]
+
+
+@dataclass(slots=True, eq=False)
+class _Watched:
+    """One executor: what is watched for, what it held before, and when it is due."""
+
+    order: WatchMemory
+    base: int
+    due: float
+
+    def subject(self) -> Subject:
+        """Return what to measure."""
+        return Subject(self.order.pid, self.base, self.order.limit)
+
+
+class MemoryWatch:
+    """Watches executors on one event loop.
+
+    Args:
+        loop: Where all calls come from and go to.
+        on_exceeded: Told once for each order whose task holds too much.
+        measure: What measures; another one in tests.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        on_exceeded: Callable[[MemoryExceeded], None],
+        measure: Measure = measure,
+    ) -> None:
+        self._loop = loop
+        self._on_exceeded = on_exceeded
+        self._measure = measure
+        self._watched: dict[int, _Watched] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._is_measuring = False
+
+    def add(self, order: WatchMemory) -> None:
+        """Watch an executor that is about to get a task; what it holds now is not the task's."""
+        base = held_bytes(order.pid)
+        due = self._loop.time() + period_s(order.limit)
+        self._watched[order.executor_id] = _Watched(order, base, due)
+        self._plan()
+
+    def remove(self, executor_id: int) -> None:
+        """Watch it no longer."""
+        self._watched.pop(executor_id, None)
+
+    def close(self) -> None:
+        """Stop; nobody is told of anything any more."""
+        self._watched.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _plan(self) -> None:
+        if self._is_measuring or not self._watched:
+            return
+        due = min(each.due for each in self._watched.values())
+        if self._timer is not None:
+            if self._timer.when() <= due:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due, self._begin)
+
+    def _begin(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        found = [each for each in self._watched.values() if each.due <= now]
+        if not found:
+            self._plan()
+            return
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="rustray-memory")
+        self._is_measuring = True
+        subjects = [each.subject() for each in found]
+        future = self._loop.run_in_executor(self._thread, self._measure, subjects)
+        future.add_done_callback(lambda done: self._take(found, now, done))
+
+    def _take(
+        self, found: list[_Watched], began: float, done: asyncio.Future[list[Reading]]
+    ) -> None:
+        self._is_measuring = False
+        if done.cancelled():
+            return
+        now = self._loop.time()
+        pause_s = (now - began) * PAUSE_TO_WORK
+        for each, reading in zip(found, done.result(), strict=True):
+            order = each.order
+            if self._watched.get(order.executor_id) is not each:
+                continue  # its task has ended meanwhile
+            each.base = min(each.base, reading.own)
+            room = order.limit - reading.grown
+            each.due = now + max(period_s(room), pause_s)
+            if room < 0:
+                del self._watched[order.executor_id]
+                self._on_exceeded(
+                    MemoryExceeded(
+                        order.executor_id, order.lease, order.offset, reading.grown, order.limit
+                    )
+                )
+        self._plan()
+
+
+def period_s(room: int) -> float:
+    """Return how long what has so many bytes of room need not be looked at."""
+    return min(max(room / GROWTH_BYTES_PER_S, MIN_PERIOD_S), MAX_PERIOD_S)
