@@ -80,3 +80,20 @@ def executions(folder: Path) -> dict[int, int]:
         number = int(path.name.partition("-")[0])
         found[number] = found.get(number, 0) + 1
     return found
+
+
+@rustray.function
+def speak(folder: str) -> dict[str, object]:
+    """Say how far it is, tell a value, go on until the file ``go`` is there; say what it is."""
+    task = rustray.context()
+    task.progress(0.25, "a quarter")
+    task.emit("loss", {"train": 0.5})
+    while not Path(folder, "go").exists():
+        time.sleep(0.01)  # the task's work
+    task.progress(1.0)
+    return {
+        "task_id": task.task_id,
+        "attempt": task.attempt,
+        "fence": task.fence,
+        "deadline": task.deadline,
+    }

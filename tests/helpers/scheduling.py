@@ -170,6 +170,7 @@ class Bench:
             tuple(parts.get("started", ())),  # type: ignore[arg-type]
             worker.is_draining,
             bool(parts.get("has_drained", False)),
+            tuple(parts.get("news", ())),  # type: ignore[arg-type]
         )
         self.feed(event)
 

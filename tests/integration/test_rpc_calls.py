@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -107,7 +108,9 @@ async def test_items_of_the_python_client_arrive_as_they_were(
 async def test_events_stream_until_the_head_ends_them(client: GrpcHeadClient, head: FakeHead):
     """A subscription gives batches in order, and the filter reaches the head."""
     event = TaskEvent(5, TASK, TaskState.RUNNING, 1, "w-1", "f", 12.5)
-    head.events = [[event], [event, event]]
+    said = replace(event, revision=6, kind="progress", progress=0.0, message="none yet")
+    told = replace(event, revision=7, kind="emit", name="loss", value=b"\xcb")
+    head.events = [[event], [event, said, told]]
     where = EventFilter((TASK,), ("f",), (TaskState.RUNNING,), 3)
     assert [batch async for batch in client.subscribe(where)] == head.events
     assert head.calls == [("subscribe", where)]

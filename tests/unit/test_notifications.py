@@ -14,6 +14,7 @@ from rustray.common.ids import task_id
 from rustray.head.notifications import NotificationManager
 from rustray.rpc.api import EventFilter
 from rustray.scheduler.commands import PublishEvents
+from rustray.task.frames import LeaseNews
 from rustray.task.state import TaskState
 
 PREFIX = b"0123456789"
@@ -93,3 +94,43 @@ async def test_a_cursor_of_an_earlier_head_is_refused_by_name() -> None:
             await read(log, EventFilter(cursor=cursor), 1)
     assert await read(log, EventFilter(cursor=0), 3) == [1001, 1002, 1003]
     assert await read(log, EventFilter(cursor=1002), 1) == [1003]
+
+
+def said(number: int, fraction: float | None, value: bytes = b"") -> PublishEvents:
+    """What the task of this number says."""
+    news = LeaseNews(1, 0, fraction, "words", value)
+    return PublishEvents(PREFIX, number, 1, TaskState.RUNNING, 2, "w", "f", news)
+
+
+async def test_what_tasks_say_stands_among_the_events_in_order() -> None:
+    """Progress and emitted values have revisions; a filter of states leaves them out."""
+    log = a_log(1, 2)
+    log.publish(said(0, 0.25), 5.0)
+    log.publish(said(1, None, b"\x07"), 6.0)
+    assert await read(log, EventFilter(cursor=0), 4) == [1, 2, 3, 4]
+    one = EventFilter(task_ids=(task_id(PREFIX, 1),), cursor=0)
+    assert await read(log, one, 2) == [2, 4]
+    log.publish(PublishEvents(PREFIX, 0, 1, TaskState.RUNNING, 2, "w", "f"), 7.0)
+    assert await read(log, EventFilter(states=(TaskState.RUNNING,), cursor=0), 1) == [5]
+    async for events in log.subscribe(EventFilter(cursor=2)):
+        told = [(e.kind, e.state, e.progress, e.message, e.name, e.value) for e in events]
+        assert told == [
+            ("progress", TaskState.RUNNING, 0.25, "words", "", None),
+            ("emit", TaskState.RUNNING, None, "", "words", b"\x07"),
+            ("state", TaskState.RUNNING, None, "", "", None),
+        ]
+        break
+
+
+async def test_what_tasks_say_takes_bounded_memory() -> None:
+    """By bytes as well as by number; who was overtaken is told."""
+    log = NotificationManager(kept_bytes=10_000)
+    for number in range(100):
+        log.publish(said(number, None, bytes(1_000)), 1.0)
+    assert 5 <= log.revision - log.oldest_revision + 1 <= 10
+    with pytest.raises(ResourceExhausted):
+        await read(log, EventFilter(cursor=1), 1)
+    assert await read(log, EventFilter(cursor=log.oldest_revision - 1), 1)
+    for number in range(100):
+        log.publish(PublishEvents(PREFIX, number, 1, TaskState.QUEUED, 0, "", "f"), 1.0)
+    assert log.revision - log.oldest_revision + 1 >= 100

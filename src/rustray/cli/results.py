@@ -118,6 +118,8 @@ def result_as_dict(result: RawResult) -> dict[str, Any]:
         "error": error,
         "worker_id": result.worker_id or None,
         "attempts": result.attempts,
+        "progress": result.progress,
+        "message": result.message or None,
     }
 
 
@@ -156,6 +158,13 @@ def show_result(result: RawResult, output: Output) -> int:
     return exits.OK
 
 
+def _progress_text(shown: dict[str, Any]) -> str:
+    if shown["progress"] is None:
+        return ""
+    words = (shown["message"] or "").split()
+    return " ".join([f" {shown['progress']:.0%}", *words])
+
+
 def _render(shown: dict[str, Any], output: Output) -> None:
     error = shown["error"]
     if error is not None:
@@ -163,7 +172,7 @@ def _render(shown: dict[str, Any], output: Output) -> None:
             output.note(error["traceback"].rstrip())
         output.note(f"task {shown['task_id']} {shown['state'].lower()}: {error['message']}")
     elif shown["state"] != TaskState.SUCCEEDED.name:
-        output.text(f"{shown['task_id']} {shown['state']}")
+        output.text(f"{shown['task_id']} {shown['state']}{_progress_text(shown)}")
     elif isinstance(shown["value"], str):
         output.text(shown["value"])
     else:

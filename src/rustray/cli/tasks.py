@@ -98,6 +98,8 @@ def task_as_dict(view: TaskView) -> dict[str, Any]:
         "submitted": utc(view.submitted_unix_s),
         "finished": utc(view.finished_unix_s),
         "error": error,
+        "progress": view.progress,
+        "message": view.message or None,
     }
 
 

@@ -7,7 +7,13 @@ import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final, Literal, overload
 
-from rustray.client.submission import Submitter, back_off, decode_result, raise_first_refusal
+from rustray.client.submission import (
+    Submitter,
+    back_off,
+    decode_event,
+    decode_result,
+    raise_first_refusal,
+)
 from rustray.common.errors import (
     CommunicationError,
     GetTimeout,
@@ -269,7 +275,7 @@ class HeadNode:
         Args:
             task_ids: Only of these tasks.
             functions: Only of these functions.
-            states: Only entries into these states.
+            states: Only entries into these states, and nothing that tasks say of themselves.
             cursor: Revision after which to start (`TaskEvent.revision` of the last event
                 that was seen); -1 means from now on.
 
@@ -286,7 +292,7 @@ class HeadNode:
                     attempt = 0
                     for event in events:
                         cursor = event.revision
-                        yield event
+                        yield decode_event(event)
                 return
             except CommunicationError:
                 if not has_begun:

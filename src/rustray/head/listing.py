@@ -119,6 +119,7 @@ def _view(driver: HeadDriver, found: TaskSnapshot) -> TaskView:
         finished,
         code,
         message,
+        *((found.progress.fraction, found.progress.message) if found.progress else ()),
     )
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 from rustray.common.errors import ResourceExhausted
 from rustray.common.ids import split_task_id, task_id
@@ -19,6 +20,8 @@ from rustray.scheduler.commands import PublishEvents
 from rustray.task.result import TaskEvent
 
 KEPT_RANGES = 100_000
+KEPT_BYTES = 64 << 20
+"""Of what tasks said, at most; the older half goes when that is reached."""
 BATCH_EVENTS = 1_000
 SCAN_RANGES = 1_000
 """Ranges that one subscriber looks through before others have their turn."""
@@ -31,10 +34,12 @@ class NotificationManager:
         revision: Number of the newest event; the first is 1, but for a head after another.
     """
 
-    def __init__(self, kept_ranges: int = KEPT_RANGES) -> None:
+    def __init__(self, kept_ranges: int = KEPT_RANGES, kept_bytes: int = KEPT_BYTES) -> None:
         self.revision = 0
         self._begin = 0
         self._kept_ranges = kept_ranges
+        self._kept_bytes = kept_bytes
+        self._bytes = 0
         self._firsts: list[int] = []
         self._records: list[tuple[PublishEvents, float]] = []
         self._dropped = 0
@@ -48,14 +53,24 @@ class NotificationManager:
         self._firsts.append(self.revision + 1)
         self._records.append((events, time_unix_s))
         self.revision += events.count
+        if events.news is not None:
+            self._bytes += len(events.news.value) + len(events.news.text)
         if len(self._records) >= 2 * self._kept_ranges:
-            surplus = len(self._records) - self._kept_ranges
-            del self._firsts[:surplus]
-            del self._records[:surplus]
-            self._dropped += surplus
+            self._drop(len(self._records) - self._kept_ranges)
+        elif self._bytes > self._kept_bytes:
+            self._drop(-(-len(self._records) // 2))
         if self._wakers:
             for waker in self._wakers:
                 waker.set()
+
+    def _drop(self, surplus: int) -> None:
+        """Forget the oldest ranges."""
+        for record, _ in self._records[:surplus]:
+            if record.news is not None:
+                self._bytes -= len(record.news.value) + len(record.news.text)
+        del self._firsts[:surplus]
+        del self._records[:surplus]
+        self._dropped += surplus
 
     def begin_after(self, revision: int) -> None:
         """Number events from here on, so that a cursor of an earlier head is known as one."""
@@ -148,7 +163,7 @@ class _Wanted:
 
     def offsets(self, record: PublishEvents, low: int, limit: int) -> Sequence[int]:
         """Return which tasks of a range, from offset ``low`` on, are wanted; at most so many."""
-        if self._states and record.state not in self._states:
+        if self._states and (record.news is not None or record.state not in self._states):
             return ()
         if self._functions and record.function not in self._functions:
             return ()
@@ -163,7 +178,7 @@ class _Wanted:
 def _event(
     record: PublishEvents, offset: int, first_revision: int, time_unix_s: float
 ) -> TaskEvent:
-    return TaskEvent(
+    event = TaskEvent(
         first_revision + offset,
         task_id(record.prefix, record.first + offset),
         record.state,
@@ -172,3 +187,9 @@ def _event(
         record.function,
         time_unix_s,
     )
+    news = record.news
+    if news is None:
+        return event
+    if news.fraction is not None:
+        return replace(event, kind="progress", progress=news.fraction, message=news.text)
+    return replace(event, kind="emit", name=news.text, value=news.value)

@@ -360,4 +360,5 @@ def _raw_result(found: TaskSnapshot) -> RawResult:
         found.payload or b"",
         found.worker_id,
         found.attempts,
+        *((found.progress.fraction, found.progress.message) if found.progress else ()),
     )

@@ -157,6 +157,7 @@ class WorkerPeer(Peer):
                 tuple(frame.started),
                 frame.draining,
                 frame.drained,
+                tuple(frame.news),
             )
         )
         journal = self._driver.journal

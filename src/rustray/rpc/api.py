@@ -74,6 +74,8 @@ class RawResult:
     Attributes:
         codec: `Codec` value of the payload.
         payload: Encoded value, or encoded `FailureInfo`; b"" while not terminal.
+        progress: How far the task said that it is, 0 to 1; None if it did not, or has ended.
+        message: What it said beside that, or "".
     """
 
     task_id: str
@@ -82,6 +84,8 @@ class RawResult:
     payload: bytes
     worker_id: str
     attempts: int
+    progress: float | None = None
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from rustray.task.frames import (
     HeldRange,
     LeaseCancel,
     LeaseGrant,
+    LeaseNews,
     LeaseOutcome,
     LeaseRange,
     Outcome,
@@ -410,6 +411,11 @@ def encode_worker_frame(frame: WorkerFrame) -> bytes:
         _put_lease_ranges(message.returned, frame.returned)
     if frame.started:
         _put_lease_ranges(message.started, frame.started)
+    for news in frame.news:
+        message.news.add(
+            lease=news.lease, offset=news.offset, fraction=news.fraction,
+            text=text(news.text), value=news.value,
+        )  # fmt: skip
     return message.SerializeToString()
 
 
@@ -446,10 +452,18 @@ def decode_worker_frame(data: bytes) -> WorkerFrame:
         outcomes=[_get_lease_outcome(m) for m in message.outcomes[:]],
         returned=_get_lease_ranges(message.returned),
         started=_get_lease_ranges(message.started),
+        news=[_get_news(m) for m in message.news[:]] if message.news else [],
         draining=message.draining,
         drained=message.drained,
         token=message.token,
     )
+
+
+def _get_news(message: wire.LeaseNews) -> LeaseNews:
+    fraction = message.fraction if message.HasField("fraction") else None
+    news = LeaseNews(message.lease, message.offset, fraction, message.text, message.value)
+    news.check()
+    return news
 
 
 def _get_held(messages: Sequence[wire.HeldRange]) -> list[HeldRange]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from rustray.proto.rustray.v1 import common_pb2 as common
@@ -228,6 +229,9 @@ def put_result(target: common.TaskResult, result: RawResult) -> None:
     target.payload = result.payload
     target.worker_id = text(result.worker_id)
     target.attempts = result.attempts
+    if result.progress is not None:
+        target.progress = result.progress
+        target.message = text(result.message)
 
 
 @total("result")
@@ -240,6 +244,8 @@ def get_result(message: common.TaskResult) -> RawResult:
         message.payload,
         message.worker_id,
         message.attempts,
+        message.progress if message.HasField("progress") else None,
+        message.message,
     )
 
 
@@ -289,6 +295,8 @@ def put_task_page(page: TaskPage) -> wire.ListTasksResponse:
             finished_unix_s=view.finished_unix_s,
             error_code=text(view.error_code),
             error_message=text(view.error_message),
+            progress=view.progress,
+            message=text(view.message),
         )
     return message
 
@@ -309,6 +317,8 @@ def get_task_page(message: wire.ListTasksResponse) -> TaskPage:
                 finished_unix_s=m.finished_unix_s if m.HasField("finished_unix_s") else None,
                 error_code=m.error_code,
                 error_message=m.error_message,
+                progress=m.progress if m.HasField("progress") else None,
+                message=m.message,
             )
             for m in message.tasks
         ),
@@ -329,6 +339,10 @@ def put_events(events: Sequence[TaskEvent]) -> wire.SubscribeResponse:
             worker_id=text(event.worker_id),
             function=text(event.function),
             time_unix_s=event.time_unix_s,
+            progress=event.progress,
+            message=text(event.message),
+            name=text(event.name),
+            value=event.value if event.name else b"",
         )
     return message
 
@@ -336,18 +350,25 @@ def put_events(events: Sequence[TaskEvent]) -> wire.SubscribeResponse:
 @total("events")
 def get_events(message: wire.SubscribeResponse) -> list[TaskEvent]:
     """Decode events."""
-    return [
-        TaskEvent(
-            m.revision,
-            m.task_id,
-            state_from_wire(m.state),
-            m.attempt,
-            m.worker_id,
-            m.function,
-            m.time_unix_s,
-        )
-        for m in message.events
-    ]
+    return [_get_event(m) for m in message.events]
+
+
+def _get_event(message: wire.TaskEvent) -> TaskEvent:
+    event = TaskEvent(
+        message.revision,
+        message.task_id,
+        state_from_wire(message.state),
+        message.attempt,
+        message.worker_id,
+        message.function,
+        message.time_unix_s,
+    )
+    if message.name:
+        return replace(event, kind="emit", name=message.name, value=message.value)
+    if message.HasField("progress"):
+        progress, words = message.progress, message.message
+        return replace(event, kind="progress", progress=progress, message=words)
+    return event
 
 
 # ── The cluster ─────────────────────────────────────────────────────────────────────────────────

@@ -11,7 +11,7 @@ from __future__ import annotations
 from rustray.common.errors import RustRayError
 from rustray.common.records import record
 from rustray.task.columns import PayloadColumn
-from rustray.task.frames import Outcome
+from rustray.task.frames import LeaseNews, Outcome
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 
@@ -203,7 +203,11 @@ class ReportUnknown:
 
 @record
 class PublishEvents:
-    """Note that consecutive tasks entered a state, for subscribers."""
+    """Note that consecutive tasks entered a state, for subscribers.
+
+    Attributes:
+        news: What the one task said in that state; None if it has entered it.
+    """
 
     prefix: bytes
     first: int
@@ -212,6 +216,7 @@ class PublishEvents:
     attempt: int
     worker_id: str
     function: str
+    news: LeaseNews | None = None
 
 
 @record

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from rustray.common.records import record
 from rustray.task.columns import PayloadColumn
-from rustray.task.frames import CancelRequest, HeldRange, LeaseOutcome, LeaseRange, Outcome
+from rustray.task.frames import (
+    CancelRequest,
+    HeldRange,
+    LeaseNews,
+    LeaseOutcome,
+    LeaseRange,
+    Outcome,
+)
 from rustray.task.spec import TaskClass
 from rustray.task.views import WorkerInfo
 
@@ -83,6 +90,7 @@ class WorkerReported:
     started: tuple[LeaseRange, ...]
     is_draining: bool
     has_drained: bool
+    news: tuple[LeaseNews, ...] = ()
 
 
 @record

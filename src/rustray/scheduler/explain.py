@@ -80,6 +80,10 @@ def _explain_leased(
         TaskState.CANCELLING: "was told to stop it, and has not confirmed yet",
     }[present]
     summary = f"worker {worker.worker_id} {verb} (attempt {1 + batch.reruns.get(offset, 0)})."
+    progress = state.progress.get((batch.number, offset))
+    if progress is not None:
+        summary += f" It said that it is {progress.fraction:.0%} done"
+        summary += f": {progress.message}." if progress.message else "."
     advice = ""
     if worker.state == "disconnected":
         summary += " The worker is not connected now."

@@ -39,6 +39,7 @@ from rustray.scheduler.events import (
     WorkerReported,
 )
 from rustray.scheduler.load_balancer import WorkerLoad
+from rustray.scheduler.news import on_news
 from rustray.scheduler.placement import unblock_all
 from rustray.scheduler.records import Part, WorkerRecord
 from rustray.scheduler.retrying import on_outcome, retry_or_fail
@@ -168,6 +169,10 @@ def on_reported(state: SchedulerState, event: WorkerReported) -> None:
         _set_state(state, worker, "draining" if event.is_draining else "ready")
     elif event.is_draining:
         _set_state(state, worker, "draining")
+    for item in event.news:
+        # Who speaks has started; and it spoke before it ended.
+        _on_started(state, worker, LeaseRange(item.lease, item.offset, 1))
+        on_news(state, worker, item)
     for outcome in event.outcomes:
         on_outcome(state, worker, outcome)
     for returned in event.returned:

@@ -8,6 +8,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rustray.common.records import record
 from rustray.scheduler.commands import Command, ForgetBatch, ForgetCode
 from rustray.scheduler.load_balancer import LoadBalancer, WorkerLoad
 from rustray.scheduler.ordering import Lots
@@ -58,6 +59,17 @@ class SchedulerSettings:
     first_lease: int = 1
 
 
+_SPEAKING = frozenset({TaskState.RUNNING, TaskState.CANCELLING})
+
+
+@record
+class Progress:
+    """How far a task said that it is."""
+
+    fraction: float
+    message: str
+
+
 class SchedulerState:
     """The scheduler's data. Invariants are in `invariants.py`.
 
@@ -78,6 +90,8 @@ class SchedulerState:
         awaited: Ids of these workers.
         delayed: QUEUED tasks that pause before another attempt.
         jitter: Draws lots for these pauses.
+        progress: (batch number, offset) to how far a running task said that it is.
+        news_allowed: How many events of news may be published at `news_counted_at_s`.
     """
 
     def __init__(self, settings: SchedulerSettings) -> None:
@@ -112,6 +126,9 @@ class SchedulerState:
         self.next_outcome = 1
         self.next_order = 1
         self.next_worker = 1
+        self.progress: dict[tuple[int, int], Progress] = {}
+        self.news_allowed = 0.0
+        self.news_counted_at_s = 0.0
 
     # -- finding -----------------------------------------------------------
 
@@ -188,6 +205,9 @@ class SchedulerState:
         part.batch.state[part.low : part.high] = bytes((new,)) * number
         self.counts[part.state] -= number
         self.counts[new] += number
+        if self.progress and new not in _SPEAKING:
+            for offset in range(part.low, part.high):
+                self.progress.pop((part.batch.number, offset), None)
 
     def charge(self, worker: WorkerRecord, queue: ClassQueue, number: int) -> None:
         """Account ``number`` tasks to a worker (negative: take them off)."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rustray.common.ids import task_id
 from rustray.common.resources import ResourceSet
 from rustray.scheduler.records import Batch, StoredOutcome, WorkerRecord
-from rustray.scheduler.state import SchedulerState
+from rustray.scheduler.state import Progress, SchedulerState
 from rustray.task.frames import Outcome
 from rustray.task.state import TaskState
 from rustray.task.views import WorkerView
@@ -35,6 +35,7 @@ class TaskSnapshot:
     accepted_at_s: float
     finished_at_s: float | None
     payload: bytes | None
+    progress: Progress | None = None
 
 
 def snapshot(state: SchedulerState, batch: Batch, offset: int) -> TaskSnapshot:
@@ -64,6 +65,7 @@ def snapshot(state: SchedulerState, batch: Batch, offset: int) -> TaskSnapshot:
         batch.accepted_at_s,
         finished,
         payload,
+        state.progress.get((batch.number, offset)),
     )
 
 

@@ -11,11 +11,17 @@ again in the next one.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from rustray.common.records import record
 from rustray.task.columns import PayloadColumn
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
+
+MAX_NEWS_TEXT: Final = 256
+"""Characters of a message of progress, or of an emitted value's name."""
+MAX_NEWS_VALUE: Final = 4_096
+"""Encoded bytes of an emitted value."""
 
 
 @record
@@ -222,6 +228,43 @@ class LeaseOutcome:
     run_us: int
 
 
+@record
+class LeaseNews:
+    """Worker to head: what a running task says of itself; not kept, and lost if it cannot travel.
+
+    Attributes:
+        lease: The grant it runs under.
+        offset: Its position in the lease.
+        fraction: How far it is, 0 to 1; None for an emitted value.
+        text: Progress: what it says beside the number, or ""; emitted: the name.
+        value: Emitted: the value, as msgpack.
+    """
+
+    lease: int
+    offset: int
+    fraction: float | None
+    text: str
+    value: bytes = b""
+
+    def check(self) -> None:
+        """Refuse what no task can have said.
+
+        Raises:
+            ValueError: a field is out of range, or of another type.
+        """
+        if type(self.lease) is not int or type(self.offset) is not int or self.lease < 0:
+            raise ValueError("news of no lease")
+        if type(self.text) is not str or len(self.text) > MAX_NEWS_TEXT:
+            raise ValueError(f"a text in news has more than {MAX_NEWS_TEXT} characters")
+        if type(self.value) is not bytes or len(self.value) > MAX_NEWS_VALUE:
+            raise ValueError(f"a value in news has more than {MAX_NEWS_VALUE} bytes")
+        if self.fraction is None:
+            if not self.text:
+                raise ValueError("an emitted value without a name")
+        elif type(self.fraction) is not float or not 0.0 <= self.fraction <= 1.0:
+            raise ValueError(f"progress {self.fraction!r:.80} is outside 0 to 1")
+
+
 @dataclass(slots=True)
 class AssignFrame:
     """Head to worker."""
@@ -251,6 +294,7 @@ class WorkerFrame:
     """Given back unstarted, never to be started by this worker."""
     started: list[LeaseRange] = field(default_factory=list)
     """Running, for tasks that have been running for a while."""
+    news: list[LeaseNews] = field(default_factory=list)
     draining: bool = False
     """The worker takes no more work (it was told to stop); repeated in every frame from then on."""
     drained: bool = False

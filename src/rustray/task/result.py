@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rustray.common.errors import RustRayError
 from rustray.task.state import TaskState
@@ -48,11 +48,16 @@ class TaskEvent:
         revision: Position in the head's event order; a subscriber that comes back with it
             as cursor gets what followed.
         task_id: 32 hex digits.
-        state: The state that was entered.
+        state: The state that was entered; the present one where the task said something.
         attempt: Number of the attempt concerned, 0 before the first.
         worker_id: The worker concerned, or "".
         function: Name of the function.
         time_unix_s: Wall clock of the head.
+        kind: "state"; "progress" for what `rustray.context().progress` said, or "emit".
+        progress: How far the task is, 0 to 1; None for other kinds.
+        message: What it said beside that, or "".
+        name: Of an emitted value, or "".
+        value: The emitted value. (From a `HeadApi` still encoded as msgpack.)
     """
 
     revision: int
@@ -62,6 +67,11 @@ class TaskEvent:
     worker_id: str
     function: str
     time_unix_s: float
+    kind: Literal["state", "progress", "emit"] = "state"
+    progress: float | None = None
+    message: str = ""
+    name: str = ""
+    value: Any = None
 
 
 def qualified_name(cls: type) -> str:

@@ -128,7 +128,10 @@ class OfferedFunction:
 
 @dataclass(frozen=True, slots=True)
 class TaskView:
-    """A task as the head sees it; times are wall clock, None where not there yet."""
+    """A task as the head sees it; times are wall clock, None where not there yet.
+
+    ``progress`` (0 to 1) and ``message`` are what it said last, while it runs.
+    """
 
     task_id: str
     function: str
@@ -140,6 +143,8 @@ class TaskView:
     finished_unix_s: float | None = None
     error_code: str = ""
     error_message: str = ""
+    progress: float | None = None
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)

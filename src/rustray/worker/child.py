@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import CoroutineType, FrameType
 from typing import Any, Final
 
@@ -212,6 +212,14 @@ class ProcessRunner(Runner):
     def flush(self) -> None:
         """See `Runner.flush`."""
         self._outbox.flush()
+
+    def news_begins(self, take: Callable[[], bytes]) -> None:
+        """See `Runner.news_begins`."""
+        self._outbox.news = take
+
+    def send_news(self) -> None:
+        """See `Runner.send_news`."""
+        self._outbox.send_news()
 
     def _on_interrupt(self, _signum: int, frame: FrameType | None) -> None:
         """Raise in the task that is meant, if it still runs (main thread)."""

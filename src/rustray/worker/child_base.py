@@ -31,6 +31,7 @@ from rustray.worker import wire
 from rustray.worker.callee import Callee, FunctionTable, Unresolvable
 from rustray.worker.cell import Cell
 from rustray.worker.context import TaskInterrupt
+from rustray.worker.news import News
 from rustray.worker.wire import Chunk
 
 INTERRUPT_RETRY_MS: Final = 10
@@ -169,6 +170,7 @@ class Outbox:
         items: Encoded results of consecutive tasks of the chunk, not sent yet.
         done: ``done[0]``: when the last of them ended (`time.perf_counter`).
         lock: Held while something is taken or sent.
+        news: Returns what goes before the next outcome; None as long as no task says anything.
     """
 
     def __init__(self, sender: Sender) -> None:
@@ -178,6 +180,7 @@ class Outbox:
         self._since = 0.0
         self.items: list[bytes] = []
         self.done = [0.0]
+        self.news: Callable[[], bytes] | None = None
         self.lock = threading.Lock()
         os.register_at_fork(after_in_child=self._renew_lock)
 
@@ -196,10 +199,21 @@ class Outbox:
         with self.lock:
             self._flush_locked()
 
+    def send_news(self) -> None:
+        """Send what tasks say of themselves."""
+        with self.lock:
+            self._send_news_locked()
+
+    def _send_news_locked(self) -> None:
+        if self.news is not None and (message := self.news()):
+            self._send(message)
+
     def _flush_locked(self) -> None:
         count = len(self.items)
         if not count or self._chunk is None:
             return
+        if self.news is not None:
+            self._send_news_locked()
         taken = self.items[:count]
         del self.items[:count]
         done = self.done[0]
@@ -217,6 +231,7 @@ class Outbox:
         """Send how the task after the results that wait ended, and those before it."""
         with self.lock:
             self._flush_locked()
+            self._send_news_locked()
             chunk, base = self._chunk, self._base
             assert chunk is not None
             now = time.perf_counter()
@@ -247,6 +262,17 @@ class Runner(ABC):
         self.cell = cell
         self.limit = max_result_bytes
         self.functions = FunctionTable()
+        self._news: News | None = None
+        self._news_lock = threading.Lock()
+
+    @property
+    def news(self) -> News:
+        """What tasks say of themselves; made when the first one does."""
+        with self._news_lock:
+            if self._news is None:
+                self._news = News(self.send_news)
+                self.news_begins(self._news.take)
+            return self._news
 
     @abstractmethod
     def run(self) -> None:
@@ -268,6 +294,14 @@ class Runner(ABC):
     @abstractmethod
     def flush(self) -> None:
         """Send results that wait."""
+
+    @abstractmethod
+    def news_begins(self, take: Callable[[], bytes]) -> None:
+        """From now on there may be news to send before outcomes."""
+
+    @abstractmethod
+    def send_news(self) -> None:
+        """Send what tasks say of themselves."""
 
     def is_interrupt_pending(self) -> bool:
         """Whether a task that is to be interrupted still runs, untouched as yet."""

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from rustray.task.state import TaskState
@@ -59,6 +60,7 @@ class SharedRunner(Runner):
         self._reclaimed = 0
         self._outgoing: deque[bytes] = deque()
         self._send_lock = threading.Lock()
+        self._take_news: Callable[[], bytes] | None = None
         context.serve(self)
 
     def accept(self, messages: list[tuple[int, int, bytes, int, int]]) -> None:
@@ -135,9 +137,22 @@ class SharedRunner(Runner):
         while self._outgoing and self._send_lock.acquire(blocking=False):
             try:
                 batch = [self._outgoing.popleft() for _ in range(len(self._outgoing))]
+                if self._take_news is not None:
+                    batch.insert(0, self._take_news())
                 self.sender.send(b"".join(batch))
             finally:
                 self._send_lock.release()
+
+    def news_begins(self, take: Callable[[], bytes]) -> None:
+        """See `Runner.news_begins`."""
+        self._take_news = take
+
+    def send_news(self) -> None:
+        """See `Runner.send_news`."""
+        with self._send_lock:
+            if self._take_news is not None and (message := self._take_news()):
+                self.sender.send(message)
+        self.flush()
 
     def reclaim(self, upto: int) -> tuple[int, int]:
         """See `Runner.reclaim`."""

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 from contextvars import ContextVar
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from rustray.common.errors import NotInTask
+from rustray.common.errors import NotInTask, PayloadError
 from rustray.common.ids import TaskId, task_id
+from rustray.task.codec import encode_value
+from rustray.task.frames import MAX_NEWS_TEXT, MAX_NEWS_VALUE
+from rustray.task.spec import Codec, check_name
 from rustray.worker.wire import Chunk
+
+if TYPE_CHECKING:
+    from rustray.worker.news import News
 
 _FENCE_MASK: Final = (1 << 63) - 1
 
@@ -26,6 +33,10 @@ class Host(Protocol):
 
     def current(self) -> tuple[Chunk, int] | None:
         """Return chunk and index of the task that runs, where only one does at a time."""
+
+    @property
+    def news(self) -> News:
+        """Takes what tasks say of themselves."""
 
     def is_cancelled(self, number: int, index: int) -> bool:
         """Whether this task was asked to stop; notes that it looks by itself."""
@@ -48,11 +59,13 @@ class TaskContext:
             earliest of its limits (run and total). None if it has none.
     """
 
-    __slots__ = ("_host", "_key", "attempt", "deadline", "fence", "task_id")
+    __slots__ = ("_chunk", "_host", "_index", "_pid", "attempt", "deadline", "fence", "task_id")
 
     def __init__(self, host: Host, chunk: Chunk, index: int) -> None:
         self._host = host
-        self._key = (chunk.number, index)
+        self._chunk = chunk
+        self._index = index
+        self._pid = os.getpid()
         self.task_id: TaskId = task_id(chunk.prefix, chunk.first + index)
         self.attempt = chunk.attempt
         self.fence = chunk.lease & _FENCE_MASK
@@ -64,7 +77,59 @@ class TaskContext:
         A task that has asked this before it is cancelled gets some seconds to end by itself
         (``[worker] cancel_notice_s``) before `TaskInterrupt` is raised in it.
         """
-        return self._host.is_cancelled(*self._key)
+        return self._host.is_cancelled(self._chunk.number, self._index)
+
+    def progress(self, fraction: float, message: str | None = None) -> None:
+        """Say how far the task is, for whoever watches it; it never waits for them.
+
+        Subscribers get the latest, ten times a second at most; the head shows it (``rustray
+        tasks get``, `HeadNode.explain`) as long as the attempt runs. It is not kept: a restart of
+        the head, or a broken connection, may lose it until it is said again.
+
+        Args:
+            fraction: 0 to 1; what is below or above counts as that. It may go back.
+            message: What is being done, at most 256 characters (the rest is cut off).
+
+        Raises:
+            ValueError: `fraction` is NaN or not a number.
+            NotInTask: in a process that the task has forked.
+        """
+        if isinstance(fraction, bool) or not isinstance(fraction, int | float):
+            raise ValueError(f"progress must be a number from 0 to 1, not {fraction!r:.80}")
+        if math.isnan(fraction):
+            raise ValueError("progress must be a number from 0 to 1, not NaN")
+        text = "" if message is None else str(message)[:MAX_NEWS_TEXT]
+        self._news().progress(self._chunk, self._index, min(max(float(fraction), 0.0), 1.0), text)
+
+    def emit(self, name: str, value: Any = None) -> None:
+        """Tell subscribers a value; it never waits for them.
+
+        As `progress`, it is not kept. It comes after what the task has said before; up to 256
+        may wait to be sent (200 a second are), and what is beyond that is dropped and counted
+        (``news_dropped`` in the worker's status).
+
+        Args:
+            name: What it is, at most 256 characters.
+            value: Data that msgpack can carry, at most 4 KiB encoded.
+
+        Raises:
+            ValueError: the name is empty, too long, or cannot be printed.
+            PayloadError: the value cannot travel, or is too big.
+            NotInTask: in a process that the task has forked.
+        """
+        check_name("name", name)
+        encoded = encode_value(Codec.MSGPACK, value, f"value of {name!r}")
+        if len(encoded) > MAX_NEWS_VALUE:
+            raise PayloadError(
+                f"the value of {name!r} takes {len(encoded)} bytes, and what a task emits at most "
+                f"{MAX_NEWS_VALUE}: return it, or write it to storage and emit where it is"
+            )
+        self._news().emit(self._chunk, self._index, name, encoded)
+
+    def _news(self) -> News:
+        if self._pid != os.getpid():
+            raise NotInTask("a process that a task has forked cannot speak for the task")
+        return self._host.news
 
     def __repr__(self) -> str:
         return f"<TaskContext {self.task_id}, attempt {self.attempt}>"

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Protocol, assert_never
 
 from rustray.common.errors import CommunicationError, InvariantError
-from rustray.task.frames import LeaseOutcome, LeaseRange
+from rustray.task.frames import LeaseNews, LeaseOutcome, LeaseRange
 from rustray.task.functions import FunctionInfo
 from rustray.task.spec import ExecutorKind, TaskClass
 from rustray.worker import events
@@ -246,6 +246,10 @@ class WorkerDriver:
     def executor_returned(self, executor_id: int, ranges: list[LeaseRange]) -> None:
         """See `PoolListener`."""
         self.apply(events.ExecutorReturned(executor_id, ranges))
+
+    def executor_told(self, executor_id: int, news: list[LeaseNews], dropped: int) -> None:
+        """See `PoolListener`."""
+        self.apply(events.ExecutorTold(executor_id, news, dropped))
 
     def executor_exited(self, executor_id: int, exit: ExecutorExit) -> None:  # noqa: A002
         """See `PoolListener`."""

@@ -12,7 +12,7 @@ from typing import Final
 
 from rustray.common.records import record
 from rustray.task.columns import PayloadColumn
-from rustray.task.frames import AssignFrame, LeaseOutcome, LeaseRange
+from rustray.task.frames import AssignFrame, LeaseNews, LeaseOutcome, LeaseRange
 from rustray.task.spec import ExecutorKind, TaskClass
 
 DIRECT_LEASES: Final = 1 << 63
@@ -90,6 +90,19 @@ class ExecutorReported:
 
 
 @record
+class ExecutorTold:
+    """Tasks of an executor said something of themselves.
+
+    Attributes:
+        dropped: How much more they have said than could be sent.
+    """
+
+    executor_id: int
+    news: list[LeaseNews]
+    dropped: int = 0
+
+
+@record
 class ExecutorReturned:
     """An executor's answer to `Reclaim`: all that it had not started, possibly nothing."""
 
@@ -157,6 +170,7 @@ Event = (
     | DirectCancelled
     | ExecutorReady
     | ExecutorReported
+    | ExecutorTold
     | ExecutorReturned
     | ExecutorExited
     | MemoryExceeded

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from rustray.common.errors import ConfigError, InvariantError
-from rustray.task.frames import LeaseOutcome, LeaseRange
+from rustray.task.frames import LeaseNews, LeaseOutcome, LeaseRange
 from rustray.task.functions import FunctionInfo, Parameter
 from rustray.task.spec import ExecutorKind, TaskClass
 from rustray.worker.executor_handle import FLUSH_FIRST_S, ExecutorHandle, spawn_request
@@ -67,6 +67,9 @@ class PoolListener(Protocol):
 
     def executor_returned(self, executor_id: int, ranges: list[LeaseRange]) -> None:
         """The answer to `ExecutorPool.reclaim`: these never start there."""
+
+    def executor_told(self, executor_id: int, news: list[LeaseNews], dropped: int) -> None:
+        """Running tasks said something of themselves; so much more was dropped."""
 
     def executor_exited(self, executor_id: int, exit: ExecutorExit) -> None:  # noqa: A002
         """The process is gone, and with it all that it was given and has not reported."""
@@ -145,6 +148,7 @@ class ExecutorPool:
                 executor_id,
                 self._listener.executor_reported,
                 self._listener.executor_returned,
+                self._listener.executor_told,
                 self._on_violation,
                 self._forward,
             )

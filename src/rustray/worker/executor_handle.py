@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from rustray.task.frames import LeaseOutcome, LeaseRange
+from rustray.task.frames import LeaseNews, LeaseOutcome, LeaseRange
 from rustray.task.spec import ExecutorKind
 from rustray.task.state import TaskState
 from rustray.worker import wire
@@ -104,6 +104,7 @@ class ExecutorHandle:
         executor_id: int,
         on_outcomes: Callable[[int, list[LeaseOutcome]], None],
         on_returned: Callable[[int, list[LeaseRange]], None],
+        on_news: Callable[[int, list[LeaseNews], int], None],
         on_violation: Callable[[int, str], None],
         on_output: Callable[[int, bytes], None] | None,
     ) -> None:
@@ -114,6 +115,7 @@ class ExecutorHandle:
         self._loop = loop
         self._on_outcomes = on_outcomes
         self._on_returned = on_returned
+        self._on_news = on_news
         self._on_violation = on_violation
         self._on_text = on_output
         self._number = 0
@@ -254,9 +256,11 @@ class ExecutorHandle:
         self._heard = self._loop.time()
         self._flush_pause_s = FLUSH_FIRST_S
         try:
-            outcomes = [
-                self._settle(*message) for message in self._splitter.feed(bytes(_buffer[:count]))
-            ]
+            messages = self._splitter.feed(bytes(_buffer[:count]))
+            outcomes = [self._settle(*each) for each in messages if each[0] != wire.NEWS]
+            if len(outcomes) != len(messages):
+                # It is never of a task whose outcome was sent before it.
+                self._tell_news(messages)
             if self._splitter.missing > _MAX_MESSAGE_BYTES:
                 raise ValueError("a message of absurd size")
         except (ValueError, KeyError, IndexError) as exc:
@@ -267,6 +271,11 @@ class ExecutorHandle:
         if outcomes:
             self._on_outcomes(self.executor_id, outcomes)
         return True
+
+    def _tell_news(self, messages: list[tuple[int, int, bytes, int, int]]) -> None:
+        for kind, _, data, start, stop in messages:
+            if kind == wire.NEWS:
+                self._on_news(self.executor_id, *wire.unpack_news(data, start, stop))
 
     def _settle(self, kind: int, number: int, data: bytes, start: int, stop: int) -> LeaseOutcome:
         if kind != wire.OUTCOME:

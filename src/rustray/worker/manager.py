@@ -26,6 +26,7 @@ from rustray.worker.events import (
     ExecutorReady,
     ExecutorReported,
     ExecutorReturned,
+    ExecutorTold,
     FrameReceived,
     Leave,
     MemoryExceeded,
@@ -37,7 +38,7 @@ from rustray.worker.events import (
 from rustray.worker.leases import ProtocolError, cancel, grant_direct, start_drain, take_frame
 from rustray.worker.memory import exceeded
 from rustray.worker.records import NEVER, merge_ranges
-from rustray.worker.reports import exited, heal, ready, reported, returned
+from rustray.worker.reports import exited, heal, ready, reported, returned, told
 from rustray.worker.state import WorkerLimits, new_state
 
 LEAVE_GRACE_S: Final = 3.0
@@ -112,6 +113,8 @@ class WorkerManager:
                 self._take_frame(event, now)
             case ExecutorReturned():
                 returned(state, event, now)
+            case ExecutorTold():
+                told(state, event)
             case ExecutorReady():
                 ready(state, event, now)
             case ExecutorExited():
@@ -236,7 +239,7 @@ class WorkerManager:
         if state.outbox.session is None:
             return False
         must_say_goodbye = state.is_draining and not state.leases and not state.drained_number
-        return must_say_goodbye or not state.outbox.is_empty
+        return must_say_goodbye or not state.outbox.is_empty or bool(state.outbox.news)
 
     def heartbeat(self) -> tuple[int, int, tuple[tuple[int, int], ...], int]:
         """Return what a heartbeat says: (sent, received, held, running).

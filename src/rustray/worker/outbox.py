@@ -11,14 +11,18 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
-from rustray.task.frames import HeldRange, LeaseOutcome, LeaseRange, WorkerFrame
+from rustray.task.frames import HeldRange, LeaseNews, LeaseOutcome, LeaseRange, WorkerFrame
 
 MAX_FRAME_TASKS: Final = 4096
 MAX_FRAME_BYTES: Final = 1 << 20
 MAX_FRAME_PARTS: Final = 4096
 """Outcomes and ranges in one frame, whatever their size."""
+MAX_FRAME_NEWS: Final = 256
+MAX_NEWS: Final = 4_096
+"""News that may wait for a session."""
 
 
 @dataclass(slots=True)
@@ -36,6 +40,7 @@ class Outbox:
         session: Number of the open session, None while there is none.
         sent: Number of the last frame of this session.
         must_greet: The first frame of the session, with ``held``, has not gone yet.
+        news: What running tasks said of themselves, bounded, sent once and not kept.
     """
 
     session: int | None = None
@@ -44,7 +49,9 @@ class Outbox:
     outcomes: deque[LeaseOutcome] = field(default_factory=deque)
     returned: list[LeaseRange] = field(default_factory=list)
     started: list[LeaseRange] = field(default_factory=list)
+    news: dict[object, LeaseNews] = field(default_factory=dict)
     unacked: deque[_Sent] = field(default_factory=deque)
+    _news_number: int = 0
 
     @property
     def is_empty(self) -> bool:
@@ -75,6 +82,20 @@ class Outbox:
             returned[:0] = frame.returned
         self.returned[:0] = returned
 
+    def add_news(self, item: LeaseNews) -> bool:
+        """Take what a task says; of its progress only the latest waits. False: too much waits."""
+        news = self.news
+        if item.fraction is not None:
+            key: object = (item.lease, item.offset)
+            news.pop(key, None)
+        else:
+            self._news_number += 1
+            key = self._news_number
+        if len(news) >= MAX_NEWS:
+            return False
+        news[key] = item
+        return True
+
     def acked(self, number: int) -> bool:
         """Forget frames up to this number; False if no such frame was ever sent."""
         if number > self.sent:
@@ -98,6 +119,7 @@ class Outbox:
         if len(returned) > MAX_FRAME_PARTS:
             self.returned = returned[MAX_FRAME_PARTS:]
             del returned[MAX_FRAME_PARTS:]
+        news = [self.news.pop(key) for key in list(islice(self.news, MAX_FRAME_NEWS))]
         if outcomes or returned:
             self.unacked.append(_Sent(self.sent, outcomes, returned))
         return WorkerFrame(
@@ -107,6 +129,7 @@ class Outbox:
             outcomes=outcomes,
             returned=returned,
             started=started,
+            news=news,
         )
 
     def note_sent(self, frame: WorkerFrame) -> None:

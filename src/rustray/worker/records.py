@@ -213,6 +213,12 @@ class Executor:
             return list(self.segments)
         return [Segment(lease, o, o + 1) for (_, o), (lease, _) in self.running.items()]
 
+    def holds(self, number: int, offset: int) -> bool:
+        """Whether a task is here."""
+        if self.is_shared:
+            return (number, offset) in self.running
+        return any(s.lease.number == number and s.low <= offset < s.high for s in self.segments)
+
     def last_task(self) -> tuple[Lease, int] | None:
         """Return the last task of a process executor: the running one if none is unstarted."""
         if not self.segments:

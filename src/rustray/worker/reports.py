@@ -11,10 +11,12 @@ from rustray.task.spec import ExecutorKind
 from rustray.task.state import TaskState
 from rustray.worker.dispatch import start_executor
 from rustray.worker.events import (
+    DIRECT_LEASES,
     ExecutorExited,
     ExecutorReady,
     ExecutorReported,
     ExecutorReturned,
+    ExecutorTold,
 )
 from rustray.worker.leases import CANCELLED, SIGKILL, end_if_retired, route_unstarted, stop_last
 from rustray.worker.memory import describe_outgrown
@@ -109,6 +111,19 @@ def settle_stop(state: WorkerState, lease: Lease, offset: int, stop: Stop) -> No
         state.settle_failed(lease, offset, offset + 1, TaskState.TIMED_OUT, info)
     else:
         state.settle_failed(lease, offset, offset + 1, TaskState.CANCELLED, CANCELLED)
+
+
+def told(state: WorkerState, event: ExecutorTold) -> None:
+    """Pass on what running tasks say; what is of no task here, or too much, is counted."""
+    executor = state.executors.get(event.executor_id)
+    dropped = event.dropped
+    for item in event.news:
+        if executor is None or not executor.holds(item.lease, item.offset):
+            state.counters["stale_news"] += 1
+        elif item.lease < DIRECT_LEASES and not state.outbox.add_news(item):
+            dropped += 1
+    if dropped:
+        state.counters["news_dropped"] += dropped
 
 
 def returned(state: WorkerState, event: ExecutorReturned, now: float) -> None:

@@ -21,7 +21,10 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Final
 
+import msgpack
+
 from rustray.task.columns import ENDS_TYPECODE, PayloadColumn
+from rustray.task.frames import LeaseNews
 
 HEAD: Final = struct.Struct("=BxxxIQ")
 """kind, number, bytes that follow."""
@@ -30,6 +33,8 @@ HEAD: Final = struct.Struct("=BxxxIQ")
 DEFINE: Final = 1
 RUN: Final = 2
 OUTCOME: Final = 3
+NEWS: Final = 4
+"""What running tasks say of themselves; never after their outcome."""
 
 _DEFINE: Final = struct.Struct("=BxxxIQI")
 _RUN: Final = struct.Struct("=BxxxIQQQdIIIII10s2x")
@@ -188,6 +193,30 @@ def unpack_outcome(data: bytes, start: int, stop: int) -> tuple[int, int, int, i
     blob_at = ends_at + count * _ENDS_BYTES
     ends.frombytes(data[ends_at:blob_at])
     return lease, run_us, offset, state, PayloadColumn(data[blob_at:stop], ends)
+
+
+def pack_news(items: Sequence[LeaseNews], dropped: int) -> bytes:
+    """Encode what tasks say of themselves, and how much was dropped since the last time."""
+    rows = [(each.lease, each.offset, each.fraction, each.text, each.value) for each in items]
+    body: bytes = msgpack.packb((dropped, rows), unicode_errors="replace")
+    return HEAD.pack(NEWS, 0, len(body)) + body
+
+
+def unpack_news(data: bytes, start: int, stop: int) -> tuple[list[LeaseNews], int]:
+    """Decode the body of a `NEWS` message: the items, and how many were dropped.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        dropped, rows = msgpack.unpackb(data[start:stop])
+        items = [LeaseNews(*row) for row in rows]
+        total = int(dropped)
+        for each in items:
+            each.check()
+    except (TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"malformed news: {error}") from None
+    return items, total
 
 
 class MessageSplitter:

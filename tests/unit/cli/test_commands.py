@@ -14,7 +14,7 @@ from rustray.common import errors, ids
 from rustray.rpc.api import RawResult
 from rustray.task.spec import Codec
 from rustray.task.state import TaskState
-from unit.cli.fake_head import FakeHead, a_task
+from unit.cli.fake_head import ESC, FakeHead, a_task
 
 UNKNOWN = "f" * 32
 
@@ -114,6 +114,17 @@ def test_get_of_an_unfinished_task_shows_its_state(head: FakeHead, rustray):
     task_id = rustray("submit", "hang")[1].strip()
     assert rustray("tasks", "get", task_id)[:2] == (0, f"{task_id} RUNNING\n")
     assert json.loads(rustray("tasks", "get", task_id, "--json")[1])["value"] is None
+
+
+def test_get_shows_what_a_running_task_said(head: FakeHead, rustray):
+    """How far it is, and its words, in one line and cleaned."""
+    words = f"row 3\nof 4 {ESC}"
+    running = RawResult(UNKNOWN, TaskState.RUNNING, Codec.JSON, b"", "w", 1, 0.75, words)
+    head.results[UNKNOWN] = running
+    code, out, _ = rustray("tasks", "get", UNKNOWN)
+    assert (code, out.strip()) == (0, f"{UNKNOWN} RUNNING 75% row 3 of 4")
+    shown = json.loads(rustray("tasks", "get", UNKNOWN, "--json")[1])
+    assert (shown["progress"], shown["message"]) == (0.75, words)
 
 
 def test_a_pickled_result_is_described_not_loaded(head: FakeHead, rustray):

@@ -25,6 +25,7 @@ from rustray.task.frames import (
     HeldRange,
     LeaseCancel,
     LeaseGrant,
+    LeaseNews,
     LeaseOutcome,
     LeaseRange,
     Outcome,
@@ -133,6 +134,17 @@ worker_frames = st.builds(
     outcomes=some(st.builds(LeaseOutcome, u63, st.integers(0, 2**31), reported, payloads, u63)),
     returned=some(lease_ranges),
     started=some(lease_ranges),
+    news=some(
+        st.builds(LeaseNews, u63, u32, st.floats(0.0, 1.0), words)
+        | st.builds(
+            LeaseNews,
+            u63,
+            u32,
+            st.none(),
+            names,
+            st.binary(max_size=4096),
+        )
+    ),
     draining=st.booleans(),
     drained=st.booleans(),
     token=words,

@@ -12,7 +12,7 @@ import cloudpickle
 from helpers.waiting import aeventually
 from rustray.task import codec as codecs
 from rustray.task.columns import PayloadColumn
-from rustray.task.frames import LeaseOutcome, LeaseRange
+from rustray.task.frames import LeaseNews, LeaseOutcome, LeaseRange
 from rustray.task.functions import FunctionInfo
 from rustray.task.result import FailureInfo
 from rustray.task.spec import Codec, ExecutorKind, TaskClass
@@ -30,6 +30,8 @@ class Recorder:
     outcomes: list[LeaseOutcome] = field(default_factory=list)
     returned: list[list[LeaseRange]] = field(default_factory=list)
     exits: dict[int, ExecutorExit] = field(default_factory=dict)
+    news: list[LeaseNews] = field(default_factory=list)
+    dropped: int = 0
 
     def executor_ready(self, executor_id: int, pid: int) -> None:
         self.pids[executor_id] = pid
@@ -39,6 +41,10 @@ class Recorder:
 
     def executor_returned(self, executor_id: int, ranges: list[LeaseRange]) -> None:
         self.returned.append(ranges)
+
+    def executor_told(self, executor_id: int, news: list[LeaseNews], dropped: int) -> None:
+        self.news += news
+        self.dropped += dropped
 
     def executor_exited(self, executor_id: int, exit: ExecutorExit) -> None:  # noqa: A002
         self.exits[executor_id] = exit

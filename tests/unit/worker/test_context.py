@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+import struct
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import rustray
 from rustray.task import codec as codecs
+from rustray.task.frames import LeaseOutcome
 from rustray.task.spec import Codec, ExecutorKind
 from rustray.worker.context import context
 
@@ -134,3 +140,173 @@ async def test_a_kept_context_stays_that_of_its_task() -> None:
         assert await b.values(first, 1) == [None]
         found = (await b.values(second, 1))[0]
         assert found == (f"00010203040506070809{first * 1_000:012x}", False)
+
+
+# ── What tasks say of themselves ──────────────────────────────────────────────────────────
+
+
+def speak(steps: int) -> str:
+    """Say much more than can be sent, then end."""
+    task = rustray.context()
+    for step in range(steps):
+        task.progress(step / steps, f"step {step}")
+    task.progress(1, "all done")
+    task.emit("score", {"loss": 0.5})
+    return str(task.task_id)
+
+
+async def speak_async(steps: int) -> str:
+    """Do the same in a coroutine."""
+    return speak(steps)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("function", [speak, speak_async])
+async def test_the_latest_progress_wins_and_comes_before_the_end(
+    kind: ExecutorKind, function: Callable[[int], Any]
+) -> None:
+    """A loop around `progress` sends little, the last word arrives, and before the outcome."""
+    async with bench() as b:
+        ended_after: list[int] = []
+        report = b.seen.executor_reported
+
+        def note(executor_id: int, outcomes: list[LeaseOutcome]) -> None:
+            ended_after.append(len(b.seen.news))
+            report(executor_id, outcomes)
+
+        b.seen.executor_reported = note  # type: ignore[method-assign]
+        executor = b.spawn(kind, 2)
+        lease = b.run(executor, b.define(executor, function), (20_000,))
+        await b.values(lease, 1)
+        news = b.seen.news
+        assert {(each.lease, each.offset) for each in news} == {(lease, 100)}
+        assert (news[-2].fraction, news[-2].text) == (1.0, "all done")
+        assert (news[-1].fraction, news[-1].text) == (None, "score")
+        assert codecs.decode_value(Codec.MSGPACK, news[-1].value) == {"loss": 0.5}
+        assert len(news) < 200
+        assert ended_after == [len(news)]
+
+
+def chat(count: int) -> None:
+    """Emit more at once than may wait."""
+    task = rustray.context()
+    for number in range(count):
+        task.emit("number", number)
+    wait_for_news_to_go()
+
+
+def wait_for_news_to_go() -> None:
+    """Run as long as something waits to be sent."""
+    task = rustray.context()
+    while task._host.news._waiting:
+        time.sleep(0.01)  # the task's work
+
+
+async def test_what_is_emitted_is_bounded_and_in_order() -> None:
+    """As much as may wait goes out, in order; the rest is dropped and counted."""
+    async with bench() as b:
+        executor = b.spawn()
+        await b.values(b.run(executor, b.define(executor, chat), (1_000,)), 1)
+        numbers = [codecs.decode_value(Codec.MSGPACK, each.value) for each in b.seen.news]
+        assert numbers == sorted(numbers)
+        assert 256 <= len(numbers) < 1_000
+        # What is dropped last is told with the next news.
+        await b.values(b.run(executor, b.define(executor, chat), (1,)), 1)
+        assert len(b.seen.news) + b.seen.dropped == 1_001
+
+
+@pytest.mark.parametrize(
+    ("say", "error"),
+    [
+        (lambda task: task.progress(float("nan")), ValueError),
+        (lambda task: task.progress("half"), ValueError),
+        (lambda task: task.progress(True), ValueError),
+        (lambda task: task.emit("", 1), ValueError),
+        (lambda task: task.emit("a\nb", 1), ValueError),
+        (lambda task: task.emit("x" * 257, 1), ValueError),
+        (lambda task: task.emit("big", b"x" * 5_000), rustray.PayloadError),
+        (lambda task: task.emit("strange", object()), rustray.PayloadError),
+    ],
+)
+async def test_what_cannot_be_said_is_refused_at_once(
+    say: Callable[[rustray.TaskContext], None], error: type[Exception]
+) -> None:
+    """The task that says it gets the error; nothing is sent."""
+
+    def attempt() -> str:
+        try:
+            say(rustray.context())
+        except error as caught:
+            return type(caught).__name__
+        return "nothing"
+
+    async with bench() as b:
+        assert await b.value(b.spawn(), attempt) == error.__name__
+        assert b.seen.news == []
+
+
+def odd_progress() -> None:
+    """Say what is out of range but makes sense."""
+    task = rustray.context()
+    task.progress(17)
+    wait_for_news_to_go()
+    task.progress(-0.5, "\ud800" + "long " * 100)
+    wait_for_news_to_go()
+
+
+async def test_progress_is_clipped() -> None:
+    """Beyond the ends counts as the end, long texts are cut, half characters replaced."""
+    async with bench() as b:
+        await b.value(b.spawn(), odd_progress)
+        assert [each.fraction for each in b.seen.news] == [1.0, 0.0]
+        assert b.seen.news[1].text.startswith("?long")
+        assert len(b.seen.news[1].text) == 256
+
+
+def fork_and_speak() -> str:
+    """Let a forked copy of the executor speak with a context from before."""
+    task = rustray.context()
+    task.progress(0.1)
+    ours, theirs = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            task.progress(0.9)
+            os.write(theirs, b"said")
+        except rustray.NotInTask:
+            os.write(theirs, b"refused")
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+    return os.read(ours, 100).decode()
+
+
+async def test_a_forked_copy_does_not_speak() -> None:
+    """The error says so, and the executor's channel is not disturbed."""
+    async with bench() as b:
+        assert await b.value(b.spawn(), fork_and_speak) == "refused"
+
+
+def write_to_the_channel(message: bytes) -> None:
+    """Write to the agent's channel, as only broken or evil code does."""
+    for fd in range(3, 64):
+        with contextlib.suppress(OSError):
+            if socket.socket(fileno=os.dup(fd)).type == socket.SOCK_STREAM:
+                os.write(fd, message)
+                return
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"\xc1", b"\x92\x00\x91\x01", b"\x92\x00\x91\x95\x01\x00\xc0\xa0\xc4\x00"],
+    ids=["empty", "no msgpack", "no row", "no name"],
+)
+async def test_malformed_news_end_the_executor_only(body: bytes) -> None:
+    """Whatever is written to the channel, the agent goes on; the executor is replaced."""
+    message = struct.pack("=BxxxIQ", 4, 0, len(body)) + body
+    async with bench() as b:
+        executor = b.spawn()
+        b.run(executor, b.define(executor, write_to_the_channel), (message,))
+        gone = await b.exit_of(executor)
+        assert "broke the executor protocol" in gone.log_tail
+        assert await b.value(b.spawn(), who_am_i) is not None

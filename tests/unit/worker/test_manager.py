@@ -14,6 +14,7 @@ from rustray.task.frames import (
     ClassDefinition,
     LeaseCancel,
     LeaseGrant,
+    LeaseNews,
     LeaseOutcome,
     LeaseRange,
 )
@@ -829,6 +830,76 @@ def test_a_task_is_told_its_earliest_limit(kind: ExecutorKind) -> None:
         b.grant(1, a_class(kind=kind, timeout_s=timeout_s), time_left_s=left_s)
         b.finish_all()
     assert [due - b.now for due in seen] == [math.inf, 5.0, 9.0, 5.0, 5.0]
+
+
+# ── What tasks say ────────────────────────────────────────────────────────────────────────
+
+
+def say(b: WorkerBench, lease: int, offset: int, fraction: float | None, text: str = "x") -> None:
+    """Let the first executor pass on what one of its tasks says."""
+    b.feed(e.ExecutorTold(1, [LeaseNews(lease, offset, fraction, text)]))
+
+
+@pytest.mark.parametrize("kind", list(ExecutorKind))
+def test_news_travel_once_and_only_the_latest_progress(kind: ExecutorKind) -> None:
+    """They go with the next frame, the order of what a task says kept, and are not repeated."""
+    b = bench()
+    lease = b.grant(1, a_class(kind=kind))
+    b.make_ready()
+    executor = next(x.executor_id for x in b.executors.values() if x.tasks)
+    b.collect()
+    for fraction, text in ((0.1, ""), (None, "first"), (0.2, ""), (None, "second"), (0.3, "")):
+        b.feed(e.ExecutorTold(executor, [LeaseNews(lease, 0, fraction, text)]))
+    [frame] = b.collect()
+    said = [(each.fraction, each.text) for each in frame.news]
+    assert said == [(None, "first"), (None, "second"), (0.3, "")]
+    b.feed(e.ExecutorTold(executor, [LeaseNews(lease, 0, 0.4, "")]))
+    assert b.lose_frame()
+    b.close()
+    b.open()
+    assert [frame.news for frame in b.collect()] == [[]]
+
+
+def test_news_of_tasks_that_are_not_here_are_dropped() -> None:
+    """Of what has ended, of another executor, of nobody: counted, and the head hears nothing."""
+    b = bench(cpu=1)
+    lease = b.grant(1)
+    b.finish_all()
+    b.collect()
+    say(b, lease, 0, 0.5)
+    say(b, 99, 0, 0.5)
+    b.feed(e.ExecutorTold(77, [LeaseNews(lease, 0, 0.5, "")], 3))
+    assert b.manager.counters["stale_news"] == 3
+    assert b.manager.counters["news_dropped"] == 3
+    assert b.collect() == []
+
+
+def test_news_wait_for_a_session_within_bounds() -> None:
+    """Without a head nothing grows for ever, and progress that is newer goes before older."""
+    b = bench(cpu=1)
+    lease = b.grant(1)
+    b.close()
+    for number in range(10_000):
+        say(b, lease, 0, None, f"value {number}")
+    say(b, lease, 0, 0.5)
+    assert len(b.manager._state.outbox.news) == 4_096
+    assert b.manager.counters["news_dropped"] == 10_001 - 4_096
+    b.open()
+    frames = b.collect()
+    assert sum(len(frame.news) for frame in frames) == 4_096
+    assert max(len(frame.news) for frame in frames) <= 256
+
+
+def test_news_do_not_hold_up_a_drain() -> None:
+    """A worker leaves although there is something left that nobody has heard."""
+    b = bench(cpu=1)
+    lease = b.grant(1)
+    b.close()
+    say(b, lease, 0, 0.5)
+    b.feed(e.DrainRequested(5.0))
+    b.finish(1)
+    b.advance(9.0)
+    assert b.has_left
 
 
 def test_a_lease_is_named_as_long_as_its_outcome_is_owed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -157,8 +157,22 @@ class LeaseOutcome(_message.Message):
     run_us: int
     def __init__(self, lease: _Optional[int] = ..., offset: _Optional[int] = ..., state: _Optional[_Union[_common_pb2.TaskState, str]] = ..., payloads: _Optional[_Union[_common_pb2.Payloads, _Mapping]] = ..., run_us: _Optional[int] = ...) -> None: ...
 
+class LeaseNews(_message.Message):
+    __slots__ = ("lease", "offset", "fraction", "text", "value")
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    FRACTION_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    lease: int
+    offset: int
+    fraction: float
+    text: str
+    value: bytes
+    def __init__(self, lease: _Optional[int] = ..., offset: _Optional[int] = ..., fraction: _Optional[float] = ..., text: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+
 class WorkerFrame(_message.Message):
-    __slots__ = ("number", "ack", "has_held", "held", "outcomes", "returned", "started", "draining", "drained", "token", "bye")
+    __slots__ = ("number", "ack", "has_held", "held", "outcomes", "returned", "started", "draining", "drained", "news", "token", "bye")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     HAS_HELD_FIELD_NUMBER: _ClassVar[int]
@@ -168,6 +182,7 @@ class WorkerFrame(_message.Message):
     STARTED_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     DRAINED_FIELD_NUMBER: _ClassVar[int]
+    NEWS_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     BYE_FIELD_NUMBER: _ClassVar[int]
     number: int
@@ -179,9 +194,10 @@ class WorkerFrame(_message.Message):
     started: _containers.RepeatedCompositeFieldContainer[LeaseRange]
     draining: bool
     drained: bool
+    news: _containers.RepeatedCompositeFieldContainer[LeaseNews]
     token: str
     bye: bool
-    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., has_held: _Optional[bool] = ..., held: _Optional[_Iterable[_Union[HeldRange, _Mapping]]] = ..., outcomes: _Optional[_Iterable[_Union[LeaseOutcome, _Mapping]]] = ..., returned: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., started: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., draining: _Optional[bool] = ..., drained: _Optional[bool] = ..., token: _Optional[str] = ..., bye: _Optional[bool] = ...) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., has_held: _Optional[bool] = ..., held: _Optional[_Iterable[_Union[HeldRange, _Mapping]]] = ..., outcomes: _Optional[_Iterable[_Union[LeaseOutcome, _Mapping]]] = ..., returned: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., started: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., draining: _Optional[bool] = ..., drained: _Optional[bool] = ..., news: _Optional[_Iterable[_Union[LeaseNews, _Mapping]]] = ..., token: _Optional[str] = ..., bye: _Optional[bool] = ...) -> None: ...
 
 class LeaseGrant(_message.Message):
     __slots__ = ("lease", "class_number", "attempt", "prefix", "first", "payloads", "time_left_s")
@@ -444,7 +460,7 @@ class ListTasksRequest(_message.Message):
     def __init__(self, states: _Optional[_Iterable[_Union[_common_pb2.TaskState, str]]] = ..., function: _Optional[str] = ..., worker_id: _Optional[str] = ..., cursor: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("task_id", "function", "state", "priority", "attempts", "worker_id", "submitted_unix_s", "finished_unix_s", "error_code", "error_message")
+    __slots__ = ("task_id", "function", "state", "priority", "attempts", "worker_id", "submitted_unix_s", "finished_unix_s", "error_code", "error_message", "progress", "message")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     FUNCTION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -455,6 +471,8 @@ class Task(_message.Message):
     FINISHED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
     ERROR_CODE_FIELD_NUMBER: _ClassVar[int]
     ERROR_MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     function: str
     state: _common_pb2.TaskState
@@ -465,7 +483,9 @@ class Task(_message.Message):
     finished_unix_s: float
     error_code: str
     error_message: str
-    def __init__(self, task_id: _Optional[str] = ..., function: _Optional[str] = ..., state: _Optional[_Union[_common_pb2.TaskState, str]] = ..., priority: _Optional[int] = ..., attempts: _Optional[int] = ..., worker_id: _Optional[str] = ..., submitted_unix_s: _Optional[float] = ..., finished_unix_s: _Optional[float] = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ...) -> None: ...
+    progress: float
+    message: str
+    def __init__(self, task_id: _Optional[str] = ..., function: _Optional[str] = ..., state: _Optional[_Union[_common_pb2.TaskState, str]] = ..., priority: _Optional[int] = ..., attempts: _Optional[int] = ..., worker_id: _Optional[str] = ..., submitted_unix_s: _Optional[float] = ..., finished_unix_s: _Optional[float] = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., progress: _Optional[float] = ..., message: _Optional[str] = ...) -> None: ...
 
 class ListTasksResponse(_message.Message):
     __slots__ = ("tasks", "next_cursor", "total")
@@ -633,7 +653,7 @@ class SubscribeRequest(_message.Message):
     def __init__(self, task_ids: _Optional[_Iterable[str]] = ..., functions: _Optional[_Iterable[str]] = ..., states: _Optional[_Iterable[_Union[_common_pb2.TaskState, str]]] = ..., cursor: _Optional[int] = ...) -> None: ...
 
 class TaskEvent(_message.Message):
-    __slots__ = ("revision", "task_id", "state", "attempt", "worker_id", "function", "time_unix_s")
+    __slots__ = ("revision", "task_id", "state", "attempt", "worker_id", "function", "time_unix_s", "progress", "message", "name", "value")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -641,6 +661,10 @@ class TaskEvent(_message.Message):
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     FUNCTION_FIELD_NUMBER: _ClassVar[int]
     TIME_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
     revision: int
     task_id: str
     state: _common_pb2.TaskState
@@ -648,7 +672,11 @@ class TaskEvent(_message.Message):
     worker_id: str
     function: str
     time_unix_s: float
-    def __init__(self, revision: _Optional[int] = ..., task_id: _Optional[str] = ..., state: _Optional[_Union[_common_pb2.TaskState, str]] = ..., attempt: _Optional[int] = ..., worker_id: _Optional[str] = ..., function: _Optional[str] = ..., time_unix_s: _Optional[float] = ...) -> None: ...
+    progress: float
+    message: str
+    name: str
+    value: bytes
+    def __init__(self, revision: _Optional[int] = ..., task_id: _Optional[str] = ..., state: _Optional[_Union[_common_pb2.TaskState, str]] = ..., attempt: _Optional[int] = ..., worker_id: _Optional[str] = ..., function: _Optional[str] = ..., time_unix_s: _Optional[float] = ..., progress: _Optional[float] = ..., message: _Optional[str] = ..., name: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
 
 class SubscribeResponse(_message.Message):
     __slots__ = ("events",)

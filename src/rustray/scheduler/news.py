@@ -1,0 +1,56 @@
+"""What running tasks say of themselves: shown while they run, told to subscribers, never kept."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rustray.scheduler.commands import PublishEvents
+from rustray.scheduler.records import WorkerRecord
+from rustray.scheduler.state import Progress, SchedulerState
+from rustray.task.frames import LeaseNews
+from rustray.task.state import TaskState
+
+NEWS_PER_S: Final = 2_000.0
+"""Events of news that the log takes, from all tasks together: others must not be washed out."""
+_RUNNING: Final = (TaskState.RUNNING, TaskState.CANCELLING)
+
+
+def on_news(state: SchedulerState, worker: WorkerRecord, item: LeaseNews) -> None:
+    """Take what a task says under its present lease; what an old attempt says is dropped."""
+    lease = worker.leases.get(item.lease)
+    if lease is None or not 0 <= item.offset < lease.count:
+        state.counters["stale_news"] += 1
+        return
+    batch, place = lease.batch, lease.low + item.offset
+    present = TaskState(batch.state[place])
+    if batch.lease[place] != lease.number or present not in _RUNNING:
+        state.counters["stale_news"] += 1
+        return
+    if item.fraction is not None:
+        state.progress[batch.number, place] = Progress(item.fraction, item.text)
+    if not _may_publish(state):
+        state.counters["news_dropped"] += 1
+        return
+    state.commands.append(
+        PublishEvents(
+            batch.prefix,
+            batch.first + place,
+            1,
+            present,
+            lease.attempt,
+            worker.worker_id,
+            batch.queue.task_class.function,
+            item,
+        )
+    )
+
+
+def _may_publish(state: SchedulerState) -> bool:
+    """Take one of the events that are allowed now; unused ones of one second are kept."""
+    passed_s = state.now - state.news_counted_at_s
+    state.news_allowed = min(state.news_allowed + passed_s * NEWS_PER_S, NEWS_PER_S)
+    state.news_counted_at_s = state.now
+    if state.news_allowed < 1.0:
+        return False
+    state.news_allowed -= 1.0
+    return True
