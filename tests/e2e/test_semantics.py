@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -298,6 +299,20 @@ def test_user_exceptions_are_retried_only_on_request(tmp_path: Path) -> None:
     (tmp_path / "1").unlink()
     eager = third_time.options(retry_exceptions=[OSError], max_retries=2, retry_delay_s=0)
     assert rustray.get(eager.remote(str(tmp_path)), timeout=_WAIT_S) == 2
+
+
+def test_a_deadline_ends_queued_and_running_tasks(folder: Path) -> None:
+    """At that moment, wherever they are; one that is over already does not start."""
+    late = hold.options(deadline=time.time() + 1.0)
+    refs = [late.remote(str(folder), n) for n in range(4)]
+    for ref in refs:
+        with pytest.raises(rustray.TaskTimeout) as caught:
+            rustray.get(ref, timeout=_WAIT_S)
+        assert caught.value.phase == "deadline"
+    with pytest.raises(rustray.TaskTimeout):
+        rustray.get(add.options(deadline=time.time() - 1.0).remote(1, 2), timeout=_WAIT_S)
+    in_time = add.options(deadline=datetime.fromtimestamp(time.time() + _WAIT_S, UTC))
+    assert rustray.get(in_time.remote(1, 2), timeout=_WAIT_S) == 3
 
 
 def test_a_task_that_kills_its_executors_is_poisoned() -> None:

@@ -7,6 +7,7 @@ import contextlib
 import sqlite3
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from rustray.common.resources import ResourceSet
 from rustray.head import journal_files
 from rustray.head.driver import HeadDriver
 from rustray.head.journal import GroupCommitJournal
-from rustray.head.journal_store import JournalStore
+from rustray.head.journal_store import SCHEMA_VERSION, JournalStore
 from rustray.head.notifications import NotificationManager
 from rustray.scheduler import commands as c
 from rustray.scheduler import events as e
@@ -57,7 +58,8 @@ def test_what_was_committed_comes_back(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     now = [1000.0]
     store = JournalStore(path, "full", lambda: now[0])
-    store.commit([c.PersistCode(b"h" * 32, b"code"), a_batch(1, b"a", b"b", b"")])
+    batch = replace(a_batch(1, b"a", b"b", b""), deadline_unix_s=1100.0)
+    store.commit([c.PersistCode(b"h" * 32, b"code"), batch])
     now[0] = 1010.0
     store.commit(
         [
@@ -82,7 +84,17 @@ def test_what_was_committed_comes_back(tmp_path: Path) -> None:
     assert found == e.StateRecovered(
         (
             e.RecoveredBatch(
-                1, PREFIX, 10, 3, CALL, PayloadColumn.of([b"a", b"b", b""]), None, True, 30.0
+                1,
+                PREFIX,
+                10,
+                3,
+                CALL,
+                PayloadColumn.of([b"a", b"b", b""]),
+                None,
+                True,
+                30.0,
+                1100.0,
+                70.0,
             ),
         ),
         (e.RecoveredOutcome(5, 1, 1, 1, an_outcome(5, 1, 1, b"B").outcome, False, 20.0),),
@@ -125,19 +137,23 @@ def test_what_is_forgotten_leaves_nothing(tmp_path: Path) -> None:
             assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 
 
-@pytest.mark.parametrize(
-    ("version", "later"), [(1, ("crash", "oom_rerun")), (2, ("oom_rerun",))], ids=str
-)
-def test_a_journal_of_an_older_schema_is_brought_up_to_date(
-    tmp_path: Path, version: int, later: tuple[str, ...]
-) -> None:
+_LATER = {
+    2: "DROP TABLE crash;",
+    3: "DROP TABLE oom_rerun;",
+    4: "ALTER TABLE batch DROP COLUMN deadline;",
+}
+"""Schema version to what takes its novelty away."""
+
+
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+def test_a_journal_of_an_older_schema_is_brought_up_to_date(tmp_path: Path, version: int) -> None:
     """A check reads an older file as it is, and the next start migrates it with all it holds."""
     path = tmp_path / "journal.db"
     store = JournalStore(path)
     store.commit([a_batch(1, b"a"), c.PersistRerun(1, 0, 1, 1)])
     store.close()
     with contextlib.closing(sqlite3.connect(path)) as db:
-        drops = "".join(f"DROP TABLE {table};" for table in later)
+        drops = "".join(_LATER[later] for later in range(version + 1, SCHEMA_VERSION + 1))
         db.executescript(f"{drops} PRAGMA user_version = {version};")
     assert journal_files.check(path).tasks == 1
     store = JournalStore(path)

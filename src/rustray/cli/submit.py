@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Annotated, Any, Final
 
 import typer
@@ -26,7 +28,14 @@ from rustray.common import ids
 from rustray.common.errors import UsageProblem
 from rustray.rpc.api import SubmitItem
 from rustray.task.codec import encode_call
-from rustray.task.spec import DEFAULT_CRASH_LIMIT, Codec, ResourceRequirements, TaskSpec, class_of
+from rustray.task.spec import (
+    DEFAULT_CRASH_LIMIT,
+    Codec,
+    ResourceRequirements,
+    TaskSpec,
+    class_of,
+    deadline_unix_s,
+)
 
 _FLAGS: Final = (
     "--kwarg", "--wait", "--timeout", "--cpus", "--memory-mb", "--gpus", "--priority",
@@ -34,6 +43,7 @@ _FLAGS: Final = (
     "--wait-for-resources", "--ca-file", "--json", "--help", "--label", "--resource",
     "--queue-timeout", "--total-timeout", "--retry-exception", "--retry-delay", "--crash-limit",
     "--oom-retries",
+    "--deadline", "--idempotency-key", "--on-duplicate",
 )  # fmt: skip
 
 Function = Annotated[str, typer.Argument(metavar="FUNCTION", help="Name of the function.")]
@@ -92,6 +102,27 @@ GivenId = Annotated[
     str | None, typer.Option("--task-id", metavar="ID", help="Id to use; the same id runs once.")
 ]
 
+Key = Annotated[
+    str | None,
+    typer.Option(
+        "--idempotency-key", metavar="KEY", help="Your name for it; the same key runs once."
+    ),
+]
+OnDuplicate = Annotated[
+    str,
+    typer.Option(
+        "--on-duplicate",
+        metavar="use-existing|reject",
+        help="What to do if its id or key is there already.",
+    ),
+]
+Deadline = Annotated[
+    str | None,
+    typer.Option(
+        "--deadline", metavar="WHEN", help="When it is ended: 2030-12-31T18:00+01:00, Unix time."
+    ),
+]
+
 
 async def submit(  # noqa: PLR0913 - a command line has as many flags as it has
     call: Call,
@@ -116,6 +147,9 @@ async def submit(  # noqa: PLR0913 - a command line has as many flags as it has
     label: Labels = None,
     resource: Resources = None,
     task_id: GivenId = None,
+    idempotency_key: Key = None,
+    on_duplicate: OnDuplicate = "use-existing",
+    deadline: Deadline = None,
     wait_for_resources: Queue = False,
 ) -> int:
     """Submit a task for a registered function, and print its id (or its result)."""
@@ -165,6 +199,9 @@ def _spec_of(flags: Mapping[str, Any]) -> TaskSpec:
             retry_delay_s=_delay(flags["retry_delay"]),
             crash_limit=flags["crash_limit"],
             oom_retries=flags["oom_retries"],
+            deadline=_deadline(flags["deadline"]),
+            idempotency_key=flags["idempotency_key"],
+            on_duplicate=flags["on_duplicate"].replace("-", "_"),
         )
     except ValueError as error:
         raise UsageProblem(str(error)) from None
@@ -190,6 +227,9 @@ def item_of(spec: TaskSpec, prefix: bytes) -> SubmitItem:
         encode_call(Codec.JSON, tuple(spec.args), dict(sorted(spec.kwargs.items()))),
         uses_default_resources=spec.resource_requirements is None,
         uses_default_retries=spec.max_retries is None,
+        deadline_unix_s=deadline_unix_s(spec.deadline),
+        idempotency_key=spec.idempotency_key or "",
+        rejects_duplicate=spec.on_duplicate == "reject",
     )
 
 
@@ -206,6 +246,20 @@ def _needs(
 
 def _seconds(text: str | None, flag: str) -> float | None:
     return parse_duration(text, flag) if text is not None else None
+
+
+def _deadline(text: str | None) -> float | datetime | None:
+    if text is None:
+        return None
+    with contextlib.suppress(ValueError):
+        return float(text)
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageProblem(
+            f"--deadline {ascii(text)[:60]} is no moment: "
+            "write 2030-12-31T18:00+01:00, or Unix time"
+        ) from None
 
 
 def _delay(text: str | None) -> float | None:

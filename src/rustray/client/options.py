@@ -29,10 +29,12 @@ from rustray.task.spec import (
     check_priority,
     check_retries,
     check_seconds,
+    deadline_unix_s,
 )
 
 VALID: Final = (
     "crash_limit",
+    "deadline",
     "executor",
     "labels",
     "max_retries",
@@ -74,6 +76,7 @@ def check_options(options: Mapping[str, Any]) -> None:
     if not isinstance(options.get("wait_for_resources", False), bool):
         shown = f"{options['wait_for_resources']!r:.80}"
         raise ValueError(f"wait_for_resources must be True or False, not {shown}")
+    deadline_unix_s(options.get("deadline"))
     exception_names(options.get("retry_exceptions", False))
     check_delay(options.get("retry_delay_s"))
     if options.get("crash_limit") is not None:

@@ -202,12 +202,21 @@ class ClassEntry:
         number: The session's number for it.
         submit: The session's, bound once.
         open_batch: Where the next task goes, or None. Guarded by the session's lock.
+        deadline_unix_s: When its tasks are ended wherever they are; 0 for never.
     """
 
-    __slots__ = ("code", "number", "open_batch", "owner", "submit", "task_class")
+    __slots__ = ("code", "deadline_unix_s", "number", "open_batch", "owner", "submit", "task_class")
 
-    def __init__(self, owner: Owner, number: int, task_class: TaskClass, code: bytes) -> None:
+    def __init__(
+        self,
+        owner: Owner,
+        number: int,
+        task_class: TaskClass,
+        code: bytes,
+        deadline_unix_s: float = 0.0,
+    ) -> None:
         self.owner = owner
+        self.deadline_unix_s = deadline_unix_s
         self.submit = owner.submit
         self.number = number
         self.task_class = task_class

@@ -14,7 +14,7 @@ from rustray.client.refs import ClassEntry, TaskRef
 from rustray.common.errors import PayloadError
 from rustray.task.codec import encode_call
 from rustray.task.pickling import ATOMS, PROTOCOL, dumps_call
-from rustray.task.spec import Codec
+from rustray.task.spec import Codec, deadline_unix_s
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -83,7 +83,11 @@ class RemoteFunction(Generic[P, T]):
     def _bind(self) -> ClassEntry:
         session = context.ensure_session()
         code, code_hash = pickle_function(self._function)
-        entry = session.define(task_class(self._function, code_hash, self._options), code)
+        entry = session.define(
+            task_class(self._function, code_hash, self._options),
+            code,
+            deadline_unix_s(self._options.get("deadline")),
+        )
         self._entry = entry
         return entry
 
@@ -123,7 +127,8 @@ def remote(function: Any = None, /, **options: Any) -> Any:
             is re-run too), retry_delay_s (pause before that; without it one that doubles from 1 s
             to 600 s, with full jitter), crash_limit (executors that it may kill, default 3),
             oom_retries (re-runs after it outgrew its memory_mb, default 0),
-            timeout_s (of one run), queue_timeout_s, total_timeout_s, executor ("process",
+            timeout_s (of one run), queue_timeout_s, total_timeout_s, deadline (Unix time, or a
+            datetime with a time zone, at which it is ended wherever it is), executor ("process",
             "thread" or "async"), wait_for_resources, name.
 
     Raises:

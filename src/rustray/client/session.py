@@ -88,8 +88,16 @@ class ClientSession:
 
     # ---- any thread -------------------------------------------------------------------
 
-    def define(self, task_class: TaskClass, code: bytes) -> ClassEntry:
+    def define(
+        self, task_class: TaskClass, code: bytes, deadline_unix_s: float = 0.0
+    ) -> ClassEntry:
         """Return the session's entry for a class; equal classes share one.
+
+        Args:
+            task_class: The class.
+            code: Of its function, where that travels.
+            deadline_unix_s: When its tasks are ended wherever they are; 0 for never. They come
+                into batches of their own.
 
         Raises:
             PayloadError: the code is more than the way to the head can carry.
@@ -101,7 +109,9 @@ class ClientSession:
             if entry is None:
                 number = len(self._entries) + 1
                 entry = self._entries[task_class] = ClassEntry(self, number, task_class, code)
+        if not deadline_unix_s:
             return entry
+        return ClassEntry(self, entry.number, task_class, code, deadline_unix_s)
 
     def submit(self, entry: ClassEntry, payload: bytes) -> TaskRef[Any]:
         """Hand in one task.
@@ -246,12 +256,14 @@ class ClientSession:
                 if bytes_left <= 0:
                     break  # big code travels alone, its tasks follow
             part = column.slice(low, stop)
-            frame.submissions.append(Submission(entry.number, batch.first + low, part))
+            frame.submissions.append(
+                Submission(entry.number, batch.first + low, part, entry.deadline_unix_s)
+            )
             batch.sent = stop
             tasks_left -= stop - low
             bytes_left -= len(part.blob)
         if self._cancels:
-            self._fill_cancels(frame)
+            _fill_cancels(frame, self._cancels, self._outbox)
         return bool(frame.submissions or frame.classes or frame.follow or frame.cancels)
 
     def rest(self) -> bool:
@@ -295,22 +307,6 @@ class ClientSession:
                 self._seal(batch)
             return bool(self._outbox)
 
-    def _fill_cancels(self, frame: ClientFrame) -> None:
-        """Take the cancels whose tasks have been sent; merge neighbours."""
-        while self._cancels:
-            batch, index, force = self._cancels[0]
-            if batch.sent <= index < batch.size and batch in self._outbox:
-                return  # after its submission, in a later frame
-            self._cancels.popleft()
-            if batch.unfinished == 0 or batch.refs[index] is None:
-                continue
-            first = batch.first + index
-            last = frame.cancels[-1] if frame.cancels else None
-            if last and last.first + last.count == first and last.force == force:
-                frame.cancels[-1] = CancelRequest(b"", last.first, last.count + 1, force)
-            else:
-                frame.cancels.append(CancelRequest(b"", first, 1, force))
-
     # ---- loop thread: in --------------------------------------------------------------
 
     def apply(self, frame: HeadFrame) -> None:
@@ -337,6 +333,25 @@ class ClientSession:
                 self._ledger.fail(batch, low, high, unsent or error)
             self._ledger.fail(batch, 0, batch.size, error)
         self.arrivals.wake(everyone=True)
+
+
+def _fill_cancels(
+    frame: ClientFrame, cancels: deque[tuple[Batch, int, bool]], outbox: deque[Batch]
+) -> None:
+    """Take the cancels whose tasks have been sent; merge neighbours."""
+    while cancels:
+        batch, index, force = cancels[0]
+        if batch.sent <= index < batch.size and batch in outbox:
+            return  # after its submission, in a later frame
+        cancels.popleft()
+        if batch.unfinished == 0 or batch.refs[index] is None:
+            continue
+        first = batch.first + index
+        last = frame.cancels[-1] if frame.cancels else None
+        if last and last.first + last.count == first and last.force == force:
+            frame.cancels[-1] = CancelRequest(b"", last.first, last.count + 1, force)
+        else:
+            frame.cancels.append(CancelRequest(b"", first, 1, force))
 
 
 def _build_column(batch: Batch) -> PayloadColumn:

@@ -17,7 +17,7 @@ from rustray.common.ids import PREFIX_BYTES, TaskId, split_task_id, task_id
 from rustray.rpc.api import HeadApi, RawResult, SubmitItem, SubmitVerdict
 from rustray.task.codec import decode_value, encode_call
 from rustray.task.result import TaskEvent, TaskResult
-from rustray.task.spec import Codec, TaskSpec, class_of
+from rustray.task.spec import Codec, TaskSpec, class_of, deadline_unix_s
 from rustray.task.state import TaskState
 
 _BACKOFF_FIRST_S: Final = 0.2
@@ -57,8 +57,7 @@ class Submitter:
         if items:
             verdicts = [v for part in _messages(items) for v in await _submit(api, part)]
             for place, verdict in zip(places, verdicts, strict=True):
-                if verdict.error is not None:
-                    answers[place] = verdict.error
+                answers[place] = verdict.error or TaskId(verdict.task_id)
         return answers
 
     def _item(self, spec: TaskSpec) -> SubmitItem:
@@ -77,6 +76,9 @@ class Submitter:
             payload,
             uses_default_resources=spec.resource_requirements is None,
             uses_default_retries=spec.max_retries is None,
+            deadline_unix_s=deadline_unix_s(spec.deadline),
+            idempotency_key=spec.idempotency_key or "",
+            rejects_duplicate=spec.on_duplicate == "reject",
         )
 
 

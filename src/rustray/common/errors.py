@@ -16,7 +16,7 @@ do next (in the message)::
     ├─ NotInTask                yours: `rustray.context()` where no task runs
     ├─ TaskExecutionFailed      the task's: user code raised (`.cause` has the exception)
     ├─ TaskCancelled            somebody cancelled it
-    ├─ TaskTimeout              the task's: a queue, run or total limit passed; a TimeoutError
+    ├─ TaskTimeout              the task's: a limit or its deadline passed; a TimeoutError
     ├─ GetTimeout               the *wait* ended, the task goes on; a TimeoutError
     ├─ ExecutorDeath            the process that ran it died (`.exit_code`, `.signal`)
     │  ├─ WorkerLost            workers died under it more often than `max_retries`
@@ -99,7 +99,7 @@ class TaskNotFound(RustRayError):
 
 
 class DuplicateTask(RustRayError):
-    """The task id belongs to a task with other content."""
+    """The task id or key belongs to a task already, with other content or not to be had twice."""
 
     code = "DUPLICATE_TASK"
 
@@ -168,7 +168,7 @@ class TaskTimeout(TaskError, TimeoutError):
     """A limit of the task itself passed.
 
     Attributes:
-        phase: "queue", "run" or "total".
+        phase: "queue", "run", "total" or "deadline".
     """
 
     code = "TASK_TIMEOUT"

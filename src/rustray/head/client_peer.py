@@ -189,6 +189,8 @@ class ClientPeer(Peer):
                 used.task_class,
                 submission.payloads,
                 is_pushed=True,
+                deadline_unix_s=submission.deadline_unix_s,
+                time_left_s=self._driver.time_left_s(submission.deadline_unix_s),
             )
         )
         return True

@@ -157,6 +157,12 @@ class HeadDriver:
         self._arm_timer()
         return commands
 
+    def time_left_s(self, deadline_unix_s: float) -> float | None:
+        """Return how long it is until a moment of the wall clock; None for 0, which is never."""
+        if not deadline_unix_s:
+            return None
+        return deadline_unix_s - self.loop.time() - self.clock_offset_s
+
     # -- commits ---------------------------------------------------------------
 
     @property

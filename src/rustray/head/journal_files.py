@@ -13,7 +13,13 @@ from typing import Final
 from urllib.parse import quote
 
 from rustray.common.errors import ConfigError
-from rustray.head.journal_store import FILE_NAME, read_state, refuse_foreign, unusable
+from rustray.head.journal_store import (
+    FILE_NAME,
+    at_present_schema,
+    read_state,
+    refuse_foreign,
+    unusable,
+)
 from rustray.security.state_dir import StateDir
 
 _MARK: Final = "journal.mark"
@@ -82,7 +88,7 @@ def check(path: Path) -> JournalSummary:
         (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
         if verdict != "ok":
             raise ValueError(verdict)
-        read_state(db, 0.0, 0.0, 0)
+        read_state(at_present_schema(db), 0.0, 0.0, 0)
         return _summary(path, db)
 
 

@@ -32,7 +32,7 @@ from rustray.task.state import TaskState
 FILE_NAME: Final = "journal.db"
 APPLICATION_ID: Final = 0x52525931
 """Marks the file as ours: "RRY1"."""
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 LEVELS: Final = {"full": "FULL", "process": "NORMAL"}
 """Durability level to SQLite's ``synchronous``: FULL syncs at each commit."""
 _CHECKPOINT_PAGES: Final = 4_000
@@ -49,7 +49,8 @@ CREATE TABLE oom_rerun (
   PRIMARY KEY (batch, place)
 ) WITHOUT ROWID;
 """
-_MIGRATIONS: Final = {1: _CRASHES, 2: _OOM_RERUNS}
+_DEADLINE: Final = "ALTER TABLE batch ADD COLUMN deadline REAL NOT NULL DEFAULT 0;"
+_MIGRATIONS: Final = {1: _CRASHES, 2: _OOM_RERUNS, 3: _DEADLINE}
 """Schema version to what makes the next one of it."""
 _SCHEMA: Final = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -61,6 +62,7 @@ CREATE TABLE batch (
   class INTEGER NOT NULL, pushed INTEGER NOT NULL, accepted REAL NOT NULL,
   digests BLOB, base INTEGER NOT NULL, ends BLOB, payloads BLOB
 );
+{_DEADLINE}
 CREATE TABLE outcome (
   id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, place INTEGER NOT NULL, count INTEGER NOT NULL,
   state INTEGER NOT NULL, worker TEXT NOT NULL, attempts INTEGER NOT NULL, arrived REAL NOT NULL,
@@ -79,7 +81,7 @@ CREATE INDEX granted_batch ON granted (batch);
   PRIMARY KEY (batch, place)
 ) WITHOUT ROWID;
 """
-_BATCH: Final = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?)"
+_BATCH: Final = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?)"
 _OUTCOME: Final = "INSERT INTO outcome VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _STATEMENTS: Final[dict[type[Any], str]] = {
     c.PersistBatch: _BATCH,
@@ -242,6 +244,7 @@ class JournalStore:
                     command.batch, command.prefix, command.first, len(payloads),
                     self._class_number(command.task_class), command.is_pushed, now,
                     payloads.base, payloads.ends_bytes(), payloads.blob,
+                    command.deadline_unix_s,
                 )  # fmt: skip
             case c.PersistOutcome():
                 outcome = command.outcome
@@ -313,6 +316,16 @@ class JournalStore:
         self._db.close()
 
 
+def at_present_schema(db: sqlite3.Connection) -> sqlite3.Connection:
+    """Return it, or an up-to-date copy in memory of an older one; the file stays as it is."""
+    if db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,):
+        return db
+    copy = sqlite3.connect(":memory:", isolation_level=None)
+    db.backup(copy)
+    migrate(copy)
+    return copy
+
+
 def migrate(db: sqlite3.Connection) -> None:
     """Bring an older schema up to date, all or nothing."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
@@ -355,9 +368,10 @@ def read_state(db: sqlite3.Connection, now: float, grace_s: float, starts: int) 
             number, prefix, first, count, classes[class_number],
             payloads := _column(blob, ends, base), _digests(digests, payloads, bool(pushed)),
             bool(pushed), max(now - accepted, 0.0),
+            deadline, deadline - now if deadline else None,
         )
-        for number, prefix, first, count, class_number, pushed, accepted, digests, base, ends, blob
-        in db.execute("SELECT * FROM batch ORDER BY id")
+        for number, prefix, first, count, class_number, pushed, accepted, digests, base, ends, blob,
+            deadline in db.execute("SELECT * FROM batch ORDER BY id")
     )  # fmt: skip
     firsts = {batch.batch: batch.first for batch in batches}
     outcomes = tuple(
@@ -376,28 +390,14 @@ def read_state(db: sqlite3.Connection, now: float, grace_s: float, starts: int) 
         outcomes,
         tuple(db.execute("SELECT batch, place, count FROM cancel")),
         tuple(db.execute("SELECT batch, place, attempt, reruns FROM rerun")),
-        _read_oom_reruns(db),
-        _read_crashes(db),
+        tuple(db.execute("SELECT batch, place, reruns FROM oom_rerun")),
+        tuple(db.execute("SELECT batch, place, text FROM crash ORDER BY id")),
         tuple(db.execute("SELECT batch, place, count, granted FROM granted ORDER BY id")),
         tuple(db.execute("SELECT hash, code FROM code")),
         tuple(name for (name,) in db.execute("SELECT id FROM worker ORDER BY id")),
         grace_s,
         starts,
     )
-
-
-def _read_oom_reruns(db: sqlite3.Connection) -> tuple[tuple[int, int, int], ...]:
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version < 3:
-        return ()
-    return tuple(db.execute("SELECT batch, place, reruns FROM oom_rerun"))
-
-
-def _read_crashes(db: sqlite3.Connection) -> tuple[tuple[int, int, str], ...]:
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version < 2:
-        return ()
-    return tuple(db.execute("SELECT batch, place, text FROM crash ORDER BY id"))
 
 
 def _verify(batches: Sequence[RecoveredBatch], outcomes: Sequence[RecoveredOutcome]) -> None:

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from rustray.common import ids
@@ -135,6 +136,7 @@ class HeadService:
 
     async def submit(self, items: Sequence[SubmitItem]) -> list[SubmitVerdict]:
         """Submit tasks one by one; each gets its own verdict."""
+        items = [self._named(item) if item.idempotency_key else item for item in items]
         verdicts: list[SubmitVerdict | None] = [None] * len(items)
         classes: list[TaskClass | None] = []
         for position, item in enumerate(items):
@@ -157,6 +159,16 @@ class HeadService:
         await self._driver.safe()
         return [verdict for verdict in verdicts if verdict is not None]
 
+    def _named(self, item: SubmitItem) -> SubmitItem:
+        """Give a task the id that its key stands for, to this caller.
+
+        The id is committed with the task, and so is the key: there is no table that could disagree.
+        """
+        name = f"{self._caller.subject}\0{item.idempotency_key}".encode()
+        digest = blake2b(name, digest_size=ids.PREFIX_BYTES + ids.SEQUENCE_BITS // 8).digest()
+        sequence = int.from_bytes(digest[ids.PREFIX_BYTES :])
+        return replace(item, prefix=digest[: ids.PREFIX_BYTES], sequence=sequence)
+
     def _submit_run(
         self,
         items: Sequence[SubmitItem],
@@ -173,6 +185,9 @@ class HeadService:
             payloads,
             is_pushed=False,
             uses_default_resources=first.uses_default_resources,
+            deadline_unix_s=first.deadline_unix_s,
+            time_left_s=self._driver.time_left_s(first.deadline_unix_s),
+            rejects_known=first.rejects_duplicate,
         )
         for command in self._driver.handle(event):
             if isinstance(command, AcceptTasks | RejectTasks) and command.prefix == first.prefix:
@@ -335,6 +350,8 @@ def _continues(
         item.prefix == before.prefix
         and item.sequence == before.sequence + 1
         and item.uses_default_resources == before.uses_default_resources
+        and item.deadline_unix_s == before.deadline_unix_s
+        and item.rejects_duplicate == before.rejects_duplicate
         and classes[position] == classes[position - 1]
         and classes[position] is not None
     )

@@ -42,6 +42,9 @@ class SubmitItem:
         payload: Encoded arguments.
         uses_default_resources: The caller named no resources: the function's own apply.
         uses_default_retries: The caller named no max_retries: the head's default applies.
+        deadline_unix_s: When it is ended wherever it is; 0 for never.
+        idempotency_key: Stands for its id, if not "": the head makes one of it.
+        rejects_duplicate: A task that exists already under the id is an error, not the answer.
     """
 
     prefix: bytes
@@ -50,6 +53,9 @@ class SubmitItem:
     payload: bytes
     uses_default_resources: bool = False
     uses_default_retries: bool = False
+    deadline_unix_s: float = 0.0
+    idempotency_key: str = ""
+    rejects_duplicate: bool = False
 
 
 @dataclass(frozen=True, slots=True)

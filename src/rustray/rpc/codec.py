@@ -183,6 +183,8 @@ def encode_client_frame(frame: ClientFrame) -> bytes:
         target.class_number = submission.class_number
         target.first = submission.first
         _put_payloads(target.payloads, submission.payloads)
+        if submission.deadline_unix_s:
+            target.deadline_unix_s = submission.deadline_unix_s
     for cancel in frame.cancels:
         for first, count in _split(cancel.first, cancel.count):
             message.cancels.add(prefix=cancel.prefix, first=first, count=count, force=cancel.force)
@@ -230,7 +232,8 @@ def decode_client_frame(data: bytes) -> ClientFrame:
 def _get_submission(message: wire.Submission) -> Submission:
     first = message.first
     payloads = _get_ordered_payloads(message.payloads, first, _SEQUENCES)
-    return Submission(_class_number(message.class_number), first, payloads)
+    deadline_unix_s = seconds_from_wire("deadline_unix_s", message.deadline_unix_s)
+    return Submission(_class_number(message.class_number), first, payloads, deadline_unix_s)
 
 
 def _get_cancel(message: wire.CancelRange) -> CancelRequest:

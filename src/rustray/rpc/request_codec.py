@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import msgpack
@@ -36,7 +37,13 @@ from rustray.rpc.convert import (
     total,
 )
 from rustray.rpc.status import from_detail, to_detail
-from rustray.task.spec import DEFAULT_CRASH_LIMIT, Codec, ResourceRequirements, TaskClass
+from rustray.task.spec import (
+    DEFAULT_CRASH_LIMIT,
+    Codec,
+    ResourceRequirements,
+    TaskClass,
+    check_name,
+)
 
 MAX_BATCH: Final = 100_000
 MAX_CANCELS: Final = 10_000
@@ -94,6 +101,9 @@ def put_item(target: common.TaskRequest, item: SubmitItem) -> None:
     target.call = item.payload
     target.uses_default_resources = item.uses_default_resources
     target.uses_default_retries = item.uses_default_retries
+    target.deadline_unix_s = item.deadline_unix_s
+    target.idempotency_key = text(item.idempotency_key)
+    target.reject_duplicate = item.rejects_duplicate
 
 
 def new_prefix() -> bytes:
@@ -115,8 +125,8 @@ def get_item(message: common.TaskRequest, prefix: bytes, sequence: int) -> Submi
     try:
         if message.task_id:
             prefix, sequence = ids.split_task_id(message.task_id)
-        if message.HasField("task_class"):
-            return SubmitItem(
+        item = (
+            SubmitItem(
                 prefix,
                 sequence,
                 get_task_class(message.task_class),
@@ -124,7 +134,18 @@ def get_item(message: common.TaskRequest, prefix: bytes, sequence: int) -> Submi
                 message.uses_default_resources,
                 message.uses_default_retries,
             )
-        return _get_plain_item(message, prefix, sequence)
+            if message.HasField("task_class")
+            else _get_plain_item(message, prefix, sequence)
+        )
+        key = message.idempotency_key
+        if key:
+            check_name("idempotency_key", key)
+        return replace(
+            item,
+            deadline_unix_s=seconds_from_wire("deadline_unix_s", message.deadline_unix_s),
+            idempotency_key=key,
+            rejects_duplicate=message.reject_duplicate,
+        )
     except ValueError as error:
         raise PayloadError(f"the task is not valid: {error}") from error
 

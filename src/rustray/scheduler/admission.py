@@ -21,7 +21,7 @@ from rustray.scheduler.commands import (
     RejectTasks,
     ReportUnknown,
 )
-from rustray.scheduler.deadlines import start_batch_timers
+from rustray.scheduler.deadlines import end_queued_if_due, start_batch_timers
 from rustray.scheduler.events import FollowRequested, TasksSubmitted
 from rustray.scheduler.placement import add_span, capacity_of, new_queue
 from rustray.scheduler.records import Batch, ClassQueue
@@ -73,6 +73,8 @@ def _accept_fresh(state: SchedulerState, event: TasksSubmitted, low: int, high: 
     )
     if not event.is_pushed:
         batch.digests = digests(payloads)
+    if event.time_left_s is not None:
+        batch.deadline_s = state.now + event.time_left_s
     state.next_batch += 1
     queue.batches += 1
     state.insert(batch)
@@ -82,7 +84,15 @@ def _accept_fresh(state: SchedulerState, event: TasksSubmitted, low: int, high: 
     state.counters["tasks_accepted"] += batch.count
     commands = state.commands
     commands.append(
-        PersistBatch(batch.number, batch.prefix, first, event.task_class, payloads, event.is_pushed)
+        PersistBatch(
+            batch.number,
+            batch.prefix,
+            first,
+            event.task_class,
+            payloads,
+            event.is_pushed,
+            event.deadline_unix_s,
+        )
     )
     commands.append(AcceptTasks(batch.prefix, first, batch.count))
     commands.append(
@@ -92,6 +102,7 @@ def _accept_fresh(state: SchedulerState, event: TasksSubmitted, low: int, high: 
     )
     start_batch_timers(state, batch)
     add_span(state, batch, 0, batch.count)
+    end_queued_if_due(state, batch)
 
 
 def _refuse(
@@ -113,6 +124,10 @@ def _match_known(
     first = event.first + low
     start = first - batch.first
     end = start + high - low
+    if event.rejects_known:
+        exists = DuplicateTask("a task with this id or idempotency key exists already")
+        _refuse(state, event.prefix, first, high - low, exists)
+        return
     if _is_same_class(event, batch.queue.task_class) and _are_same_arguments(
         batch, start, end, event.payloads.slice(low, high)
     ):

@@ -31,6 +31,7 @@ class PersistBatch:
     Attributes:
         batch: Number of the batch, never used again.
         is_pushed: Outcomes go to the session by themselves.
+        deadline_unix_s: When they are ended wherever they are; 0 for never.
     """
 
     batch: int
@@ -39,6 +40,7 @@ class PersistBatch:
     task_class: TaskClass
     payloads: PayloadColumn
     is_pushed: bool
+    deadline_unix_s: float = 0.0
 
 
 @record

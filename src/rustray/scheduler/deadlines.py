@@ -23,18 +23,19 @@ RECALL_AGAIN_S: Final = 0.5
 
 
 def start_batch_timers(state: SchedulerState, batch: Batch) -> None:
-    """Start the queue and total limits of a batch: at most one timer each."""
+    """Start the queue and total limits and the deadline of a batch: at most one timer each."""
     task_class = batch.queue.task_class
-    if not (task_class.queue_timeout_s or task_class.total_timeout_s):
-        return
-    for kind, limit_s in (
-        ("queue", task_class.queue_timeout_s),
-        ("total", task_class.total_timeout_s),
-    ):
-        if limit_s:
-            due = batch.accepted_at_s + limit_s
-            heapq.heappush(state.timers, (due, state.next_order, kind, batch))
-            state.next_order += 1
+    if batch.deadline_s is not None:
+        _start_timer(state, batch.deadline_s, "deadline", batch)
+    if task_class.queue_timeout_s:
+        _start_timer(state, batch.accepted_at_s + task_class.queue_timeout_s, "queue", batch)
+    if task_class.total_timeout_s:
+        _start_timer(state, batch.accepted_at_s + task_class.total_timeout_s, "total", batch)
+
+
+def _start_timer(state: SchedulerState, due_s: float, kind: str, batch: Batch) -> None:
+    heapq.heappush(state.timers, (due_s, state.next_order, kind, batch))
+    state.next_order += 1
 
 
 def on_queue_limit(state: SchedulerState, batch: Batch) -> None:
@@ -58,8 +59,7 @@ def on_queue_limit(state: SchedulerState, batch: Batch) -> None:
             for number, pieces in groupby(part.singles(), lambda one: batch.lease[one.low]):
                 _recall(state, state.leases[number], [one.low for one in pieces])
     if is_recalling:
-        heapq.heappush(state.timers, (state.now + RECALL_AGAIN_S, state.next_order, "queue", batch))
-        state.next_order += 1
+        _start_timer(state, state.now + RECALL_AGAIN_S, "queue", batch)
 
 
 def _recall(state: SchedulerState, lease: Lease, offsets: list[int]) -> None:
@@ -79,21 +79,56 @@ def _expire_queued(state: SchedulerState, part: Part, info: FailureInfo) -> None
 
 
 def on_total_limit(state: SchedulerState, batch: Batch) -> None:
-    """End whatever of a batch has not ended; workers are told to stop it."""
+    """End whatever of a batch has not ended within its total limit."""
+    _end_all(state, batch, "total", _total_info(batch))
+
+
+def on_deadline(state: SchedulerState, batch: Batch) -> None:
+    """End whatever of a batch has not ended by its deadline."""
+    _end_all(state, batch, "deadline", _DEADLINE_INFO)
+
+
+_DEADLINE_INFO: Final = FailureInfo(
+    "TASK_TIMEOUT", "the task did not end before its deadline", phase="deadline"
+)
+
+
+def _total_info(batch: Batch) -> FailureInfo:
     limit_s = batch.queue.task_class.total_timeout_s
-    info = FailureInfo(
-        "TASK_TIMEOUT",
-        f"the task did not end within its total_timeout_s={limit_s:g}",
-        phase="total",
-    )
+    text = f"the task did not end within its total_timeout_s={limit_s:g}"
+    return FailureInfo("TASK_TIMEOUT", text, phase="total")
+
+
+def end_queued_if_due(state: SchedulerState, batch: Batch) -> None:
+    """End what is queued of a batch whose time is up, before it is given out."""
+    if batch.due_s is None or batch.due_s > state.now:
+        return
+    is_deadline = batch.deadline_s == batch.due_s
+    info = _DEADLINE_INFO if is_deadline else _total_info(batch)
+    for part in _parts(batch):
+        if part.state is TaskState.QUEUED:
+            _expire_queued(state, part, info)
+
+
+def _end_all(state: SchedulerState, batch: Batch, kind: str, info: FailureInfo) -> None:
+    """End what has not ended; workers are told to stop it.
+
+    What a worker of before a restart may hold waits until that is known, and for the report of one
+    that has just come back: it may have ended in time.
+    """
     if batch.unfinished == 0:
         return
+    ghost = state.ghost
     for part in _parts(batch):
         if part.state is TaskState.QUEUED:
             _expire_queued(state, part, info)
         elif not part.state.is_terminal:
             for one in part.singles():
-                _stop_leased(state, state.leases[batch.lease[one.low]], one, info)
+                lease = state.leases[batch.lease[one.low]]
+                if lease.worker is not ghost:
+                    _stop_leased(state, lease, one, info)
+    if ghost is not None and batch.unfinished:
+        _start_timer(state, max(ghost.expires_at_s, state.now) + RECALL_AGAIN_S, kind, batch)
 
 
 def _stop_leased(state: SchedulerState, lease: Lease, part: Part, info: FailureInfo) -> None:
@@ -103,8 +138,7 @@ def _stop_leased(state: SchedulerState, lease: Lease, part: Part, info: FailureI
         CancelLease(worker.worker_id, lease.number, part.low - lease.low, part.count, force=True)
     )
     release(state, lease, part.count)
-    held_by = None if worker is state.ghost else worker
-    finish(state, part, TaskState.TIMED_OUT, failure_payloads(part.count, info), held_by)
+    finish(state, part, TaskState.TIMED_OUT, failure_payloads(part.count, info), worker)
 
 
 def on_run_limit(state: SchedulerState, lease: Lease, low: int, high: int) -> None:

@@ -27,6 +27,9 @@ class TasksSubmitted:
         payloads: Arguments, one item a task, at least one.
         is_pushed: Whether outcomes go to the session of this prefix by themselves.
         uses_default_resources: The caller said nothing of resources.
+        deadline_unix_s: When they are ended wherever they are, as the caller said it; 0 for never.
+        time_left_s: How long that is from now on, 0 or less if it is over; None for never.
+        rejects_known: Tasks that are there already are an error, not the answer.
     """
 
     prefix: bytes
@@ -35,6 +38,9 @@ class TasksSubmitted:
     payloads: PayloadColumn
     is_pushed: bool
     uses_default_resources: bool = False
+    deadline_unix_s: float = 0.0
+    time_left_s: float | None = None
+    rejects_known: bool = False
 
 
 @record
@@ -140,6 +146,7 @@ class RecoveredBatch:
         payloads: None once all its tasks have ended.
         digests: Of each task's arguments; None where nobody will compare them.
         age_s: Seconds since it was accepted.
+        deadline_unix_s, time_left_s: See `TasksSubmitted`.
     """
 
     batch: int
@@ -151,6 +158,8 @@ class RecoveredBatch:
     digests: list[bytes] | None
     is_pushed: bool
     age_s: float
+    deadline_unix_s: float = 0.0
+    time_left_s: float | None = None
 
 
 @record

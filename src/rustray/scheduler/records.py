@@ -85,6 +85,7 @@ class Batch:
         is_overdue: Its queue limit has passed: what comes back unstarted ends.
         delayed: Offset to when and why, for QUEUED tasks that pause before another attempt and
             stand in no queue.
+        deadline_s: Monotonic time at which it is ended wherever it is, or None.
         crashes: Offset to how it has killed its executors, in words.
     """
 
@@ -110,6 +111,7 @@ class Batch:
     is_overdue: bool = False
     delayed: dict[int, Delay] = field(default_factory=dict)
     crashes: dict[int, list[str]] = field(default_factory=dict)
+    deadline_s: float | None = None
 
     def __post_init__(self) -> None:
         self.state = bytearray(self.count)
@@ -120,7 +122,10 @@ class Batch:
     def due_s(self) -> float | None:
         """When what has not ended is ended, as monotonic time; None for never."""
         limit_s = self.queue.task_class.total_timeout_s
-        return self.accepted_at_s + limit_s if limit_s else None
+        limits = [] if self.deadline_s is None else [self.deadline_s]
+        if limit_s:
+            limits.append(self.accepted_at_s + limit_s)
+        return min(limits, default=None)
 
 
 @record

@@ -24,7 +24,7 @@ from rustray.scheduler.completion import (
     owned_runs,
     release,
 )
-from rustray.scheduler.deadlines import start_batch_timers
+from rustray.scheduler.deadlines import end_queued_if_due, start_batch_timers
 from rustray.scheduler.events import RecoveredBatch, RecoveredOutcome, StateRecovered
 from rustray.scheduler.load_balancer import WorkerLoad
 from rustray.scheduler.placement import add_span, enqueue, new_queue
@@ -93,6 +93,8 @@ def _rebuild(state: SchedulerState, found: RecoveredBatch) -> Batch:
         state.now - found.age_s,
     )
     batch.digests = found.digests
+    if found.time_left_s is not None:
+        batch.deadline_s = state.now + found.time_left_s
     queue.batches += 1
     state.next_batch = max(state.next_batch, found.batch + 1)
     state.insert(batch)
@@ -190,7 +192,8 @@ def end(state: SchedulerState) -> None:
     ghost = state.ghost
     if ghost is None:
         return
-    for lease in reversed(list(ghost.leases.values())):
+    held = list(ghost.leases.values())
+    for lease in reversed(held):
         batch = lease.batch
         for part in reversed(owned_runs(state, lease, 0, lease.count)):
             release(state, lease, part.count)
@@ -206,6 +209,8 @@ def end(state: SchedulerState) -> None:
                 else:
                     _queue_again(state, one)
     state.ghost = None
+    for batch in {lease.batch.number: lease.batch for lease in held}.values():
+        end_queued_if_due(state, batch)
     # One that has registered and not said yet what it holds is here again.
     gone = sorted(state.awaited - state.workers.keys())
     state.commands += [ForgetWorker(name) for name in gone]

@@ -125,6 +125,8 @@ class Scheduler:
                     deadlines.on_queue_limit(state, subject)
                 case "total", Batch():
                     deadlines.on_total_limit(state, subject)
+                case "deadline", Batch():
+                    deadlines.on_deadline(state, subject)
                 case "run", (Lease() as lease, int(low), int(high)):
                     deadlines.on_run_limit(state, lease, low, high)
                 case "retry", (Batch() as batch, int(offset)):

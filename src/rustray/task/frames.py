@@ -47,11 +47,13 @@ class Submission:
         class_number: From an earlier (or this frame's) `ClassDefinition`.
         first: Sequence of the first task under the session's prefix.
         payloads: Arguments, one item a task.
+        deadline_unix_s: When they are ended wherever they are; 0 for never.
     """
 
     class_number: int
     first: int
     payloads: PayloadColumn
+    deadline_unix_s: float = 0.0
 
 
 @record

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from rustray.common import ids
 from rustray.common.resources import CPU, GPU, MEMORY, ResourceSet
@@ -16,9 +16,23 @@ MIN_PRIORITY: Final = -(1 << 31)
 MAX_PRIORITY: Final = (1 << 31) - 1
 MAX_RETRIES_LIMIT: Final = 1_000_000
 MAX_SECONDS: Final = 10 * 365 * 86_400.0
+MAX_UNIX_S: Final = 253_402_300_800.0
+"""The year 10,000."""
 MAX_NAME: Final = 256
 DEFAULT_RETRIES: Final = 3
 DEFAULT_CRASH_LIMIT: Final = 3
+
+
+@runtime_checkable
+class Moment(Protocol):
+    """A `datetime.datetime`; that module has a clock, which nothing here may touch."""
+
+    @property
+    def tzinfo(self) -> object:
+        """Its time zone; None where that is not said."""
+
+    def timestamp(self) -> float:
+        """Return it as seconds of Unix time."""
 
 
 class Codec(IntEnum):
@@ -105,6 +119,12 @@ class TaskSpec:
         crash_limit: Executor processes that it may kill before it ends as POISONED.
         oom_retries: Re-runs after it outgrew its ``memory_mb``, beside ``max_retries``; -1: no
             limit.
+        deadline: Moment at which it is ended wherever it is: seconds of Unix time, or a datetime
+            with a time zone.
+        idempotency_key: Your own name for what is to be done, instead of ``task_id``: as long as a
+            task of yours is known under it, handing it in again runs nothing again.
+        on_duplicate: "use_existing" answers with the id of the task that exists already under the
+            id or key, if its content is the same; "reject" makes that an error.
 
     Raises:
         ValueError: a field is out of range; the message names it and the range.
@@ -125,6 +145,9 @@ class TaskSpec:
     retry_delay_s: float | None = None
     crash_limit: int = DEFAULT_CRASH_LIMIT
     oom_retries: int = 0
+    deadline: float | Moment | None = None
+    idempotency_key: str | None = None
+    on_duplicate: Literal["use_existing", "reject"] = "use_existing"
 
     def __post_init__(self) -> None:
         check_name("function_name", self.function_name)
@@ -137,8 +160,17 @@ class TaskSpec:
         check_seconds("timeout_s", self.timeout_s)
         check_seconds("queue_timeout_s", self.queue_timeout_s)
         check_seconds("total_timeout_s", self.total_timeout_s)
+        deadline_unix_s(self.deadline)
         if self.task_id is not None:
             ids.split_task_id(self.task_id)
+        if self.idempotency_key is not None:
+            check_name("idempotency_key", self.idempotency_key)
+            if self.task_id is not None:
+                raise ValueError("give either a task_id or an idempotency_key, not both")
+        if self.on_duplicate not in ("use_existing", "reject"):
+            raise ValueError(
+                f"on_duplicate must be 'use_existing' or 'reject', not {self.on_duplicate!r:.80}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,6 +352,25 @@ def check_delay(retry_delay_s: object) -> None:
     """
     if retry_delay_s != 0 or isinstance(retry_delay_s, bool):
         check_seconds("retry_delay_s", retry_delay_s)
+
+
+def deadline_unix_s(deadline: object) -> float:
+    """Return a deadline as seconds of Unix time, 0 for None.
+
+    Raises:
+        ValueError: neither a positive number nor a datetime with a time zone.
+    """
+    if deadline is None:
+        return 0.0
+    if isinstance(deadline, Moment):
+        if deadline.tzinfo is None:
+            raise ValueError("deadline: the datetime needs a time zone, such as timezone.utc")
+        deadline = deadline.timestamp()
+    if isinstance(deadline, bool) or not isinstance(deadline, int | float):
+        raise ValueError(f"deadline must be Unix time or a datetime, not {deadline!r:.80}")
+    if not 0 < deadline < MAX_UNIX_S:
+        raise ValueError(f"deadline={deadline} is not a moment in seconds of Unix time")
+    return float(deadline)
 
 
 def check_seconds(field_name: str, seconds: object) -> None:

@@ -81,6 +81,20 @@ def test_submit_passes_what_the_flags_say(head: FakeHead, rustray):
     assert ids.task_id(item.prefix, item.sequence) == task_id
     assert not item.uses_default_resources
     assert not item.uses_default_retries
+    rustray(
+        "submit", "f", "--retry-exception", "OSError", "--retry-exception", "app.Busy",
+        "--retry-delay", "0", "--crash-limit", "7", "--idempotency-key", "order 5",
+        "--on-duplicate", "reject", "--deadline", "2030-01-01T00:00:00+00:00",
+    )  # fmt: skip
+    item = head.submitted[1][3]
+    found = item.task_class
+    assert found.retry_exceptions == ("OSError", "app.Busy")
+    assert (found.retry_delay_s, found.crash_limit) == (0.0, 7)
+    assert (item.idempotency_key, item.rejects_duplicate) == ("order 5", True)
+    assert item.deadline_unix_s == 1_893_456_000.0
+    rustray("submit", "f", "--retry-exception", "all", "--deadline", "4e9")
+    item = head.submitted[2][3]
+    assert (item.task_class.retry_exceptions, item.deadline_unix_s) == (True, 4e9)
 
 
 def test_submit_and_wait_prints_the_value(head: FakeHead, rustray):
@@ -236,6 +250,16 @@ def test_each_refusal_has_its_exit_code(head: FakeHead, rustray, refusal, expect
 
 
 USAGE = [
+    pytest.param(("submit", "f", "--deadline", "soon"), ["'soon'", "2030-12-31"], id="deadline"),
+    pytest.param(
+        ("submit", "f", "--deadline", "2030-01-01T00:00"), ["time zone"], id="deadline-zone"
+    ),
+    pytest.param(("submit", "f", "--on-duplicate", "x"), ["use_existing"], id="on-duplicate"),
+    pytest.param(("submit", "f", "--retry-exception", "1x"), ["1x"], id="exception"),
+    pytest.param(("submit", "f", "--crash-limit", "0"), ["crash_limit"], id="crash-limit"),
+    pytest.param(
+        ("submit", "f", "--idempotency-key", "k", "--task-id", "0" * 32), ["not both"], id="ids"
+    ),
     pytest.param((), ["command is missing", "head", "worker"], id="F1"),
     pytest.param(("tasks",), ["command is missing", "explain"], id="F1-noun"),
     pytest.param(("statsu",), ["'status'"], id="F2-command"),

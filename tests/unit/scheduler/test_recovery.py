@@ -65,6 +65,13 @@ class Head:
         task_class = TaskClass("f", **options)  # type: ignore[arg-type]
         self.feed(e.TasksSubmitted(PREFIX, first, task_class, payloads, is_pushed))
 
+    def submit_until(self, deadline: float, count: int) -> None:
+        """Hand in tasks with a deadline, on the clock of the store."""
+        payloads = PayloadColumn.of([b"argument"] * count)
+        left_s = deadline - self.now
+        event = e.TasksSubmitted(PREFIX, 0, TaskClass("f"), payloads, True, False, deadline, left_s)
+        self.feed(event)
+
     def join(self, name: str, session: int, cpus: float = 1) -> None:
         """Register a worker."""
         info = WorkerInfo(name, 1, name, "", {"cpu_cores": cpus}, functions=(ANYTHING,))
@@ -308,3 +315,25 @@ def test_a_new_head_knows_how_often_a_task_has_killed_its_executor() -> None:
         if session < 3:
             head.restart()
     assert head.state_of(0) is TaskState.POISONED
+
+
+def test_a_deadline_holds_over_a_restart() -> None:
+    """What nobody has ends; what a worker of before has done in time has its result."""
+    head = Head()
+    head.join("w", 1)
+    head.greet("w", 1)
+    head.submit_until(head.now + 10.0, 8)
+    [grant] = head.grants
+    count = len(grant.payloads)
+    assert 0 < count < 8
+    head.restart()
+    head.now += 12.0
+    head.pass_time(1.0)
+    assert head.state_of(0) is TaskState.LEASED
+    head.join("w", 2)
+    head.greet("w", 2, grant)
+    head.end("w", 2, grant, OK, count)
+    head.pass_time(GRACE_S)
+    done, late = [OK] * count, [TaskState.TIMED_OUT] * (8 - count)
+    assert [head.state_of(n) for n in range(8)] == done + late
+    assert len(head.grants) == 0

@@ -10,6 +10,7 @@ from rustray.common.resources import ResourceSet
 from rustray.scheduler import commands as c
 from rustray.scheduler import events as e
 from rustray.task.columns import PayloadColumn
+from rustray.task.failures import decode_failure
 from rustray.task.frames import LeaseOutcome, LeaseRange
 from rustray.task.functions import FunctionInfo, Parameter
 from rustray.task.spec import ExecutorKind, TaskClass
@@ -335,6 +336,57 @@ def test_a_grant_says_when_its_tasks_are_ended() -> None:
     assert first.due_s == second.due_s == accepted_at + 60.0
     bench.submit(1)
     assert [grant.due_s for grant in grants(bench)] in ([], [None])
+
+
+def submit_until(bench: Bench, time_left_s: float, first: int, count: int = 1) -> None:
+    """Hand in tasks that are to have ended by then."""
+    payloads = PayloadColumn.of([b"x"] * count)
+    deadline = 5e9 + time_left_s
+    bench.feed(
+        e.TasksSubmitted(
+            PREFIX, first, TaskClass("f"), payloads, True, False, deadline, time_left_s
+        )
+    )
+
+
+def test_a_deadline_ends_a_task_wherever_it_is() -> None:
+    """Queued or running; the worker is told to stop it, and when, and later reports are stale."""
+    bench = Bench(lease_ttl_s=1e6)
+    worker = bench.join(cpus=1)
+    submit_until(bench, 5.0, 0, 4)
+    [grant] = grants(bench)
+    assert grant.due_s == bench.now + 5.0
+    (lease,) = worker.held
+    bench.report(worker, started=[LeaseRange(lease, 0, 1)])
+    bench.pass_time(5.1)
+    assert bench.ended == {number: [TaskState.TIMED_OUT] for number in range(4)}
+    bench.end(worker, lease, 0)
+    assert bench.ended[0] == [TaskState.TIMED_OUT]
+    found = bench.scheduler.task(PREFIX, 0)
+    assert found is not None
+    assert found.payload is not None
+    assert decode_failure(found.payload).phase == "deadline"
+
+
+@pytest.mark.parametrize("time_left_s", [0.0, -3.0])
+def test_a_task_whose_deadline_is_over_never_starts(time_left_s: float) -> None:
+    """It is accepted, so that handing it in again is answered alike, and ends at once."""
+    bench = Bench()
+    worker = bench.join()
+    submit_until(bench, time_left_s, 0)
+    assert (bench.accepted, bench.ended, worker.held) == ({0}, {0: [TaskState.TIMED_OUT]}, {})
+
+
+def test_known_tasks_can_be_refused() -> None:
+    """rejects_known: the same content is no excuse; the task itself goes on."""
+    bench = Bench()
+    bench.submit(1)
+    payloads = PayloadColumn.of([b"xxx"])
+    bench.feed(e.TasksSubmitted(PREFIX, 0, TaskClass("f"), payloads, False, rejects_known=True))
+    assert bench.rejected == {0: "DUPLICATE_TASK"}
+    bench.join()
+    bench.run_all()
+    assert bench.ended == {0: [TaskState.SUCCEEDED]}
 
 
 def test_total_timeout_ends_a_running_task_and_tells_the_worker() -> None:

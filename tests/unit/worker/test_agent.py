@@ -257,7 +257,7 @@ async def test_a_bug_in_the_core_ends_the_worker_with_an_invariant_error(
 # ── WorkerService ─────────────────────────────────────────────────────────────────────────
 
 
-def item(task_class: TaskClass = CLASS, payload: bytes = b"hello", **changes: bool) -> SubmitItem:
+def item(task_class: TaskClass = CLASS, payload: bytes = b"hello", **changes: Any) -> SubmitItem:
     """Return what a direct call asks for."""
     return SubmitItem(bytes(10), 7, task_class, payload, **changes)
 

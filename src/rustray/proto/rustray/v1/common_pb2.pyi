@@ -239,7 +239,7 @@ class Resources(_message.Message):
     def __init__(self, cpu_cores: _Optional[float] = ..., memory_mb: _Optional[float] = ..., gpus: _Optional[float] = ..., custom: _Optional[_Mapping[str, float]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class TaskRequest(_message.Message):
-    __slots__ = ("function_name", "codec", "args", "kwargs", "task_id", "priority", "resources", "max_retries", "timeout_s", "queue_timeout_s", "total_timeout_s", "wait_for_resources", "retry_exceptions", "retry_exception_names", "retry_delay_s", "crash_limit", "oom_retries", "task_class", "call", "uses_default_resources", "uses_default_retries")
+    __slots__ = ("function_name", "codec", "args", "kwargs", "task_id", "priority", "resources", "max_retries", "timeout_s", "queue_timeout_s", "total_timeout_s", "wait_for_resources", "retry_exceptions", "retry_exception_names", "retry_delay_s", "crash_limit", "oom_retries", "deadline_unix_s", "idempotency_key", "reject_duplicate", "task_class", "call", "uses_default_resources", "uses_default_retries")
     class KwargsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -264,6 +264,9 @@ class TaskRequest(_message.Message):
     RETRY_DELAY_S_FIELD_NUMBER: _ClassVar[int]
     CRASH_LIMIT_FIELD_NUMBER: _ClassVar[int]
     OOM_RETRIES_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
+    REJECT_DUPLICATE_FIELD_NUMBER: _ClassVar[int]
     TASK_CLASS_FIELD_NUMBER: _ClassVar[int]
     CALL_FIELD_NUMBER: _ClassVar[int]
     USES_DEFAULT_RESOURCES_FIELD_NUMBER: _ClassVar[int]
@@ -285,8 +288,11 @@ class TaskRequest(_message.Message):
     retry_delay_s: float
     crash_limit: int
     oom_retries: int
+    deadline_unix_s: float
+    idempotency_key: str
+    reject_duplicate: bool
     task_class: TaskClass
     call: bytes
     uses_default_resources: bool
     uses_default_retries: bool
-    def __init__(self, function_name: _Optional[str] = ..., codec: _Optional[_Union[Codec, str]] = ..., args: _Optional[_Iterable[bytes]] = ..., kwargs: _Optional[_Mapping[str, bytes]] = ..., task_id: _Optional[str] = ..., priority: _Optional[int] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., max_retries: _Optional[int] = ..., timeout_s: _Optional[float] = ..., queue_timeout_s: _Optional[float] = ..., total_timeout_s: _Optional[float] = ..., wait_for_resources: _Optional[bool] = ..., retry_exceptions: _Optional[bool] = ..., retry_exception_names: _Optional[_Iterable[str]] = ..., retry_delay_s: _Optional[float] = ..., crash_limit: _Optional[int] = ..., oom_retries: _Optional[int] = ..., task_class: _Optional[_Union[TaskClass, _Mapping]] = ..., call: _Optional[bytes] = ..., uses_default_resources: _Optional[bool] = ..., uses_default_retries: _Optional[bool] = ...) -> None: ...
+    def __init__(self, function_name: _Optional[str] = ..., codec: _Optional[_Union[Codec, str]] = ..., args: _Optional[_Iterable[bytes]] = ..., kwargs: _Optional[_Mapping[str, bytes]] = ..., task_id: _Optional[str] = ..., priority: _Optional[int] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., max_retries: _Optional[int] = ..., timeout_s: _Optional[float] = ..., queue_timeout_s: _Optional[float] = ..., total_timeout_s: _Optional[float] = ..., wait_for_resources: _Optional[bool] = ..., retry_exceptions: _Optional[bool] = ..., retry_exception_names: _Optional[_Iterable[str]] = ..., retry_delay_s: _Optional[float] = ..., crash_limit: _Optional[int] = ..., oom_retries: _Optional[int] = ..., deadline_unix_s: _Optional[float] = ..., idempotency_key: _Optional[str] = ..., reject_duplicate: _Optional[bool] = ..., task_class: _Optional[_Union[TaskClass, _Mapping]] = ..., call: _Optional[bytes] = ..., uses_default_resources: _Optional[bool] = ..., uses_default_retries: _Optional[bool] = ...) -> None: ...

@@ -256,14 +256,16 @@ class ClientHello(_message.Message):
     def __init__(self, prefix: _Optional[bytes] = ..., protocol: _Optional[int] = ...) -> None: ...
 
 class Submission(_message.Message):
-    __slots__ = ("class_number", "first", "payloads")
+    __slots__ = ("class_number", "first", "payloads", "deadline_unix_s")
     CLASS_NUMBER_FIELD_NUMBER: _ClassVar[int]
     FIRST_FIELD_NUMBER: _ClassVar[int]
     PAYLOADS_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_UNIX_S_FIELD_NUMBER: _ClassVar[int]
     class_number: int
     first: int
     payloads: _common_pb2.Payloads
-    def __init__(self, class_number: _Optional[int] = ..., first: _Optional[int] = ..., payloads: _Optional[_Union[_common_pb2.Payloads, _Mapping]] = ...) -> None: ...
+    deadline_unix_s: float
+    def __init__(self, class_number: _Optional[int] = ..., first: _Optional[int] = ..., payloads: _Optional[_Union[_common_pb2.Payloads, _Mapping]] = ..., deadline_unix_s: _Optional[float] = ...) -> None: ...
 
 class CancelRange(_message.Message):
     __slots__ = ("prefix", "first", "count", "force")
