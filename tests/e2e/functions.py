@@ -18,6 +18,12 @@ def add(a: int, b: int) -> int:
 
 
 @rustray.function
+def repeat(text: str, times: int) -> str:
+    """Return a text many times over."""
+    return text * times
+
+
+@rustray.function
 def work(number: int, seconds: float) -> int:
     """Take some time, and return the number."""
     time.sleep(seconds)  # the task's work

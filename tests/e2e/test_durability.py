@@ -118,3 +118,43 @@ def test_a_backup_brings_the_tasks_back(tmp_path: Path) -> None:
         cluster.start_head()
         cluster.start_worker("a")
         eventually(lambda: cluster.json("status")["tasks"]["SUCCEEDED"] == 1, 60)
+
+
+async def test_large_results_outlive_the_head_and_a_damaged_one_is_never_handed_out(
+    tmp_path: Path,
+) -> None:
+    """They are files beside the journal; a damaged one gives a typed error, and fails the check."""
+    with Cluster(tmp_path) as cluster:
+        cluster.start_head()
+        cluster.start_worker("a")
+        files = cluster.state_dir / "journal.db.results"
+        with cluster.as_own():
+            async with cluster.head_node() as head:
+                await aeventually(lambda: joined(head, 1), 20)
+                specs = [rustray.TaskSpec("repeat", [f"{n} ", 200_000]) for n in range(3)]
+                tasks = await head.submit_tasks_batch(specs)
+                for number, task in enumerate(tasks):
+                    result = await head.get_task_result(task, 30)
+                    assert result is not None
+                    assert result.unwrap() == f"{number} " * 200_000
+            cluster.restart_head()
+            damaged = _damage(files, b"1 1 1 ")
+            async with cluster.head_node() as head:
+                for number in (0, 2):
+                    result = await head.get_task_result(tasks[number], 30)
+                    assert result is not None
+                    assert result.unwrap() == f"{number} " * 200_000
+                with pytest.raises(rustray.ObjectLost, match="run the task again"):
+                    await head.get_task_result(tasks[1], 30)
+        answer = cluster.run("state", "check")
+        assert (answer.returncode, damaged in answer.stderr) == (2, True)
+        assert cluster.json("status")["counters"]["results_lost"] == 1
+
+
+def _damage(directory: Path, what: bytes) -> str:
+    """Flip a bit of the one file that has something in it, and return its name."""
+    (path,) = (one for one in directory.iterdir() if what in one.read_bytes())
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    return path.name

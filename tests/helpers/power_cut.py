@@ -7,6 +7,7 @@ none of it, all of it, or some of it with the last write torn at a sector.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +24,9 @@ class Step:
     """One thing that was done to a file.
 
     Attributes:
-        kind: "write", "truncate", "sync", "delete" or "names" (the directory was synced).
-        name: Of the file, without its directory; "" for "names".
+        kind: "write", "truncate", "sync", "delete", "create" (its name is not safe before the next
+            "names") or "names" (directories were synced).
+        name: Of the file, below the directory; "" for "names".
         at: Where a write begins, or the size that a truncation leaves.
     """
 
@@ -71,35 +73,37 @@ class Disk:
                 yield number
                 yield number + 1
 
-    def after_cut(self, cut: int, how: str, random: Random) -> dict[str, bytes]:
-        """Return what the files hold when the power fails after so many steps.
-
-        Args:
-            cut: How many steps were taken.
-            how: What is left of writes that were not synced: "none", "all" or "some".
-            random: For "some".
-        """
-        files = _Files()
-        for step in self.steps[:cut]:
-            files.take(step)
-        return files.after_cut(how, random)
+    def at(self, cuts: Sequence[int]) -> Iterator[tuple[int, Files]]:
+        """Yield what there is of the files after so many steps each, in order."""
+        files, taken = Files(), 0
+        for cut in sorted(cuts):
+            for step in self.steps[taken:cut]:
+                files.take(step)
+            taken = cut
+            yield cut, files
 
 
-class _Files:
+class Files:
     """What is synced, and what is not yet."""
 
     def __init__(self) -> None:
         self._synced: dict[str, bytes] = {}
         self._pending: dict[str, list[Step]] = {}
         self._deleted: dict[str, bytes] = {}
+        self._unnamed: set[str] = set()
 
     def take(self, step: Step) -> None:
+        """Do one step."""
         name = step.name
         if step.kind == "names":
             self._deleted.clear()
+            self._unnamed.clear()
+        elif step.kind == "create":
+            self._unnamed.add(name)
+            self._synced[name] = b""
         elif step.kind == "sync":
-            # A file's first sync keeps its name too: SQLite syncs the directory of a file that it
-            # has made, and for the others that is what file systems do.
+            # A file's first sync keeps its name too where SQLite has made it: it syncs the
+            # directory with that, behind our back.
             content = self._synced.get(name, b"")
             for pending in self._pending.pop(name, ()):
                 content = applied(content, pending)
@@ -107,17 +111,30 @@ class _Files:
             self._deleted.pop(name, None)
         elif step.kind == "delete":
             self._pending.pop(name, None)
-            if name in self._synced:
-                self._deleted[name] = self._synced.pop(name)
+            content = self._synced.pop(name, b"")
+            if name not in self._unnamed:
+                self._deleted[name] = content
+            self._unnamed.discard(name)
         else:
             self._pending.setdefault(name, []).append(step)
 
     def after_cut(self, how: str, random: Random) -> dict[str, bytes]:
+        """Return what the files hold when the power fails now.
+
+        Args:
+            how: What is left of writes that were not synced: "none", "all" or "some".
+            random: For "some".
+        """
         left = dict(self._synced)
+        for name in sorted(self._unnamed):
+            if how == "none" or (how == "some" and random.random() < 0.5):
+                left.pop(name, None)
         for name in sorted(self._deleted):
             if name not in left and (how == "none" or (how == "some" and random.random() < 0.5)):
                 left[name] = self._deleted[name]
         for name in sorted(self._pending):
+            if name in self._unnamed and name not in left:
+                continue
             content = left.get(name, b"")
             for step in _survivors(self._pending[name], how, random):
                 content = applied(content, step)
@@ -147,6 +164,45 @@ def write_files(directory: Path, files: dict[str, bytes]) -> None:
         path = directory / name
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.write_bytes(content)
+
+
+class RecordingOs:
+    """The module ``os`` as the files of results use it, with every write and sync remembered."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._names: dict[int, str] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    def open(self, path: Path, flags: int, mode: int = 0o777) -> int:
+        """Open, and note a file that is made."""
+        descriptor = os.open(path, flags, mode)
+        if flags & os.O_CREAT:
+            self._names[descriptor] = f"{path.parent.name}/{path.name}"
+            self._disk.note(Step("create", self._names[descriptor]))
+        else:
+            self._names.pop(descriptor, None)
+        return descriptor
+
+    def write(self, descriptor: int, data: bytes) -> int:
+        """Write, half of it at first, as a system may."""
+        at = os.lseek(descriptor, 0, os.SEEK_CUR)
+        half = bytes(data[: (len(data) + 1) // 2])
+        self._disk.note(Step("write", self._names[descriptor], at, half))
+        return os.write(descriptor, half)
+
+    def unlink(self, path: Path) -> None:
+        """Remove a name."""
+        os.unlink(path)
+        self._disk.note(Step("delete", f"{path.parent.name}/{path.name}"))
+
+    def fsync(self, descriptor: int) -> None:
+        """Sync a file or a directory."""
+        os.fsync(descriptor)
+        name = self._names.get(descriptor)
+        self._disk.note(Step("names") if name is None else Step("sync", name))
 
 
 class _File(apsw.VFSFile):

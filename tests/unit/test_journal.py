@@ -18,7 +18,8 @@ from rustray.common.resources import ResourceSet
 from rustray.head import journal_files
 from rustray.head.driver import HeadDriver
 from rustray.head.journal import GroupCommitJournal
-from rustray.head.journal_store import SCHEMA_VERSION, JournalStore
+from rustray.head.journal_rows import SCHEMA_VERSION
+from rustray.head.journal_store import JournalStore
 from rustray.head.notifications import NotificationManager
 from rustray.scheduler import commands as c
 from rustray.scheduler import events as e
@@ -141,6 +142,7 @@ _LATER = {
     2: "DROP TABLE crash;",
     3: "DROP TABLE oom_rerun;",
     4: "ALTER TABLE batch DROP COLUMN deadline;",
+    5: "DROP TABLE large;",
 }
 """Schema version to what takes its novelty away."""
 

@@ -13,20 +13,22 @@ from typing import Any
 
 import pytest
 
-from helpers.power_cut import Disk, Step, write_files
+from helpers.power_cut import Disk, RecordingOs, Step, write_files
 from helpers.scheduling import ANYTHING, PREFIX
-from rustray.common.errors import ConfigError
-from rustray.head import journal_store
+from rustray.common.errors import RustRayError
+from rustray.head import journal_rows, journal_store, result_files
 from rustray.head.driver import HeadDriver
 from rustray.head.journal import GroupCommitJournal
 from rustray.head.journal_store import FILE_NAME, JournalStore
 from rustray.head.notifications import NotificationManager
+from rustray.head.result_reader import ResultReader
 from rustray.scheduler import commands as c
 from rustray.scheduler import events as e
+from rustray.scheduler import results
 from rustray.scheduler.invariants import check
 from rustray.scheduler.scheduler import Scheduler
 from rustray.scheduler.state import SchedulerSettings
-from rustray.task.columns import PayloadColumn
+from rustray.task.columns import PayloadColumn, StoredColumn
 from rustray.task.frames import CancelRequest, LeaseOutcome
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
@@ -61,7 +63,7 @@ class RecordingStore(JournalStore):
     def commit(self, commands: Sequence[c.JournalCommand]) -> None:
         self.gate.acquire()
         super().commit(commands)
-        self.committed.append(normal(journal_store.read_state(self._db, NOW, 0.0, 0)))
+        self.committed.append(normal(journal_rows.read_state(self._db, NOW, 0.0, 0)))
 
 
 @dataclass
@@ -126,12 +128,13 @@ class Crowd:
 class Life:
     """One head at work on a recorded disk, and another after it when it is killed."""
 
-    def __init__(self, seed: int, directory: Path, level: str) -> None:
+    def __init__(self, seed: int, directory: Path, level: str, patch: pytest.MonkeyPatch) -> None:
         self.random = Random(seed)
         directory.mkdir()
         self.path = directory / FILE_NAME
         self.level = level
         self.disk = Disk()
+        patch.setattr(result_files, "os", RecordingOs(self.disk))
         self.told = Told(self.disk)
         self.committed: list[object] = [None]
         self.next_task = 0
@@ -149,7 +152,9 @@ class Life:
             self.store, self.level, loop, on_failure=self.failures.append
         )
         settings = SchedulerSettings(
-            first_lease=1 + self.session * 1_000_000, result_memory_bytes=20_000
+            first_lease=1 + self.session * 1_000_000,
+            result_memory_bytes=5_000,
+            result_disk_bytes=30_000,
         )
         self.driver = HeadDriver(Scheduler(settings), NotificationManager(), self.journal, loop)
         self.driver.clients[PREFIX] = self.told
@@ -265,16 +270,16 @@ def judge(life: Life, directory: Path, *, most_cuts: int) -> Verdict:
     random = Random(5)
     cuts = sorted(set(life.disk.cuts()))
     if len(cuts) > most_cuts:
-        cuts = sorted(random.sample(cuts, most_cuts))
-    for cut in cuts:
+        cuts = random.sample(cuts, most_cuts)
+    for cut, files in life.disk.at(cuts):
         for how in ("none", "all", "some"):
             verdict.cuts += 1
             place = directory / "after"
             place.mkdir()
-            write_files(place, life.disk.after_cut(cut, how, random))
+            write_files(place, files.after_cut(how, random))
             try:
                 _judge_one(life, place / FILE_NAME, cut, verdict)
-            except (AssertionError, ConfigError) as error:
+            except (AssertionError, RustRayError) as error:
                 raise AssertionError(f"cut after step {cut}, {how} unsynced: {error}") from error
             shutil.rmtree(place)
     return verdict
@@ -288,7 +293,7 @@ def _judge_one(life: Life, path: Path, cut: int, verdict: Verdict) -> None:
     assert content in life.committed, "the journal has half a commit, or one twice"
     verdict.reached.add(life.committed.index(content))
     if life.level == "full":
-        Left(found, cut, life.told.forgotten).judge(life.told)
+        Left(found, path, cut, life.told.forgotten).judge(life.told)
     if found is not None:
         scheduler = Scheduler()
         scheduler.handle(found, 0.0)
@@ -298,8 +303,11 @@ def _judge_one(life: Life, path: Path, cut: int, verdict: Verdict) -> None:
 class Left:
     """What a cut has left, task by task."""
 
-    def __init__(self, found: e.StateRecovered | None, cut: int, forgotten: dict[int, int]) -> None:
+    def __init__(
+        self, found: e.StateRecovered | None, path: Path, cut: int, forgotten: dict[int, int]
+    ) -> None:
         self.cut, self.forgotten = cut, forgotten
+        self.reader = ResultReader(path)
         self.arguments: dict[int, bytes | None] = {}
         self.results: dict[int, tuple[TaskState, bytes] | None] = {}
         self.stopped: set[int] = set()
@@ -310,9 +318,11 @@ class Left:
             items = list(batch.payloads) if batch.payloads is not None else [None] * batch.count
             self.arguments.update(enumerate(items, batch.first))
         for one in found.outcomes:
+            column = one.outcome.payloads
+            if isinstance(column, StoredColumn):
+                column = self.reader.read_now(column)
             for place in range(one.count):
-                item = None if one.is_expired else one.outcome.payloads[place]
-                kept = None if item is None else (one.outcome.state, item)
+                kept = None if one.is_expired else (one.outcome.state, column[place])
                 self.results[one.outcome.first + place] = kept
         for number, place, count in found.cancels:
             self.stopped.update(range(starts[number] + place, starts[number] + place + count))
@@ -340,38 +350,48 @@ class Left:
 
 async def a_life(seed: int, directory: Path, level: str = "full", rounds: int = 40) -> Life:
     """Record a head's life."""
-    life = Life(seed, directory, level)
+    with pytest.MonkeyPatch.context() as patch:
+        life = Life(seed, directory, level, patch)
+        await _live(life, rounds)
+    return life
+
+
+async def _live(life: Life, rounds: int) -> None:
     life.start()
     await life._settle()
     try:
         await life.run(rounds)
     finally:
         await life.end()
-    return life
 
 
 @pytest.fixture(autouse=True)
 def _small_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the log written into the file every few commits, so that cuts meet that too."""
+    """Have the log written into the file every few commits, so that cuts meet that too.
+
+    And have results count as large that are not.
+    """
     monkeypatch.setattr(journal_store, "_CHECKPOINT_PAGES", 24)
+    monkeypatch.setattr(results, "LARGE_BYTES", 1_000)
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_a_power_cut_takes_nothing_that_was_acked(tmp_path: Path, seed: int) -> None:
     """After every cut the journal opens, has whole commits only, and all that anybody was told."""
     life = await a_life(seed, tmp_path / "head")
-    verdict = judge(life, tmp_path, most_cuts=120)
+    verdict = judge(life, tmp_path, most_cuts=80)
     assert len(life.told.accepted) > 15
     assert len(life.told.ended) > 50
     assert len(life.told.cancelled) > 5
     assert life.told.forgotten
+    assert sum(step.kind == "create" for step in life.disk.steps) > 10
     assert len(verdict.reached) > 30, "the cuts met too few states"
 
 
 async def test_at_level_process_a_power_cut_leaves_whole_commits(tmp_path: Path) -> None:
     """What is lost there are the last commits, never a part of one, and the journal opens."""
     life = await a_life(4, tmp_path / "head", "process")
-    assert len(judge(life, tmp_path, most_cuts=120).reached) > 5
+    assert len(judge(life, tmp_path, most_cuts=80).reached) > 5
 
 
 def _ack_at_once(patch: pytest.MonkeyPatch) -> None:
@@ -402,6 +422,22 @@ def _commit_each_command(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(JournalStore, "commit", commit)
 
 
+def _forget_file_sync(patch: pytest.MonkeyPatch) -> None:
+    whole = result_files.ResultFiles.write
+
+    def write(files: result_files.ResultFiles, number: int, content: bytes) -> bytes:
+        files._is_synced = False
+        digest = whole(files, number, content)
+        files._is_synced = True
+        return digest
+
+    patch.setattr(result_files.ResultFiles, "write", write)
+
+
+def _forget_name_sync(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(result_files.ResultFiles, "sync", lambda self: None)
+
+
 @pytest.mark.parametrize(
     ("plant", "found"),
     [
@@ -410,6 +446,8 @@ def _commit_each_command(patch: pytest.MonkeyPatch) -> None:
         (_sync_seldom, "was accepted, and is not there"),
         (_forget_cancels, "was cancelled, and is not"),
         (_commit_each_command, "half a commit"),
+        (_forget_file_sync, "the result was kept in a file"),
+        (_forget_name_sync, "the result was kept in a file"),
     ],
 )
 async def test_a_planted_bug_is_found(

@@ -11,6 +11,7 @@ import typer
 from rustray.cli.access import head_state
 from rustray.cli.call import JsonFlag, StateDirFlag
 from rustray.cli.output import Output
+from rustray.common.errors import ConfigError
 
 if TYPE_CHECKING:
     from rustray.head.journal_files import JournalSummary
@@ -23,7 +24,14 @@ def check(state_dir: StateDirFlag = None, as_json: JsonFlag = False) -> None:
     """Read all of the journal, also while a head uses it; exit code 2 if it is damaged."""
     from rustray.head import journal_files
 
-    _say(journal_files.check(journal_files.path_in(head_state(state_dir))), "sound", as_json)
+    found = journal_files.check(journal_files.path_in(head_state(state_dir)))
+    if found.lost:
+        raise ConfigError(
+            f"{len(found.lost)} of {found.results} large results of {found.path} are missing or "
+            f"damaged, e.g. {found.lost[0]}; everything else is sound. Whoever asks for them gets "
+            "an error; run these tasks again, or put the files back from a backup's .results"
+        )
+    _say(found, "sound", as_json)
 
 
 @app.command("backup")
@@ -59,6 +67,7 @@ def _say(found: JournalSummary, word: str, as_json: bool) -> None:
         dataclasses.asdict(found),
         lambda out: out.text(
             f"{word}: {found.path}: {found.tasks:,} tasks ({found.ended:,} ended) in "
-            f"{found.batches:,} batches, {found.workers} workers, {found.size:,} bytes"
+            f"{found.batches:,} batches, {found.workers} workers, {found.results:,} large results, "
+            f"{found.size:,} bytes"
         ),
     )

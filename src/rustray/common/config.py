@@ -277,13 +277,14 @@ def _check_together(config: Config) -> None:
             f"scheduler.lease_ttl_s={scheduler.lease_ttl_s:g} "
             f"({config.origin('scheduler.lease_ttl_s')}), or one lost heartbeat loses a worker"
         )
-    if scheduler.max_payload_bytes > scheduler.result_memory_mb * 1_000_000:
-        raise ConfigError(
-            f"scheduler.max_payload_bytes={scheduler.max_payload_bytes} "
-            f"({config.origin('scheduler.max_payload_bytes')}) is more than all results may take: "
-            f"scheduler.result_memory_mb={scheduler.result_memory_mb} "
-            f"({config.origin('scheduler.result_memory_mb')})"
-        )
+    for name in ("result_memory_mb", "result_disk_mb"):
+        limit_mb = getattr(scheduler, name)
+        if scheduler.max_payload_bytes > limit_mb * 1_000_000:
+            raise ConfigError(
+                f"scheduler.max_payload_bytes={scheduler.max_payload_bytes} "
+                f"({config.origin('scheduler.max_payload_bytes')}) is more than all results may "
+                f"take: scheduler.{name}={limit_mb} ({config.origin(f'scheduler.{name}')})"
+            )
 
 
 def _unknown_section(section: str, body: Any, file: ConfigFile) -> ConfigError:

@@ -291,6 +291,13 @@ class SchedulerSettings:
         low=1,
         high=16_000_000,
     )
+    result_disk_mb: int = _setting(
+        10_000,
+        "whole",
+        "Megabytes of kept results above 256 KiB, which are files in the state directory.",
+        low=1,
+        high=16_000_000,
+    )
     durability: str = _setting(
         "full",
         "text",

@@ -17,6 +17,7 @@ from rustray.head.core import VERSION, HeadCore, HeadIdentity, Start
 from rustray.head.journal import GroupCommitJournal, Journal, MemoryJournal
 from rustray.head.journal_files import expect_journal, note_journal
 from rustray.head.journal_store import FILE_NAME, JournalStore
+from rustray.head.result_reader import ResultReader
 from rustray.head.service import HeadService
 from rustray.scheduler.events import StateRecovered
 from rustray.scheduler.state import SchedulerSettings
@@ -39,11 +40,13 @@ RECONNECT_CAP_S = 12.0
 
 def settings_of(config: HeadConfig, start: Start) -> SchedulerSettings:
     """Return the scheduler's settings."""
+    is_in_memory = config.scheduling.durability == MemoryJournal.level
     return SchedulerSettings(
         strategy=config.scheduling.strategy,
         lease_ttl_s=config.leases.ttl_s,
         result_ttl_s=config.limits.result_ttl_s,
         result_memory_bytes=config.limits.result_memory_mb * 1_000_000,
+        result_disk_bytes=0 if is_in_memory else config.limits.result_disk_mb * 1_000_000,
         max_pending_tasks=config.limits.max_pending_tasks,
         max_payload_bytes=config.limits.max_payload_bytes,
         seed=time.time_ns() & 0xFFFF_FFFF,
@@ -97,6 +100,10 @@ class Head:
             journal=journal,
         )
         core.notifications.begin_after(start.revision)
+        if journal.level != MemoryJournal.level:
+            reader = ResultReader(self._state.path / FILE_NAME)
+            core.driver.results = reader
+            self._stack.push_async_callback(reader.close)
         if recovered is not None:
             core.driver.handle(recovered)
             logger.info(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from typing import Final
 
@@ -13,6 +15,7 @@ from rustray.common.errors import (
     CommunicationError,
     PayloadError,
     RustRayError,
+    TaskNotFound,
 )
 from rustray.head.driver import HeadDriver
 from rustray.head.peer import FRAME_BYTES, FRAME_TASKS, Peer
@@ -22,6 +25,7 @@ from rustray.scheduler.commands import (
     RejectTasks,
     ReportUnknown,
 )
+from rustray.scheduler.completion import failure_payloads
 from rustray.scheduler.events import (
     CancelRequested,
     CodeReceived,
@@ -29,6 +33,7 @@ from rustray.scheduler.events import (
     OutcomesDelivered,
     TasksSubmitted,
 )
+from rustray.task.columns import StoredColumn
 from rustray.task.frames import (
     CancelRequest,
     ClassDefinition,
@@ -39,7 +44,9 @@ from rustray.task.frames import (
     Submission,
     TaskRange,
 )
+from rustray.task.result import FailureInfo
 from rustray.task.spec import Codec
+from rustray.task.state import TaskState
 
 logger = logging.getLogger("rustray.head")
 
@@ -71,6 +78,8 @@ class ClientPeer(Peer):
         self._accepted: list[TaskRange] = []
         self._rejected: list[Rejection] = []
         self._outcomes: deque[Outcome] = deque()
+        self._stored: deque[Outcome] = deque()
+        self._reading: asyncio.Task[None] | None = None
         self._unknown: list[TaskRange] = []
         self._unconfirmed: deque[tuple[int, list[TaskRange]]] = deque()
         self._confirmed = 0
@@ -95,15 +104,36 @@ class ClientPeer(Peer):
 
     def deliver(self, command: DeliverOutcome) -> None:
         """Send an outcome."""
-        self._outcomes.append(command.outcome)
-        if len(self._outcomes) > MAX_OUTBOX_RANGES:
+        is_stored = isinstance(command.outcome.payloads, StoredColumn)
+        (self._stored if is_stored else self._outcomes).append(command.outcome)
+        if len(self._outcomes) + len(self._stored) > MAX_OUTBOX_RANGES:
             self.shut("the client does not read its outcomes")
             return
+        self._read_next()
         self.wake()
 
     def unknown(self, command: ReportUnknown) -> None:
         """Say which tasks this head does not know."""
         self._unknown.append(TaskRange(command.first, command.count))
+        self.wake()
+
+    def _read_next(self) -> None:
+        """Have one large result read, once what was read before is on its way."""
+        if self._stored and self._reading is None and not (self._outcomes or self.is_closed):
+            self._reading = self._loop.create_task(self._read(self._stored.popleft()))
+
+    async def _read(self, outcome: Outcome) -> None:
+        assert isinstance(outcome.payloads, StoredColumn)
+        count = len(outcome.payloads)
+        try:
+            payloads = await self._driver.read_results(outcome.payloads)
+            self._outcomes.append(replace(outcome, payloads=payloads))
+        except TaskNotFound:
+            self._unknown.append(TaskRange(outcome.first, count))
+        except RustRayError as error:
+            lost = failure_payloads(count, FailureInfo(error.code, str(error)))
+            self._outcomes.append(replace(outcome, state=TaskState.FAILED, payloads=lost))
+        self._reading = None
         self.wake()
 
     # -- FramePump ------------------------------------------------------------
@@ -122,6 +152,7 @@ class ClientPeer(Peer):
         frame.accepted, self._accepted = self._unsaid(frame.outcomes), []
         frame.rejected, self._rejected = self._rejected, []
         frame.unknown, self._unknown = self._unknown, []
+        self._read_next()
         frame.number, frame.ack = self.stamp()
         if frame.outcomes:
             sent = [TaskRange(o.first, len(o.payloads)) for o in frame.outcomes]
@@ -251,6 +282,8 @@ class ClientPeer(Peer):
     def on_closed(self, error: RustRayError | None) -> None:
         """The stream is over; the client may come back for its results."""
         self.mark_closed()
+        if self._reading is not None:
+            self._reading.cancel()
         if self._driver.clients.get(self.prefix) is self:
             del self._driver.clients[self.prefix]
         self._confirm()

@@ -81,12 +81,14 @@ class Limits:
         max_payload_bytes: Bytes of one task's arguments or result.
         result_ttl_s: Seconds that a result is kept.
         result_memory_mb: Megabytes (10**6 bytes) of kept results; the oldest go first.
+        result_disk_mb: The same for large results, which are files in the state directory.
     """
 
     max_pending_tasks: int = 10_000_000
     max_payload_bytes: int = 16 << 20
     result_ttl_s: float = 86_400.0
     result_memory_mb: int = 512
+    result_disk_mb: int = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,5 +140,6 @@ class HeadConfig:
                 scheduler.max_payload_bytes,
                 scheduler.result_ttl_s,
                 scheduler.result_memory_mb,
+                scheduler.result_disk_mb,
             ),
         )

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, get_args
 
+from rustray.common.errors import InvariantError, ObjectLost
 from rustray.head.journal import Journal
 from rustray.head.notifications import NotificationManager
 from rustray.scheduler.commands import (
@@ -23,14 +24,16 @@ from rustray.scheduler.commands import (
     DrainWorker,
     GrantLease,
     JournalCommand,
+    PersistOutcome,
     PublishEvents,
     RecallLease,
     RefuseWorker,
     RejectTasks,
     ReportUnknown,
 )
-from rustray.scheduler.events import Event, TimePassed
+from rustray.scheduler.events import Event, ResultsStored, TimePassed
 from rustray.scheduler.scheduler import Scheduler
+from rustray.task.columns import PayloadColumn, StoredColumn
 
 logger = logging.getLogger("rustray.head")
 
@@ -73,6 +76,13 @@ class ClientOutbox(Protocol):
         """Say which tasks are not known."""
 
 
+class ResultSource(Protocol):
+    """Where large results are; `rustray.head.result_reader.ResultReader` is one."""
+
+    async def read(self, column: StoredColumn) -> PayloadColumn:
+        """Return what a column stands for."""
+
+
 class HeadDriver:
     """Runs one scheduler on one event loop.
 
@@ -81,6 +91,7 @@ class HeadDriver:
         workers: Worker id to the outbox of its present session.
         clients: Session prefix to the outbox of its present stream.
         on_outcome: Called with each `DeliverOutcome`; wakes unary calls that wait.
+        results: Reads large results back; None where all are in memory.
         loop: Its clock is the scheduler's; a simulation brings a virtual one.
         clock_offset_s: Wall clock minus monotonic clock, for what people see.
     """
@@ -98,6 +109,7 @@ class HeadDriver:
         self.workers: dict[str, WorkerOutbox] = {}
         self.clients: dict[bytes, ClientOutbox] = {}
         self.on_outcome: Callable[[DeliverOutcome], None] | None = None
+        self.results: ResultSource | None = None
         self.loop = loop
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due_s = 0.0
@@ -107,10 +119,12 @@ class HeadDriver:
         # What tells of a fact waits, in order, until the fact is committed; leases do not wait.
         self._held: deque[tuple[int, Callable[[Any], None], Command]] = deque()
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._large: deque[tuple[int, int]] = deque()
         journal.on_commit = self._on_commit
         # By class and not by `match`, which tries one class after the other: this is per batch.
         self._actions: dict[type[Command], Callable[[Any], None]] = {
             **dict.fromkeys(get_args(JournalCommand), journal.append),
+            PersistOutcome: self._persist_outcome,
             DeliverOutcome: self._once_safe(self._deliver),
             PublishEvents: self._once_safe(self._publish),
             AcceptTasks: self._once_safe(self._tell_client),
@@ -201,12 +215,37 @@ class HeadDriver:
                 action(command)
             except Exception:  # a bug of ours: what others wait for must not wait for ever
                 logger.exception("could not carry out %s", type(command).__name__)
+        stored: list[int] = []
+        while self._large and self._large[0][0] <= committed:
+            stored.append(self._large.popleft()[1])
+        if stored:
+            self.handle(ResultsStored(tuple(stored)))
         while waiters and waiters[0][0] <= committed:
             waiter = waiters.popleft()[1]
             if not waiter.done():
                 waiter.set_result(None)
 
+    async def read_results(self, column: StoredColumn) -> PayloadColumn:
+        """Read large results back.
+
+        Raises:
+            TaskNotFound: they have expired meanwhile.
+            ObjectLost: their file is missing or damaged.
+        """
+        if self.results is None:
+            raise InvariantError("a large result was put away, and nobody can read it")
+        try:
+            return await self.results.read(column)
+        except ObjectLost:
+            self.scheduler.state.counters["results_lost"] += len(column)
+            raise
+
     # -- carrying out ------------------------------------------------------------
+
+    def _persist_outcome(self, command: PersistOutcome) -> None:
+        self.journal.append(command)
+        if command.is_large:
+            self._large.append((self.journal.appended, command.number))
 
     def _grant(self, command: GrantLease) -> None:
         if command.task_class.max_retries or self.is_safe:

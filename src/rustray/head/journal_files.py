@@ -10,17 +10,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
 from rustray.common.errors import ConfigError
-from rustray.head.journal_store import (
-    FILE_NAME,
-    at_present_schema,
+from rustray.head.journal_rows import (
+    connect_reader,
     read_state,
     refuse_foreign,
     unusable,
 )
+from rustray.head.journal_store import FILE_NAME, at_present_schema
+from rustray.head.result_files import (
+    SUFFIX,
+    DamagedFile,
+    ResultFiles,
+    name_of,
+    read_file,
+    sync_directory,
+)
 from rustray.security.state_dir import StateDir
+from rustray.task.columns import StoredColumn
 
 _MARK: Final = "journal.mark"
 _RESTORING: Final = f"{FILE_NAME}.restoring"
@@ -35,7 +43,10 @@ class JournalSummary:
         tasks: Accepted and not expired, ended or not.
         ended: Those of them whose outcome is there.
         workers: Who had joined when it was last written.
-        size: Bytes of the file and its side files.
+        size: Bytes of the file, its side files and the files of large results.
+        results: Large results, each in a file of its own.
+        lost: Names of those files that are missing or damaged.
+        orphans: Files that nothing refers to; the next start removes them.
     """
 
     path: str
@@ -44,6 +55,9 @@ class JournalSummary:
     ended: int
     workers: int
     size: int
+    results: int
+    lost: tuple[str, ...]
+    orphans: int
 
 
 def expect_journal(state: StateDir) -> None:
@@ -88,8 +102,9 @@ def check(path: Path) -> JournalSummary:
         (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
         if verdict != "ok":
             raise ValueError(verdict)
-        read_state(at_present_schema(db), 0.0, 0.0, 0)
-        return _summary(path, db)
+        present = at_present_schema(db)
+        read_state(present, 0.0, 0.0, 0)
+        return _summary(path, present, _lost_results(path, db))
 
 
 def backup(path: Path, target: Path) -> JournalSummary:
@@ -99,18 +114,55 @@ def backup(path: Path, target: Path) -> JournalSummary:
         ConfigError: as `check`; or the target exists or cannot be written.
     """
     check(path)
-    with _reading(path) as db:
-        _make(target)
+    _make(target)
+    try:
+        with _reading(path) as db:
+            try:
+                _copy(path, db, target)
+            except (sqlite3.Error, OSError) as error:
+                raise ConfigError(f"cannot write the backup {target}: {error}") from error
         try:
-            with contextlib.closing(sqlite3.connect(target)) as copy:
-                db.backup(copy)
-                copy.execute("PRAGMA journal_mode = DELETE")  # one file, also for read-only places
-            with target.open("rb") as file:
-                os.fsync(file.fileno())
-        except (sqlite3.Error, OSError) as error:
-            target.unlink(missing_ok=True)
-            raise ConfigError(f"cannot write the backup {target}: {error}") from error
-    return check(target)
+            return check(target)
+        except ConfigError as error:
+            raise ConfigError(
+                f"the journal {path} is sound, and what was written of it to {target} is not: see "
+                f"to the disk there ({error})"
+            ) from error
+    except ConfigError:
+        _remove(target)
+        raise
+
+
+def _copy(path: Path, db: sqlite3.Connection, target: Path) -> None:
+    """Copy a database, then the files that the copy refers to.
+
+    Raises:
+        sqlite3.Error, OSError: the target cannot be written.
+    """
+    with contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copy:
+        db.backup(copy)
+        copy.execute("PRAGMA journal_mode = DELETE")  # one file, also for read-only places
+        files = ResultFiles(target, is_synced=True)
+        for number, digest, size in list(_large(copy)):
+            try:
+                content = read_file(results_of(path), number, digest, size)
+            except (DamagedFile, OSError):
+                if not _is_kept(db, number):  # it has expired since the copy was made
+                    copy.execute("UPDATE outcome SET ends = NULL WHERE id = ?", (number,))
+                    copy.execute("DELETE FROM large WHERE id = ?", (number,))
+            else:
+                files.write(number, content)
+        if files.path.exists():
+            files.sync()
+    with target.open("rb") as file:
+        os.fsync(file.fileno())
+    sync_directory(target.absolute().parent)
+
+
+def _remove(target: Path) -> None:
+    with contextlib.suppress(OSError):
+        target.unlink(missing_ok=True)
+    shutil.rmtree(results_of(target), ignore_errors=True)
 
 
 def restore(state: StateDir, source: Path) -> tuple[JournalSummary, Path | None]:
@@ -132,19 +184,36 @@ def restore(state: StateDir, source: Path) -> tuple[JournalSummary, Path | None]
     state.check()
     with state.lock():
         present, fresh = path_in(state), state.path / _RESTORING
-        for leftover in state.path.glob(f"{_RESTORING}*"):
-            leftover.unlink()
+        _remove(fresh)
+        for suffix in ("-wal", "-shm", "-journal"):
+            Path(f"{fresh}{suffix}").unlink(missing_ok=True)
         kept = _keep(present)
         backup(source, fresh)
         try:
             # From here to the end a head would refuse to start; see `expect_journal`.
             for suffix in _SIDE_FILES:
                 Path(f"{present}{suffix}").unlink(missing_ok=True)
+            _move_results(fresh, present)
             fresh.replace(present)
             state.sync()
         except OSError as error:
             raise ConfigError(f"cannot put the backup in place of {present}: {error}") from error
     return check(present), kept
+
+
+def _move_results(fresh: Path, present: Path) -> None:
+    """Add a restored journal's files to those that are there: the same name is the same content.
+
+    What only the journal of before referred to is removed by the next start.
+    """
+    source, target = results_of(fresh), results_of(present)
+    if not source.exists():
+        return
+    target.mkdir(mode=0o700, exist_ok=True)
+    for name in sorted(os.listdir(source)):
+        (source / name).replace(target / name)
+    sync_directory(target)
+    source.rmdir()
 
 
 def _keep(present: Path) -> Path | None:
@@ -156,6 +225,8 @@ def _keep(present: Path) -> Path | None:
         number += 1
     try:
         # The side files first: the journal's own name says that the copy is whole.
+        if results_of(present).exists():
+            shutil.copytree(results_of(present), results_of(kept), copy_function=_link)
         for suffix in (*_SIDE_FILES, ""):
             old = Path(f"{present}{suffix}")
             if old.exists():
@@ -164,6 +235,14 @@ def _keep(present: Path) -> Path | None:
     except OSError as error:
         raise ConfigError(f"cannot keep the present journal as {kept}: {error}") from error
     return kept
+
+
+def _link(source: str, target: str) -> None:
+    """Give a file a second name, for it is never changed; copy it where that cannot be."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 @contextlib.contextmanager
@@ -175,8 +254,7 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
     if not is_there:
         raise ConfigError(f"there is no journal at {path}: no head at that place has made one")
     try:
-        uri = f"file:{quote(os.path.abspath(path))}?mode=ro"
-        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=5.0)) as db:
+        with contextlib.closing(connect_reader(path)) as db:
             if not refuse_foreign(db, str(path)):
                 raise ValueError("it is empty")
             yield db
@@ -194,16 +272,67 @@ def _make(target: Path) -> None:
         raise ConfigError(f"cannot make the file {target}: {error}") from error
 
 
-def _summary(path: Path, db: sqlite3.Connection) -> JournalSummary:
+def results_of(path: Path) -> Path:
+    """Return where a journal's large results are."""
+    return Path(f"{path}{SUFFIX}")
+
+
+def _large_table(db: sqlite3.Connection) -> str:
+    """Return where the large results stand; files of before schema 5 have none."""
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    return "large" if version >= 5 else "(SELECT 0 AS id, x'' AS digest WHERE 0)"
+
+
+def _large(db: sqlite3.Connection) -> Iterator[tuple[int, bytes, int]]:
+    """Yield number, digest and size of every large result."""
+    query = (
+        f"SELECT large.id, digest, ends, base FROM {_large_table(db)} AS large "  # noqa: S608
+        "JOIN outcome ON outcome.id = large.id"
+    )
+    for number, digest, ends, base in db.execute(query):
+        yield number, digest, StoredColumn.found(number, ends, base).size_bytes
+
+
+def _is_kept(db: sqlite3.Connection, number: int) -> bool:
+    query = f"SELECT 1 FROM {_large_table(db)} AS large WHERE id = ?"  # noqa: S608
+    return db.execute(query, (number,)).fetchone() is not None
+
+
+def _lost_results(path: Path, db: sqlite3.Connection) -> list[str]:
+    """Read every large result, and return the names of the files that are not what they were."""
+    lost: list[str] = []
+    for number, digest, size in list(_large(db)):
+        try:
+            read_file(results_of(path), number, digest, size)
+        except (DamagedFile, OSError):
+            if _is_kept(db, number):
+                lost.append(name_of(number, digest))
+    return lost
+
+
+def _summary(path: Path, db: sqlite3.Connection, lost: list[str]) -> JournalSummary:
     def one(query: str) -> int:
         return int(db.execute(query).fetchone()[0] or 0)
 
-    sides = (Path(f"{path}{suffix}") for suffix in ("", *_SIDE_FILES))
+    known = {name_of(number, digest) for number, digest, _ in _large(db)}
+    names = ResultFiles(path, is_synced=False).names()
+    sides = [Path(f"{path}{suffix}") for suffix in ("", *_SIDE_FILES)]
+    sides += [results_of(path) / name for name in names]
     return JournalSummary(
         path=str(path),
         batches=one("SELECT count(*) FROM batch"),
         tasks=one("SELECT sum(count) FROM batch"),
         ended=one("SELECT sum(count) FROM outcome"),
         workers=one("SELECT count(*) FROM worker"),
-        size=sum(side.stat().st_size for side in sides if side.exists()),
+        size=sum(map(_size_of, sides)),
+        results=len(known),
+        lost=tuple(lost),
+        orphans=len(names - known),
     )
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # a head is at work beside us
+        return 0

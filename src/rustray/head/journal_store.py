@@ -4,12 +4,12 @@ There is no log to replay and no snapshot to make: rows are there as long as wha
 batch is inserted when it is accepted, an outcome when it arrives; arguments are dropped when all
 tasks of their batch have ended, results when they expire, and the rows when all results of the
 batch have. So the file grows no larger than what the head holds at most, and a start reads each
-row once.
+row once. Large results are files beside it (`rustray.head.result_files`).
 """
 
 from __future__ import annotations
 
-import errno
+import logging
 import os
 import sqlite3
 import time
@@ -17,22 +17,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from rustray.common.errors import ConfigError
-from rustray.common.ids import PREFIX_BYTES
+from rustray.head.journal_rows import (
+    APPLICATION_ID,
+    SCHEMA_VERSION,
+    make_private,
+    read_state,
+    refuse_foreign,
+    unusable,
+)
+from rustray.head.result_files import ResultFiles, name_of
 from rustray.rpc.convert import decode_task_class, encode_task_class
 from rustray.scheduler import commands as c
-from rustray.scheduler.admission import DIGEST_BYTES
-from rustray.scheduler.admission import digests as digests_of
-from rustray.scheduler.events import RecoveredBatch, RecoveredOutcome, StateRecovered
-from rustray.task.columns import NO_PAYLOADS, PayloadColumn
-from rustray.task.frames import Outcome
+from rustray.scheduler.events import StateRecovered
 from rustray.task.spec import TaskClass
-from rustray.task.state import TaskState
+
+logger = logging.getLogger("rustray.head")
 
 FILE_NAME: Final = "journal.db"
-APPLICATION_ID: Final = 0x52525931
-"""Marks the file as ours: "RRY1"."""
-SCHEMA_VERSION: Final = 4
 LEVELS: Final = {"full": "FULL", "process": "NORMAL"}
 """Durability level to SQLite's ``synchronous``: FULL syncs at each commit."""
 _CHECKPOINT_PAGES: Final = 4_000
@@ -50,7 +51,10 @@ CREATE TABLE oom_rerun (
 ) WITHOUT ROWID;
 """
 _DEADLINE: Final = "ALTER TABLE batch ADD COLUMN deadline REAL NOT NULL DEFAULT 0;"
-_MIGRATIONS: Final = {1: _CRASHES, 2: _OOM_RERUNS, 3: _DEADLINE}
+_LARGE: Final = """
+CREATE TABLE large (id INTEGER PRIMARY KEY, digest BLOB NOT NULL);
+"""
+_MIGRATIONS: Final = {1: _CRASHES, 2: _OOM_RERUNS, 3: _DEADLINE, 4: _LARGE}
 """Schema version to what makes the next one of it."""
 _SCHEMA: Final = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -76,7 +80,7 @@ CREATE TABLE granted (
   granted INTEGER NOT NULL
 );
 CREATE INDEX granted_batch ON granted (batch);
-{_CRASHES}{_OOM_RERUNS}CREATE TABLE rerun (
+{_CRASHES}{_OOM_RERUNS}{_LARGE}CREATE TABLE rerun (
   batch INTEGER NOT NULL, place INTEGER NOT NULL, attempt INTEGER NOT NULL, reruns INTEGER NOT NULL,
   PRIMARY KEY (batch, place)
 ) WITHOUT ROWID;
@@ -156,13 +160,17 @@ class JournalStore:
         self._wall_clock = wall_clock
         self._classes: dict[TaskClass, int] = {}
         self._inode = 0
+        is_file = path != ":memory:"
+        self._files = ResultFiles(path, is_synced=level == "full") if is_file else None
+        self._has_written = False
+        self._doomed: list[tuple[int, bytes]] = []
         self.starts = self.epoch_ms = 0
         try:
-            if path != ":memory:":
+            if is_file:
                 make_private(Path(path))
             self._db: sqlite3.Connection = connect(self._path)
             self._prepare()
-            if path != ":memory:":
+            if is_file:
                 self._inode = os.stat(path).st_ino
         except (sqlite3.Error, OSError, ValueError) as error:
             raise unusable(self._path, error) from error
@@ -191,10 +199,12 @@ class JournalStore:
         """Commit all or nothing, and return when it is as safe as the level promises.
 
         Raises:
-            sqlite3.Error: it is not known whether it was committed; nothing may be acked.
+            sqlite3.Error, OSError: it is not known whether it was committed; nothing may be acked.
         """
         now = self._wall_clock()
         db = self._db
+        self._doomed.clear()
+        self._has_written = False
         db.execute("BEGIN IMMEDIATE")
         try:
             rows: list[tuple[Any, ...]] = []
@@ -205,12 +215,15 @@ class JournalStore:
                     kind, rows = type(command), []
                 rows.append(self._row(command, now))
             self._write(kind, rows)
+            if self._has_written and self._files is not None:
+                self._files.sync()
             db.execute("COMMIT")
         except BaseException:
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
         self._look_for_files()
+        self._remove_files()
 
     def _look_for_files(self) -> None:
         """Notice that somebody has taken the files away: what is written to them is lost then.
@@ -227,6 +240,15 @@ class JournalStore:
             is_there = False
         if not is_there:
             raise sqlite3.DatabaseError(f"{self._path} or its -wal was removed or replaced")
+
+    def _remove_files(self) -> None:
+        """Remove files that nothing refers to any more; what is left, the next start finds."""
+        for number, digest in self._doomed:
+            assert self._files is not None
+            try:
+                self._files.remove(number, digest)
+            except OSError as error:
+                logger.warning("cannot remove the file of an expired result: %s", error)
 
     def _write(self, kind: type[Any] | None, rows: list[tuple[Any, ...]]) -> None:
         if kind is None:
@@ -249,13 +271,33 @@ class JournalStore:
             case c.PersistOutcome():
                 outcome = command.outcome
                 payloads = outcome.payloads
+                blob: bytes | None = payloads.blob
+                if command.is_large:
+                    self._put_away(command)
+                    blob = None
                 return (
                     command.number, command.batch, command.offset, len(payloads),
                     int(outcome.state),
                     outcome.worker_id, outcome.attempts, now,
-                    payloads.base, payloads.ends_bytes(), payloads.blob,
+                    payloads.base, payloads.ends_bytes(), blob,
                 )  # fmt: skip
+            case c.ForgetResults(is_large=True):
+                self._doom(command.number)
         return tuple(getattr(command, name) for name in _COLUMNS[type(command)])
+
+    def _put_away(self, command: c.PersistOutcome) -> None:
+        """Write large results into a file of theirs."""
+        if self._files is None:
+            raise ValueError("a database in memory keeps no files")
+        digest = self._files.write(command.number, command.outcome.payloads.blob)
+        self._has_written = True
+        self._db.execute("INSERT INTO large VALUES (?, ?)", (command.number, digest))
+
+    def _doom(self, number: int) -> None:
+        """Have the file of a result removed once it is committed that it has expired."""
+        query = "SELECT id, digest FROM large WHERE id = ?"
+        self._doomed += self._db.execute(query, (number,))
+        self._db.execute("DELETE FROM large WHERE id = ?", (number,))
 
     def _class_number(self, task_class: TaskClass) -> int:
         number = self._classes.get(task_class)
@@ -287,7 +329,7 @@ class JournalStore:
             self._begin()
             found = read_state(db, self._wall_clock(), grace_s, self.starts)
             self._sweep(found)
-        except (sqlite3.Error, ValueError, KeyError, TypeError) as error:
+        except (sqlite3.Error, OSError, ValueError, KeyError, TypeError) as error:
             raise unusable(self._path, error) from error
         return found if found.batches else None
 
@@ -310,6 +352,22 @@ class JournalStore:
         db.executemany("DELETE FROM code WHERE hash = ?", unused)
         if not found.batches:
             db.execute("DELETE FROM worker")  # nobody holds anything of ours
+        if self._files is not None:
+            self._collect_files(self._files)
+
+    def _collect_files(self, files: ResultFiles) -> None:
+        """Remove what a power cut has left over, and say what is missing."""
+        known = list(self._db.execute("SELECT id, digest FROM large"))
+        orphans = files.collect(known)
+        if orphans:
+            logger.info("removed %d files of results that were never committed", orphans)
+        missing = {name_of(*one) for one in known} - files.names()
+        if missing:
+            logger.error(
+                "%d large results are lost, e.g. %s: whoever asks for them gets an error; "
+                "'rustray state check' lists what is damaged",
+                len(missing), files.path / min(missing),
+            )  # fmt: skip
 
     def close(self) -> None:
         """Let go of the files."""
@@ -332,133 +390,3 @@ def migrate(db: sqlite3.Connection) -> None:
     steps = "".join(_MIGRATIONS[number] for number in range(version, SCHEMA_VERSION))
     if steps:
         db.executescript(f"BEGIN; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-
-
-def refuse_foreign(db: sqlite3.Connection, path: str) -> bool:
-    """Return whether the database has anything in it.
-
-    Raises:
-        ConfigError: it is of something else, or of a newer rustray.
-    """
-    (application,) = db.execute("PRAGMA application_id").fetchone()
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    (tables,) = db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if tables and application != APPLICATION_ID:
-        raise ConfigError(f"{path} is a database of something else than rustray's head")
-    if version > SCHEMA_VERSION:
-        raise ConfigError(
-            f"{path} was written by a newer rustray (schema {version}, this one knows "
-            f"{SCHEMA_VERSION}): start that one, or move the file away to start empty"
-        )
-    return bool(tables)
-
-
-def read_state(db: sqlite3.Connection, now: float, grace_s: float, starts: int) -> StateRecovered:
-    """Read and decode every row.
-
-    Raises:
-        sqlite3.Error, ValueError, KeyError, TypeError: a row is damaged.
-    """
-    classes = {
-        number: decode_task_class(definition)
-        for number, definition in db.execute("SELECT id, definition FROM class")
-    }
-    batches = tuple(
-        RecoveredBatch(
-            number, prefix, first, count, classes[class_number],
-            payloads := _column(blob, ends, base), _digests(digests, payloads, bool(pushed)),
-            bool(pushed), max(now - accepted, 0.0),
-            deadline, deadline - now if deadline else None,
-        )
-        for number, prefix, first, count, class_number, pushed, accepted, digests, base, ends, blob,
-            deadline in db.execute("SELECT * FROM batch ORDER BY id")
-    )  # fmt: skip
-    firsts = {batch.batch: batch.first for batch in batches}
-    outcomes = tuple(
-        RecoveredOutcome(
-            number, batch, place, count,
-            Outcome(firsts.get(batch, 0) + place, TaskState(state),
-                    _column(blob, ends, base) or NO_PAYLOADS, worker, attempts),
-            ends is None, max(now - arrived, 0.0),
-        )
-        for number, batch, place, count, state, worker, attempts, arrived, base, ends, blob
-        in db.execute("SELECT * FROM outcome ORDER BY id")
-    )  # fmt: skip
-    _verify(batches, outcomes)
-    return StateRecovered(
-        batches,
-        outcomes,
-        tuple(db.execute("SELECT batch, place, count FROM cancel")),
-        tuple(db.execute("SELECT batch, place, attempt, reruns FROM rerun")),
-        tuple(db.execute("SELECT batch, place, reruns FROM oom_rerun")),
-        tuple(db.execute("SELECT batch, place, text FROM crash ORDER BY id")),
-        tuple(db.execute("SELECT batch, place, count, granted FROM granted ORDER BY id")),
-        tuple(db.execute("SELECT hash, code FROM code")),
-        tuple(name for (name,) in db.execute("SELECT id FROM worker ORDER BY id")),
-        grace_s,
-        starts,
-    )
-
-
-def _verify(batches: Sequence[RecoveredBatch], outcomes: Sequence[RecoveredOutcome]) -> None:
-    """Look whether the rows fit together.
-
-    Raises:
-        ValueError: they do not.
-    """
-    counts: dict[int, int] = {}
-    for batch in batches:
-        numbers = (batch.first, batch.count)
-        if len(batch.prefix) != PREFIX_BYTES or not all(isinstance(n, int) for n in numbers):
-            raise ValueError(f"batch {batch.batch} has a false id")
-        if batch.payloads is not None and len(batch.payloads) != batch.count:
-            raise ValueError(f"batch {batch.batch} miscounts its tasks")
-        counts[batch.batch] = batch.count
-    for one in outcomes:
-        if not 0 <= one.offset < one.offset + one.count <= counts.get(one.batch, -1):
-            raise ValueError(f"outcome {one.number} belongs to no tasks")
-        if not isinstance(one.outcome.attempts, int) or not one.outcome.state.is_terminal:
-            raise ValueError(f"outcome {one.number} says nonsense")
-        if not one.is_expired and len(one.outcome.payloads) != one.count:
-            raise ValueError(f"outcome {one.number} miscounts its tasks")
-
-
-def make_private(path: Path) -> None:
-    """Make the file, if it is absent, so that only its owner can read it.
-
-    SQLite makes its side files with the same permissions.
-
-    Raises:
-        OSError: it cannot be made, or it is a symbolic link.
-    """
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-
-
-def unusable(path: str, error: Exception) -> ConfigError:
-    """Return the error for a journal that cannot be used as it is."""
-    if isinstance(error, OSError) and error.errno == errno.ELOOP:
-        return ConfigError(f"the journal {path} is a symbolic link; put the file itself there")
-    if isinstance(error, OSError | sqlite3.OperationalError):
-        return ConfigError(
-            f"the journal {path} cannot be used now: {error}. See to the disk, and to "
-            "who else uses the file; nothing of it was changed"
-        )
-    return ConfigError(
-        f"the journal {path} cannot be used: {error}. Put a backup in its place with 'rustray "
-        "state restore FILE'; or move it away to start empty, and all tasks in it are lost"
-    )
-
-
-def _column(blob: bytes | None, ends: bytes | None, base: int) -> PayloadColumn | None:
-    return None if ends is None else PayloadColumn.from_wire(blob or b"", ends, base)
-
-
-def _digests(
-    known: bytes | None, payloads: PayloadColumn | None, is_pushed: bool
-) -> list[bytes] | None:
-    if is_pushed:
-        return None
-    if payloads is not None:
-        return digests_of(payloads)
-    joined = known or b""
-    return [joined[at : at + DIGEST_BYTES] for at in range(0, len(joined), DIGEST_BYTES)]

@@ -242,6 +242,9 @@ class HeadService:
             left_s = deadline - self._driver.now()
             if found.state.is_terminal or left_s <= 0:
                 await self._driver.safe()  # what a power cut could take back is not told
+                if found.stored is not None:
+                    column = await self._driver.read_results(found.stored)
+                    found = replace(found, payload=column[0])
                 return _raw_result(found)
             await self._core.waiters.wait(prefix, sequence, left_s)
 

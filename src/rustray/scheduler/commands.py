@@ -50,12 +50,15 @@ class PersistOutcome:
     Attributes:
         number: Of the outcome, never used again.
         offset: Of the first task in its batch.
+        is_large: Keep the results where they can be read again by this number, and answer with
+            `ResultsStored`.
     """
 
     number: int
     batch: int
     offset: int
     outcome: Outcome
+    is_large: bool = False
 
 
 @record
@@ -137,6 +140,7 @@ class ForgetResults:
     """Drop the results of an outcome that has expired; that its tasks have ended stays known."""
 
     number: int
+    is_large: bool = False
 
 
 @record

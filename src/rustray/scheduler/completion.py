@@ -7,14 +7,13 @@ from array import array
 from rustray.scheduler.commands import (
     DeliverOutcome,
     ForgetArguments,
-    ForgetResults,
     PersistGrant,
     PersistOutcome,
     PublishEvents,
 )
-from rustray.scheduler.events import OutcomesDelivered
 from rustray.scheduler.placement import enqueue
 from rustray.scheduler.records import Lease, Part, StoredOutcome, WorkerRecord
+from rustray.scheduler.results import is_large, keep, shrink
 from rustray.scheduler.state import SchedulerState, push_front, runs
 from rustray.scheduler.view import outcome_of
 from rustray.task.columns import PayloadColumn
@@ -171,12 +170,10 @@ def _finish_alike(
     stored = StoredOutcome(
         state.next_outcome, batch, low, end, payloads, worker_id, attempts, state.now
     )
+    stored.is_large = is_large(state, end, payloads)
     state.next_outcome += 1
     batch.lease[low : part.high] = array("Q", (len(batch.outcomes),)) * number
-    batch.outcomes.append(stored)
-    batch.kept += 1
-    state.kept.append(stored)
-    state.result_bytes += len(payloads.blob)
+    keep(state, stored)
     state.set_state(part, end)
     state.counters[_ENDED[end]] += number
     batch.unfinished -= number
@@ -189,8 +186,7 @@ def _finish_alike(
     _announce(state, stored)
     if batch.unfinished == 0:
         state.commands.append(ForgetArguments(batch.number, b"".join(batch.digests or ())))
-    if state.result_bytes > state.settings.result_memory_bytes:
-        shrink_results(state)
+    shrink(state)
 
 
 def _announce(state: SchedulerState, stored: StoredOutcome) -> None:
@@ -198,7 +194,9 @@ def _announce(state: SchedulerState, stored: StoredOutcome) -> None:
     batch = stored.batch
     outcome = outcome_of(stored, stored.offset, stored.offset + len(stored.payloads))
     commands = state.commands
-    commands.append(PersistOutcome(stored.number, batch.number, stored.offset, outcome))
+    commands.append(
+        PersistOutcome(stored.number, batch.number, stored.offset, outcome, stored.is_large)
+    )
     commands.append(DeliverOutcome(batch.prefix, outcome, batch.is_pushed))
     commands.append(
         PublishEvents(
@@ -232,55 +230,3 @@ def cancelled_payloads(number: int) -> PayloadColumn:
     return failure_payloads(
         number, FailureInfo("TASK_CANCELLED", "the task was cancelled before it ended")
     )
-
-
-def on_delivered(state: SchedulerState, event: OutcomesDelivered) -> None:
-    """Mark outcomes as confirmed by their client: they go first when memory is short."""
-    sequence = event.first
-    end = event.first + event.count
-    while sequence < end:
-        found = state.find(event.prefix, sequence)
-        if found is None:
-            return
-        batch, offset = found
-        if not TaskState(batch.state[offset]).is_terminal:
-            sequence += 1
-            continue
-        stored = batch.outcomes[batch.lease[offset]]
-        if stored is None:
-            sequence += 1
-            continue
-        if not stored.is_delivered:
-            stored.is_delivered = True
-            state.delivered.append(stored)
-        sequence = batch.first + stored.offset + len(stored.payloads)
-
-
-def shrink_results(state: SchedulerState) -> None:
-    """Drop results until they fit: first those that their client has, then the oldest."""
-    for queue in (state.delivered, state.kept):
-        while queue and state.result_bytes > state.settings.result_memory_bytes:
-            _evict(state, queue.popleft())
-
-
-def expire_results(state: SchedulerState) -> None:
-    """Drop results whose time to live has passed."""
-    horizon = state.now - state.settings.result_ttl_s
-    while state.kept and (state.kept[0].is_evicted or state.kept[0].finished_at_s <= horizon):
-        _evict(state, state.kept.popleft())
-    while state.delivered and state.delivered[0].is_evicted:
-        state.delivered.popleft()
-
-
-def _evict(state: SchedulerState, stored: StoredOutcome) -> None:
-    if stored.is_evicted:
-        return
-    stored.is_evicted = True
-    state.result_bytes -= len(stored.payloads.blob)
-    state.counters["results_expired"] += len(stored.payloads)
-    state.commands.append(ForgetResults(stored.number))
-    batch = stored.batch
-    batch.outcomes[batch.lease[stored.offset]] = None
-    batch.kept -= 1
-    if batch.kept == 0 and batch.unfinished == 0:
-        state.remove(batch)

@@ -15,6 +15,7 @@ from rustray.scheduler.completion import (
     release,
 )
 from rustray.scheduler.records import Batch, Lease, Part
+from rustray.scheduler.results import next_expiry
 from rustray.scheduler.state import SchedulerState, runs, unqueue
 from rustray.task.result import FailureInfo
 from rustray.task.state import TaskState
@@ -156,7 +157,7 @@ def on_run_limit(state: SchedulerState, lease: Lease, low: int, high: int) -> No
 def next_deadline(state: SchedulerState) -> float | None:
     """Return when a timer or a result's time to live is due, or None."""
     due = state.timers[0][0] if state.timers else None
-    if state.kept:
-        expiry = state.kept[0].finished_at_s + state.settings.result_ttl_s
-        due = expiry if due is None else min(due, expiry)
-    return due
+    expiry = next_expiry(state)
+    if expiry is None or due is None:
+        return expiry if due is None else due
+    return min(due, expiry)

@@ -68,6 +68,17 @@ class OutcomesDelivered:
 
 
 @record
+class ResultsStored:
+    """The shell has large results safe, and can read them again.
+
+    Attributes:
+        numbers: Of their outcomes; see `PersistOutcome`.
+    """
+
+    numbers: tuple[int, ...]
+
+
+@record
 class FollowRequested:
     """A client came back and asks for tasks ``first`` to ``first + count - 1`` of its session."""
 
@@ -168,7 +179,8 @@ class RecoveredOutcome:
 
     Attributes:
         count: How many tasks ended so.
-        outcome: Without payloads if the results have expired.
+        outcome: Without payloads if the results have expired; with a `StoredColumn` if they are
+            large.
         age_s: Seconds since it arrived.
     """
 
@@ -222,6 +234,7 @@ Event = (
     | CodeReceived
     | CancelRequested
     | OutcomesDelivered
+    | ResultsStored
     | FollowRequested
     | WorkerJoined
     | WorkerReported

@@ -6,6 +6,7 @@ from collections import Counter
 
 from rustray.common.errors import InvariantError
 from rustray.scheduler.state import SchedulerState
+from rustray.task.columns import StoredColumn
 from rustray.task.state import TaskState
 
 
@@ -117,12 +118,16 @@ def workers_are_charged_what_they_hold(state: SchedulerState) -> None:
 
 def outcomes_are_found(state: SchedulerState) -> None:
     """Each ended task points to the outcome that covers it, or to an expired one."""
-    size = 0
+    size = large = 0
     for session in state.sessions.values():
         for batch in session.batches:
             kept = [outcome for outcome in batch.outcomes if outcome is not None]
             _require(batch.kept == len(kept), "a batch miscounts its outcomes")
-            size += sum(len(outcome.payloads.blob) for outcome in kept)
+            size += sum(one.payloads.size_bytes for one in kept if not one.is_large)
+            large += sum(one.payloads.size_bytes for one in kept if one.is_large)
+            for one in kept:
+                waits = one.is_large and not isinstance(one.payloads, StoredColumn)
+                _require((one.number in state.unstored) == waits, "a large result is miscounted")
             for offset in range(batch.count):
                 if not TaskState(batch.state[offset]).is_terminal:
                     continue
@@ -132,7 +137,8 @@ def outcomes_are_found(state: SchedulerState) -> None:
                 inside = stored.offset <= offset < stored.offset + len(stored.payloads)
                 _require(inside, "an outcome does not cover its task")
                 _require(stored.state == batch.state[offset], "an outcome has another state")
-    _require(state.result_bytes == size, "result bytes are miscounted")
+    _require(state.results.bytes == size, "result bytes are miscounted")
+    _require(state.large.bytes == large, "bytes of large results are miscounted")
 
 
 def no_room_is_left_unused(state: SchedulerState) -> None:

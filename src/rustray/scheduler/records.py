@@ -33,6 +33,7 @@ class StoredOutcome:
         offset: Position of the first in the batch.
         payloads: Encoded values or failures, one a task.
         finished_at_s: Monotonic time.
+        is_large: The shell keeps the payloads; a `StoredColumn` once it has them safe.
         is_delivered: The client has confirmed it.
         is_evicted: The payloads are dropped already.
     """
@@ -45,6 +46,7 @@ class StoredOutcome:
     worker_id: str
     attempts: int
     finished_at_s: float
+    is_large: bool = False
     is_delivered: bool = False
     is_evicted: bool = False
 
@@ -55,6 +57,25 @@ class Delay:
 
     due_s: float
     reason: str
+
+
+@dataclass(slots=True, eq=False)
+class Shelf:
+    """Outcomes of one kind that are kept.
+
+    Attributes:
+        limit_bytes: How many bytes there may be.
+        queue: All of them, in order of time.
+        delivered: Those that their client has; they go first.
+        bytes: What is there.
+        spent: How many in ``queue`` are evicted already.
+    """
+
+    limit_bytes: int
+    queue: deque[StoredOutcome] = field(default_factory=deque)
+    delivered: deque[StoredOutcome] = field(default_factory=deque)
+    bytes: int = 0
+    spent: int = 0
 
 
 @dataclass(slots=True, eq=False)

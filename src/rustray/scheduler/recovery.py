@@ -29,7 +29,9 @@ from rustray.scheduler.events import RecoveredBatch, RecoveredOutcome, StateReco
 from rustray.scheduler.load_balancer import WorkerLoad
 from rustray.scheduler.placement import add_span, enqueue, new_queue
 from rustray.scheduler.records import Batch, Lease, Part, StoredOutcome, WorkerRecord
+from rustray.scheduler.results import keep
 from rustray.scheduler.state import SchedulerState, haunt, push_front, runs, take_out, unqueue
+from rustray.task.columns import StoredColumn
 from rustray.task.frames import HeldRange
 from rustray.task.result import FailureInfo
 from rustray.task.state import TaskState
@@ -126,11 +128,9 @@ def _restore_outcome(state: SchedulerState, batch: Batch | None, found: Recovere
             outcome.worker_id,
             outcome.attempts,
             state.now - found.age_s,
+            isinstance(outcome.payloads, StoredColumn),
         )
-        batch.outcomes.append(stored)
-        batch.kept += 1
-        state.kept.append(stored)
-        state.result_bytes += len(outcome.payloads.blob)
+        keep(state, stored)
     state.set_state(Part(batch, low, high, TaskState.QUEUED), outcome.state)
     batch.unfinished -= found.count
     state.pending_tasks -= found.count

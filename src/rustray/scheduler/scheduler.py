@@ -8,11 +8,11 @@ from typing import assert_never
 from rustray.scheduler import (
     admission,
     cancellation,
-    completion,
     deadlines,
     membership,
     placement,
     recovery,
+    results,
     retrying,
 )
 from rustray.scheduler.commands import Command, PersistCode
@@ -24,6 +24,7 @@ from rustray.scheduler.events import (
     FollowRequested,
     HeartbeatReceived,
     OutcomesDelivered,
+    ResultsStored,
     StateRecovered,
     TasksSubmitted,
     TimePassed,
@@ -79,7 +80,7 @@ class Scheduler:
             case TasksSubmitted():
                 admission.on_submitted(state, event)
             case OutcomesDelivered():
-                completion.on_delivered(state, event)
+                results.on_delivered(state, event)
             case HeartbeatReceived():
                 membership.on_heartbeat(state, event)
             case TimePassed():
@@ -93,11 +94,16 @@ class Scheduler:
             case FollowRequested():
                 admission.on_follow(state, event)
             case _:
-                self._apply_membership(event)
+                self._apply_rarer(event)
 
-    def _apply_membership(
+    def _apply_rarer(
         self,
-        event: WorkerJoined | WorkerDisconnected | WorkerDied | DrainRequested | StateRecovered,
+        event: WorkerJoined
+        | WorkerDisconnected
+        | WorkerDied
+        | DrainRequested
+        | ResultsStored
+        | StateRecovered,
     ) -> None:
         match event:
             case WorkerJoined():
@@ -108,6 +114,8 @@ class Scheduler:
                 membership.on_died(self.state, event)
             case DrainRequested():
                 membership.on_drain(self.state, event)
+            case ResultsStored():
+                results.on_stored(self.state, event)
             case StateRecovered():
                 recovery.on_recovered(self.state, event)
             case _:
@@ -131,7 +139,7 @@ class Scheduler:
                     deadlines.on_run_limit(state, lease, low, high)
                 case "retry", (Batch() as batch, int(offset)):
                     retrying.on_retry_due(state, batch, offset)
-        completion.expire_results(state)
+        results.expire(state)
 
     def next_deadline(self) -> float | None:
         """Return the monotonic time at which to send `TimePassed`, or None."""

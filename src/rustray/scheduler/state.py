@@ -18,6 +18,7 @@ from rustray.scheduler.records import (
     Lease,
     Part,
     SessionTasks,
+    Shelf,
     Span,
     StoredOutcome,
     WorkerRecord,
@@ -36,6 +37,8 @@ class SchedulerSettings:
         lease_ttl_s: Silence after which a worker's tasks go to others.
         result_ttl_s: How long a result is kept.
         result_memory_bytes: Results kept in memory at most; delivered ones go first.
+        result_disk_bytes: Large results that the shell keeps at most, likewise; 0: it keeps none,
+            and all stay in memory.
         max_pending_tasks: Accepted and unfinished tasks at most.
         max_pending_bytes: Their arguments together at most.
         max_payload_bytes: Size of one task's arguments at most.
@@ -50,6 +53,7 @@ class SchedulerSettings:
     lease_ttl_s: float = 10.0
     result_ttl_s: float = 86_400.0
     result_memory_bytes: int = 512 << 20
+    result_disk_bytes: int = 0
     max_pending_tasks: int = 20_000_000
     max_pending_bytes: int = 8 << 30
     max_payload_bytes: int = 16 << 20
@@ -82,7 +86,9 @@ class SchedulerState:
         freed: Workers that got room in the present call.
         overfull: Workers with more than they can run at once (candidates for take-back).
         timers: Heap of (time, order, kind, subject).
-        kept: Outcomes in order of time; delivered: those that go first.
+        results: How tasks ended, as long as it is kept; but for large results.
+        large: Results that the shell keeps.
+        unstored: Large ones that it does not have safe yet, by number.
         functions: Announced name to description; remembered after the worker has left.
         code: Hash to cloudpickled function.
         ghost: After a restart, stands for the workers of before that have not come back:
@@ -108,8 +114,9 @@ class SchedulerState:
         self.overfull: dict[WorkerRecord, None] = {}
         self.leases: dict[int, Lease] = {}
         self.timers: list[tuple[float, int, str, object]] = []
-        self.kept: deque[StoredOutcome] = deque()
-        self.delivered: deque[StoredOutcome] = deque()
+        self.results = Shelf(settings.result_memory_bytes)
+        self.large = Shelf(settings.result_disk_bytes)
+        self.unstored: dict[int, StoredOutcome] = {}
         self.functions: dict[str, FunctionInfo] = {}
         self.code: dict[bytes, bytes] = {}
         self.ghost: WorkerRecord | None = None
@@ -120,7 +127,6 @@ class SchedulerState:
         self.delayed = 0
         self.pending_tasks = 0
         self.pending_bytes = 0
-        self.result_bytes = 0
         self.next_lease = settings.first_lease
         self.next_batch = 1
         self.next_outcome = 1

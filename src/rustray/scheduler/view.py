@@ -9,6 +9,7 @@ from rustray.common.ids import task_id
 from rustray.common.resources import ResourceSet
 from rustray.scheduler.records import Batch, StoredOutcome, WorkerRecord
 from rustray.scheduler.state import Progress, SchedulerState
+from rustray.task.columns import StoredColumn
 from rustray.task.frames import Outcome
 from rustray.task.state import TaskState
 from rustray.task.views import WorkerView
@@ -23,7 +24,12 @@ def outcome_of(stored: StoredOutcome, low: int, high: int) -> Outcome:
 
 @dataclass(frozen=True, slots=True)
 class TaskSnapshot:
-    """One task as it stands; times are monotonic seconds."""
+    """One task as it stands; times are monotonic seconds.
+
+    Attributes:
+        payload: The outcome's; None if there is none, it has expired, or it is ``stored``.
+        stored: A large result, which the shell has.
+    """
 
     task_id: str
     function: str
@@ -36,20 +42,25 @@ class TaskSnapshot:
     finished_at_s: float | None
     payload: bytes | None
     progress: Progress | None = None
+    stored: StoredColumn | None = None
 
 
 def snapshot(state: SchedulerState, batch: Batch, offset: int) -> TaskSnapshot:
     """Return one task as it stands; ``payload`` is the outcome's, None if none or expired."""
     now_state = TaskState(batch.state[offset])
     task_class = batch.queue.task_class
-    worker_id, finished, payload = "", None, None
+    worker_id, finished, payload, large = "", None, None, None
     attempts = batch.reruns.get(offset, 0)
     if now_state.is_terminal:
         stored = batch.outcomes[batch.lease[offset]]
         if stored is not None:
             worker_id, attempts = stored.worker_id, stored.attempts
             finished = stored.finished_at_s
-            payload = stored.payloads[offset - stored.offset]
+            place = offset - stored.offset
+            if isinstance(stored.payloads, StoredColumn):
+                large = stored.payloads.slice(place, place + 1)
+            else:
+                payload = stored.payloads[place]
     elif now_state is not TaskState.QUEUED:
         attempts += 1
         lease = state.leases.get(batch.lease[offset])
@@ -66,6 +77,7 @@ def snapshot(state: SchedulerState, batch: Batch, offset: int) -> TaskSnapshot:
         finished,
         payload,
         state.progress.get((batch.number, offset)),
+        large,
     )
 
 

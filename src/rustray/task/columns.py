@@ -50,10 +50,7 @@ class PayloadColumn:
         Raises:
             ValueError: the ends do not describe the blob (a false or broken peer).
         """
-        column: array[int] = array(ENDS_TYPECODE)
-        column.frombytes(ends)
-        if _SWAP:
-            column.byteswap()
+        column = _ends_of(ends)
         if not column:
             if blob:
                 raise ValueError("payload bytes without items")
@@ -69,6 +66,11 @@ class PayloadColumn:
             swapped.byteswap()
             return swapped.tobytes()
         return self.ends.tobytes()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all items together."""
+        return self.ends[-1] - self.base if self.ends else 0
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -108,6 +110,70 @@ class PayloadColumn:
 
     def __repr__(self) -> str:
         return f"PayloadColumn({len(self.ends)} items, {len(self.blob)} bytes)"
+
+
+class StoredColumn(PayloadColumn):
+    """A column whose bytes are on a disk: it knows how many items there are, and how large.
+
+    Attributes:
+        number: Under which they are found.
+        skip: How many items there come before those of this column.
+    """
+
+    __slots__ = ("number", "skip")
+
+    def __init__(self, number: int, ends: array[int], base: int = 0, skip: int = 0) -> None:
+        super().__init__(b"", ends, base)
+        self.number = number
+        self.skip = skip
+
+    @classmethod
+    def of_column(cls, number: int, column: PayloadColumn) -> StoredColumn:
+        """Return what is left here of a column that is on a disk now."""
+        return cls(number, column.ends, column.base)
+
+    @classmethod
+    def found(cls, number: int, ends: bytes, base: int) -> StoredColumn:
+        """Rebuild from what a journal has.
+
+        Raises:
+            ValueError: the ends make no sense.
+        """
+        column = _ends_of(ends)
+        if not column or base > column[0]:
+            raise ValueError("the ends of stored payloads make no sense")
+        return cls(number, column, base)
+
+    def slice(self, low: int, high: int) -> StoredColumn:
+        """Return items ``low`` to ``high - 1``, likewise stored."""
+        base = self.ends[low - 1] if low else self.base
+        return StoredColumn(self.number, self.ends[low:high], base, self.skip + low)
+
+    def __getitem__(self, index: int) -> bytes:
+        raise LookupError(f"result {self.number} is on the disk: read it first")
+
+    def __iter__(self) -> Iterator[bytes]:
+        raise LookupError(f"result {self.number} is on the disk: read it first")
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, StoredColumn)
+            and (other.number, other.skip) == (self.number, self.skip)
+            and len(other) == len(self)
+        )
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        return f"StoredColumn({self.number}, {len(self.ends)} items, {self.size_bytes} bytes)"
+
+
+def _ends_of(ends: bytes) -> array[int]:
+    column: array[int] = array(ENDS_TYPECODE)
+    column.frombytes(ends)
+    if _SWAP:
+        column.byteswap()
+    return column
 
 
 NO_PAYLOADS: Final = PayloadColumn.of([])

@@ -573,7 +573,7 @@ def test_results_expire_after_their_time_to_live() -> None:
     assert bench.scheduler.task(PREFIX, 0) is not None
     bench.pass_time(2.0)
     assert bench.scheduler.task(PREFIX, 0) is None
-    assert bench.scheduler.state.result_bytes == 0
+    assert bench.scheduler.state.results.bytes == 0
     assert bench.scheduler.state.queues == {}
 
 

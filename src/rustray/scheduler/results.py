@@ -1,0 +1,140 @@
+"""What is kept of tasks that have ended, for their clients.
+
+Small results stay in memory. Large ones are the shell's to keep, on disk: once it has one safe,
+only the sizes are left here. Each kind has a shelf with a bound of its own. On a shelf those that
+their client has go first, then the oldest.
+"""
+
+from __future__ import annotations
+
+from operator import sub
+from typing import Final
+
+from rustray.scheduler.commands import ForgetResults
+from rustray.scheduler.events import OutcomesDelivered, ResultsStored
+from rustray.scheduler.records import Shelf, StoredOutcome
+from rustray.scheduler.state import SchedulerState
+from rustray.task.columns import NO_PAYLOADS, PayloadColumn, StoredColumn
+from rustray.task.state import TaskState
+
+LARGE_BYTES: Final = 256 << 10
+"""A result above this size is large."""
+_FEW: Final = 1_000
+
+
+def is_large(state: SchedulerState, end: TaskState, payloads: PayloadColumn) -> bool:
+    """Whether the shell keeps these results: values only, so that errors can be listed."""
+    if payloads.size_bytes <= LARGE_BYTES or not state.large.limit_bytes:
+        return False
+    if end is not TaskState.SUCCEEDED:
+        return False
+    ends = payloads.ends
+    largest: int = max(ends[0] - payloads.base, *map(sub, ends[1:], ends), 0)
+    return largest > LARGE_BYTES
+
+
+def keep(state: SchedulerState, stored: StoredOutcome) -> None:
+    """Enter the newest outcome of all."""
+    batch, shelf = stored.batch, _shelf_of(state, stored)
+    batch.outcomes.append(stored)
+    batch.kept += 1
+    shelf.queue.append(stored)
+    shelf.bytes += stored.payloads.size_bytes
+    if stored.is_large and not isinstance(stored.payloads, StoredColumn):
+        state.unstored[stored.number] = stored
+
+
+def on_stored(state: SchedulerState, event: ResultsStored) -> None:
+    """Let go of the bytes of large results that the shell has safe."""
+    for number in event.numbers:
+        stored = state.unstored.pop(number, None)
+        if stored is not None:
+            stored.payloads = StoredColumn.of_column(number, stored.payloads)
+
+
+def on_delivered(state: SchedulerState, event: OutcomesDelivered) -> None:
+    """Mark outcomes as confirmed by their client: they go first when room is short."""
+    sequence = event.first
+    end = event.first + event.count
+    while sequence < end:
+        found = state.find(event.prefix, sequence)
+        if found is None:
+            return
+        batch, offset = found
+        if not TaskState(batch.state[offset]).is_terminal:
+            sequence += 1
+            continue
+        stored = batch.outcomes[batch.lease[offset]]
+        if stored is None:
+            sequence += 1
+            continue
+        if not stored.is_delivered:
+            stored.is_delivered = True
+            _shelf_of(state, stored).delivered.append(stored)
+        sequence = batch.first + stored.offset + len(stored.payloads)
+
+
+def shrink(state: SchedulerState) -> None:
+    """Drop results until each kind fits."""
+    for shelf in (state.results, state.large):
+        if shelf.bytes <= shelf.limit_bytes:
+            continue
+        while shelf.delivered and shelf.bytes > shelf.limit_bytes:
+            _evict(state, shelf.delivered.popleft())
+        while shelf.queue and shelf.bytes > shelf.limit_bytes:
+            _evict_oldest(state, shelf)
+        _compact(shelf)
+
+
+def expire(state: SchedulerState) -> None:
+    """Drop what has been kept for its time to live."""
+    horizon = state.now - state.settings.result_ttl_s
+    for shelf in (state.results, state.large):
+        queue, delivered = shelf.queue, shelf.delivered
+        while queue and (queue[0].is_evicted or queue[0].finished_at_s <= horizon):
+            _evict_oldest(state, shelf)
+        while delivered and delivered[0].is_evicted:
+            delivered.popleft()
+
+
+def next_expiry(state: SchedulerState) -> float | None:
+    """Return when the oldest of what is kept is due, or None."""
+    queues = (state.results.queue, state.large.queue)
+    oldest = [queue[0].finished_at_s for queue in queues if queue]
+    return min(oldest) + state.settings.result_ttl_s if oldest else None
+
+
+def _shelf_of(state: SchedulerState, stored: StoredOutcome) -> Shelf:
+    return state.large if stored.is_large else state.results
+
+
+def _evict_oldest(state: SchedulerState, shelf: Shelf) -> None:
+    _evict(state, shelf.queue.popleft())
+    shelf.spent -= 1
+
+
+def _compact(shelf: Shelf) -> None:
+    """Let go of records that went out of turn, once they are the greater part."""
+    if shelf.spent > _FEW and 2 * shelf.spent > len(shelf.queue):
+        kept = [stored for stored in shelf.queue if not stored.is_evicted]
+        shelf.queue.clear()
+        shelf.queue.extend(kept)
+        shelf.spent = 0
+
+
+def _evict(state: SchedulerState, stored: StoredOutcome) -> None:
+    if stored.is_evicted:
+        return
+    stored.is_evicted = True
+    shelf = _shelf_of(state, stored)
+    shelf.bytes -= stored.payloads.size_bytes
+    shelf.spent += 1
+    state.unstored.pop(stored.number, None)
+    state.counters["results_expired"] += len(stored.payloads)
+    stored.payloads = NO_PAYLOADS  # the shelf's queues may hold the record for long
+    state.commands.append(ForgetResults(stored.number, stored.is_large))
+    batch = stored.batch
+    batch.outcomes[batch.lease[stored.offset]] = None
+    batch.kept -= 1
+    if batch.kept == 0 and batch.unfinished == 0:
+        state.remove(batch)
