@@ -1,7 +1,8 @@
 """What durability costs: the same work at each level of the head, on this machine, in turn.
 
 ``python benchmarks/durability.py [--rounds N]`` prints medians; a round runs every level once,
-and a restart of a head with a long queue.
+a restart of a head with a long queue, and Celery with a Redis that syncs each write
+(``--without-celery`` leaves that out; it needs redis-server).
 """
 
 from __future__ import annotations
@@ -27,11 +28,13 @@ import rustray
 
 LEVELS: Final = ("memory", "process", "full")
 RESTART: Final = "restart"
+CELERY: Final = "celery"
 _BURST: Final = 100_000
 _ALONE: Final = 1000
 _ACKS: Final = 200
 _EXECUTORS: Final = 2
 _QUEUED: Final = 1_000_000
+_CELERY_BURST: Final = 5_000
 _PAYLOAD: Final = bytes(100)
 
 Figures = dict[str, float]
@@ -41,13 +44,15 @@ def main() -> int:
     """Run it, or be one sample."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--sample", choices=(*LEVELS, RESTART), help=argparse.SUPPRESS)
+    parser.add_argument("--without-celery", action="store_true", help="leave Celery out")
+    parser.add_argument("--sample", choices=(*LEVELS, RESTART, CELERY), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.sample:
-        measured = restart() if options.sample == RESTART else at_level(options.sample)
+        others = {RESTART: restart, CELERY: celery}
+        measured = others.get(options.sample, lambda: at_level(options.sample))()
         print(json.dumps(measured))
         return 0
-    kinds = (*LEVELS, RESTART)
+    kinds = (*LEVELS, RESTART) if options.without_celery else (*LEVELS, RESTART, CELERY)
     samples: dict[str, list[Figures]] = {kind: [] for kind in kinds}
     for number in range(options.rounds):
         turn = number % len(kinds)
@@ -85,6 +90,10 @@ def show(medians: dict[str, Figures], rounds: int) -> None:
     for level in LEVELS:
         cells = [f"{v:,.0f} ({v / base[name]:.2f})" for name, v in medians[level].items()]
         print(f"| {level} | " + " | ".join(cells) + " |")
+    peer = medians.get(CELERY)
+    if peer is not None:
+        cells = [f"{peer[n]:,.0f} ({peer[n] / base[n]:.4f})" if n in peer else "" for n in base]
+        print("| Celery, Redis syncs each write, no encryption | " + " | ".join(cells) + " |")
     after = medians[RESTART]
     print(f"\nrestart with {_QUEUED:,} queued tasks of {len(_PAYLOAD)} B, full: ", end="")
     print(", ".join(f"{name} {value:,.2f}" for name, value in after.items()))
@@ -95,6 +104,9 @@ def show(medians: dict[str, Figures], rounds: int) -> None:
         "restart <= 15 s": after["ready after s"] <= 15.0,
         "journal <= 1.5 x payload + 64 B": after["journal B/task"] <= 1.5 * len(_PAYLOAD) + 64,
     }
+    if peer is not None:
+        name = "burst tasks/s"
+        goals["burst at full >= 100 x Celery"] = full[name] >= 100 * peer[name]
     print()
     for goal, holds in goals.items():
         print(f"{goal:50}{'pass' if holds else 'FAIL'}")
@@ -115,6 +127,26 @@ def at_level(level: str) -> Figures:
             }
     finally:
         cluster.stop()
+
+
+def celery() -> Figures:
+    """Measure Celery in this process's directory, with fewer tasks, or it takes minutes."""
+    from suite.celery_peer import CeleryPeer
+
+    peer = CeleryPeer(Path.cwd(), executors=_EXECUTORS)
+    try:
+        for one in [peer.noop.delay() for _ in range(100)]:
+            one.get()
+        begin = time.perf_counter()
+        for one in [peer.noop.delay() for _ in range(_CELERY_BURST)]:
+            one.get()
+        burst = _CELERY_BURST / (time.perf_counter() - begin)
+        begin = time.perf_counter()
+        for _ in range(_ALONE):
+            peer.noop.delay().get()
+        return {"burst tasks/s": burst, "one at a time/s": _ALONE / (time.perf_counter() - begin)}
+    finally:
+        peer.stop()
 
 
 def _burst(function: Any) -> float:
