@@ -7,6 +7,7 @@ whether each was told exactly once.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -65,6 +66,7 @@ class FakeExecutor:
     owes_answer: bool = False
     interrupts: list[Key] = field(default_factory=list)
     signal: int | None = None
+    guard: float = math.inf
 
 
 @dataclass
@@ -139,6 +141,13 @@ class WorkerBench:
             case e.CloseSession():
                 self.closed.append(command)
                 self.session = None
+            case _:
+                self._carry_out_rare(command)
+
+    def _carry_out_rare(self, command: e.Command) -> None:
+        match command:
+            case e.GuardExecutor():
+                self.executors[command.executor_id].guard = command.until
             case e.DeliverDirect():
                 self.direct.append(command.outcome)
             case e.Leave():
@@ -284,14 +293,14 @@ class WorkerBench:
 
     # ── The head ──────────────────────────────────────────────────────────────────────────
 
-    def open(self) -> None:
+    def open(self, *, asked_at: float = 0.0, lease_ttl_s: float = math.inf) -> None:
         """Open a session."""
         self.last_session += 1
         self.session = self.last_session
         self.sent = self.received = 0
         self.numbers.clear()
         self.last_frame = None
-        self.feed(e.SessionOpened(self.session))
+        self.feed(e.SessionOpened(self.session, asked_at, lease_ttl_s))
 
     def close(self, *, is_orderly: bool = False) -> None:
         """Break the session; what was not delivered is lost."""

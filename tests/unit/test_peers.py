@@ -203,7 +203,10 @@ def test_a_report_is_acked_after_its_commit_and_not_with_what_it_leads_to(
     assert link.frames[-1].ack == 2
 
 
-def test_what_runs_at_most_once_is_not_handed_out_before_its_commit(loop: VirtualLoop) -> None:
+@pytest.mark.parametrize("careful", [TaskClass("f", max_retries=0), TaskClass("f", exclusive=True)])
+def test_what_runs_at_most_once_is_not_handed_out_before_its_commit(
+    loop: VirtualLoop, careful: TaskClass
+) -> None:
     """A head after this one must know that it may have begun; other tasks need not wait."""
     journal = Pending()
     driver = HeadDriver(Scheduler(), NotificationManager(), journal, loop)  # type: ignore[arg-type]
@@ -214,7 +217,7 @@ def test_what_runs_at_most_once_is_not_handed_out_before_its_commit(loop: Virtua
     link.pump.attach(link)
     link.pump.on_frame(WorkerFrame(number=1, held=[]))
     given = []
-    for first, task_class in ((0, TaskClass("f", max_retries=0)), (1, TaskClass("f"))):
+    for first, task_class in ((0, careful), (1, TaskClass("f"))):
         column = PayloadColumn.of([b"x"])
         driver.handle(TasksSubmitted(PREFIX, first, task_class, column, is_pushed=True))
     for _ in range(2):

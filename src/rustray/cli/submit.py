@@ -42,7 +42,7 @@ _FLAGS: Final = (
     "--max-retries", "--run-timeout", "--task-id", "--head", "--token-file", "--state-dir",
     "--wait-for-resources", "--ca-file", "--json", "--help", "--label", "--resource",
     "--queue-timeout", "--total-timeout", "--retry-exception", "--retry-delay", "--crash-limit",
-    "--oom-retries",
+    "--oom-retries", "--exclusive",
     "--deadline", "--idempotency-key", "--on-duplicate",
 )  # fmt: skip
 
@@ -98,6 +98,9 @@ Resources = Annotated[
 Queue = Annotated[
     bool, typer.Option("--wait-for-resources", help="Queue it though no present worker can run it.")
 ]
+Exclusive = Annotated[
+    bool, typer.Option("--exclusive", help="Never let two attempts of it overlap.")
+]
 GivenId = Annotated[
     str | None, typer.Option("--task-id", metavar="ID", help="Id to use; the same id runs once.")
 ]
@@ -141,6 +144,7 @@ async def submit(  # noqa: PLR0913 - a command line has as many flags as it has
     retry_delay: RetryDelay = None,
     crash_limit: CrashLimit = DEFAULT_CRASH_LIMIT,
     oom_retries: OomRetries = 0,
+    exclusive: Exclusive = False,
     run_timeout: RunTimeout = None,
     queue_timeout: QueueTimeout = None,
     total_timeout: TotalTimeout = None,
@@ -202,6 +206,7 @@ def _spec_of(flags: Mapping[str, Any]) -> TaskSpec:
             deadline=_deadline(flags["deadline"]),
             idempotency_key=flags["idempotency_key"],
             on_duplicate=flags["on_duplicate"].replace("-", "_"),
+            exclusive=flags["exclusive"],
         )
     except ValueError as error:
         raise UsageProblem(str(error)) from None

@@ -25,6 +25,7 @@ from rustray.task.spec import (
     TaskClass,
     check_crash_limit,
     check_delay,
+    check_exclusive,
     check_name,
     check_priority,
     check_retries,
@@ -35,6 +36,7 @@ from rustray.task.spec import (
 VALID: Final = (
     "crash_limit",
     "deadline",
+    "exclusive",
     "executor",
     "labels",
     "max_retries",
@@ -53,6 +55,7 @@ VALID: Final = (
     "total_timeout_s",
     "wait_for_resources",
 )
+_BOOLS: Final = ("exclusive", "wait_for_resources")
 _SECONDS: Final = ("timeout_s", "queue_timeout_s", "total_timeout_s")
 _AMOUNTS: Final = {"num_cpus": CPU, "memory_mb": MEMORY, "num_gpus": GPU}
 
@@ -73,9 +76,9 @@ def check_options(options: Mapping[str, Any]) -> None:
             f"num_returns must be 1 in this version, not {options['num_returns']!r:.80}: return a "
             "tuple and take it apart after rustray.get()"
         )
-    if not isinstance(options.get("wait_for_resources", False), bool):
-        shown = f"{options['wait_for_resources']!r:.80}"
-        raise ValueError(f"wait_for_resources must be True or False, not {shown}")
+    for name in _BOOLS:
+        if not isinstance(options.get(name, False), bool):
+            raise ValueError(f"{name} must be True or False, not {options[name]!r:.80}")
     deadline_unix_s(options.get("deadline"))
     exception_names(options.get("retry_exceptions", False))
     check_delay(options.get("retry_delay_s"))
@@ -89,7 +92,7 @@ def check_options(options: Mapping[str, Any]) -> None:
     if options.get("name") is not None:
         check_name("name", options["name"])
     if options.get("executor") is not None:
-        parse_executor(options["executor"])
+        check_exclusive(options.get("exclusive", False), parse_executor(options["executor"]))
     _check_needs(options)
 
 
@@ -165,7 +168,7 @@ def task_class(
     if executor is not None:
         kind = parse_executor(executor)
     else:
-        is_async = inspect.iscoroutinefunction(function)
+        is_async = inspect.iscoroutinefunction(function) and not options.get("exclusive")
         kind = ExecutorKind.ASYNC if is_async else ExecutorKind.PROCESS
     retries = options.get("max_retries")
     return TaskClass(
@@ -185,6 +188,7 @@ def task_class(
         executor=kind,
         wait_for_resources=options.get("wait_for_resources", False),
         oom_retries=options.get("oom_retries") or 0,
+        exclusive=options.get("exclusive", False),
     )
 
 

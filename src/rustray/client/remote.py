@@ -129,7 +129,8 @@ def remote(function: Any = None, /, **options: Any) -> Any:
             oom_retries (re-runs after it outgrew its memory_mb, default 0),
             timeout_s (of one run), queue_timeout_s, total_timeout_s, deadline (Unix time, or a
             datetime with a time zone, at which it is ended wherever it is), executor ("process",
-            "thread" or "async"), wait_for_resources, name.
+            "thread" or "async"), wait_for_resources, name, exclusive (its attempts never overlap: a
+            worker without the head stops it before the head gives it away; in a process).
 
     Raises:
         ValueError: an unknown option, or a value out of range.

@@ -248,11 +248,12 @@ class HeadDriver:
             self._large.append((self.journal.appended, command.number))
 
     def _grant(self, command: GrantLease) -> None:
-        if command.task_class.max_retries or self.is_safe:
+        task_class = command.task_class
+        if (task_class.max_retries and not task_class.exclusive) or self.is_safe:
             self._tell_worker(command)
             return
-        # What may run once at most is not begun before it is known to be: a head after this one
-        # could not tell.
+        # What may run once at most, or not beside itself, is not begun before it is known to be: a
+        # head after this one could not tell.
         self.grants_held += 1
         self._held.append((self.journal.appended, self._grant_held, command))
 

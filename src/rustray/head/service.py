@@ -226,7 +226,8 @@ class HeadService:
         if item.uses_default_retries:
             task_class = replace(task_class, max_retries=self._core.default_max_retries)
         if info is not None and not task_class.code_hash:
-            task_class = replace(task_class, executor=info.executor)
+            if not task_class.exclusive:  # else it runs in a process, whatever was announced
+                task_class = replace(task_class, executor=info.executor)
             if item.uses_default_resources and info.resources:
                 task_class = replace(task_class, resources=ResourceSet.of(info.resources))
         return task_class

@@ -183,6 +183,7 @@ def put_task_class(message: common.TaskClass, task_class: TaskClass) -> None:
     message.executor = cast("common.Executor", int(task_class.executor))
     message.wait_for_resources = task_class.wait_for_resources
     message.oom_retries = task_class.oom_retries
+    message.exclusive = task_class.exclusive
 
 
 def put_retry_on(message: common.TaskClass, retry_on: RetryOn) -> None:
@@ -234,6 +235,7 @@ def get_task_class(message: common.TaskClass) -> TaskClass:
         executor=executor_from_wire(message.executor),
         wait_for_resources=message.wait_for_resources,
         oom_retries=message.oom_retries,
+        exclusive=message.exclusive,
     )
     found.validate()
     return found

@@ -171,6 +171,7 @@ def _get_plain_item(message: common.TaskRequest, prefix: bytes, sequence: int) -
         codec=codec,
         wait_for_resources=message.wait_for_resources,
         oom_retries=message.oom_retries,
+        exclusive=message.exclusive,
     )
     task_class.validate()
     return SubmitItem(

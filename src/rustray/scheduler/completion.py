@@ -14,7 +14,7 @@ from rustray.scheduler.commands import (
 from rustray.scheduler.placement import enqueue
 from rustray.scheduler.records import Lease, Part, StoredOutcome, WorkerRecord
 from rustray.scheduler.results import is_large, keep, shrink
-from rustray.scheduler.state import SchedulerState, push_front, runs
+from rustray.scheduler.state import SchedulerState, hold_back, push_front, runs
 from rustray.scheduler.view import outcome_of
 from rustray.task.columns import PayloadColumn
 from rustray.task.failures import encode_failure
@@ -90,6 +90,10 @@ def requeue(state: SchedulerState, lease: Lease, part: Part) -> None:
 
 def _put_back(state: SchedulerState, lease: Lease, part: Part) -> None:
     take_from(state, lease, part)
+    worker, is_exclusive = lease.worker, part.batch.queue.task_class.exclusive
+    # A lost worker's executors may outlive it, but not its lease.
+    if is_exclusive and worker.is_lost and hold_back(state, part, worker.expires_at_s):
+        return
     push_front(part.batch.queue, part.batch, part.low, part.high)
     enqueue(state, part.batch.queue)
 

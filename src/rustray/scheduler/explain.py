@@ -47,6 +47,14 @@ def explain(state: SchedulerState, batch: Batch, offset: int, now: float) -> Exp
 
 def _explain_delayed(state: SchedulerState, batch: Batch, offset: int, name: str) -> Explanation:
     delay = batch.delayed[offset]
+    if not delay.reason:
+        return Explanation(
+            name,
+            TaskState.QUEUED,
+            "it is exclusive, and an earlier attempt may still run on a worker that was lost, for "
+            f"{max(delay.due_s - state.now, 0.0):.1f} s at most.",
+            advice="it starts when that time is over.",
+        )
     budget = batch.queue.task_class.max_retries
     used = batch.reruns.get(offset, 0) - batch.oom_reruns.get(offset, 0)
     left = f"{budget - used} more may follow" if budget >= 0 else "more may follow"

@@ -322,6 +322,7 @@ def lose(state: SchedulerState, worker: WorkerRecord, reason: str) -> None:
     the oldest unreported ones up to its number of slots.
     """
     _set_state(state, worker, "disconnected")
+    worker.is_lost = True
     suspects = _possibly_started(worker)
     info = FailureInfo(
         WorkerLost.code,

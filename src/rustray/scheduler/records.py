@@ -53,7 +53,11 @@ class StoredOutcome:
 
 @record
 class Delay:
-    """A pause before another attempt, until monotonic time ``due_s``."""
+    """A pause before another attempt, until monotonic time ``due_s``.
+
+    Attributes:
+        reason: What was raised; "" where an earlier attempt of an exclusive task may still run.
+    """
 
     due_s: float
     reason: str
@@ -242,6 +246,7 @@ class WorkerRecord:
         running: Lease number to offsets that the worker reported as started.
         leased_by_priority: Priority to units leased, for windows that ignore lower ones.
         recall_until_s: No further take-back before this time.
+        is_lost: Its tasks are being given to others.
         finished: Tasks it has ended.
         functions: Names it offers.
     """
@@ -257,6 +262,7 @@ class WorkerRecord:
     running: dict[int, set[int]] = field(default_factory=dict)
     leased_by_priority: dict[int, dict[str, int]] = field(default_factory=dict)
     recall_until_s: float = 0.0
+    is_lost: bool = False
     finished: int = 0
     reported_running: int = 0
 

@@ -30,7 +30,15 @@ from rustray.scheduler.load_balancer import WorkerLoad
 from rustray.scheduler.placement import add_span, enqueue, new_queue
 from rustray.scheduler.records import Batch, Lease, Part, StoredOutcome, WorkerRecord
 from rustray.scheduler.results import keep
-from rustray.scheduler.state import SchedulerState, haunt, push_front, runs, take_out, unqueue
+from rustray.scheduler.state import (
+    SchedulerState,
+    haunt,
+    hold_back,
+    push_front,
+    runs,
+    take_out,
+    unqueue,
+)
 from rustray.task.columns import StoredColumn
 from rustray.task.frames import HeldRange
 from rustray.task.result import FailureInfo
@@ -51,6 +59,7 @@ def on_recovered(state: SchedulerState, event: StateRecovered) -> None:
         _restore_outcome(state, batches.get(outcome.batch), outcome)
     _restore_attempts(event, batches)
     state.awaited = set(event.workers)
+    state.exclusive_from_s = state.now + state.settings.lease_ttl_s
     if state.awaited or any(batch.begun for batch in batches.values()):
         _raise_ghost(state, event.grace_s if state.awaited else 0.0)
     for restored in batches.values():
@@ -149,10 +158,17 @@ def _resume(state: SchedulerState, batch: Batch) -> None:
     for low, high, byte in list(runs(batch.state, 0, batch.count)):
         if byte != TaskState.QUEUED:
             continue
-        if state.ghost is None:
+        part = Part(batch, low, high, TaskState.QUEUED)
+        if state.ghost is not None:
+            haunt(state, part)
+        elif not _waits_for_lease(state, part):
             add_span(state, batch, low, high)
-        else:
-            haunt(state, Part(batch, low, high, TaskState.QUEUED))
+
+
+def _waits_for_lease(state: SchedulerState, part: Part) -> bool:
+    """Whether an exclusive task may still run on a worker that was lost before the restart."""
+    is_exclusive = part.batch.queue.task_class.exclusive
+    return is_exclusive and hold_back(state, part, state.exclusive_from_s)
 
 
 def _cancel_again(state: SchedulerState, batch: Batch, low: int, high: int) -> None:
@@ -231,9 +247,11 @@ def _queue_again(state: SchedulerState, part: Part) -> None:
     batch = part.batch
     batch.lease[part.low : part.high] = array("Q", (0,)) * part.count
     state.set_state(part, TaskState.QUEUED)
+    state.counters["tasks_requeued_after_restart"] += part.count
+    if _waits_for_lease(state, part):
+        return
     push_front(batch.queue, batch, part.low, part.high)
     enqueue(state, batch.queue)
-    state.counters["tasks_requeued_after_restart"] += part.count
 
 
 def adopt(state: SchedulerState, worker: WorkerRecord, parts: Sequence[HeldRange]) -> Lease | None:

@@ -42,6 +42,8 @@ REPORTABLE = frozenset(
         TaskState.LEASED,
     }
 )
+CUT_OFF = "contact"
+"""Phase of the failure of an exclusive task whose worker had lost the head."""
 MAX_REASON = 200
 """Characters of a failure that are kept to explain why a task waits for its next attempt."""
 
@@ -119,6 +121,9 @@ def _lost_executor(state: SchedulerState, lease: Lease, one: Part, payload: Payl
     info = decode_failure(payload[0])
     if info.code == TaskOutOfMemory.code:
         _outgrew(state, lease, one, payload)
+    elif info.phase == CUT_OFF:
+        # The worker stopped it, and the task has nothing to do with that.
+        retry_or_fail(state, lease, one, payload)
     else:
         _crashed(state, lease, one, payload, info)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from array import array
 from bisect import bisect_right
 from collections import Counter, deque
@@ -15,6 +16,7 @@ from rustray.scheduler.ordering import Lots
 from rustray.scheduler.records import (
     Batch,
     ClassQueue,
+    Delay,
     Lease,
     Part,
     SessionTasks,
@@ -96,6 +98,8 @@ class SchedulerState:
         awaited: Ids of these workers.
         delayed: QUEUED tasks that pause before another attempt.
         jitter: Draws lots for these pauses.
+        exclusive_from_s: After a restart: when no worker of before can run an exclusive task any
+            more that it has not told of.
         progress: (batch number, offset) to how far a running task said that it is.
         news_allowed: How many events of news may be published at `news_counted_at_s`.
     """
@@ -132,6 +136,7 @@ class SchedulerState:
         self.next_outcome = 1
         self.next_order = 1
         self.next_worker = 1
+        self.exclusive_from_s = 0.0
         self.progress: dict[tuple[int, int], Progress] = {}
         self.news_allowed = 0.0
         self.news_counted_at_s = 0.0
@@ -276,6 +281,18 @@ def push_front(queue: ClassQueue, batch: Batch, low: int, high: int) -> None:
     else:
         spans.appendleft(Span(batch, low, high))
     queue.queued += high - low
+
+
+def hold_back(state: SchedulerState, part: Part, until_s: float) -> bool:
+    """Have QUEUED tasks that stand in no queue wait for a time; False if that has passed."""
+    if until_s <= state.now:
+        return False
+    for offset in range(part.low, part.high):
+        part.batch.delayed[offset] = Delay(until_s, "")
+        heapq.heappush(state.timers, (until_s, state.next_order, "retry", (part.batch, offset)))
+        state.next_order += 1
+    state.delayed += part.count
+    return True
 
 
 def unqueue(state: SchedulerState, part: Part) -> None:

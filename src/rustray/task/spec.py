@@ -125,6 +125,8 @@ class TaskSpec:
             task of yours is known under it, handing it in again runs nothing again.
         on_duplicate: "use_existing" answers with the id of the task that exists already under the
             id or key, if its content is the same; "reject" makes that an error.
+        exclusive: It must never overlap with another attempt of itself: a worker that has lost
+            the head stops it before the head gives it to another one. It runs in a process.
 
     Raises:
         ValueError: a field is out of range; the message names it and the range.
@@ -148,6 +150,7 @@ class TaskSpec:
     deadline: float | Moment | None = None
     idempotency_key: str | None = None
     on_duplicate: Literal["use_existing", "reject"] = "use_existing"
+    exclusive: bool = False
 
     def __post_init__(self) -> None:
         check_name("function_name", self.function_name)
@@ -157,6 +160,7 @@ class TaskSpec:
         exception_names(self.retry_exceptions)
         check_delay(self.retry_delay_s)
         check_crash_limit(self.crash_limit)
+        check_exclusive(self.exclusive, ExecutorKind.PROCESS)
         check_seconds("timeout_s", self.timeout_s)
         check_seconds("queue_timeout_s", self.queue_timeout_s)
         check_seconds("total_timeout_s", self.total_timeout_s)
@@ -198,6 +202,7 @@ class TaskClass:
         executor: Where in a worker it runs.
         wait_for_resources: Accept although no present worker could ever run it.
         oom_retries: Re-runs after it outgrew its memory, beside ``max_retries``; -1: no limit.
+        exclusive: Two attempts of a task never overlap; only for processes.
     """
 
     function: str
@@ -218,6 +223,7 @@ class TaskClass:
     executor: ExecutorKind = ExecutorKind.PROCESS
     wait_for_resources: bool = False
     oom_retries: int = 0
+    exclusive: bool = False
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
@@ -259,6 +265,7 @@ class TaskClass:
             value = getattr(self, name)
             if value:
                 check_seconds(name, value)
+        check_exclusive(self.exclusive, self.executor)
         if len(self.code_hash) not in (0, 32):
             raise ValueError(f"code_hash must be 0 or 32 bytes, not {len(self.code_hash)}")
         if len(self.kwarg_names) > MAX_NAME or len(self.labels) > MAX_NAME:
@@ -280,12 +287,28 @@ def class_of(spec: TaskSpec, codec: Codec) -> TaskClass:
         retry_delay_s=spec.retry_delay_s,
         crash_limit=spec.crash_limit,
         oom_retries=spec.oom_retries,
+        exclusive=spec.exclusive,
         timeout_s=spec.timeout_s or 0.0,
         queue_timeout_s=spec.queue_timeout_s or 0.0,
         total_timeout_s=spec.total_timeout_s or 0.0,
         codec=codec,
         wait_for_resources=spec.wait_for_resources,
     )
+
+
+def check_exclusive(exclusive: object, executor: ExecutorKind) -> None:
+    """Refuse what is no bool, and exclusive tasks that could not be stopped.
+
+    Raises:
+        ValueError: as said.
+    """
+    if not isinstance(exclusive, bool):
+        raise ValueError(f"exclusive must be True or False, not {exclusive!r:.80}")
+    if exclusive and executor is not ExecutorKind.PROCESS:
+        raise ValueError(
+            "an exclusive task runs in a process (executor='process'): threads and coroutines "
+            "cannot be stopped for sure"
+        )
 
 
 def check_name(field_name: str, name: object) -> None:

@@ -197,9 +197,11 @@ class WorkerAgent:
     async def _hold_session(self) -> RustRayError | None:
         """Register and keep one session until it ends; returns why."""
         try:
+            asked_at = self._loop.time()
             registered = await self._head.register_worker(self._info())
             session = HeadSession(self, registered.session)
-            self._driver.apply(events.SessionOpened(session.number))
+            opened = events.SessionOpened(session.number, asked_at, registered.lease_ttl_s)
+            self._driver.apply(opened)
             self._session = session
             link = await self._open_stream(session)
         except (AuthorizationError, ConfigError):
@@ -237,6 +239,7 @@ class WorkerAgent:
         heard_at = self._loop.time()
         while True:
             await asyncio.sleep(registered.heartbeat_interval_s)
+            asked_at = self._loop.time()
             try:
                 async with asyncio.timeout(registered.lease_ttl_s):
                     reply = await self._head.heartbeat(self._heartbeat(session.number))
@@ -253,6 +256,7 @@ class WorkerAgent:
             if not reply.is_known:
                 session.end(CommunicationError("the head does not know this session any more"))
                 return
+            self._driver.apply(events.HeartbeatAnswered(session.number, asked_at))
 
     def _heartbeat(self, session: int) -> Heartbeat:
         sent, received, held, running = self.manager.heartbeat()

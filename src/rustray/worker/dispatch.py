@@ -13,6 +13,7 @@ from rustray.common.resources import UNBOUNDED
 from rustray.task.spec import ExecutorKind
 from rustray.worker.backlog import Lane
 from rustray.worker.events import DefineClass, DispatchTasks, StartExecutor, WatchMemory
+from rustray.worker.exclusive import guard
 from rustray.worker.records import NEVER, Executor, Lease, Phase, Segment, WorkClass
 from rustray.worker.state import LOOK_AFTER_S, WorkerState
 
@@ -132,6 +133,8 @@ def _give(state: WorkerState, executor: Executor, lane: Lane, work: WorkClass, n
         if work.task_class.timeout_s:
             executor.limit_at = now + work.task_class.timeout_s
             state.arm(executor, executor.limit_at)
+        if work.task_class.exclusive:
+            guard(state, executor, lane.segments[0].lease)
         if work.memory_limit:
             _weigh(state, executor, lane.segments[0], work.memory_limit)
     while limit and lane.segments and lane.segments[0].lease.work is work:

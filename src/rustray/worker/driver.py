@@ -53,6 +53,9 @@ class Pool(Protocol):
     def kill(self, executor_id: int, signum: int) -> None:
         """Signal it."""
 
+    def guard(self, executor_id: int, until: float) -> None:
+        """Have it killed at that time, whatever becomes of this process."""
+
     async def close(self, grace_s: float = 2.0) -> None:
         """End all executors."""
 
@@ -192,19 +195,20 @@ class WorkerDriver:
                 self._memory.add(command)
             case events.UnwatchMemory():
                 self._memory.remove(command.executor_id)
-            case events.CloseSession() | events.DeliverDirect() | events.Leave():
-                self._carry_out_rare(command)
             case _:
-                assert_never(command)
+                self._carry_out_rare(command)
 
     def _unix_s(self, at: float) -> float:
         """Return what the wall clock will show at this time of the loop."""
         return time.time() + at - self._loop.time()
 
     def _carry_out_rare(
-        self, command: events.CloseSession | events.DeliverDirect | events.Leave
+        self,
+        command: events.GuardExecutor | events.CloseSession | events.DeliverDirect | events.Leave,
     ) -> None:
         match command:
+            case events.GuardExecutor():
+                self.pool.guard(command.executor_id, command.until)
             case events.CloseSession():
                 logger.warning("closing session %d: %s", command.session, command.reason)
                 self._owner.close_session(command.session)

@@ -26,9 +26,24 @@ class PoolStarted:
 
 @record
 class SessionOpened:
-    """The head registered the worker, and the stream of this session is about to open."""
+    """The head registered the worker, and the stream of this session is about to open.
+
+    Attributes:
+        asked_at: When the worker asked for it.
+        lease_ttl_s: How long after it has heard of the worker the head leaves it its tasks.
+    """
 
     session: int
+    asked_at: float = 0.0
+    lease_ttl_s: float = math.inf
+
+
+@record
+class HeartbeatAnswered:
+    """The head knows the session, and has taken a heartbeat that was sent at ``asked_at``."""
+
+    session: int
+    asked_at: float
 
 
 @record
@@ -164,6 +179,7 @@ class TimePassed:
 Event = (
     PoolStarted
     | SessionOpened
+    | HeartbeatAnswered
     | SessionClosed
     | FrameReceived
     | DirectSubmitted
@@ -270,6 +286,14 @@ class KillExecutor:
 
 
 @record
+class GuardExecutor:
+    """Have the zygote kill an executor at ``until``, though nobody should tell it; inf: never."""
+
+    executor_id: int
+    until: float
+
+
+@record
 class CloseSession:
     """End the session: the head broke the protocol, or frames were lost."""
 
@@ -298,6 +322,7 @@ Command = (
     | Interrupt
     | Reclaim
     | KillExecutor
+    | GuardExecutor
     | CloseSession
     | DeliverDirect
     | Leave

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 from collections.abc import Mapping, Sequence
@@ -195,6 +196,16 @@ class ExecutorPool:
         self._handle(executor_id)
         if self._zygote is not None:
             self._zygote.send({"do": "kill", "id": executor_id, "signal": signum})
+
+    def guard(self, executor_id: int, until: float) -> None:
+        """Have the zygote kill an executor with all that it started at that time of the loop.
+
+        It does so also if this process stands still; infinity takes it back.
+        """
+        self._handle(executor_id)
+        if self._zygote is not None:
+            at = until if until < math.inf else None
+            self._zygote.send({"do": "guard", "id": executor_id, "until": at})
 
     def running(self, executor_id: int) -> tuple[int, int] | None:
         """Return (lease, offset) of what an executor runs; None if nothing, or several."""

@@ -90,6 +90,8 @@ def admit(state: WorkerState, granted: LeaseGrant, work: WorkClass, due: float) 
         due,
     )
     state.leases[lease.number] = lease
+    if work.task_class.exclusive and lease.number < DIRECT_LEASES:
+        state.exclusive[lease.number] = lease
     demand, total = work.task_class.resources, state.limits.resources.units
     if state.is_draining:
         state.give_back(lease, 0, count)

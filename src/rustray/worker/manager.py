@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, assert_never
 
 from rustray.task.frames import HeldRange, LeaseCancel, LeaseRange, WorkerFrame
-from rustray.worker import checks, watch
+from rustray.worker import checks, exclusive, watch
 from rustray.worker.dispatch import dispatch
 from rustray.worker.events import (
     DIRECT_LEASES,
@@ -28,6 +28,7 @@ from rustray.worker.events import (
     ExecutorReturned,
     ExecutorTold,
     FrameReceived,
+    HeartbeatAnswered,
     Leave,
     MemoryExceeded,
     PoolStarted,
@@ -88,7 +89,11 @@ class WorkerManager:
         """
         state = self._state
         self._now = now
+        if state.exclusive:
+            exclusive.stop_if_due(state, now)  # also if the news come late that all is well
         self._take(event, now)
+        if state.exclusive:
+            exclusive.stop_if_due(state, now)
         watch.look(state, now)
         if now >= state.drain_at:
             watch.end_drain(state, now)
@@ -128,6 +133,7 @@ class WorkerManager:
         self,
         event: PoolStarted
         | SessionOpened
+        | HeartbeatAnswered
         | SessionClosed
         | DirectSubmitted
         | DirectCancelled
@@ -139,6 +145,9 @@ class WorkerManager:
         match event:
             case SessionOpened():
                 self._open_session(event)
+            case HeartbeatAnswered():
+                if event.session == state.outbox.session:
+                    exclusive.note_contact(state, event.asked_at, state.lease_ttl_s)
             case SessionClosed():
                 self._lose_session(event)
             case DirectSubmitted():
@@ -161,6 +170,7 @@ class WorkerManager:
         state.drained_number = 0
         state.goodbye_at = NEVER
         state.outbox.open(event.session)
+        exclusive.note_contact(state, event.asked_at, event.lease_ttl_s)
         watch.tell_starts_again(state)
 
     def _take_frame(self, event: FrameReceived, now: float) -> None:
@@ -302,7 +312,7 @@ class WorkerManager:
     def next_deadline(self) -> float | None:
         """Return when `TimePassed` is due, or None if only events can change anything."""
         state = self._state
-        due = min(state.watch_at, state.drain_at)
+        due = min(state.watch_at, state.drain_at, exclusive.next_deadline(state))
         if state.is_draining and not state.has_left:
             due = min(due, state.leave_at, state.goodbye_at)
         if state.heal_at > self._now:

@@ -66,7 +66,12 @@ class WorkClass:
         units = task_class.resources.units
         is_alone = task_class.executor is ExecutorKind.PROCESS
         self.memory_limit = units.get(MEMORY, 0) * (_MB // UNIT) if is_alone else 0
-        self.is_solo = task_class.timeout_s > 0 or self.memory_limit > 0 or units.get(CPU) != UNIT
+        self.is_solo = (
+            task_class.timeout_s > 0
+            or self.memory_limit > 0
+            or units.get(CPU) != UNIT
+            or task_class.exclusive
+        )
         self.lane_key = LaneKey(
             task_class.priority, task_class.resources, task_class.executor, self.is_solo
         )
@@ -171,6 +176,8 @@ class Executor:
         stopping: Tasks that were asked to stop.
         is_weighed: Its memory is watched, for the task that it holds.
         outgrown: What its task was found to hold too much; it is being killed for that.
+        is_guarded: It runs an exclusive task, and the zygote knows until when.
+        is_cut_off: It was killed for that, because the head did not answer.
         check_at: When `watch.examine` has something to look at, at the earliest.
     """
 
@@ -199,6 +206,8 @@ class Executor:
     is_weighed: bool = False
     outgrown: MemoryExceeded | None = None
     is_reclaiming: bool = False
+    is_guarded: bool = False
+    is_cut_off: bool = False
     idle_since: float = 0.0
     check_at: float = NEVER
 

@@ -164,6 +164,8 @@ def exited(state: WorkerState, event: ExecutorExited, now: float) -> None:
     state.unweigh(executor)
     outgrown = executor.outgrown
     info = describe_death(event) if outgrown is None else describe_outgrown(outgrown)
+    if executor.is_cut_off:
+        info = _describe_cut_off(state.lease_ttl_s)
     if executor.is_shared:
         for piece in pieces:
             _settle_victim(state, piece.lease, piece.low, stops, info)
@@ -238,6 +240,15 @@ def _settle_victim(
         settle_stop(state, lease, offset, stop)
     else:
         state.settle_failed(lease, offset, offset + 1, TaskState.LEASED, info)
+
+
+def _describe_cut_off(lease_ttl_s: float) -> FailureInfo:
+    return FailureInfo(
+        "WORKER_LOST",
+        "the worker stopped the task, which is exclusive, before its lease ended: the head did not "
+        f"answer for most of lease_ttl_s={lease_ttl_s:g} s",
+        phase="contact",
+    )
 
 
 def describe_death(event: ExecutorExited) -> FailureInfo:

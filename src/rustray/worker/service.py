@@ -123,7 +123,8 @@ class WorkerService:
             problem = info.check_call(task_class.nargs, task_class.kwarg_names)
             if problem:
                 raise PayloadError(f"{info.signature} cannot be called like this: {problem}")
-        task_class = replace(task_class, executor=info.executor)
+        if not task_class.exclusive:
+            task_class = replace(task_class, executor=info.executor)
         if item.uses_default_resources and info.resources:
             task_class = replace(task_class, resources=ResourceSet.of(info.resources))
         lacking = shortage_text(task_class.resources, self._agent.config.amounts().units)

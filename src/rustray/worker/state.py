@@ -17,7 +17,13 @@ from rustray.task.result import FailureInfo
 from rustray.task.spec import ExecutorKind, TaskClass
 from rustray.task.state import TaskState
 from rustray.worker.backlog import Backlog
-from rustray.worker.events import DIRECT_LEASES, Command, DeliverDirect, UnwatchMemory
+from rustray.worker.events import (
+    DIRECT_LEASES,
+    Command,
+    DeliverDirect,
+    GuardExecutor,
+    UnwatchMemory,
+)
 from rustray.worker.outbox import Outbox
 from rustray.worker.records import NEVER, Executor, Lease, Phase, WorkClass
 
@@ -80,6 +86,9 @@ class WorkerState:
         goodbye_at: The same, once the last frame has been sent.
         drained_number: Number of the frame that said goodbye, 0 before.
         finished: Tasks that have ended here.
+        exclusive: Open leases of exclusive classes; without those that are being killed.
+        exclusive_until: These are stopped then, unless the head answers before.
+        lease_ttl_s: How long after hearing of the worker the head leaves it its tasks.
     """
 
     limits: WorkerLimits
@@ -112,6 +121,9 @@ class WorkerState:
     drained_number: int = 0
     has_left: bool = False
     finished: int = 0
+    exclusive: dict[int, Lease] = field(default_factory=dict)
+    exclusive_until: float = -NEVER
+    lease_ttl_s: float = NEVER
 
     def intern(self, task_class: TaskClass, code: bytes) -> WorkClass:
         """Return the worker's record of a class, the same for equal ones."""
@@ -167,6 +179,7 @@ class WorkerState:
         executor.charge = None
         executor.is_solo = False
         self.unweigh(executor)
+        self.unguard(executor)
         executor.limit_at = NEVER
         executor.idle_since = now
         executor.check_at = NEVER
@@ -178,6 +191,12 @@ class WorkerState:
         if executor.is_weighed:
             executor.is_weighed = False
             self.commands.append(UnwatchMemory(executor.executor_id))
+
+    def unguard(self, executor: Executor) -> None:
+        """It runs nothing exclusive any more."""
+        if executor.is_guarded:
+            executor.is_guarded = False
+            self.commands.append(GuardExecutor(executor.executor_id, NEVER))
 
     def settle(self, lease: Lease, outcome: LeaseOutcome) -> None:
         """Report how tasks ended, to whoever gave them."""
@@ -208,6 +227,8 @@ class WorkerState:
         if lease.open == 0:
             del self.leases[lease.number]
             lease.payloads = NO_PAYLOADS
+            if self.exclusive:
+                self.exclusive.pop(lease.number, None)
             self.closed[lease.number] = lease
             surplus = len(self.closed) - MAX_CLOSED_LEASES
             if surplus > 0 and surplus % FORGET_TOGETHER == 0:

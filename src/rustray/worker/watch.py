@@ -158,6 +158,10 @@ def end_drain(state: WorkerState, now: float) -> None:
     for executor in list(state.executors.values()):
         if not executor.count:
             continue
+        if executor.is_guarded:
+            # Nobody may be given it before it has really ended: its exit is the report.
+            kill(state, executor, SIGKILL)
+            continue
         for piece in executor.pieces():
             for lease, low, high in state.take_out(
                 executor, piece.lease.number, piece.low, piece.high, now

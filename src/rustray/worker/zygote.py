@@ -3,7 +3,8 @@
 It is started afresh (not forked from the agent, whose gRPC does not survive a fork), has one
 thread, and talks with the agent in JSON packets; file descriptors travel along:
 
-* agent: ``start`` (path, modules), ``spawn`` (four descriptors), ``kill``;
+* agent: ``start`` (path, modules), ``spawn`` (four descriptors), ``kill``, and ``guard``: kill an
+  executor at a time of the monotonic clock, though nobody should ask for it again;
 * zygote: ``function`` for each registered one, ``ready`` or ``failed``, then ``spawned`` and
   ``exited`` per executor.
 
@@ -16,11 +17,13 @@ import contextlib
 import ctypes
 import gc
 import importlib
+import math
 import os
 import select
 import signal
 import socket
 import sys
+import time
 import traceback
 from dataclasses import asdict
 from typing import Any, Final, NoReturn
@@ -47,6 +50,7 @@ class Zygote:
     def __init__(self, control: socket.socket) -> None:
         self._control = control
         self._pids: dict[int, int] = {}  # pid to executor id
+        self._guards: dict[int, float] = {}  # executor id to when it is killed
         self._max_result_bytes = 0
 
     def serve(self) -> None:
@@ -62,7 +66,8 @@ class Zygote:
         poll.register(woken, select.POLLIN)
         try:
             while True:
-                ready = [fd for fd, _ in poll.poll()]
+                ready = [fd for fd, _ in poll.poll(self._rest_ms())]
+                self._kill_overdue()
                 if woken.fileno() in ready:
                     with contextlib.suppress(BlockingIOError):
                         woken.recv(4096)
@@ -83,6 +88,8 @@ class Zygote:
             self._spawn(message, fds)
         elif message["do"] == "kill":
             self._kill(message["id"], message["signal"])
+        elif message["do"] == "guard":
+            self._guard(message["id"], message["until"])
         elif message["do"] == "start":
             self._start(message)
         return True
@@ -153,6 +160,26 @@ class Zygote:
             if known == executor_id:
                 _kill_group(pid, signum)
 
+    def _guard(self, executor_id: int, until: float | None) -> None:
+        if until is None:
+            self._guards.pop(executor_id, None)
+        elif executor_id in self._pids.values():
+            self._guards[executor_id] = until
+
+    def _rest_ms(self) -> int | None:
+        """Return how long nothing is to be done; None: until somebody asks."""
+        if not self._guards:
+            return None
+        return max(0, math.ceil((min(self._guards.values()) - time.monotonic()) * 1000))
+
+    def _kill_overdue(self) -> None:
+        if not self._guards:
+            return
+        now = time.monotonic()
+        for executor_id in [each for each, until in self._guards.items() if until <= now]:
+            del self._guards[executor_id]
+            self._kill(executor_id, signal.SIGKILL)
+
     def _reap(self) -> None:
         while True:
             try:
@@ -166,6 +193,7 @@ class Zygote:
             pid = found.si_pid
             executor_id = self._pids.pop(pid, None)
             if executor_id is not None:
+                self._guards.pop(executor_id, None)
                 _kill_group(pid, signal.SIGKILL)
             _, status = os.waitpid(pid, 0)
             if executor_id is None:

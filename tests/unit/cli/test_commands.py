@@ -72,11 +72,13 @@ def test_submit_passes_what_the_flags_say(head: FakeHead, rustray):
     rustray(
         "submit", "f", "--cpus", "0.5", "--memory-mb", "100", "--priority", "-3",
         "--max-retries", "9", "--run-timeout", "2m", "--task-id", task_id, "--oom-retries", "2",
+        "--exclusive",
     )  # fmt: skip
     item = head.submitted[0][3]
     found = item.task_class
     assert found.resources.amounts() == {"cpu_cores": 0.5, "memory_mb": 100}
     assert (found.priority, found.max_retries, found.oom_retries) == (-3, 9, 2)
+    assert found.exclusive
     assert found.timeout_s == 120.0
     assert ids.task_id(item.prefix, item.sequence) == task_id
     assert not item.uses_default_resources

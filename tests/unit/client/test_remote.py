@@ -91,6 +91,18 @@ def test_an_unknown_option_lists_the_valid_ones() -> None:
         square.options(max_calls=1)
 
 
+def test_an_exclusive_function_runs_in_a_process() -> None:
+    """Also a coroutine function, which would share one otherwise."""
+
+    async def fetch() -> None:
+        """Nothing."""
+
+    plain = task_class(fetch, b"", {})
+    alone = task_class(fetch, b"", {"exclusive": True})
+    assert (plain.executor, plain.exclusive) == (ExecutorKind.ASYNC, False)
+    assert (alone.executor, alone.exclusive) == (ExecutorKind.PROCESS, True)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -118,6 +130,8 @@ def test_an_unknown_option_lists_the_valid_ones() -> None:
         {"crash_limit": 0},
         {"crash_limit": True},
         {"wait_for_resources": "yes"},
+        {"exclusive": 1},
+        {"exclusive": True, "executor": "thread"},
         {"name": ""},
         {"name": "x" * 257},
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -78,6 +79,7 @@ classes = st.builds(
     executor=st.sampled_from(ExecutorKind),
     wait_for_resources=st.booleans(),
 )
+classes |= classes.map(lambda c: replace(c, executor=ExecutorKind.PROCESS, exclusive=True))
 definitions = st.builds(ClassDefinition, class_numbers, classes, st.binary(max_size=50))
 ranges = st.builds(TaskRange, sequences, counts)
 lease_ranges = st.builds(LeaseRange, u63, st.integers(0, 2**31), listed)

@@ -481,3 +481,30 @@ def test_output_is_passed_on_unless_that_is_off(value: str, is_shown: bool, tmp_
         check=True,
     )
     assert (b"hello from a task" in done.stderr) is is_shown
+
+
+def is_killed_by_itself(pid: int, now: Callable[[], float], until: float) -> None:
+    """Wait for a process's end without giving the event loop a turn; not before its time."""
+    eventually(lambda: is_gone(pid), 20.0)
+    assert now() >= until
+
+
+async def test_a_guarded_executor_ends_in_time_though_the_agent_stands_still(
+    tmp_path: Path,
+) -> None:
+    """The zygote does it, with what the task has started; who is guarded no more lives on."""
+    loop = asyncio.get_running_loop()
+    async with bench() as b:
+        first, second = b.spawn(), b.spawn()
+        trace = tmp_path / "trace"
+        for executor in (first, second):
+            b.run(executor, b.define(executor, spin), (str(tmp_path / str(executor)), str(trace)))
+        for executor in (first, second):
+            await aeventually((tmp_path / str(executor)).exists, 20.0)
+        until = loop.time() + 0.3
+        b.pool.guard(first, until)
+        b.pool.guard(second, until)
+        b.pool.guard(second, float("inf"))
+        is_killed_by_itself(b.seen.pids[first], loop.time, until)
+        assert (await b.exit_of(first)).signal == signal.SIGKILL
+        assert not is_gone(b.seen.pids[second])
