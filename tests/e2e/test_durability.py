@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -158,3 +161,46 @@ def _damage(directory: Path, what: bytes) -> str:
     content[100] ^= 1
     path.write_bytes(content)
     return path.name
+
+
+async def test_a_subscriber_misses_nothing_over_a_restart(tmp_path: Path) -> None:
+    """Its cursor works with the next head: what it had not read comes first, each event once."""
+    with Cluster(tmp_path) as cluster:
+        cluster.start_head()
+        cluster.start_worker("a")
+        with cluster.as_own():
+            async with cluster.head_node() as head:
+                await aeventually(lambda: joined(head, 1), 20)
+                specs = [rustray.TaskSpec("add", [i, 1]) for i in range(40)]
+                ids = await head.submit_tasks_batch(specs)
+                for name in ids:
+                    assert await head.get_task_result(name, 20)
+                everything = await _events_until(head, ids, 0)
+            middle = everything[len(everything) // 3].revision
+            cluster.restart_head()
+            async with cluster.head_node() as head:
+                again = await _events_until(head, ids, 0)
+                assert again == everything
+                rest = [event for event in everything if event.revision > middle]
+                assert await _events_until(head, ids, middle) == rest
+                [later] = await head.submit_tasks_batch([rustray.TaskSpec("add", [1, 1])])
+                fresh = await _events_until(head, [later], everything[-1].revision)
+                assert {event.task_id for event in fresh} == {later}
+                assert fresh[0].revision > everything[-1].revision
+
+
+async def _events_until(
+    head: rustray.HeadNode, ids: Sequence[str], cursor: int
+) -> list[rustray.TaskEvent]:
+    """Read events after the cursor until all these tasks have ended."""
+    missing = set(ids)
+    found: list[rustray.TaskEvent] = []
+    async with contextlib.aclosing(head.subscribe(cursor=cursor)) as events:  # type: ignore[type-var]
+        async with asyncio.timeout(30):
+            async for event in events:
+                found.append(event)
+                if event.state.is_terminal:
+                    missing.discard(event.task_id)
+                if not missing:
+                    break
+    return found

@@ -18,6 +18,7 @@ from typing import Any
 
 from rustray.common.resources import ResourceSet
 from rustray.head.connections import ConnectionManager
+from rustray.head.core import Start
 from rustray.head.driver import HeadDriver
 from rustray.head.journal_store import JournalStore
 from rustray.head.notifications import NotificationManager
@@ -544,6 +545,8 @@ class Simulation:
         self.driver.clients[PREFIX] = self.client
         self.is_head_down = False
         recovered = self.store.load(22.0)
+        start = Start(self.store.epoch_ms, is_first=self.store.starts == 1)
+        self.driver.notifications.go_on(self.store.events, start.revision)
         if recovered is not None:
             self.driver.handle(recovered)
         for batch in self.batches:

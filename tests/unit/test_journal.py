@@ -143,6 +143,7 @@ _LATER = {
     3: "DROP TABLE oom_rerun;",
     4: "ALTER TABLE batch DROP COLUMN deadline;",
     5: "DROP TABLE large;",
+    6: "DROP TABLE event;",
 }
 """Schema version to what takes its novelty away."""
 
@@ -167,6 +168,23 @@ def test_a_journal_of_an_older_schema_is_brought_up_to_date(tmp_path: Path, vers
     )  # fmt: skip
     store.close()
     assert journal_files.check(path).tasks == 1
+
+
+def test_events_come_back_until_they_are_forgotten(tmp_path: Path) -> None:
+    """Under their numbers, in order."""
+    told = [
+        c.PersistEvents(
+            first, 12.5, c.PublishEvents(PREFIX, first, 3, TaskState.RUNNING, 2, "w", "f")
+        )
+        for first in (1, 4, 1000)
+    ]
+    path = tmp_path / "journal.db"
+    store = JournalStore(path)
+    store.commit([*told, c.ForgetEvents(4)])
+    store.close()
+    store = JournalStore(path)
+    store.load(1.0)
+    assert store.events == told[1:]
 
 
 def test_a_commit_is_all_or_nothing(tmp_path: Path) -> None:
@@ -265,7 +283,8 @@ async def test_nothing_is_told_before_it_is_committed() -> None:
     store.gate.release()
     await waiting
     assert client.told == ["accepted 1", "accepted 2", "accepted 3"]
-    assert [len(group) for group in store.groups] == [1, 2]
+    batches = [[one for one in g if isinstance(one, c.PersistBatch)] for g in store.groups]
+    assert list(map(len, batches)) == [1, 2]
     await journal.close()
 
 

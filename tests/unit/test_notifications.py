@@ -20,12 +20,17 @@ from rustray.task.state import TaskState
 PREFIX = b"0123456789"
 
 
+def tell(log: NotificationManager, events: PublishEvents, time_unix_s: float) -> None:
+    """Number events and publish them at once."""
+    log.publish(log.number(events, time_unix_s))
+
+
 def a_log(ranges: int, count: int) -> NotificationManager:
     """A log of so many ranges of so many tasks each."""
     log = NotificationManager()
     for number in range(ranges):
         first = number * count
-        log.publish(PublishEvents(PREFIX, first, count, TaskState.QUEUED, 0, "", "f"), 1.0)
+        tell(log, PublishEvents(PREFIX, first, count, TaskState.QUEUED, 0, "", "f"), 1.0)
     return log
 
 
@@ -87,13 +92,38 @@ async def test_a_cursor_of_an_earlier_head_is_refused() -> None:
 async def test_a_cursor_of_an_earlier_head_is_refused_by_name() -> None:
     """Regression: it was taken for one of this head's, and events were missed without a word."""
     log = NotificationManager()
-    log.begin_after(1000)
-    log.publish(PublishEvents(PREFIX, 0, 3, TaskState.QUEUED, 0, "", "f"), 1.0)
+    log.go_on([], 1000)
+    tell(log, PublishEvents(PREFIX, 0, 3, TaskState.QUEUED, 0, "", "f"), 1.0)
     for cursor in (1, 999, 1004):
-        with pytest.raises(ResourceExhausted, match="none of this head"):
+        with pytest.raises(ResourceExhausted, match="restarted without them"):
             await read(log, EventFilter(cursor=cursor), 1)
     assert await read(log, EventFilter(cursor=0), 3) == [1001, 1002, 1003]
     assert await read(log, EventFilter(cursor=1002), 1) == [1003]
+
+
+async def test_a_log_goes_on_where_an_earlier_head_ended() -> None:
+    """What that has told comes first, under the old numbers; then its own, above them."""
+    earlier = a_log(3, 2)
+    log = NotificationManager()
+    log.go_on(earlier._records[1:], 1000)
+    tell(log, PublishEvents(PREFIX, 9, 2, TaskState.SUCCEEDED, 1, "w", "f"), 2.0)
+    everything = [3, 4, 5, 6, 1001, 1002]
+    assert await read(log, EventFilter(cursor=0), 6) == everything
+    for cursor in (2, 3, 4, 6):
+        wanted = [revision for revision in everything if revision > cursor]
+        assert await read(log, EventFilter(cursor=cursor), len(wanted)) == wanted
+    with pytest.raises(ResourceExhausted, match="restarted without them"):
+        await read(log, EventFilter(cursor=1), 1)
+
+
+def test_dropped_events_are_dropped_from_the_journal() -> None:
+    """The log says from where on it still has them."""
+    log = NotificationManager(kept_ranges=10)
+    dropped: list[int] = []
+    log.on_drop = dropped.append
+    for number in range(20):
+        tell(log, PublishEvents(PREFIX, number, 3, TaskState.QUEUED, 0, "", "f"), 1.0)
+    assert dropped == [31] == [log.oldest_revision]
 
 
 def said(number: int, fraction: float | None, value: bytes = b"") -> PublishEvents:
@@ -105,12 +135,12 @@ def said(number: int, fraction: float | None, value: bytes = b"") -> PublishEven
 async def test_what_tasks_say_stands_among_the_events_in_order() -> None:
     """Progress and emitted values have revisions; a filter of states leaves them out."""
     log = a_log(1, 2)
-    log.publish(said(0, 0.25), 5.0)
-    log.publish(said(1, None, b"\x07"), 6.0)
+    tell(log, said(0, 0.25), 5.0)
+    tell(log, said(1, None, b"\x07"), 6.0)
     assert await read(log, EventFilter(cursor=0), 4) == [1, 2, 3, 4]
     one = EventFilter(task_ids=(task_id(PREFIX, 1),), cursor=0)
     assert await read(log, one, 2) == [2, 4]
-    log.publish(PublishEvents(PREFIX, 0, 1, TaskState.RUNNING, 2, "w", "f"), 7.0)
+    tell(log, PublishEvents(PREFIX, 0, 1, TaskState.RUNNING, 2, "w", "f"), 7.0)
     assert await read(log, EventFilter(states=(TaskState.RUNNING,), cursor=0), 1) == [5]
     async for events in log.subscribe(EventFilter(cursor=2)):
         told = [(e.kind, e.state, e.progress, e.message, e.name, e.value) for e in events]
@@ -126,11 +156,11 @@ async def test_what_tasks_say_takes_bounded_memory() -> None:
     """By bytes as well as by number; who was overtaken is told."""
     log = NotificationManager(kept_bytes=10_000)
     for number in range(100):
-        log.publish(said(number, None, bytes(1_000)), 1.0)
+        tell(log, said(number, None, bytes(1_000)), 1.0)
     assert 5 <= log.revision - log.oldest_revision + 1 <= 10
     with pytest.raises(ResourceExhausted):
         await read(log, EventFilter(cursor=1), 1)
     assert await read(log, EventFilter(cursor=log.oldest_revision - 1), 1)
     for number in range(100):
-        log.publish(PublishEvents(PREFIX, number, 1, TaskState.QUEUED, 0, "", "f"), 1.0)
+        tell(log, PublishEvents(PREFIX, number, 1, TaskState.QUEUED, 0, "", "f"), 1.0)
     assert log.revision - log.oldest_revision + 1 >= 100

@@ -17,6 +17,7 @@ from helpers.power_cut import Disk, RecordingOs, Step, write_files
 from helpers.scheduling import ANYTHING, PREFIX
 from rustray.common.errors import RustRayError
 from rustray.head import journal_rows, journal_store, result_files
+from rustray.head.core import Start
 from rustray.head.driver import HeadDriver
 from rustray.head.journal import GroupCommitJournal
 from rustray.head.journal_store import FILE_NAME, JournalStore
@@ -156,7 +157,10 @@ class Life:
             result_memory_bytes=5_000,
             result_disk_bytes=30_000,
         )
-        self.driver = HeadDriver(Scheduler(settings), NotificationManager(), self.journal, loop)
+        notifications = NotificationManager()
+        start = Start(self.store.epoch_ms, is_first=self.store.starts == 1)
+        notifications.go_on(self.store.events, start.revision)
+        self.driver = HeadDriver(Scheduler(settings), notifications, self.journal, loop)
         self.driver.clients[PREFIX] = self.told
         if recovered is not None:
             self.driver.handle(recovered)

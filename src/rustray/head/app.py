@@ -19,6 +19,7 @@ from rustray.head.journal_files import expect_journal, note_journal
 from rustray.head.journal_store import FILE_NAME, JournalStore
 from rustray.head.result_reader import ResultReader
 from rustray.head.service import HeadService
+from rustray.scheduler.commands import PersistEvents
 from rustray.scheduler.events import StateRecovered
 from rustray.scheduler.state import SchedulerSettings
 from rustray.security.auth import AuthManager
@@ -85,7 +86,7 @@ class Head:
         auth, identity = self._load_keys()
         host = config.listen.address
         self.security = self._security_text(auth)
-        journal, recovered, start = self._open_journal()
+        journal, recovered, events, start = self._open_journal()
         core = HeadCore.create(
             HeadIdentity(
                 auth.cluster_id if auth else "open",
@@ -99,7 +100,7 @@ class Head:
             default_max_retries=config.scheduling.max_retries,
             journal=journal,
         )
-        core.notifications.begin_after(start.revision)
+        core.notifications.go_on(events, start.revision)
         if journal.level != MemoryJournal.level:
             reader = ResultReader(self._state.path / FILE_NAME)
             core.driver.results = reader
@@ -133,8 +134,10 @@ class Head:
         if auth is not None and identity is not None:
             self._publish(auth)
 
-    def _open_journal(self) -> tuple[Journal, StateRecovered | None, Start]:
-        """Return the journal, what an earlier head has left, and how to go on from there."""
+    def _open_journal(
+        self,
+    ) -> tuple[Journal, StateRecovered | None, list[PersistEvents], Start]:
+        """Return the journal, what an earlier head has left and told, and how to go on."""
         level = self.config.scheduling.durability
         path = self._state.path / FILE_NAME
         if level == MemoryJournal.level:
@@ -142,7 +145,7 @@ class Head:
                 logger.warning(
                     "%s keeps tasks of an earlier head; at durability=memory they stay there", path
                 )
-            return MemoryJournal(), None, Start.first()
+            return MemoryJournal(), None, [], Start.first()
         expect_journal(self._state)
         store = JournalStore(path, level)
         try:
@@ -157,7 +160,8 @@ class Head:
             store, level, asyncio.get_running_loop(), on_failure=self._fail
         )
         self._stack.push_async_callback(journal.close)
-        return journal, recovered, Start(store.epoch_ms, is_first=store.starts == 1)
+        start = Start(store.epoch_ms, is_first=store.starts == 1)
+        return journal, recovered, store.events, start
 
     def _fail(self, error: BaseException) -> None:
         """Stop: from now on nothing that the head says would be true."""

@@ -22,6 +22,7 @@ from rustray.scheduler.commands import (
     Command,
     DeliverOutcome,
     DrainWorker,
+    ForgetEvents,
     GrantLease,
     JournalCommand,
     PersistOutcome,
@@ -117,16 +118,18 @@ class HeadDriver:
         self._is_executing = False
         self.grants_held = 0
         # What tells of a fact waits, in order, until the fact is committed; leases do not wait.
-        self._held: deque[tuple[int, Callable[[Any], None], Command]] = deque()
+        self._held: deque[tuple[int, Callable[[Any], None], Any]] = deque()
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._large: deque[tuple[int, int]] = deque()
         journal.on_commit = self._on_commit
+        self._publish = self._once_safe(notifications.publish)
+        notifications.on_drop = self._forget_events
         # By class and not by `match`, which tries one class after the other: this is per batch.
         self._actions: dict[type[Command], Callable[[Any], None]] = {
             **dict.fromkeys(get_args(JournalCommand), journal.append),
             PersistOutcome: self._persist_outcome,
             DeliverOutcome: self._once_safe(self._deliver),
-            PublishEvents: self._once_safe(self._publish),
+            PublishEvents: self._number,
             AcceptTasks: self._once_safe(self._tell_client),
             RejectTasks: self._once_safe(self._tell_client),
             ReportUnknown: self._once_safe(self._tell_client),
@@ -192,13 +195,16 @@ class HeadDriver:
         self._waiters.append((self.journal.appended, waiter))
         await waiter
 
+    def _forget_events(self, revision: int) -> None:
+        self.journal.append(ForgetEvents(revision))
+
     def _once_safe(self, action: Callable[[Any], None]) -> Callable[[Any], None]:
         """Make an action wait for the commit of what came before its command."""
         journal, held = self.journal, self._held
         if journal.level == "memory":
             return action
 
-        def act(command: Command) -> None:
+        def act(command: Any) -> None:
             if held or journal.committed != journal.appended:
                 held.append((journal.appended, action, command))
             else:
@@ -270,8 +276,12 @@ class HeadDriver:
         if self.on_outcome is not None:
             self.on_outcome(command)
 
-    def _publish(self, command: PublishEvents) -> None:
-        self.notifications.publish(command, self.loop.time() + self.clock_offset_s)
+    def _number(self, command: PublishEvents) -> None:
+        """Note events under their numbers, and tell of them once they are safe."""
+        kept = self.notifications.number(command, self.loop.time() + self.clock_offset_s)
+        if command.news is None:
+            self.journal.append(kept)
+        self._publish(kept)
 
     def _tell_client(self, command: AcceptTasks | RejectTasks | ReportUnknown) -> None:
         client = self.clients.get(command.prefix)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from rustray.head import event_rows
 from rustray.head.journal_rows import (
     APPLICATION_ID,
     SCHEMA_VERSION,
@@ -54,7 +55,7 @@ _DEADLINE: Final = "ALTER TABLE batch ADD COLUMN deadline REAL NOT NULL DEFAULT 
 _LARGE: Final = """
 CREATE TABLE large (id INTEGER PRIMARY KEY, digest BLOB NOT NULL);
 """
-_MIGRATIONS: Final = {1: _CRASHES, 2: _OOM_RERUNS, 3: _DEADLINE, 4: _LARGE}
+_MIGRATIONS: Final = {1: _CRASHES, 2: _OOM_RERUNS, 3: _DEADLINE, 4: _LARGE, 5: event_rows.SCHEMA}
 """Schema version to what makes the next one of it."""
 _SCHEMA: Final = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -80,7 +81,7 @@ CREATE TABLE granted (
   granted INTEGER NOT NULL
 );
 CREATE INDEX granted_batch ON granted (batch);
-{_CRASHES}{_OOM_RERUNS}{_LARGE}CREATE TABLE rerun (
+{_CRASHES}{_OOM_RERUNS}{_LARGE}{event_rows.SCHEMA}CREATE TABLE rerun (
   batch INTEGER NOT NULL, place INTEGER NOT NULL, attempt INTEGER NOT NULL, reruns INTEGER NOT NULL,
   PRIMARY KEY (batch, place)
 ) WITHOUT ROWID;
@@ -104,6 +105,7 @@ _STATEMENTS: Final[dict[type[Any], str]] = {
     c.ForgetBatch: "DELETE FROM batch WHERE id = ?",
     c.ForgetCode: "DELETE FROM code WHERE hash = ?",
     c.ForgetWorker: "DELETE FROM worker WHERE id = ?",
+    **event_rows.STATEMENTS,
 }
 _COLUMNS: Final[dict[type[Any], tuple[str, ...]]] = {
     c.PersistCancel: ("batch", "offset", "count"),
@@ -134,6 +136,7 @@ class JournalStore:
         level: "full" or "process".
         starts: How many heads have started with this journal; 0 before `load`.
         epoch_ms: Unix milliseconds of this start, above those of all earlier ones; 0 before `load`.
+        events: What earlier heads have told, in order; empty before `load`.
     """
 
     def __init__(
@@ -165,6 +168,7 @@ class JournalStore:
         self._has_written = False
         self._doomed: list[tuple[int, bytes]] = []
         self.starts = self.epoch_ms = 0
+        self.events: list[c.PersistEvents] = []
         try:
             if is_file:
                 make_private(Path(path))
@@ -283,6 +287,8 @@ class JournalStore:
                 )  # fmt: skip
             case c.ForgetResults(is_large=True):
                 self._doom(command.number)
+            case c.PersistEvents() | c.ForgetEvents():
+                return event_rows.row_of(command)
         return tuple(getattr(command, name) for name in _COLUMNS[type(command)])
 
     def _put_away(self, command: c.PersistOutcome) -> None:
@@ -313,7 +319,7 @@ class JournalStore:
     # -- reading ----------------------------------------------------------------
 
     def load(self, grace_s: float) -> StateRecovered | None:
-        """Return what an earlier head has left, None if nothing, and set `starts` and `epoch_ms`.
+        """Return what an earlier head has left, None if nothing, and set the attributes.
 
         Args:
             grace_s: How long its workers have to come back.
@@ -329,6 +335,7 @@ class JournalStore:
             self._begin()
             found = read_state(db, self._wall_clock(), grace_s, self.starts)
             self._sweep(found)
+            self.events = event_rows.load(db)
         except (sqlite3.Error, OSError, ValueError, KeyError, TypeError) as error:
             raise unusable(self._path, error) from error
         return found if found.batches else None

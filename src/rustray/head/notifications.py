@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, bisect_right
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 from rustray.common.errors import ResourceExhausted
 from rustray.common.ids import split_task_id, task_id
 from rustray.rpc.api import EventFilter
-from rustray.scheduler.commands import PublishEvents
+from rustray.scheduler.commands import PersistEvents, PublishEvents
 from rustray.task.result import TaskEvent
 
 KEPT_RANGES = 100_000
@@ -32,29 +32,34 @@ class NotificationManager:
 
     Attributes:
         revision: Number of the newest event; the first is 1, but for a head after another.
+        on_drop: Called with the revision of the oldest event when older ones have been dropped.
     """
 
     def __init__(self, kept_ranges: int = KEPT_RANGES, kept_bytes: int = KEPT_BYTES) -> None:
         self.revision = 0
+        self.on_drop: Callable[[int], None] = _ignore
+        self._numbered = 0
         self._begin = 0
         self._kept_ranges = kept_ranges
         self._kept_bytes = kept_bytes
         self._bytes = 0
         self._firsts: list[int] = []
-        self._records: list[tuple[PublishEvents, float]] = []
+        self._records: list[PersistEvents] = []
         self._dropped = 0
         self._wakers: set[asyncio.Event] = set()
 
-    def publish(self, events: PublishEvents, time_unix_s: float) -> None:
-        """Append the events of consecutive tasks.
+    def number(self, events: PublishEvents, time_unix_s: float) -> PersistEvents:
+        """Give events their revisions; what is numbered first is to be published first."""
+        kept = PersistEvents(self._numbered + 1, time_unix_s, events)
+        self._numbered += events.count
+        return kept
+
+    def publish(self, kept: PersistEvents) -> None:
+        """Append numbered events, and wake who waits for some.
 
         Complexity: O(1) amortised, and O(subscribers) only where some wait.
         """
-        self._firsts.append(self.revision + 1)
-        self._records.append((events, time_unix_s))
-        self.revision += events.count
-        if events.news is not None:
-            self._bytes += len(events.news.value) + len(events.news.text)
+        self._append(kept)
         if len(self._records) >= 2 * self._kept_ranges:
             self._drop(len(self._records) - self._kept_ranges)
         elif self._bytes > self._kept_bytes:
@@ -63,18 +68,31 @@ class NotificationManager:
             for waker in self._wakers:
                 waker.set()
 
+    def _append(self, kept: PersistEvents) -> None:
+        self._firsts.append(kept.revision)
+        self._records.append(kept)
+        self.revision = kept.revision + kept.events.count - 1
+        self._bytes += _size(kept)
+
     def _drop(self, surplus: int) -> None:
         """Forget the oldest ranges."""
-        for record, _ in self._records[:surplus]:
-            if record.news is not None:
-                self._bytes -= len(record.news.value) + len(record.news.text)
+        self._bytes -= sum(map(_size, self._records[:surplus]))
         del self._firsts[:surplus]
         del self._records[:surplus]
         self._dropped += surplus
+        self.on_drop(self.oldest_revision)
 
-    def begin_after(self, revision: int) -> None:
-        """Number events from here on, so that a cursor of an earlier head is known as one."""
-        self.revision = self._begin = revision
+    def go_on(self, kept: Sequence[PersistEvents], revision: int) -> None:
+        """Take up what earlier heads have told, before the first event of this one.
+
+        Args:
+            kept: Their events, as far as they are known, in order.
+            revision: Above all that they have given out; new events are numbered from there.
+        """
+        for one in kept:
+            self._append(one)
+        self.revision = self._numbered = revision
+        self._begin = kept[0].revision - 1 if kept else revision
 
     @property
     def oldest_revision(self) -> int:
@@ -87,14 +105,14 @@ class NotificationManager:
         However much has to be looked through, the event loop is given free in between.
 
         Raises:
-            ResourceExhausted: the events after the cursor are not all kept any more, or the
-                cursor is of an earlier head; the message names one that works.
+            ResourceExhausted: the events after the cursor are not all kept any more, or are of
+                a head whose events are lost; the message names one that works.
         """
         if where.cursor > self.revision or 0 < where.cursor < self._begin:
             raise ResourceExhausted(
-                f"revision {where.cursor} is none of this head, whose newest is {self.revision}: "
-                "it was restarted since; subscribe again with cursor 0, and read the tasks' "
-                "present states for what was missed"
+                f"the events after revision {where.cursor} are not known to this head, whose "
+                f"newest is {self.revision}: it was restarted without them; subscribe again with "
+                "cursor 0, and read the tasks' present states for what was missed"
             )
         cursor = self.revision if where.cursor < 0 else max(where.cursor, self._begin)
         wanted = _Wanted(where)
@@ -135,11 +153,12 @@ class NotificationManager:
             if len(found) >= BATCH_EVENTS or index >= len(self._records):
                 break
             first_revision = self._firsts[index]
-            record, time_unix_s = self._records[index]
+            kept = self._records[index]
+            record = kept.events
             last_revision = first_revision + record.count - 1
             low = max(cursor + 1 - first_revision, 0)
             offsets = wanted.offsets(record, low, BATCH_EVENTS - len(found))
-            found += [_event(record, offset, first_revision, time_unix_s) for offset in offsets]
+            found += [_event(kept, offset) for offset in offsets]
             if len(found) >= BATCH_EVENTS and found[-1].revision < last_revision:
                 return found, found[-1].revision, position
             cursor = max(cursor, last_revision)
@@ -175,17 +194,25 @@ class _Wanted:
         return [sequence - record.first for sequence in named[start : min(stop, start + limit)]]
 
 
-def _event(
-    record: PublishEvents, offset: int, first_revision: int, time_unix_s: float
-) -> TaskEvent:
+def _size(kept: PersistEvents) -> int:
+    news = kept.events.news
+    return 0 if news is None else len(news.value) + len(news.text)
+
+
+def _ignore(_revision: int) -> None:
+    """Stand in for a journal that keeps no events."""
+
+
+def _event(kept: PersistEvents, offset: int) -> TaskEvent:
+    record = kept.events
     event = TaskEvent(
-        first_revision + offset,
+        kept.revision + offset,
         task_id(record.prefix, record.first + offset),
         record.state,
         record.attempt,
         record.worker_id,
         record.function,
-        time_unix_s,
+        kept.time_unix_s,
     )
     news = record.news
     if news is None:

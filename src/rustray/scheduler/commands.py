@@ -226,6 +226,27 @@ class PublishEvents:
 
 
 @record
+class PersistEvents:
+    """Commit events under their numbers; the shell's own, for subscribers that come back.
+
+    Attributes:
+        revision: Number of the first.
+        time_unix_s: When they happened.
+    """
+
+    revision: int
+    time_unix_s: float
+    events: PublishEvents
+
+
+@record
+class ForgetEvents:
+    """Drop the events before a revision."""
+
+    revision: int
+
+
+@record
 class GrantLease:
     """Give consecutive tasks to a worker; see `rustray.task.frames.LeaseGrant`.
 
@@ -304,8 +325,10 @@ JournalCommand = (
     | ForgetBatch
     | ForgetCode
     | ForgetWorker
+    | PersistEvents
+    | ForgetEvents
 )
-"""What a journal takes: everything that `StateRecovered` brings back."""
+"""What a journal takes: what `StateRecovered` brings back, and what was told of it."""
 
 Command = (
     JournalCommand
