@@ -42,7 +42,7 @@ _FLAGS: Final = (
     "--max-retries", "--run-timeout", "--task-id", "--head", "--token-file", "--state-dir",
     "--wait-for-resources", "--ca-file", "--json", "--help", "--label", "--resource",
     "--queue-timeout", "--total-timeout", "--retry-exception", "--retry-delay", "--crash-limit",
-    "--oom-retries", "--exclusive",
+    "--oom-retries", "--exclusive", "--detached",
     "--deadline", "--idempotency-key", "--on-duplicate",
 )  # fmt: skip
 
@@ -126,6 +126,10 @@ Deadline = Annotated[
     ),
 ]
 
+Detached = Annotated[
+    bool, typer.Option("--detached", help="Keep its result for its full time, whoever has it.")
+]
+
 
 async def submit(  # noqa: PLR0913 - a command line has as many flags as it has
     call: Call,
@@ -145,6 +149,7 @@ async def submit(  # noqa: PLR0913 - a command line has as many flags as it has
     crash_limit: CrashLimit = DEFAULT_CRASH_LIMIT,
     oom_retries: OomRetries = 0,
     exclusive: Exclusive = False,
+    detached: Detached = False,
     run_timeout: RunTimeout = None,
     queue_timeout: QueueTimeout = None,
     total_timeout: TotalTimeout = None,
@@ -207,6 +212,7 @@ def _spec_of(flags: Mapping[str, Any]) -> TaskSpec:
             idempotency_key=flags["idempotency_key"],
             on_duplicate=flags["on_duplicate"].replace("-", "_"),
             exclusive=flags["exclusive"],
+            lifetime="detached" if flags["detached"] else None,
         )
     except ValueError as error:
         raise UsageProblem(str(error)) from None

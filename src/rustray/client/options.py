@@ -26,6 +26,7 @@ from rustray.task.spec import (
     check_crash_limit,
     check_delay,
     check_exclusive,
+    check_lifetime,
     check_name,
     check_priority,
     check_retries,
@@ -37,6 +38,7 @@ VALID: Final = (
     "crash_limit",
     "deadline",
     "exclusive",
+    "lifetime",
     "executor",
     "labels",
     "max_retries",
@@ -80,6 +82,7 @@ def check_options(options: Mapping[str, Any]) -> None:
         if not isinstance(options.get(name, False), bool):
             raise ValueError(f"{name} must be True or False, not {options[name]!r:.80}")
     deadline_unix_s(options.get("deadline"))
+    check_lifetime(options.get("lifetime"))
     exception_names(options.get("retry_exceptions", False))
     check_delay(options.get("retry_delay_s"))
     if options.get("crash_limit") is not None:
@@ -189,6 +192,7 @@ def task_class(
         wait_for_resources=options.get("wait_for_resources", False),
         oom_retries=options.get("oom_retries") or 0,
         exclusive=options.get("exclusive", False),
+        is_detached=options.get("lifetime") == "detached",
     )
 
 

@@ -130,7 +130,8 @@ def remote(function: Any = None, /, **options: Any) -> Any:
             timeout_s (of one run), queue_timeout_s, total_timeout_s, deadline (Unix time, or a
             datetime with a time zone, at which it is ended wherever it is), executor ("process",
             "thread" or "async"), wait_for_resources, name, exclusive (its attempts never overlap: a
-            worker without the head stops it before the head gives it away; in a process).
+            worker without the head stops it before the head gives it away; in a process), lifetime
+            ("detached": the head keeps its result for its full time also after you have it).
 
     Raises:
         ValueError: an unknown option, or a value out of range.

@@ -184,6 +184,7 @@ def put_task_class(message: common.TaskClass, task_class: TaskClass) -> None:
     message.wait_for_resources = task_class.wait_for_resources
     message.oom_retries = task_class.oom_retries
     message.exclusive = task_class.exclusive
+    message.detached = task_class.is_detached
 
 
 def put_retry_on(message: common.TaskClass, retry_on: RetryOn) -> None:
@@ -236,6 +237,7 @@ def get_task_class(message: common.TaskClass) -> TaskClass:
         wait_for_resources=message.wait_for_resources,
         oom_retries=message.oom_retries,
         exclusive=message.exclusive,
+        is_detached=message.detached,
     )
     found.validate()
     return found

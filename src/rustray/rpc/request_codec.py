@@ -172,6 +172,7 @@ def _get_plain_item(message: common.TaskRequest, prefix: bytes, sequence: int) -
         wait_for_resources=message.wait_for_resources,
         oom_retries=message.oom_retries,
         exclusive=message.exclusive,
+        is_detached=message.detached,
     )
     task_class.validate()
     return SubmitItem(

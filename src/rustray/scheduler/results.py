@@ -68,7 +68,7 @@ def on_delivered(state: SchedulerState, event: OutcomesDelivered) -> None:
         if stored is None:
             sequence += 1
             continue
-        if not stored.is_delivered:
+        if not (stored.is_delivered or batch.queue.task_class.is_detached):
             stored.is_delivered = True
             _shelf_of(state, stored).delivered.append(stored)
         sequence = batch.first + stored.offset + len(stored.payloads)

@@ -127,6 +127,8 @@ class TaskSpec:
             id or key, if its content is the same; "reject" makes that an error.
         exclusive: It must never overlap with another attempt of itself: a worker that has lost
             the head stops it before the head gives it to another one. It runs in a process.
+        lifetime: "detached" keeps its result for its full time also after its client has it;
+            otherwise such results are the first to go when the head runs short of room.
 
     Raises:
         ValueError: a field is out of range; the message names it and the range.
@@ -151,6 +153,7 @@ class TaskSpec:
     idempotency_key: str | None = None
     on_duplicate: Literal["use_existing", "reject"] = "use_existing"
     exclusive: bool = False
+    lifetime: Literal["detached"] | None = None
 
     def __post_init__(self) -> None:
         check_name("function_name", self.function_name)
@@ -161,6 +164,7 @@ class TaskSpec:
         check_delay(self.retry_delay_s)
         check_crash_limit(self.crash_limit)
         check_exclusive(self.exclusive, ExecutorKind.PROCESS)
+        check_lifetime(self.lifetime)
         check_seconds("timeout_s", self.timeout_s)
         check_seconds("queue_timeout_s", self.queue_timeout_s)
         check_seconds("total_timeout_s", self.total_timeout_s)
@@ -203,6 +207,7 @@ class TaskClass:
         wait_for_resources: Accept although no present worker could ever run it.
         oom_retries: Re-runs after it outgrew its memory, beside ``max_retries``; -1: no limit.
         exclusive: Two attempts of a task never overlap; only for processes.
+        is_detached: Results stay their full time, also after their client has them.
     """
 
     function: str
@@ -224,6 +229,7 @@ class TaskClass:
     wait_for_resources: bool = False
     oom_retries: int = 0
     exclusive: bool = False
+    is_detached: bool = False
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
@@ -288,12 +294,23 @@ def class_of(spec: TaskSpec, codec: Codec) -> TaskClass:
         crash_limit=spec.crash_limit,
         oom_retries=spec.oom_retries,
         exclusive=spec.exclusive,
+        is_detached=spec.lifetime == "detached",
         timeout_s=spec.timeout_s or 0.0,
         queue_timeout_s=spec.queue_timeout_s or 0.0,
         total_timeout_s=spec.total_timeout_s or 0.0,
         codec=codec,
         wait_for_resources=spec.wait_for_resources,
     )
+
+
+def check_lifetime(lifetime: object) -> None:
+    """Refuse what is neither None nor "detached".
+
+    Raises:
+        ValueError: as said.
+    """
+    if lifetime not in (None, "detached"):
+        raise ValueError(f"lifetime must be None or 'detached', not {lifetime!r:.80}")
 
 
 def check_exclusive(exclusive: object, executor: ExecutorKind) -> None:

@@ -94,9 +94,10 @@ def test_submit_passes_what_the_flags_say(head: FakeHead, rustray):
     assert (found.retry_delay_s, found.crash_limit) == (0.0, 7)
     assert (item.idempotency_key, item.rejects_duplicate) == ("order 5", True)
     assert item.deadline_unix_s == 1_893_456_000.0
-    rustray("submit", "f", "--retry-exception", "all", "--deadline", "4e9")
+    rustray("submit", "f", "--retry-exception", "all", "--deadline", "4e9", "--detached")
     item = head.submitted[2][3]
     assert (item.task_class.retry_exceptions, item.deadline_unix_s) == (True, 4e9)
+    assert item.task_class.is_detached
 
 
 def test_submit_and_wait_prints_the_value(head: FakeHead, rustray):

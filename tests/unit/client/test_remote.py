@@ -128,6 +128,7 @@ def test_an_exclusive_function_runs_in_a_process() -> None:
         {"retry_exceptions": ["not a name"]},
         {"retry_delay_s": -1},
         {"crash_limit": 0},
+        {"lifetime": "for ever"},
         {"crash_limit": True},
         {"wait_for_resources": "yes"},
         {"exclusive": 1},

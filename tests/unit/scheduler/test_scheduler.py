@@ -592,6 +592,21 @@ def test_when_memory_is_short_delivered_results_go_first() -> None:
     ]  # fmt: skip
 
 
+def test_the_results_of_detached_tasks_do_not_go_first() -> None:
+    """Somebody else may still want what their client has."""
+    bench = Bench(result_memory_bytes=4)
+    bench.join(cpus=1)
+    for is_detached in (False, True, False, False):
+        bench.submit(1, TaskClass("f", is_detached=is_detached))
+        bench.run_all()
+    bench.feed(e.OutcomesDelivered(PREFIX, 1, 2))
+    bench.submit(1)
+    bench.run_all()
+    assert [bench.scheduler.task(PREFIX, n) is None for n in range(4)] == [
+        False, False, True, False,
+    ]  # fmt: skip
+
+
 def test_a_client_that_comes_back_gets_what_ended_meanwhile() -> None:
     """Follow answers with outcomes, and names what this head does not know."""
     bench = Bench()
