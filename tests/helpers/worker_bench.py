@@ -77,10 +77,22 @@ class WorkerBench:
         executors: Those alive.
         told: What the head learned of each task: the state, or None for given back.
         started: Tasks that the head was told run.
+        result: What each task returns.
+        writing: Sheaves under way to disk.
+        disk: Those that are there.
+        reading: Those that are wanted back.
+        damaged: Tasks whose outcomes were lost on disk.
     """
 
     total: dict[str, float]
+    memory_bytes: int = 128_000_000
+    disk_bytes: int = 0
+    result: bytes = b"r"
     now: float = 100.0
+    writing: dict[int, list[LeaseOutcome]] = field(default_factory=dict)
+    disk: dict[int, list[LeaseOutcome]] = field(default_factory=dict)
+    reading: list[int] = field(default_factory=list)
+    damaged: set[Key] = field(default_factory=set)
     executors: dict[int, FakeExecutor] = field(default_factory=dict)
     told: dict[Key, TaskState | None] = field(default_factory=dict)
     repeats: Counter[Key] = field(default_factory=Counter)
@@ -103,7 +115,9 @@ class WorkerBench:
     last_frame: AssignFrame | None = None
 
     def __post_init__(self) -> None:
-        self.limits = WorkerLimits(ResourceSet.of(self.total), 4, 8, drain_timeout_s=30.0)
+        self.limits = WorkerLimits(
+            ResourceSet.of(self.total), 4, 8, 30.0, self.memory_bytes, self.disk_bytes
+        )
         self.manager = WorkerManager(self.limits)
 
     # ── Feeding ───────────────────────────────────────────────────────────────────────────
@@ -138,6 +152,13 @@ class WorkerBench:
                 executor.interrupts.append((command.lease, command.offset))
             case e.KillExecutor():
                 self.executors[command.executor_id].signal = command.signal
+            case e.WriteSheaf() | e.ReadSheaf() | e.DropSheaf():
+                self._use_disk(command)
+            case _:
+                self._carry_out_rare(command)
+
+    def _carry_out_rare(self, command: e.Command) -> None:
+        match command:
             case e.CloseSession():
                 self.closed.append(command)
                 self.session = None
@@ -153,6 +174,18 @@ class WorkerBench:
             case e.Leave():
                 assert not self.has_left
                 self.has_left = True
+
+    def _use_disk(self, command: e.WriteSheaf | e.ReadSheaf | e.DropSheaf) -> None:
+        number = command.number
+        match command:
+            case e.WriteSheaf():
+                assert number not in self.disk | self.writing
+                self.writing[number] = command.outcomes
+            case e.ReadSheaf():
+                assert number in self.disk
+                self.reading.append(number)
+            case e.DropSheaf():
+                del self.disk[number]
 
     def _dispatch(self, command: e.DispatchTasks) -> None:
         executor = self.executors[command.executor_id]
@@ -227,7 +260,7 @@ class WorkerBench:
             while keys and keys[0] == (lease, high):
                 del executor.tasks[keys.pop(0)]
                 high += 1
-            column = PayloadColumn.of([b"r"] * (high - low))
+            column = PayloadColumn.of([self.result] * (high - low))
             outcomes.append(LeaseOutcome(lease, low, state, column, run_us * (high - low)))
         self.feed(e.ExecutorReported(executor_id, outcomes))
 
@@ -291,6 +324,34 @@ class WorkerBench:
             raise AssertionError("the core's deadlines never end")
         self.now = end
 
+    # ── The disk ──────────────────────────────────────────────────────────────────────────
+
+    def write(self, *, is_stored: bool = True) -> None:
+        """Let the disk take the first sheaf that is under way, or refuse it."""
+        number = min(self.writing)
+        outcomes = self.writing.pop(number)
+        if is_stored:
+            self.disk[number] = outcomes
+        self.feed(e.SheafWritten(number, is_stored))
+
+    def read(self, *, is_whole: bool = True) -> None:
+        """Let the disk give the first sheaf back that is wanted, whole or not."""
+        number = self.reading.pop(0)
+        outcomes = self.disk.pop(number)
+        if not is_whole:
+            for one in outcomes:
+                places = range(one.offset, one.offset + len(one.payloads))
+                self.damaged.update((one.lease, place) for place in places)
+        self.feed(e.SheafRead(number, outcomes if is_whole else None))
+
+    def settle_disk(self) -> None:
+        """Let the disk do all that it was asked for."""
+        while self.writing or self.reading:
+            if self.writing:
+                self.write()
+            if self.reading:
+                self.read()
+
     # ── The head ──────────────────────────────────────────────────────────────────────────
 
     def open(self, *, asked_at: float = 0.0, lease_ttl_s: float = math.inf) -> None:
@@ -351,6 +412,22 @@ class WorkerBench:
             frames.append(frame)
         return frames
 
+    def ack(self) -> None:
+        """Confirm all frames that have arrived."""
+        self.send(AssignFrame())
+
+    def deliver_all(self) -> None:
+        """Let disk, stream and executors work until everything has been told."""
+        for _ in range(100_000):
+            self.settle_disk()
+            self.finish_all()
+            self.ack()
+            frames = self.collect()
+            is_busy = any(x.tasks for x in self.executors.values())
+            if not (frames or self.writing or self.reading or is_busy):
+                return
+        raise AssertionError("the worker never comes to rest")
+
     def lose_frame(self) -> bool:
         """Take a frame that never arrives, so that the session must end."""
         frame = self.manager.take_frame(self.now)
@@ -382,6 +459,8 @@ class WorkerBench:
         assert 0 <= key[1] < count, "a task that was never granted"
         if key in self.told:
             self.repeats[key] += 1
+            if key in self.damaged:
+                return
             assert self.told[key] == state, "told differently the second time"
         self.told[key] = state
 

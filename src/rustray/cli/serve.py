@@ -78,6 +78,7 @@ async def _worker(given: Mapping[str, str], loaded: Loaded, around: Surroundings
             detected_cpus=detect.cpu_cores(),
             detected_memory_mb=detect.memory_mb(),
             default_name=detect.default_name(),
+            spool_dir=str(state_dir(loaded.config, around) / "spool"),
         )
     except ValueError as error:
         raise ConfigError(f"[worker] {error}") from None

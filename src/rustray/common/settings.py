@@ -341,3 +341,22 @@ class WorkerSettings:
         "Seconds that running tasks get to finish when the worker is told to stop.",
         0,
     )
+    spool_dir: str | None = _setting(
+        None,
+        "text",
+        "Directory for results that wait for the head; spool in the state directory by default.",
+    )
+    spool_memory_mb: int = _setting(
+        128,
+        "whole",
+        "Megabytes of results that wait for the head in memory; nothing starts above that.",
+        low=8,
+        high=100_000_000,
+    )
+    spool_disk_mb: int = _setting(
+        1024,
+        "whole",
+        "Megabytes of results that wait for the head on disk; 0: none.",
+        low=0,
+        high=100_000_000,
+    )

@@ -12,6 +12,7 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from rustray.common.errors import (
@@ -34,6 +35,7 @@ from rustray.worker.executor import ExecutorPool, PoolListener
 from rustray.worker.manager import WorkerManager
 from rustray.worker.reconnect import ReconnectManager
 from rustray.worker.session import HeadSession
+from rustray.worker.spool_files import SpoolFiles
 
 logger = logging.getLogger("rustray.worker")
 
@@ -70,7 +72,8 @@ class WorkerAgent:
         self._version = version
         self._incarnation = time.time_ns() // 1_000_000
         self._host_key = detect.host_key()
-        self._driver = WorkerDriver(self, config.limits(), pool_factory or self._make_pool)
+        files = SpoolFiles(Path(config.spool_dir), self.worker_id) if config.spool_dir else None
+        self._driver = WorkerDriver(self, config.limits(), pool_factory or self._make_pool, files)
         self._reconnect = ReconnectManager(self.worker_id)
         self._session: HeadSession | None = None
         self._link: Link | None = None

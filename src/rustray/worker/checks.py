@@ -9,6 +9,8 @@ from typing import Final
 from rustray.common.errors import InvariantError
 from rustray.task.spec import ExecutorKind
 from rustray.worker.records import Phase
+from rustray.worker.spool import Phase as SheafPhase
+from rustray.worker.spool import weight_of
 from rustray.worker.state import WorkerState
 
 
@@ -113,7 +115,7 @@ def lanes_are_ordered(state: WorkerState) -> str:
 def nobody_idles(state: WorkerState) -> str:
     """No idle executor and enough free resources while the first in line could use them."""
     lanes = [e for e in state.backlog.lanes.values() if e.kind is ExecutorKind.PROCESS]
-    if state.has_left or not lanes or not state.idle:
+    if state.has_left or not lanes or not state.idle or state.outbox.is_full:
         return ""
     first = min(lanes, key=lambda lane: lane.order())
     others = [e for e in state.backlog.lanes.values() if e.blocked_at is not None]
@@ -135,6 +137,37 @@ def watch_is_set(state: WorkerState) -> str:
     return ""
 
 
+def outbox_weighs_right(state: WorkerState) -> str:
+    """The outbox counts what is in it, and nothing waits in memory that belongs on disk."""
+    outbox, spool = state.outbox, state.outbox.spool
+    weights = {
+        "front": (outbox.front_weight, sum(map(weight_of, outbox.outcomes))),
+        "tail": (spool.tail_weight, sum(map(weight_of, spool.tail))),
+        "unacked": (
+            outbox.unacked_weight,
+            sum(weight_of(o) for frame in outbox.unacked for o in frame.outcomes),
+        ),
+        "held": (
+            spool.held_weight,
+            sum(weight_of(o) for sheaf in spool.sheaves for o in sheaf.outcomes or ()),
+        ),
+        "disk": (
+            spool.disk_weight,
+            sum(s.weight for s in spool.sheaves if s.phase is not SheafPhase.HELD)
+            + sum(spool.dropped.values()),
+        ),
+        "refused": (spool.refused, sum(s.phase is SheafPhase.HELD for s in spool.sheaves)),
+    }
+    for name, (counted, real) in weights.items():
+        if counted != real:
+            return f"{name} counts {counted}, holds {real}"
+    if spool.tail and not spool.sheaves:
+        return "there is a tail and nothing before it"
+    if spool.disk_weight > spool.disk_limit:
+        return f"{spool.disk_weight} bytes on disk, {spool.disk_limit} are allowed"
+    return ""
+
+
 RULES: Final[tuple[Callable[[WorkerState], str], ...]] = (
     each_task_is_in_one_place,
     resources_add_up,
@@ -143,4 +176,5 @@ RULES: Final[tuple[Callable[[WorkerState], str], ...]] = (
     lanes_are_ordered,
     nobody_idles,
     watch_is_set,
+    outbox_weighs_right,
 )

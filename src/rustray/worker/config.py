@@ -20,6 +20,9 @@ _MODULE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 MAX_CONCURRENCY: Final = 100_000
 MAX_PORT: Final = 65_535
 MAX_DRAIN_S: Final = 30 * 86_400.0
+MIN_SPOOL_MB: Final = 8
+MAX_SPOOL_MB: Final = 100_000_000
+_MB: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,9 @@ class WorkerConfig:
         async_concurrency: Coroutines at once in the one for ``async def``.
         max_result_bytes: Limit of one encoded result.
         sys_path: Import path of the executors; None: this process's.
+        spool_dir: Where results wait that the memory has no room for; "" for nowhere.
+        spool_memory_mb: Megabytes (10**6 bytes) of results that wait for the head in memory.
+        spool_disk_mb: Megabytes of them on disk.
 
     Raises:
         ValueError: a field is out of range; the message names it and the range.
@@ -60,6 +66,9 @@ class WorkerConfig:
     async_concurrency: int = 1000
     max_result_bytes: int = 16 << 20
     sys_path: tuple[str, ...] | None = None
+    spool_dir: str = ""
+    spool_memory_mb: int = 128
+    spool_disk_mb: int = 1024
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or _NAME.fullmatch(self.name) is None:
@@ -76,6 +85,8 @@ class WorkerConfig:
             ("thread_concurrency", 1, MAX_CONCURRENCY),
             ("async_concurrency", 1, MAX_CONCURRENCY),
             ("max_result_bytes", 1, 1 << 40),
+            ("spool_memory_mb", MIN_SPOOL_MB, MAX_SPOOL_MB),
+            ("spool_disk_mb", 0, MAX_SPOOL_MB),
         ):
             # Written so that NaN is refused.
             if not low <= getattr(self, key) <= high:
@@ -107,7 +118,12 @@ class WorkerConfig:
     def limits(self) -> WorkerLimits:
         """Return what the core may use."""
         return WorkerLimits(
-            self.amounts(), self.thread_concurrency, self.async_concurrency, self.drain_timeout_s
+            self.amounts(),
+            self.thread_concurrency,
+            self.async_concurrency,
+            self.drain_timeout_s,
+            self.spool_memory_mb * _MB,
+            self.spool_disk_mb * _MB if self.spool_dir else 0,
         )
 
     @classmethod
@@ -118,6 +134,7 @@ class WorkerConfig:
         detected_cpus: float,
         detected_memory_mb: float,
         default_name: str,
+        spool_dir: str = "",
     ) -> WorkerConfig:
         """Take the worker's part of the resolved settings, and what was detected for the rest.
 
@@ -138,4 +155,7 @@ class WorkerConfig:
             worker_port=node.worker_port,
             drain_timeout_s=worker.drain_timeout_s,
             max_result_bytes=config.scheduler.max_payload_bytes,
+            spool_dir=worker.spool_dir or spool_dir,
+            spool_memory_mb=worker.spool_memory_mb,
+            spool_disk_mb=worker.spool_disk_mb,
         )

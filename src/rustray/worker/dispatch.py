@@ -38,7 +38,7 @@ def dispatch(state: WorkerState, now: float) -> None:
     Complexity: O(lanes + executors) per chunk handed out.
     """
     lanes = state.backlog.lanes
-    if not lanes or state.has_left:
+    if not lanes or state.has_left or state.outbox.is_full:
         return
     waiting = list(lanes.values())
     reserved: dict[str, int] = {}

@@ -22,6 +22,7 @@ from rustray.worker.executor import ExecutorExit, PoolListener, RunChunk
 from rustray.worker.manager import WorkerManager
 from rustray.worker.memory_watch import MemoryWatch
 from rustray.worker.records import NEVER
+from rustray.worker.spool_files import SpoolFiles, SpoolKeeper
 from rustray.worker.state import WorkerLimits
 
 logger = logging.getLogger("rustray.worker")
@@ -85,13 +86,22 @@ class WorkerDriver:
         failure: The bug that ended everything, None while all is well.
     """
 
-    def __init__(self, owner: Owner, limits: WorkerLimits, pool_factory: PoolFactory) -> None:
+    def __init__(
+        self,
+        owner: Owner,
+        limits: WorkerLimits,
+        pool_factory: PoolFactory,
+        spool_files: SpoolFiles | None = None,
+    ) -> None:
         self.manager = WorkerManager(limits)
         self.pool = pool_factory(self)
         self.failure: InvariantError | None = None
         self._owner = owner
         self._loop: asyncio.AbstractEventLoop
         self._memory: MemoryWatch
+        self._spool_files = spool_files
+        self._spool: SpoolKeeper | None = None
+        self._was_full = False
         self._commands: deque[events.Command] = deque()
         self._is_executing = False
         self._is_closed = True
@@ -105,6 +115,8 @@ class WorkerDriver:
         """Begin to take events; nothing before this counts."""
         self._loop = loop
         self._memory = MemoryWatch(loop, self.apply)
+        if self._spool_files is not None:
+            self._spool = SpoolKeeper(loop, self._spool_files, self.apply)
         self._is_closed = False
 
     async def start(self) -> tuple[FunctionInfo, ...]:
@@ -127,6 +139,8 @@ class WorkerDriver:
             if not waiter.done():
                 waiter.set_exception(CommunicationError("the worker has stopped"))
         await self.pool.close(grace_s)
+        if self._spool is not None:
+            await self._spool.close()
 
     def apply(self, event: events.Event) -> None:
         """Tell the core what happened, now, and do what it answers."""
@@ -145,8 +159,21 @@ class WorkerDriver:
             self._commands.extend(commands)
             self._execute()
         self.set_timer()
+        if self.manager.is_full is not self._was_full:
+            self._tell_full()
         if self.manager.has_frame and not self._is_executing:
             self._owner.wake_link()
+
+    def _tell_full(self) -> None:
+        self._was_full = self.manager.is_full
+        if self._was_full:
+            logger.warning(
+                "no more tasks start: results that the head has not taken fill the memory that is "
+                "for them (worker.spool_memory_mb), and the disk takes no more of them "
+                "(worker.spool_disk_mb), or not so fast"
+            )
+        else:
+            logger.warning("tasks start again: there is room for their results")
 
     def _execute(self) -> None:
         # A command may call back at once (an executor that is gone): its commands come after.
@@ -191,10 +218,43 @@ class WorkerDriver:
                 pool.reclaim(command.executor_id)
             case events.KillExecutor():
                 pool.kill(command.executor_id, command.signal)
+            case (
+                events.WatchMemory()
+                | events.UnwatchMemory()
+                | events.WriteSheaf()
+                | events.ReadSheaf()
+                | events.DropSheaf()
+            ):
+                self._carry_out_beside(command)
+            case events.CloseSession() | events.DeliverDirect() | events.Leave():
+                self._carry_out_rare(command)
+            case _:
+                assert_never(command)
+
+    def _carry_out_beside(
+        self,
+        command: events.WatchMemory
+        | events.UnwatchMemory
+        | events.WriteSheaf
+        | events.ReadSheaf
+        | events.DropSheaf,
+    ) -> None:
+        """What happens in a thread beside the loop."""
+        spool = self._spool
+        match command:
             case events.WatchMemory():
                 self._memory.add(command)
             case events.UnwatchMemory():
                 self._memory.remove(command.executor_id)
+            case events.WriteSheaf():
+                assert spool is not None  # the core was told that there is a disk
+                spool.write(command)
+            case events.ReadSheaf():
+                assert spool is not None
+                spool.read(command)
+            case events.DropSheaf():
+                assert spool is not None
+                spool.drop(command)
             case _:
                 self._carry_out_rare(command)
 

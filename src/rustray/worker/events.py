@@ -161,6 +161,22 @@ class MemoryExceeded:
 
 
 @record
+class SheafWritten:
+    """A sheaf of outcomes is on disk, or the disk has refused it."""
+
+    number: int
+    is_stored: bool
+
+
+@record
+class SheafRead:
+    """A sheaf of outcomes was read back; None: it was damaged."""
+
+    number: int
+    outcomes: list[LeaseOutcome] | None
+
+
+@record
 class DrainRequested:
     """The worker is to leave in order.
 
@@ -190,6 +206,8 @@ Event = (
     | ExecutorReturned
     | ExecutorExited
     | MemoryExceeded
+    | SheafWritten
+    | SheafRead
     | DrainRequested
     | TimePassed
 )
@@ -294,6 +312,28 @@ class GuardExecutor:
 
 
 @record
+class WriteSheaf:
+    """Write outcomes to disk under a number that was never used before; `SheafWritten` follows."""
+
+    number: int
+    outcomes: list[LeaseOutcome]
+
+
+@record
+class ReadSheaf:
+    """Read outcomes back, and remove them from disk; `SheafRead` follows."""
+
+    number: int
+
+
+@record
+class DropSheaf:
+    """Remove outcomes from disk that were written in vain."""
+
+    number: int
+
+
+@record
 class CloseSession:
     """End the session: the head broke the protocol, or frames were lost."""
 
@@ -323,6 +363,9 @@ Command = (
     | Reclaim
     | KillExecutor
     | GuardExecutor
+    | WriteSheaf
+    | ReadSheaf
+    | DropSheaf
     | CloseSession
     | DeliverDirect
     | Leave

@@ -34,6 +34,8 @@ from rustray.worker.events import (
     PoolStarted,
     SessionClosed,
     SessionOpened,
+    SheafRead,
+    SheafWritten,
     TimePassed,
 )
 from rustray.worker.leases import ProtocolError, cancel, grant_direct, start_drain, take_frame
@@ -106,6 +108,8 @@ class WorkerManager:
             watch.look(state, now)
         if state.is_draining:
             self._leave_when_done(now)
+        if state.outbox.must_plan:
+            state.commands += state.outbox.plan(now)
         commands, state.commands = state.commands, []
         return commands
 
@@ -138,6 +142,8 @@ class WorkerManager:
         | DirectSubmitted
         | DirectCancelled
         | MemoryExceeded
+        | SheafWritten
+        | SheafRead
         | DrainRequested,
         now: float,
     ) -> None:
@@ -156,6 +162,11 @@ class WorkerManager:
                 cancel(state, LeaseCancel(event.lease, 0, 1), now)
             case MemoryExceeded():
                 exceeded(state, event)
+            case SheafWritten():
+                state.commands += state.outbox.sheaf_written(event.number, event.is_stored, now)
+            case SheafRead():
+                lost = state.outbox.sheaf_read(event.number, event.outcomes)
+                state.counters["outcomes_damaged"] += lost
             case DrainRequested():
                 start_drain(state, event.timeout_s, LEAVE_GRACE_S, now)
             case PoolStarted():
@@ -248,8 +259,11 @@ class WorkerManager:
         state = self._state
         if state.outbox.session is None:
             return False
+        outbox = state.outbox
+        if outbox.is_ready:
+            return True
         must_say_goodbye = state.is_draining and not state.leases and not state.drained_number
-        return must_say_goodbye or not state.outbox.is_empty or bool(state.outbox.news)
+        return must_say_goodbye and outbox.is_empty
 
     def heartbeat(self) -> tuple[int, int, tuple[tuple[int, int], ...], int]:
         """Return what a heartbeat says: (sent, received, held, running).
@@ -278,6 +292,11 @@ class WorkerManager:
     def finished(self) -> int:
         """Tasks that have ended here."""
         return self._state.finished
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no task starts, because there is no room for results."""
+        return self._state.outbox.is_full
 
     @property
     def is_draining(self) -> bool:
@@ -313,6 +332,7 @@ class WorkerManager:
         """Return when `TimePassed` is due, or None if only events can change anything."""
         state = self._state
         due = min(state.watch_at, state.drain_at, exclusive.next_deadline(state))
+        due = min(due, state.outbox.spool.next_deadline)
         if state.is_draining and not state.has_left:
             due = min(due, state.leave_at, state.goodbye_at)
         if state.heal_at > self._now:

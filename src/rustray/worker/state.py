@@ -24,8 +24,9 @@ from rustray.worker.events import (
     GuardExecutor,
     UnwatchMemory,
 )
-from rustray.worker.outbox import Outbox
+from rustray.worker.outbox import DEFAULT_MEMORY_BYTES, Outbox
 from rustray.worker.records import NEVER, Executor, Lease, Phase, WorkClass
+from rustray.worker.spool import Spool
 
 DEFAULT_DRAIN_S: Final = 30.0
 MAX_CLOSED_LEASES: Final = 8192
@@ -45,12 +46,16 @@ class WorkerLimits:
         thread_concurrency: Threads in the shared executor of kind THREAD.
         async_concurrency: Coroutines at once in the one of kind ASYNC.
         drain_timeout_s: How long running tasks may go on once the worker leaves.
+        spool_memory_bytes: Of outcomes that the head has not confirmed; above it nothing starts.
+        spool_disk_bytes: Of them on disk; 0: there is no disk to use.
     """
 
     resources: ResourceSet
     thread_concurrency: int = 64
     async_concurrency: int = 1000
     drain_timeout_s: float = DEFAULT_DRAIN_S
+    spool_memory_bytes: int = DEFAULT_MEMORY_BYTES
+    spool_disk_bytes: int = 0
 
     @property
     def slots(self) -> int:
@@ -94,7 +99,7 @@ class WorkerState:
     limits: WorkerLimits
     slots: int
     free: dict[str, int]
-    outbox: Outbox = field(default_factory=Outbox)
+    outbox: Outbox
     backlog: Backlog = field(default_factory=Backlog)
     leases: dict[int, Lease] = field(default_factory=dict)
     closed: dict[int, Lease] = field(default_factory=dict)
@@ -203,7 +208,7 @@ class WorkerState:
         if lease.number >= DIRECT_LEASES:
             self.commands.append(DeliverDirect(outcome))
         else:
-            self.outbox.outcomes.append(outcome)
+            self.outbox.add(outcome)
         self.finished += len(outcome.payloads)
         self._close(lease, len(outcome.payloads))
 
@@ -246,7 +251,10 @@ LEAVING: Final = FailureInfo("TASK_CANCELLED", "the worker is shutting down; sub
 
 def new_state(limits: WorkerLimits) -> WorkerState:
     """Return the state of a worker that has just started."""
-    return WorkerState(limits, limits.slots, dict(limits.resources.units))
+    outbox = Outbox(
+        memory_limit=limits.spool_memory_bytes, spool=Spool(disk_limit=limits.spool_disk_bytes)
+    )
+    return WorkerState(limits, limits.slots, dict(limits.resources.units), outbox)
 
 
 def shortage_text(demand: ResourceSet, total: Mapping[str, int]) -> str:

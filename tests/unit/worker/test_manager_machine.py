@@ -192,3 +192,48 @@ class DrainMachine(ManagerMachine):
 
 DrainMachine.TestCase.settings = settings(max_examples=20, stateful_step_count=40)
 TestDrain = DrainMachine.TestCase
+
+
+class SpoolMachine(ManagerMachine):
+    """The same with so little memory that results go to a disk, which may refuse or damage them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.b = WorkerBench(
+            {"cpu_cores": 3, "licence": 2}, memory_bytes=24_000, disk_bytes=30_000,
+            result=bytes(700),
+        )  # fmt: skip
+
+    @precondition(lambda self: self.b.writing)
+    @rule(is_stored=st.sampled_from([True, True, True, False]))
+    def write(self, is_stored: bool) -> None:
+        """The disk takes a sheaf or refuses it."""
+        self.b.write(is_stored=is_stored)
+
+    @precondition(lambda self: self.b.reading)
+    @rule(is_whole=st.sampled_from([True, True, True, False]))
+    def read(self, is_whole: bool) -> None:
+        """The disk gives a sheaf back, whole or not."""
+        self.b.read(is_whole=is_whole)
+
+    @precondition(lambda self: self.b.session is not None)
+    @rule()
+    def ack(self) -> None:
+        """The head confirms what it has."""
+        self.b.ack()
+
+    def teardown(self) -> None:
+        """In the end everything has been told, and the disk is empty."""
+        if self.b.session is None:
+            self.b.open()
+        self.b.advance(7)
+        self.b.deliver_all()
+        self.b.advance(15)
+        self.b.deliver_all()
+        self.b.assert_all_told()
+        assert self.b.disk == {}
+        assert all(units == 0 for units in self.b.manager.used.values())
+
+
+SpoolMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=60)
+TestSpool = SpoolMachine.TestCase
