@@ -61,6 +61,15 @@ def take(folder: str, megabytes: int) -> int:
 
 
 @rustray.function
+def fill(folder: str, number: int, size: int) -> bytes:
+    """Wait for the file ``go``, leave a file for each run, and return so many bytes."""
+    while not Path(folder, "go").exists():
+        time.sleep(0.01)  # the task's work
+    Path(folder, f"{number}-{uuid.uuid4().hex}").touch()
+    return number.to_bytes(4, "big") + bytes(size)
+
+
+@rustray.function
 def divide(a: float, b: float) -> float:
     """Divide."""
     return a / b
@@ -82,7 +91,7 @@ async def fetch(seconds: float) -> float:
 def executions(folder: Path) -> dict[int, int]:
     """Return how often each number was run by `mark`."""
     found: dict[int, int] = {}
-    for path in folder.iterdir():
+    for path in folder.glob("*-*"):
         number = int(path.name.partition("-")[0])
         found[number] = found.get(number, 0) + 1
     return found

@@ -70,7 +70,7 @@ async def test_every_view_arrives_as_it_was(client: GrpcHeadClient, head: FakeHe
         "1.0", 77, "boot",
     )  # fmt: skip
     await client.register_worker(info)
-    beat = Heartbeat("w-1", 7, 5, 6, ((1, 2), (3, 4)), 2, 0.5, 100.0)
+    beat = Heartbeat("w-1", 7, 5, 6, ((1, 2), (3, 4)), 2, 0.5, 100.0, True)
     assert (await client.heartbeat(beat)).is_known
     assert head.calls == [("register_worker", info), ("heartbeat", beat)]
     assert await client.list_workers() == await head.list_workers()

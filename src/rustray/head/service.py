@@ -113,7 +113,11 @@ class HeadService:
         in_step = peer is not None and peer.compare(beat.sent, beat.received)
         self._driver.handle(
             HeartbeatReceived(
-                beat.worker_id, beat.session, beat.held if in_step else None, beat.running
+                beat.worker_id,
+                beat.session,
+                beat.held if in_step else None,
+                beat.running,
+                beat.is_full,
             )
         )
         return HeartbeatReply(self._driver.scheduler.knows_session(beat.worker_id, beat.session))

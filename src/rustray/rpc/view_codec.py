@@ -120,6 +120,7 @@ def put_heartbeat(beat: Heartbeat) -> wire.HeartbeatRequest:
         running=beat.running,
         cpu_load_ratio=beat.cpu_load_ratio,
         memory_used_mb=beat.memory_used_mb,
+        is_full=beat.is_full,
     )
     for lease, unfinished in beat.held:
         message.held.add(lease=lease, unfinished=unfinished)
@@ -140,6 +141,7 @@ def get_heartbeat(message: wire.HeartbeatRequest) -> Heartbeat:
         message.running,
         load if 0 <= load < 1e6 else 0.0,
         memory if 0 <= memory < 1e12 else 0.0,
+        message.is_full,
     )
 
 

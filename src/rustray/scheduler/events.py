@@ -118,12 +118,14 @@ class HeartbeatReceived:
         held: Lease number and unfinished count; None if frames were under way, so that
             the list cannot be compared.
         running: Tasks running now, as the worker says.
+        is_full: It starts nothing, for want of room for results that were not taken from it.
     """
 
     worker_id: str
     session: int
     held: tuple[tuple[int, int], ...] | None
     running: int
+    is_full: bool = False
 
 
 @record

@@ -93,6 +93,11 @@ def _explain_leased(
         summary += f" It said that it is {progress.fraction:.0%} done"
         summary += f": {progress.message}." if progress.message else "."
     advice = ""
+    if worker.is_full and present is TaskState.LEASED:
+        summary += " The worker starts nothing now: results that wait for the head fill its spool."
+        advice = (
+            "it goes on when the head has taken some of them; worker.spool_disk_mb allows more."
+        )
     if worker.state == "disconnected":
         summary += " The worker is not connected now."
         advice = "if it stays away, its tasks go to others when its lease ends."

@@ -257,6 +257,7 @@ def on_heartbeat(state: SchedulerState, event: HeartbeatReceived) -> bool:
     worker.last_seen_s = state.now
     worker.expires_at_s = state.now + state.settings.lease_ttl_s
     worker.reported_running = event.running
+    worker.is_full = event.is_full
     if event.held is not None and worker.state in ("ready", "draining"):
         # What the worker has beyond the head's books (cancelled, out of time) it will report in
         # vain; what it lacks would wait for ever.

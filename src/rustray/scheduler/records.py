@@ -249,6 +249,7 @@ class WorkerRecord:
         is_lost: Its tasks are being given to others.
         finished: Tasks it has ended.
         functions: Names it offers.
+        is_full: It starts nothing until the head has taken results from it.
     """
 
     info: WorkerInfo
@@ -265,6 +266,7 @@ class WorkerRecord:
     is_lost: bool = False
     finished: int = 0
     reported_running: int = 0
+    is_full: bool = False
 
     @property
     def worker_id(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 
-from rustray.common.errors import TaskOutOfMemory
+from rustray.common.errors import ObjectLost, TaskOutOfMemory
 from rustray.scheduler.commands import PersistCrash, PersistOomRerun, PersistRerun
 from rustray.scheduler.completion import (
     cancelled_payloads,
@@ -121,8 +121,9 @@ def _lost_executor(state: SchedulerState, lease: Lease, one: Part, payload: Payl
     info = decode_failure(payload[0])
     if info.code == TaskOutOfMemory.code:
         _outgrew(state, lease, one, payload)
-    elif info.phase == CUT_OFF:
-        # The worker stopped it, and the task has nothing to do with that.
+    elif info.phase == CUT_OFF or info.code == ObjectLost.code:
+        # The worker stopped it, or had its result damaged on disk after it had ended: the task has
+        # nothing to do with that.
         retry_or_fail(state, lease, one, payload)
     else:
         _crashed(state, lease, one, payload, info)

@@ -65,6 +65,7 @@ class Heartbeat:
         running: Tasks running now.
         cpu_load_ratio: Load average per core.
         memory_used_mb: Of the worker's processes together.
+        is_full: It starts no task, for want of room for results that the head has not taken.
     """
 
     worker_id: str
@@ -75,6 +76,7 @@ class Heartbeat:
     running: int = 0
     cpu_load_ratio: float = 0.0
     memory_used_mb: float = 0.0
+    is_full: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -266,7 +266,15 @@ class WorkerAgent:
         pids = [os.getpid(), *(e.pid for e in self.manager.executors() if e.pid)]
         memory_mb = sum(map(detect.resident_bytes, pids)) / _MB
         return Heartbeat(
-            self.worker_id, session, sent, received, held, running, detect.load_ratio(), memory_mb
+            self.worker_id,
+            session,
+            sent,
+            received,
+            held,
+            running,
+            detect.load_ratio(),
+            memory_mb,
+            self.manager.is_full,
         )
 
     def _info(self) -> WorkerInfo:

@@ -139,9 +139,10 @@ def watch_is_set(state: WorkerState) -> str:
 
 def outbox_weighs_right(state: WorkerState) -> str:
     """The outbox counts what is in it, and nothing waits in memory that belongs on disk."""
-    outbox, spool = state.outbox, state.outbox.spool
+    outbox, waiting = state.outbox, state.outbox.waiting
+    spool = waiting.spool
     weights = {
-        "front": (outbox.front_weight, sum(map(weight_of, outbox.outcomes))),
+        "front": (waiting.front_weight, sum(map(weight_of, waiting.front))),
         "tail": (spool.tail_weight, sum(map(weight_of, spool.tail))),
         "unacked": (
             outbox.unacked_weight,

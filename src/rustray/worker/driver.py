@@ -226,10 +226,8 @@ class WorkerDriver:
                 | events.DropSheaf()
             ):
                 self._carry_out_beside(command)
-            case events.CloseSession() | events.DeliverDirect() | events.Leave():
-                self._carry_out_rare(command)
             case _:
-                assert_never(command)
+                self._carry_out_rare(command)
 
     def _carry_out_beside(
         self,
@@ -256,7 +254,7 @@ class WorkerDriver:
                 assert spool is not None
                 spool.drop(command)
             case _:
-                self._carry_out_rare(command)
+                assert_never(command)
 
     def _unix_s(self, at: float) -> float:
         """Return what the wall clock will show at this time of the loop."""

@@ -108,8 +108,9 @@ class WorkerManager:
             watch.look(state, now)
         if state.is_draining:
             self._leave_when_done(now)
-        if state.outbox.must_plan:
-            state.commands += state.outbox.plan(now)
+        outbox = state.outbox
+        if outbox.waiting.must_plan:
+            state.commands += outbox.waiting.plan(outbox.session is not None, now)
         commands, state.commands = state.commands, []
         return commands
 
@@ -147,7 +148,7 @@ class WorkerManager:
         | DrainRequested,
         now: float,
     ) -> None:
-        state = self._state
+        state, waiting = self._state, self._state.outbox.waiting
         match event:
             case SessionOpened():
                 self._open_session(event)
@@ -163,9 +164,9 @@ class WorkerManager:
             case MemoryExceeded():
                 exceeded(state, event)
             case SheafWritten():
-                state.commands += state.outbox.sheaf_written(event.number, event.is_stored, now)
+                state.commands += waiting.sheaf_written(event.number, event.is_stored, now)
             case SheafRead():
-                lost = state.outbox.sheaf_read(event.number, event.outcomes)
+                lost = waiting.sheaf_read(event.number, event.outcomes)
                 state.counters["outcomes_damaged"] += lost
             case DrainRequested():
                 start_drain(state, event.timeout_s, LEAVE_GRACE_S, now)
@@ -332,7 +333,7 @@ class WorkerManager:
         """Return when `TimePassed` is due, or None if only events can change anything."""
         state = self._state
         due = min(state.watch_at, state.drain_at, exclusive.next_deadline(state))
-        due = min(due, state.outbox.spool.next_deadline)
+        due = min(due, state.outbox.waiting.spool.next_deadline)
         if state.is_draining and not state.has_left:
             due = min(due, state.leave_at, state.goodbye_at)
         if state.heal_at > self._now:

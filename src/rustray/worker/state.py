@@ -24,9 +24,10 @@ from rustray.worker.events import (
     GuardExecutor,
     UnwatchMemory,
 )
-from rustray.worker.outbox import DEFAULT_MEMORY_BYTES, Outbox
+from rustray.worker.outbox import Outbox
 from rustray.worker.records import NEVER, Executor, Lease, Phase, WorkClass
 from rustray.worker.spool import Spool
+from rustray.worker.waiting import DEFAULT_MEMORY_BYTES, WaitingOutcomes
 
 DEFAULT_DRAIN_S: Final = 30.0
 MAX_CLOSED_LEASES: Final = 8192
@@ -208,7 +209,7 @@ class WorkerState:
         if lease.number >= DIRECT_LEASES:
             self.commands.append(DeliverDirect(outcome))
         else:
-            self.outbox.add(outcome)
+            self.outbox.waiting.add(outcome)
         self.finished += len(outcome.payloads)
         self._close(lease, len(outcome.payloads))
 
@@ -251,10 +252,9 @@ LEAVING: Final = FailureInfo("TASK_CANCELLED", "the worker is shutting down; sub
 
 def new_state(limits: WorkerLimits) -> WorkerState:
     """Return the state of a worker that has just started."""
-    outbox = Outbox(
-        memory_limit=limits.spool_memory_bytes, spool=Spool(disk_limit=limits.spool_disk_bytes)
-    )
-    return WorkerState(limits, limits.slots, dict(limits.resources.units), outbox)
+    waiting = WaitingOutcomes(limits.spool_memory_bytes, Spool(limits.spool_disk_bytes))
+    units = dict(limits.resources.units)
+    return WorkerState(limits, limits.slots, units, Outbox(waiting=waiting))
 
 
 def shortage_text(demand: ResourceSet, total: Mapping[str, int]) -> str:

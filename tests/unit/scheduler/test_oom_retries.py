@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from helpers.scheduling import Bench
+from helpers.scheduling import PREFIX, Bench
 from rustray.scheduler import commands as c
 from rustray.scheduler import events as e
 from rustray.task.columns import PayloadColumn
@@ -18,6 +18,7 @@ from unit.scheduler.test_recovery import Head
 OUT_OF_MEMORY = encode_failure(
     FailureInfo("TASK_OUT_OF_MEMORY", "it grew", memory_peak=2_000_000, memory_limit=1_000_000)
 )
+DAMAGED = encode_failure(FailureInfo("OBJECT_LOST", "its result was damaged on disk"))
 DIED = encode_failure(FailureInfo("WORKER_LOST", "it died", signal=9))
 
 
@@ -52,6 +53,36 @@ def test_a_task_that_is_stopped_for_its_memory_has_not_killed_its_executor() -> 
     for _ in range(6):
         outgrow(bench, 0)
     assert bench.ended == {0: [TaskState.FAILED]}
+
+
+def test_a_result_that_was_damaged_on_its_workers_disk_is_made_again() -> None:
+    """Out of max_retries, and not as a death of an executor; without any it ends as ObjectLost."""
+    bench = Bench()
+    bench.join(cpus=1)
+    bench.submit(1, TaskClass("f", max_retries=2, crash_limit=1))
+    for _ in range(3):
+        outgrow(bench, 0, DAMAGED)
+    assert bench.ended == {0: [TaskState.FAILED]}
+    bench.submit(1, TaskClass("f", max_retries=0))
+    outgrow(bench, 1, DAMAGED)
+    [told] = [one.outcome for one in bench.commands if isinstance(one, c.DeliverOutcome)]
+    assert decode_failure(told.payloads[0]).code == "OBJECT_LOST"
+
+
+def test_explain_says_that_a_worker_is_full() -> None:
+    """A task that waits in a worker which starts nothing is told why, and what would help."""
+    bench = Bench()
+    worker = bench.join(cpus=1)
+    bench.submit(1, TaskClass("f"))
+    bench.feed(e.HeartbeatReceived("w-1", worker.session, None, 0, is_full=True))
+    found = bench.scheduler.explain(PREFIX, 0, bench.now)
+    assert found is not None
+    assert "starts nothing now" in found.summary
+    assert "spool_disk_mb" in found.advice
+    bench.feed(e.HeartbeatReceived("w-1", worker.session, None, 0))
+    found = bench.scheduler.explain(PREFIX, 0, bench.now)
+    assert found is not None
+    assert "starts nothing" not in found.summary
 
 
 def test_without_a_limit_it_is_tried_for_ever() -> None:

@@ -72,7 +72,7 @@ def test_small_results_never_see_the_disk() -> None:
     b.grant(5_000)
     b.deliver_all()
     b.assert_all_told()
-    assert b.manager._state.outbox.spool.last_number == 0
+    assert b.manager._state.outbox.waiting.spool.last_number == 0
 
 
 def test_what_does_not_fit_into_memory_waits_on_disk_and_is_told_in_order() -> None:
@@ -120,7 +120,7 @@ def test_nothing_starts_while_there_is_no_room_and_it_goes_on_when_there_is() ->
     assert b.manager.is_full
     assert b.manager.queued > 100
     assert weight(b) <= 800 * KB + 2 * 51 * KB  # what ran when it became full
-    disk = b.manager._state.outbox.spool.disk_weight
+    disk = b.manager._state.outbox.waiting.spool.disk_weight
     assert 1_500 * KB < disk <= 2_000 * KB
     b.open()
     b.deliver_all()
@@ -225,7 +225,7 @@ def test_what_is_needed_before_it_is_written_comes_from_memory() -> None:
     while b.writing:
         b.write()
     assert b.disk == {}
-    assert b.manager._state.outbox.spool.disk_weight == 0
+    assert b.manager._state.outbox.waiting.spool.disk_weight == 0
 
 
 def test_a_drain_waits_for_what_is_on_disk() -> None:

@@ -82,7 +82,7 @@ class HeldLease(_message.Message):
     def __init__(self, lease: _Optional[int] = ..., unfinished: _Optional[int] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("worker_id", "session", "sent", "received", "held", "running", "cpu_load_ratio", "memory_used_mb")
+    __slots__ = ("worker_id", "session", "sent", "received", "held", "running", "cpu_load_ratio", "memory_used_mb", "is_full")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     SENT_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +91,7 @@ class HeartbeatRequest(_message.Message):
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     CPU_LOAD_RATIO_FIELD_NUMBER: _ClassVar[int]
     MEMORY_USED_MB_FIELD_NUMBER: _ClassVar[int]
+    IS_FULL_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     session: int
     sent: int
@@ -99,7 +100,8 @@ class HeartbeatRequest(_message.Message):
     running: int
     cpu_load_ratio: float
     memory_used_mb: float
-    def __init__(self, worker_id: _Optional[str] = ..., session: _Optional[int] = ..., sent: _Optional[int] = ..., received: _Optional[int] = ..., held: _Optional[_Iterable[_Union[HeldLease, _Mapping]]] = ..., running: _Optional[int] = ..., cpu_load_ratio: _Optional[float] = ..., memory_used_mb: _Optional[float] = ...) -> None: ...
+    is_full: bool
+    def __init__(self, worker_id: _Optional[str] = ..., session: _Optional[int] = ..., sent: _Optional[int] = ..., received: _Optional[int] = ..., held: _Optional[_Iterable[_Union[HeldLease, _Mapping]]] = ..., running: _Optional[int] = ..., cpu_load_ratio: _Optional[float] = ..., memory_used_mb: _Optional[float] = ..., is_full: _Optional[bool] = ...) -> None: ...
 
 class HeartbeatResponse(_message.Message):
     __slots__ = ("is_known",)
