@@ -162,11 +162,6 @@ class WorkerBench:
             case e.CloseSession():
                 self.closed.append(command)
                 self.session = None
-            case _:
-                self._carry_out_rare(command)
-
-    def _carry_out_rare(self, command: e.Command) -> None:
-        match command:
             case e.GuardExecutor():
                 self.executors[command.executor_id].guard = command.until
             case e.DeliverDirect():

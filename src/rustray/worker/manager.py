@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, assert_never
 
-from rustray.task.frames import HeldRange, LeaseCancel, LeaseRange, WorkerFrame
+from rustray.task.frames import HeldRange, LeaseCancel, WorkerFrame
 from rustray.worker import checks, exclusive, watch
 from rustray.worker.dispatch import dispatch
 from rustray.worker.events import (
@@ -38,9 +38,10 @@ from rustray.worker.events import (
     SheafWritten,
     TimePassed,
 )
+from rustray.worker.holdings import held_ranges
 from rustray.worker.leases import ProtocolError, cancel, grant_direct, start_drain, take_frame
 from rustray.worker.memory import exceeded
-from rustray.worker.records import NEVER, merge_ranges
+from rustray.worker.records import NEVER
 from rustray.worker.reports import exited, heal, ready, reported, returned, told
 from rustray.worker.state import WorkerLimits, new_state
 
@@ -148,7 +149,7 @@ class WorkerManager:
         | DrainRequested,
         now: float,
     ) -> None:
-        state, waiting = self._state, self._state.outbox.waiting
+        state = self._state
         match event:
             case SessionOpened():
                 self._open_session(event)
@@ -161,6 +162,20 @@ class WorkerManager:
                 grant_direct(state, event)
             case DirectCancelled():
                 cancel(state, LeaseCancel(event.lease, 0, 1), now)
+            case MemoryExceeded() | SheafWritten() | SheafRead():
+                self._take_from_beside(event, now)
+            case DrainRequested():
+                start_drain(state, event.timeout_s, LEAVE_GRACE_S, now)
+            case PoolStarted():
+                state.is_pool_started = state.must_heal = True
+            case _:
+                assert_never(event)
+
+    def _take_from_beside(
+        self, event: MemoryExceeded | SheafWritten | SheafRead, now: float
+    ) -> None:
+        state, waiting = self._state, self._state.outbox.waiting
+        match event:
             case MemoryExceeded():
                 exceeded(state, event)
             case SheafWritten():
@@ -168,10 +183,6 @@ class WorkerManager:
             case SheafRead():
                 lost = waiting.sheaf_read(event.number, event.outcomes)
                 state.counters["outcomes_damaged"] += lost
-            case DrainRequested():
-                start_drain(state, event.timeout_s, LEAVE_GRACE_S, now)
-            case PoolStarted():
-                state.is_pool_started = state.must_heal = True
             case _:
                 assert_never(event)
 
@@ -349,20 +360,4 @@ class WorkerManager:
         checks.check(self._state)
 
     def _held(self) -> list[HeldRange]:
-        state = self._state
-        # What was returned is not held: the head may have given it to somebody else long ago.
-        found = list(state.outbox.ended_ranges())
-        for lane in state.backlog.lanes.values():
-            found += [LeaseRange(s.lease.number, s.low, s.high - s.low) for s in lane.segments]
-        for executor in state.executors.values():
-            found += [LeaseRange(s.lease.number, s.low, s.high - s.low) for s in executor.pieces()]
-        merged = merge_ranges([r for r in found if r.lease < DIRECT_LEASES])
-        return [held for each in merged if (held := self._named(each)) is not None]
-
-    def _named(self, part: LeaseRange) -> HeldRange | None:
-        """Name tasks so that a head knows them which has not granted them."""
-        lease = self._state.leases.get(part.lease) or self._state.closed.get(part.lease)
-        if lease is None:
-            return None  # so long ago that no head would want it
-        first = lease.first + part.offset
-        return HeldRange(part.lease, part.offset, part.count, lease.prefix, first, lease.attempt)
+        return held_ranges(self._state)

@@ -1,0 +1,29 @@
+"""What a worker answers for when it meets a head."""
+
+from __future__ import annotations
+
+from rustray.task.frames import HeldRange, LeaseRange
+from rustray.worker.events import DIRECT_LEASES
+from rustray.worker.records import merge_ranges
+from rustray.worker.state import WorkerState
+
+
+def held_ranges(state: WorkerState) -> list[HeldRange]:
+    """List all that was leased to the worker and is not told: queued, running, or ended."""
+    # What was returned is not held: the head may have given it to somebody else long ago.
+    found = list(state.outbox.ended_ranges())
+    for lane in state.backlog.lanes.values():
+        found += [LeaseRange(s.lease.number, s.low, s.high - s.low) for s in lane.segments]
+    for executor in state.executors.values():
+        found += [LeaseRange(s.lease.number, s.low, s.high - s.low) for s in executor.pieces()]
+    merged = merge_ranges([r for r in found if r.lease < DIRECT_LEASES])
+    return [held for each in merged if (held := _named(state, each)) is not None]
+
+
+def _named(state: WorkerState, part: LeaseRange) -> HeldRange | None:
+    """Name tasks so that a head knows them which has not granted them."""
+    lease = state.leases.get(part.lease) or state.closed.get(part.lease)
+    if lease is None:
+        return None  # so long ago that no head would want it
+    first = lease.first + part.offset
+    return HeldRange(part.lease, part.offset, part.count, lease.prefix, first, lease.attempt)
