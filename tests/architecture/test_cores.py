@@ -36,5 +36,7 @@ def test_sub_packages_are_only_namespaces(path: Path) -> None:
     """An ``__init__.py`` below the root holds a docstring, so importing one module loads one."""
     if path == PACKAGE / "__init__.py":
         return  # the lazy root; test_imports holds it
+    if path == PACKAGE / "testing" / "__init__.py":
+        return  # what users import; nothing else in rustray imports any of it
     body = parsed(path).body
     assert [type(node).__name__ for node in body] in ([], ["Expr"])

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers.simulation import Simulation
+from helpers.simulation import RandomHistory
+from rustray.testing import seeds
 
 SEEDS_FILE = Path(__file__).with_name("regressions.txt")
 FOUND_SEEDS = [
@@ -17,49 +18,52 @@ FOUND_SEEDS = [
 DEFAULT_SEEDS = 60
 
 
+def run(seed: int) -> RandomHistory:
+    """Run one history."""
+    history = RandomHistory(seed)
+    with history.cluster:
+        history.run()
+    return history
+
+
 @pytest.mark.parametrize("seed", FOUND_SEEDS)
 def test_a_seed_that_once_failed(seed: int) -> None:
     """A history that once broke a promise keeps it now."""
-    Simulation(seed).run()
+    run(seed)
 
 
 @pytest.mark.timeout(0)
 def test_every_task_ends_exactly_once(sim_seeds: int) -> None:
-    """Whatever the network and the workers do, each accepted task ends once, with its result.
+    """Whatever the network and the processes do, each accepted task ends once, with its result.
 
-    ``make sim SEEDS=2000`` tries more; a seed that fails belongs into regressions.txt.
+    ``make sim SEEDS=10000`` tries more; a seed that fails belongs into regressions.txt.
     """
-    for seed in range(sim_seeds or DEFAULT_SEEDS):
-        try:
-            Simulation(seed).run()
-        except Exception as error:
-            raise AssertionError(f"seed {seed} fails: {error}") from error
+    for seed in seeds(sim_seeds or DEFAULT_SEEDS):
+        run(seed)
 
 
 def test_a_simulation_repeats_exactly() -> None:
     """The same seed gives the same history."""
-
-    def history(seed: int) -> tuple[object, ...]:
-        sim = Simulation(seed)
-        sim.run()
-        return (sim.seen, sim.runs, sorted(sim.client.ends.items()))
-
-    assert history(7) == history(7)
+    assert run(7).cluster.trace() == run(7).cluster.trace()
 
 
 @pytest.mark.parametrize("seed", [*range(40), 49])
 def test_a_head_that_dies_costs_no_run(seed: int) -> None:
     """However often and long the head is away: what was acked runs once, and is not lost."""
-    sim = Simulation(seed, tasks=150)
-    sim.commit_s = 0.01
-    sim.faults.delay_s = 0.0  # in order, as a real stream: nothing but the head breaks a session
-    first = 0
-    while first < sim.tasks:
-        size = min(sim.random.randint(1, 30), sim.tasks - first)
-        sim.loop.call_at(sim.loop.now + sim.random.random() * 40.0, sim._submit, first, size)
-        first += size
-    for _ in range(4):
-        sim.loop.call_at(sim.loop.now + sim.random.random() * 60.0, sim.kill_head)
-    sim.loop.run_until(sim.loop.now + 300.0, sim._after_each)
-    sim.check_end()
-    assert {n for n, runs in sim.runs.items() if runs > 1} <= sim.unacked
+    history = RandomHistory(seed, tasks=150)
+    unacked: set[int] = set()
+    with history.cluster as cluster:
+
+        def crash() -> None:
+            if cluster.is_head_up:
+                unacked.update(task.number for task in history.tasks if not task.is_accepted)
+                cluster.crash_head()
+                cluster.later(cluster.random.random() * 30.0, cluster.restart_head)
+
+        history.plan(40.0, 30)
+        for _ in range(4):
+            cluster.later(cluster.random.random() * 60.0, crash)
+        cluster.advance(100.0)
+        cluster.settle()
+        history.judge()
+        assert {task.number for task in history.tasks if len(task.runs) > 1} <= unacked

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from helpers.simulation import ANYTHING, VirtualLoop
+from helpers.scheduling import ANYTHING
 from rustray.client.connection import MAX_UNCONFIRMED, _Stream
 from rustray.client.session import ClientSession
 from rustray.common.errors import RustRayError
@@ -34,6 +34,7 @@ from rustray.task.frames import (
 from rustray.task.spec import Codec, TaskClass
 from rustray.task.state import TaskState
 from rustray.task.views import WorkerInfo
+from rustray.testing.clock import ProcessLoop, VirtualClock
 
 PREFIX = b"0123456789"
 CODE = b"code"
@@ -59,15 +60,22 @@ class Pull:
 
 
 @pytest.fixture
-def loop() -> VirtualLoop:
-    """A virtual clock."""
-    return VirtualLoop()
+def loop() -> ProcessLoop:
+    """A loop in virtual time."""
+    return ProcessLoop(VirtualClock())
+
+
+def pass_time(loop: ProcessLoop, seconds: float) -> None:
+    """Let virtual time pass."""
+    limit = loop.clock.now + seconds
+    while loop.clock.step(limit):
+        pass
 
 
 @pytest.fixture
-def link(loop: VirtualLoop) -> Pull:
+def link(loop: ProcessLoop) -> Pull:
     """A client's link at a head without workers."""
-    driver = HeadDriver(Scheduler(), NotificationManager(), MemoryJournal(), loop)  # type: ignore[arg-type]
+    driver = HeadDriver(Scheduler(), NotificationManager(), MemoryJournal(), loop)
     peer = ConnectionManager(driver).open_client(PREFIX, may_send_code=True)
     pull = Pull(peer)
     peer.attach(pull)
@@ -84,14 +92,14 @@ def definition(code: bytes = CODE) -> ClassDefinition:
     return ClassDefinition(1, CALL, code)
 
 
-def test_an_ack_is_not_acked(link: Pull, loop: VirtualLoop) -> None:
+def test_an_ack_is_not_acked(link: Pull, loop: ProcessLoop) -> None:
     """Regression: head and client acked each other's acks, 14 a second, for ever."""
     first = ClientFrame(number=1, classes=[definition()], submissions=[submission(0)])
     link.pump.on_frame(first)
-    loop.run_until(loop.now + 1.0, lambda: None)
+    pass_time(loop, 1.0)
     assert [frame.ack for frame in link.frames] == [1]
     link.pump.on_frame(ClientFrame(number=2, ack=1))
-    loop.run_until(loop.now + 10.0, lambda: None)
+    pass_time(loop, 10.0)
     assert len(link.frames) == 1
 
 
@@ -104,9 +112,10 @@ def test_several_frames_are_acked_at_once(link: Pull) -> None:
     assert [frame.ack for frame in link.frames] == [ACK_FRAMES]
 
 
-def test_an_ack_of_the_future_ends_the_stream(link: Pull, loop: VirtualLoop) -> None:
+def test_an_ack_of_the_future_ends_the_stream(link: Pull, loop: ProcessLoop) -> None:
     """A client that acks what was never sent is cut off, and nothing counts as delivered."""
     link.pump.on_frame(ClientFrame(number=1, ack=5))
+    pass_time(loop, 0.0)
     assert link.is_closed
 
 
@@ -176,11 +185,11 @@ class Pending(MemoryJournal):
 
 
 def test_a_report_is_acked_after_its_commit_and_not_with_what_it_leads_to(
-    loop: VirtualLoop,
+    loop: ProcessLoop,
 ) -> None:
     """Regression: the next lease, sent at once, acked the report; a kill then cost a second run."""
     journal = Pending()
-    driver = HeadDriver(Scheduler(), NotificationManager(), journal, loop)  # type: ignore[arg-type]
+    driver = HeadDriver(Scheduler(), NotificationManager(), journal, loop)
     peers = ConnectionManager(driver)
     info = WorkerInfo("w", 1, "w", "", {"cpu_cores": 1}, functions=(ANYTHING,))
     driver.handle(WorkerJoined(info, 1))
@@ -199,17 +208,17 @@ def test_a_report_is_acked_after_its_commit_and_not_with_what_it_leads_to(
     link.pump.on_frame(WorkerFrame(number=2, outcomes=[outcome]))
     assert {frame.ack for frame in link.frames[sent:]} == {1}
     journal.commit()
-    loop.run_until(loop.now + 1.0, lambda: None)
+    pass_time(loop, 1.0)
     assert link.frames[-1].ack == 2
 
 
 @pytest.mark.parametrize("careful", [TaskClass("f", max_retries=0), TaskClass("f", exclusive=True)])
 def test_what_runs_at_most_once_is_not_handed_out_before_its_commit(
-    loop: VirtualLoop, careful: TaskClass
+    loop: ProcessLoop, careful: TaskClass
 ) -> None:
     """A head after this one must know that it may have begun; other tasks need not wait."""
     journal = Pending()
-    driver = HeadDriver(Scheduler(), NotificationManager(), journal, loop)  # type: ignore[arg-type]
+    driver = HeadDriver(Scheduler(), NotificationManager(), journal, loop)
     peers = ConnectionManager(driver)
     info = WorkerInfo("w", 1, "w", "", {"cpu_cores": 2}, functions=(ANYTHING,))
     driver.handle(WorkerJoined(info, 1))
@@ -225,3 +234,23 @@ def test_what_runs_at_most_once_is_not_handed_out_before_its_commit(
         journal.commit()
     given.append([lease.first for frame in link.frames for lease in frame.leases])
     assert given == [[1], [1, 0], [1, 0]]
+
+
+def test_a_report_of_a_replaced_session_is_not_acked(loop: ProcessLoop) -> None:
+    """Regression: a late second registration made the head ack outcomes that it had dropped."""
+    driver = HeadDriver(Scheduler(), NotificationManager(), MemoryJournal(), loop)
+    peers = ConnectionManager(driver)
+    info = WorkerInfo("w", 1, "w", "", {"cpu_cores": 1}, functions=(ANYTHING,))
+    driver.handle(WorkerJoined(info, 1))
+    link = Pull(peers.open_worker("w", 1))
+    link.pump.attach(link)
+    link.pump.on_frame(WorkerFrame(number=1, held=[]))
+    driver.handle(TasksSubmitted(PREFIX, 0, TaskClass("f"), PayloadColumn.of([b"x"]), True))
+    [grant] = [lease for frame in link.frames for lease in frame.leases]
+    driver.handle(WorkerJoined(info, 2))
+    value = PayloadColumn.of([b"value"])
+    outcome = LeaseOutcome(grant.lease, 0, TaskState.SUCCEEDED, value, 1)
+    link.pump.on_frame(WorkerFrame(number=2, outcomes=[outcome]))
+    pass_time(loop, 1.0)
+    assert link.is_closed
+    assert max(frame.ack for frame in link.frames) <= 1

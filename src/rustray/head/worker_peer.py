@@ -145,6 +145,11 @@ class WorkerPeer(Peer):
         """Take a report of the worker."""
         if not self.is_fresh(frame.number):
             return
+        if not self._driver.scheduler.knows_session(self.worker_id, self.session):
+            # The scheduler would drop the report, and the worker forgets what is acked.
+            self.received = frame.number - 1
+            self.shut("the worker has registered again")
+            return
         # What the report leads to may send a frame at once: it must not ack the report.
         self._in_hand = frame.number
         self._driver.handle(

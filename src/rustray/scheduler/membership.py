@@ -370,14 +370,19 @@ def _possibly_started(worker: WorkerRecord) -> dict[int, set[int]]:
     found = {number: set(offsets) for number, offsets in worker.running.items()}
     slots = max(1, round(worker.load.weight))
     for lease in worker.leases.values():
+        # What is to run once at most is suspect as soon as it is leased: a worker that was cut off
+        # may have run all that it held, and its reports are lost.
+        is_strict = lease.batch.queue.task_class.max_retries == 0
+        if slots <= 0 and not is_strict:
+            continue
         for offset in range(lease.count):
             index = lease.low + offset
             if lease.batch.lease[index] != lease.number or lease.batch.state[index] in _NOT_HELD:
                 continue
             found.setdefault(lease.number, set()).add(offset)
             slots -= 1
-            if slots == 0:
-                return found
+            if slots == 0 and not is_strict:
+                break
     return found
 
 

@@ -1,0 +1,224 @@
+"""The simulated client: it hands in tasks until they are accepted, and asks until they end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Final
+
+from rustray.client.failures import error_from_code
+from rustray.scheduler.events import CancelRequested
+from rustray.task.columns import PayloadColumn
+from rustray.task.frames import (
+    CancelRequest,
+    ClassDefinition,
+    ClientFrame,
+    HeadFrame,
+    Outcome,
+    Submission,
+    TaskRange,
+)
+from rustray.task.spec import TaskClass
+from rustray.testing.clock import ProcessLoop, VirtualClock
+from rustray.testing.head import HEAD, SimHead
+from rustray.testing.history import History, TaskRecord
+from rustray.testing.network import Network
+from rustray.testing.stream import End, Stream
+from rustray.worker.reconnect import ReconnectManager
+
+CLIENT: Final = "client"
+PREFIX: Final = b"simulation"
+OPEN_LIMIT_S: Final = 2.0
+MAX_FRAME_TASKS: Final = 256
+
+
+class ClientPump:
+    """The client's end of one stream."""
+
+    def __init__(self, client: SimClient) -> None:
+        self._client = client
+        self._numbers: dict[TaskClass, int] = {}
+        self._sent = self._received = 0
+        self._owes_ack = False
+        self.is_open = False
+
+    def next_frame(self) -> ClientFrame | None:
+        """See `FramePump`."""
+        frame = ClientFrame()
+        if self.is_open:
+            for submission, task_class in self._client.unsent():
+                number = self._numbers.get(task_class)
+                if number is None:
+                    number = self._numbers[task_class] = len(self._numbers) + 1
+                    code = self._client.codes[task_class.code_hash]
+                    frame.classes.append(ClassDefinition(number, task_class, code))
+                frame.submissions.append(Submission(number, submission.first, submission.payloads))
+            frame.follow, self._client.follow = self._client.follow, []
+        if not (frame.has_content or self._owes_ack):
+            return None
+        self._owes_ack = False
+        self._sent += 1
+        frame.number, frame.ack = self._sent, self._received
+        return frame
+
+    def on_frame(self, frame: HeadFrame) -> None:
+        """See `FramePump`."""
+        if frame.number != self._received + 1:
+            if frame.number > self._received:
+                self._client.hang_up(self)
+            return
+        self._received = frame.number
+        self._owes_ack = frame.has_content
+        self._client.take(frame)
+
+    def on_closed(self, error: object) -> None:
+        """See `FramePump`."""
+        self._client.lose(self)
+
+
+class SimClient:
+    """A client's process; it never dies, for it is who was promised something.
+
+    Attributes:
+        follow: Accepted tasks to ask for, after a reconnect.
+        codes: Hash to code of every function.
+    """
+
+    def __init__(
+        self, clock: VirtualClock, network: Network, head: SimHead, history: History
+    ) -> None:
+        self.loop = network.loops[CLIENT] = ProcessLoop(clock)
+        self.follow: list[TaskRange] = []
+        self.codes: dict[bytes, bytes] = {}
+        self._network, self._head, self._history = network, head, history
+        self._reconnect = ReconnectManager(CLIENT)
+        self._unsent: list[TaskRecord] = []
+        self._pump: ClientPump | None = None
+        self._end: End | None = None
+        self._calls = count(1)
+        self._answered: set[int] = set()
+        self.loop.call_soon(self._connect)
+
+    # -- the stream ------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        pump = self._pump = ClientPump(self)
+        stream = Stream(self._network, CLIENT, HEAD, breaks=True)
+        self._end = stream.join(CLIENT, self.loop, pump)
+        self._network.carry(CLIENT, HEAD, self._open_at_head, stream, pump)
+        self.loop.call_later(OPEN_LIMIT_S, self._give_up, pump)
+
+    def _open_at_head(self, stream: Stream, pump: ClientPump) -> None:
+        if HEAD not in stream.ends:
+            self._head.open_client(PREFIX, stream)
+        self._network.carry(HEAD, CLIENT, self._opened, pump)
+
+    def _opened(self, pump: ClientPump) -> None:
+        if pump is not self._pump or pump.is_open:
+            return
+        pump.is_open = True
+        self._reconnect.session_opened(self.loop.time())
+        tasks = self._history.tasks
+        self._unsent = [t for t in tasks if not t.is_accepted and t.error is None]
+        for task in self._unsent:
+            task.is_sent_again = True
+        self.follow = [TaskRange(t.number, 1) for t in tasks if t.is_accepted and not t.has_ended]
+        self._wake()
+
+    def _give_up(self, pump: ClientPump) -> None:
+        if not pump.is_open:
+            self.hang_up(pump)
+
+    def hang_up(self, pump: ClientPump) -> None:
+        """End the stream from this side."""
+        if pump is self._pump and self._end is not None:
+            self._end.hang_up()
+
+    def lose(self, pump: ClientPump) -> None:
+        """The stream is over: open another one after a pause."""
+        if pump is self._pump:
+            self._pump = self._end = None
+            pause_s = self._reconnect.pause_after_failure(self.loop.time())
+            self.loop.call_later(pause_s, self._connect)
+
+    def _wake(self) -> None:
+        if self._end is not None:
+            self._end.wake()
+
+    # -- tasks -----------------------------------------------------------------------------
+
+    def submit(self, task: TaskRecord) -> None:
+        """Hand in a task, in order of its number."""
+        self._unsent.append(task)
+        self._wake()
+
+    def unsent(self) -> Iterator[tuple[Submission, TaskClass]]:
+        """Take what waits, as consecutive tasks of one class each."""
+        batch: list[TaskRecord] = []
+        waiting, self._unsent = self._unsent[:MAX_FRAME_TASKS], self._unsent[MAX_FRAME_TASKS:]
+        for task in waiting:
+            if batch and (
+                task.number != batch[-1].number + 1 or task.task_class != batch[0].task_class
+            ):
+                yield _submission(batch)
+                batch = []
+            batch.append(task)
+        if batch:
+            yield _submission(batch)
+
+    def take(self, frame: HeadFrame) -> None:
+        """Learn what became of tasks."""
+        history = self._history
+        for part in frame.accepted:
+            for number in range(part.first, part.first + part.count):
+                history.accepted(number)
+        for refused in frame.rejected:
+            for number in range(refused.first, refused.first + refused.count):
+                history.rejected(number, error_from_code(refused.code, refused.message))
+        for outcome in frame.outcomes:
+            for index in range(len(outcome.payloads)):
+                item = outcome.payloads.slice(index, index + 1)
+                number = outcome.first + index
+                history.ended(
+                    number,
+                    Outcome(number, outcome.state, item, outcome.worker_id, outcome.attempts),
+                )
+        for part in frame.unknown:
+            for number in range(part.first, part.first + part.count):
+                history.unknown(number)
+        if frame.has_content:
+            self._wake()
+
+    # -- cancelling ------------------------------------------------------------------------
+
+    def cancel(self, task: TaskRecord, *, force: bool) -> None:
+        """Ask the head to cancel, again and again until it has confirmed."""
+        task.is_cancel_asked = True
+        self._ask_to_cancel(next(self._calls), task, force)
+
+    def _ask_to_cancel(self, call: int, task: TaskRecord, force: bool) -> None:
+        if call in self._answered or task.has_ended:
+            return
+        if task.is_accepted:
+            self._network.carry(CLIENT, HEAD, self._cancel_at_head, call, task, force)
+        self.loop.call_later(OPEN_LIMIT_S, self._ask_to_cancel, call, task, force)
+
+    def _cancel_at_head(self, call: int, task: TaskRecord, force: bool) -> None:
+        self._head.loop.create_task(self._cancel_and_confirm(call, task, force))
+
+    async def _cancel_and_confirm(self, call: int, task: TaskRecord, force: bool) -> None:
+        request = CancelRequest(PREFIX, task.number, 1, force)
+        self._head.driver.handle(CancelRequested(request))
+        await self._head.driver.safe()
+        self._network.carry(HEAD, CLIENT, self._cancelled, call, task)
+
+    def _cancelled(self, call: int, task: TaskRecord) -> None:
+        if call not in self._answered:
+            self._answered.add(call)
+            task.is_cancelled_safely = True
+            self._history.note("cancel confirmed", CLIENT, task.number)
+
+
+def _submission(batch: list[TaskRecord]) -> tuple[Submission, TaskClass]:
+    payloads = PayloadColumn.of([task.payload for task in batch])
+    return Submission(0, batch[0].number, payloads), batch[0].task_class

@@ -1,0 +1,317 @@
+"""Simulated executors: they call the user's functions, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+from asyncio.events import _get_running_loop, _set_running_loop
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from rustray.common.errors import InvariantError
+from rustray.task.codec import decode_call, encode_value
+from rustray.task.columns import PayloadColumn
+from rustray.task.failures import encode_failure, failure_from_exception
+from rustray.task.frames import LeaseOutcome, LeaseRange
+from rustray.task.functions import FunctionInfo
+from rustray.task.result import FailureInfo
+from rustray.task.spec import ExecutorKind, TaskClass
+from rustray.task.state import TaskState
+from rustray.testing.clock import ProcessLoop, Timer, VirtualClock
+from rustray.testing.history import History, Run
+from rustray.worker.events import ExecutorExited, ExecutorReady, ExecutorReported, ExecutorReturned
+from rustray.worker.wire import RunChunk
+
+SPAWN_S = 0.005
+SIGKILL = 9
+CANCELLED = encode_failure(FailureInfo("TASK_CANCELLED", "the task was cancelled"))
+
+
+class ExecutorCrash(BaseException):
+    """Raise it in a simulated task: the task kills its executor process, as a segfault does."""
+
+    def __init__(self, signum: int = 11) -> None:
+        super().__init__(f"the task kills its executor with signal {signum}")
+        self.signum = signum
+
+
+class TaskLoop(ProcessLoop):
+    """The event loop that an ``async def`` task finds: asyncio's waits take virtual time.
+
+    It shares the fate of its worker: what the worker's loop does not do, it does not do either.
+    """
+
+    def __init__(self, clock: VirtualClock, worker: ProcessLoop) -> None:
+        super().__init__(clock)
+        self._worker = worker
+
+    def run(self, timer: Timer) -> None:
+        """See `ProcessLoop.run`."""
+        if not self.is_dead:
+            self._worker.deliver(self._step, timer)
+
+    def _step(self, timer: Timer) -> None:
+        if self.is_dead:
+            return
+        before = _get_running_loop()
+        _set_running_loop(self)
+        try:
+            timer.fire()
+        finally:
+            _set_running_loop(before)
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """What user code leaves behind is no concern of the simulation."""
+
+
+class Functions(Protocol):
+    """What executors need of the cluster."""
+
+    history: History
+
+    def function_of(self, code: bytes) -> Callable[..., Any]:
+        """Return the function behind a class's code."""
+
+
+class Execution:
+    """One task that runs."""
+
+    def __init__(self, chunk: RunChunk, index: int, run: Run) -> None:
+        self.chunk, self.index, self.run = chunk, index, run
+        self.since = run.started_at_s
+        self.loop: TaskLoop | None = None
+        self.task: asyncio.Task[Any] | None = None
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Return (lease, offset)."""
+        return self.chunk.lease, self.chunk.offset + self.index
+
+
+class SimExecutor:
+    """An executor process: runs what it is given, one after the other or several at once."""
+
+    def __init__(self, pool: SimPool, executor_id: int, concurrency: int) -> None:
+        self.executor_id = executor_id
+        self.is_gone = False
+        self.classes: dict[int, tuple[TaskClass, Callable[..., Any]]] = {}
+        self._pool = pool
+        self._concurrency = concurrency
+        self._queue: deque[tuple[RunChunk, int]] = deque()
+        self._running: dict[tuple[int, int], Execution] = {}
+        # What a killed process leaves behind is kept: no ``finally`` of it may run.
+        self._frozen: list[Execution] = []
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it runs a task."""
+        return bool(self._running) and not self.is_gone
+
+    def give(self, chunk: RunChunk) -> None:
+        """Take tasks."""
+        self._queue.extend((chunk, index) for index in range(len(chunk.payloads)))
+        self._run_next()
+
+    def _run_next(self) -> None:
+        while self._queue and not self.is_gone and len(self._running) < self._concurrency:
+            self._begin(*self._queue.popleft())
+
+    def _begin(self, chunk: RunChunk, index: int) -> None:
+        pool, payload = self._pool, chunk.payloads[index]
+        number = chunk.first + index
+        history = pool.functions.history
+        one = Execution(chunk, index, history.started(number, pool.worker, chunk.attempt, payload))
+        self._running[one.key] = one
+        task_class, function = self.classes[chunk.class_number]
+        context = pool.context_of(chunk, index)
+        try:
+            args, kwargs = decode_call(task_class.codec, payload)
+            value = context.run(function, *args, **kwargs)
+        except ExecutorCrash as crash:
+            self.exit(crash.signum, one.key)
+            return
+        except Exception as error:
+            self._end_later(one, error, None)
+            return
+        if inspect.iscoroutine(value):
+            one.loop = TaskLoop(pool.clock, pool.loop)
+            one.task = one.loop.create_task(value, context=context)
+            one.task.add_done_callback(lambda task: self._awaited(one, task))
+        else:
+            self._end_later(one, None, value)
+
+    def _end_later(self, one: Execution, error: Exception | None, value: Any) -> None:
+        takes_s = self._pool.functions.history.tasks[one.chunk.first + one.index].takes_s or 0.0
+        self._pool.loop.call_later(takes_s, self._end, one, error, value)
+
+    def _awaited(self, one: Execution, task: asyncio.Task[Any]) -> None:
+        if task.cancelled():
+            self._stopped(one)
+            return
+        error = task.exception()
+        if isinstance(error, ExecutorCrash):
+            self.exit(error.signum, one.key)
+        elif error is None or isinstance(error, Exception):
+            self._end(one, error, None if error else task.result())
+
+    def _end(self, one: Execution, error: Exception | None, value: Any) -> None:
+        if self.is_gone or self._running.get(one.key) is not one:
+            return
+        codec = self.classes[one.chunk.class_number][0].codec
+        number = one.chunk.first + one.index
+        history = self._pool.functions.history
+        if error is None:
+            try:
+                payload = encode_value(codec, value, "result")
+                history.tasks[number].produced.add(payload)
+            except Exception as unencodable:
+                error = unencodable
+        if error is not None:
+            payload = encode_failure(failure_from_exception(error, codec, skip_frames=1))
+        history.stopped(number, one.run, "returned" if error is None else "raised")
+        state = TaskState.SUCCEEDED if error is None else TaskState.FAILED
+        self._report(one, state, payload)
+
+    def _stopped(self, one: Execution) -> None:
+        if self.is_gone or self._running.get(one.key) is not one:
+            return
+        self._pool.functions.history.stopped(one.chunk.first + one.index, one.run, "stopped")
+        self._report(one, TaskState.CANCELLED, CANCELLED)
+
+    def _report(self, one: Execution, state: TaskState, payload: bytes) -> None:
+        del self._running[one.key]
+        self._run_next()
+        run_us = int((self._pool.functions.history.now - one.since) * 1e6)
+        outcome = LeaseOutcome(*one.key, state, PayloadColumn.of([payload]), run_us)
+        self._pool.tell(ExecutorReported(self.executor_id, [outcome]))
+
+    def interrupt(self, lease: int, offset: int) -> None:
+        """Stop a task: a coroutine may take its time, the rest ends at once."""
+        one = self._running.get((lease, offset))
+        if one is not None:
+            if one.task is not None:
+                one.task.cancel()
+            else:
+                self._pool.loop.call_soon(self._stopped, one)
+            return
+        for item in self._queue:
+            if (item[0].lease, item[0].offset + item[1]) == (lease, offset):
+                self._queue.remove(item)
+                outcome = LeaseOutcome(
+                    lease, offset, TaskState.CANCELLED, PayloadColumn.of([CANCELLED]), 0
+                )
+                report = ExecutorReported(self.executor_id, [outcome])
+                self._pool.loop.call_soon(self._pool.tell, report)
+                return
+
+    def reclaim(self) -> None:
+        """Give back what has not begun."""
+        if not self.is_gone:
+            ranges = [LeaseRange(c.lease, c.offset + index, 1) for c, index in self._queue]
+            self._queue.clear()
+            self._pool.tell(ExecutorReturned(self.executor_id, ranges))
+
+    def die(self) -> None:
+        """End without a word; its worker is gone too, or tells of it itself."""
+        self.freeze()
+        for one in self._running.values():
+            self._pool.functions.history.stopped(one.chunk.first + one.index, one.run, "lost")
+
+    def freeze(self) -> None:
+        """Let nothing of it happen any more."""
+        self.is_gone = True
+        for one in self._running.values():
+            if one.loop is not None:
+                one.loop.kill()
+        self._frozen.extend(self._running.values())
+
+    def exit(self, signum: int, running: tuple[int, int] | None = None) -> None:
+        """Die of a signal; the worker notices."""
+        if self.is_gone:
+            return
+        key = running or next(iter(self._running), None)
+        self.die()
+        event = ExecutorExited(self.executor_id, None, signum, key, "")
+        self._pool.loop.call_soon(self._pool.tell, event)
+
+
+class SimPool:
+    """The executors of one worker (`rustray.worker.driver.Pool`)."""
+
+    def __init__(
+        self,
+        worker: str,
+        clock: VirtualClock,
+        loop: ProcessLoop,
+        functions: Functions,
+        tell: Callable[[Any], None],
+    ) -> None:
+        self.worker, self.clock, self.loop = worker, clock, loop
+        self.functions = functions
+        self.tell = tell
+        self.executors: dict[int, SimExecutor] = {}
+
+    async def start(self) -> tuple[FunctionInfo, ...]:
+        """See `Pool`."""
+        return ()
+
+    def spawn(self, executor_id: int, kind: ExecutorKind, concurrency: int) -> None:
+        """See `Pool`."""
+        count = 1 if kind is ExecutorKind.PROCESS else concurrency
+        self.executors[executor_id] = SimExecutor(self, executor_id, count)
+        self.loop.call_later(SPAWN_S, self._ready, executor_id)
+
+    def _ready(self, executor_id: int) -> None:
+        if not self.executors[executor_id].is_gone:
+            self.tell(ExecutorReady(executor_id, executor_id))
+
+    def define(
+        self, executor_id: int, class_number: int, task_class: TaskClass, code: bytes
+    ) -> None:
+        """See `Pool`."""
+        function = self.functions.function_of(code)
+        self._at(executor_id).classes[class_number] = (task_class, function)
+
+    def run(self, executor_id: int, chunk: RunChunk) -> None:
+        """See `Pool`."""
+        # Later: an executor is another process, and never answers from within a command.
+        self.loop.call_soon(self._at(executor_id).give, chunk)
+
+    def reclaim(self, executor_id: int) -> None:
+        """See `Pool`."""
+        self.loop.call_later(0.0005, self._at(executor_id).reclaim)
+
+    def interrupt(self, executor_id: int, lease: int, offset: int) -> None:
+        """See `Pool`."""
+        self.loop.call_soon(self._at(executor_id).interrupt, lease, offset)
+
+    def kill(self, executor_id: int, signum: int) -> None:
+        """See `Pool`."""
+        self._at(executor_id).exit(signum)
+
+    async def close(self, grace_s: float = 2.0) -> None:
+        """See `Pool`."""
+        self.die()
+
+    def end(self) -> None:
+        """The simulation is over."""
+        for executor in self.executors.values():
+            executor.freeze()
+
+    def die(self) -> None:
+        """All of them end without a word."""
+        for executor in self.executors.values():
+            if not executor.is_gone:
+                executor.die()
+
+    def _at(self, executor_id: int) -> SimExecutor:
+        executor = self.executors.get(executor_id)
+        if executor is None:
+            raise InvariantError(f"executor {executor_id} was never started")
+        return executor
+
+    def context_of(self, chunk: RunChunk, index: int) -> contextvars.Context:
+        """Return the context in which a task's function is called."""
+        return contextvars.copy_context()

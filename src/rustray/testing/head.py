@@ -1,0 +1,214 @@
+"""The simulated head: the real driver, scheduler, peers and journal store, in virtual time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+
+from rustray.common.errors import CommunicationError
+from rustray.head.connections import ConnectionManager
+from rustray.head.driver import HeadDriver
+from rustray.head.journal_store import JournalStore
+from rustray.head.notifications import NotificationManager
+from rustray.scheduler import commands as c
+from rustray.scheduler.events import DrainRequested, Event, HeartbeatReceived, WorkerJoined
+from rustray.scheduler.invariants import check
+from rustray.scheduler.scheduler import Scheduler
+from rustray.scheduler.state import SchedulerSettings
+from rustray.task.views import WorkerInfo
+from rustray.testing.clock import ProcessLoop, VirtualClock
+from rustray.testing.history import History
+from rustray.testing.network import Network
+from rustray.testing.stream import Stream
+
+HEAD = "head"
+GRACE_S = 22.0
+"""How long a restarted head waits for the workers of before, as the real one."""
+
+
+class SimJournal:
+    """The real store behind commits that take virtual time and die with the head."""
+
+    level = "full"
+
+    def __init__(
+        self, store: JournalStore, loop: ProcessLoop, random: Random, commit_s: float
+    ) -> None:
+        self.appended = 0
+        self.committed = 0
+        self.on_commit: Callable[[], None] = lambda: None
+        self._store, self._loop, self._random = store, loop, random
+        self._commit_s = commit_s
+        self._waiting: list[c.JournalCommand] = []
+        self._under_way: list[c.JournalCommand] = []
+        self._is_committing = False
+
+    def append(self, command: c.JournalCommand) -> None:
+        """Take a command for the next commit."""
+        self._waiting.append(command)
+        self.appended += 1
+        if not self._is_committing:
+            self._is_committing = True
+            self._loop.call_soon(self._start)
+
+    def _start(self) -> None:
+        self._under_way, self._waiting = self._waiting, []
+        self._loop.call_later(self._random.random() * self._commit_s, self._commit, self.appended)
+
+    def _commit(self, number: int) -> None:
+        group, self._under_way = self._under_way, []
+        self._store.commit(group)
+        self.committed = number
+        self._is_committing = bool(self._waiting)
+        self.on_commit()
+        if self._is_committing:
+            self._start()
+
+    def die(self) -> None:
+        """The head is killed: the commit under way may have reached the disk, and nobody knows."""
+        if self._under_way and self._random.random() < 0.5:
+            self._store.commit(self._under_way)
+
+
+class ObservedDriver(HeadDriver):
+    """The real driver; what it decides is compared with what was promised."""
+
+    history: History
+
+    def handle(self, event: Event) -> list[c.Command]:
+        """See `HeadDriver.handle`."""
+        commands = super().handle(event)
+        for command in commands:
+            if isinstance(command, c.GrantLease):
+                self.history.granted(command)
+        return commands
+
+
+class SimHead:
+    """The head's process.
+
+    Attributes:
+        driver: Of its present life; look, do not touch.
+        is_up: Whether it runs (it may be paused).
+    """
+
+    def __init__(
+        self,
+        clock: VirtualClock,
+        network: Network,
+        history: History,
+        random: Random,
+        settings: SchedulerSettings,
+        commit_s: float,
+    ) -> None:
+        self._clock, self._network, self._history = clock, network, history
+        self._random = random
+        self._settings = settings
+        self.commit_s = commit_s
+        self.store = JournalStore(":memory:", "full", lambda: clock.now)
+        self._next_session = 1
+        self._streams: list[Stream] = []
+        self.start()
+
+    def start(self) -> None:
+        """Start the process, with what the journal has."""
+        self.is_up = True
+        self.loop = self._network.loops[HEAD] = ProcessLoop(self._clock)
+        recovered = self.store.load(GRACE_S)
+        # As a real head: no lease number of an earlier one comes again.
+        settings = replace(self._settings, first_lease=self.store.epoch_ms << 14)
+        self._journal = SimJournal(self.store, self.loop, self._random, self.commit_s)
+        self.driver = ObservedDriver(
+            Scheduler(settings), NotificationManager(), self._journal, self.loop
+        )
+        self.driver.history = self._history
+        self._connections = ConnectionManager(self.driver)
+        self._streams = []
+        if recovered is not None:
+            self.driver.handle(recovered)
+        self.check()
+
+    def crash(self) -> None:
+        """Kill the process with what it has not committed."""
+        self.is_up = False
+        self._journal.die()
+        self._history.head_lost()
+        self.loop.kill()
+        for stream in self._streams:
+            stream.die_at(HEAD)
+
+    def check(self) -> None:
+        """Verify the scheduler's invariants.
+
+        Raises:
+            InvariantError: names the rule that is broken.
+        """
+        if self.is_up:
+            check(self.driver.scheduler.state)
+
+    # -- what workers and clients ask ------------------------------------------------------
+
+    async def register(self, info: WorkerInfo, reply: Callable[[int | None], None]) -> None:
+        """Register a worker, as the service does; ``reply`` gets the session, None if refused."""
+        session = self._next_session
+        self._next_session += 1
+        for command in self.driver.handle(WorkerJoined(info, session)):
+            if isinstance(command, c.RefuseWorker):
+                reply(None)
+                return
+        await self.driver.safe()
+        reply(session)
+
+    def open_worker(self, worker: str, session: int, stream: Stream) -> None:
+        """Open a worker's stream."""
+        try:
+            peer = self._connections.open_worker(worker, session)
+        except CommunicationError:
+            stream.tell_end(HEAD, is_orderly=False)
+            return
+        self._keep(stream)
+        peer.attach(stream.join(HEAD, self.loop, peer))
+
+    def open_client(self, prefix: bytes, stream: Stream) -> None:
+        """Open a client's stream."""
+        peer = self._connections.open_client(prefix, True)
+        self._keep(stream)
+        peer.attach(stream.join(HEAD, self.loop, peer))
+
+    def _keep(self, stream: Stream) -> None:
+        self._streams = [s for s in self._streams if not s.ends[HEAD].is_closed]
+        self._streams.append(stream)
+
+    def drain(self, worker: str) -> None:
+        """Send a worker away in order; without effect if it is not known."""
+        if worker in self.driver.scheduler.state.workers:
+            self.driver.handle(DrainRequested(worker))
+
+    def heartbeat(
+        self,
+        worker: str,
+        session: int,
+        numbers: tuple[int, int],
+        held: tuple[tuple[int, int], ...],
+        running: int,
+    ) -> bool:
+        """Take a heartbeat, as the service does; whether the session is known."""
+        peer = self.driver.workers.get(worker)
+        in_step = peer is not None and peer.compare(*numbers)
+        self.driver.handle(HeartbeatReceived(worker, session, held if in_step else None, running))
+        return self.driver.scheduler.knows_session(worker, session)
+
+
+class TroubleHandler(logging.Handler):
+    """Collects the errors that rustray's shells only log: in a simulation they are failures."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        super().__init__(logging.ERROR)
+        self._clock = clock
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a record."""
+        error = record.exc_info[1] if record.exc_info else None
+        self._clock.trouble.append(error or RuntimeError(record.getMessage()))

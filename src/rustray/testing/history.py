@@ -1,0 +1,211 @@
+"""What happened in a simulation, and the rules that no history may break."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from rustray.common.errors import InvariantError, RustRayError
+from rustray.common.records import record
+from rustray.scheduler.commands import GrantLease
+from rustray.task.frames import Outcome
+from rustray.task.spec import TaskClass
+from rustray.task.state import TaskState
+from rustray.testing.clock import VirtualClock
+
+
+@record
+class HistoryEntry:
+    """One thing that happened.
+
+    Attributes:
+        at_s: Virtual seconds since the simulation began.
+        event: What, e.g. "accepted", "granted", "started", "ended", "worker crashed".
+        where: The worker, the head or the link concerned, or "".
+        task: Number of the task concerned; -1 for none.
+        detail: More about it.
+    """
+
+    at_s: float
+    event: str
+    where: str = ""
+    task: int = -1
+    detail: str = ""
+
+    def __str__(self) -> str:
+        task = f" task {self.task}" if self.task >= 0 else ""
+        parts = [self.event + task, self.where, self.detail]
+        return f"{self.at_s:10.4f}  " + "  ".join(part for part in parts if part)
+
+
+@dataclass(slots=True)
+class Run:
+    """One time that a task's function was called.
+
+    Attributes:
+        worker: Where.
+        attempt: Number of the attempt, as the task itself sees it.
+        started_at_s: Virtual seconds since the simulation began.
+        ended_at_s: The same; None while it goes on.
+        end: "running", "returned", "raised", "stopped" or "lost" (its process died).
+    """
+
+    worker: str
+    attempt: int
+    started_at_s: float
+    ended_at_s: float | None = None
+    end: str = "running"
+
+
+@dataclass(slots=True)
+class TaskRecord:
+    """All that a simulation knows about one task.
+
+    Attributes:
+        outcome: As the client was told it, None before.
+        error: Why the head refused the task, None if it did not.
+        produced: The encoded results that runs of this task have really had.
+        is_expired: The head has dropped the result before the client had it.
+    """
+
+    number: int
+    task_class: TaskClass
+    payload: bytes
+    takes_s: float | None
+    runs: list[Run] = field(default_factory=list)
+    outcome: Outcome | None = None
+    error: RustRayError | None = None
+    produced: set[bytes] = field(default_factory=set)
+    last_attempt: int = 0
+    last_lease: int = 0
+    is_accepted: bool = False
+    is_sent_again: bool = False
+    is_cancel_asked: bool = False
+    is_cancelled_safely: bool = False
+    is_expired: bool = False
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the client knows how it ended."""
+        return self.outcome is not None or self.error is not None or self.is_expired
+
+
+class History:
+    """Writes down what happens, and raises when a promise is broken.
+
+    Attributes:
+        entries: In order.
+        tasks: By number.
+        may_expire: Results are so limited that some are dropped before the client has them.
+        ended_tasks: How many have ended.
+    """
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self.entries: list[HistoryEntry] = []
+        self.tasks: list[TaskRecord] = []
+        self.may_expire = False
+        self.ended_tasks = 0
+        self._clock = clock
+        self._start_s = clock.now
+
+    @property
+    def now(self) -> float:
+        """Virtual seconds since the simulation began."""
+        return self._clock.now - self._start_s
+
+    def note(self, event: str, where: str = "", task: int = -1, detail: str = "") -> None:
+        """Write something down."""
+        self.entries.append(HistoryEntry(self.now, event, where, task, detail))
+
+    def _require(self, condition: Any, task: TaskRecord, text: str) -> None:
+        if not condition:
+            raise InvariantError(f"task {task.number} {text}")
+
+    # -- what happens, in the order in which it can ----------------------------------------
+
+    def granted(self, grant: GrantLease) -> None:
+        """The head leases tasks to a worker."""
+        for number in range(grant.first, grant.first + len(grant.payloads)):
+            task = self.tasks[number]
+            self.note("granted", grant.worker_id, number, f"attempt {grant.attempt}")
+            self._require(not task.has_ended, task, "was leased after its end had been told")
+            self._require(
+                not task.is_cancelled_safely, task, "was leased after its cancel was confirmed"
+            )
+            if self.may_expire and task.is_sent_again:
+                task.last_attempt = 0  # its end may have expired, and was handed in once more
+                task.runs.clear()
+            self._require(
+                grant.attempt > task.last_attempt,
+                task,
+                f"was leased as attempt {grant.attempt} after attempt {task.last_attempt}",
+            )
+            is_fenced = grant.lease > task.last_lease
+            self._require(is_fenced, task, f"was leased again under the lease {grant.lease}")
+            task.last_attempt, task.last_lease = grant.attempt, grant.lease
+
+    def started(self, number: int, worker: str, attempt: int, payload: bytes) -> Run:
+        """A worker calls a task's function."""
+        task = self.tasks[number]
+        self.note("started", worker, number, f"attempt {attempt}")
+        self._require(payload == task.payload, task, "got another task's arguments")
+        may_run = task.task_class.max_retries != 0 or not task.runs
+        self._require(may_run, task, "ran twice, with max_retries=0")
+        run = Run(worker, attempt, self.now)
+        task.runs.append(run)
+        return run
+
+    def stopped(self, number: int, run: Run, end: str) -> None:
+        """A run is over, and no one but its worker knows."""
+        if run.end == "running":
+            run.end, run.ended_at_s = end, self.now
+            self.note(end, run.worker, number, f"attempt {run.attempt}")
+
+    def accepted(self, number: int) -> None:
+        """The client has been told that a task is safe."""
+        task = self.tasks[number]
+        if not task.is_accepted:
+            task.is_accepted = True
+            self.note("accepted", "client", number)
+
+    def rejected(self, number: int, error: RustRayError) -> None:
+        """The client has been told that a task is refused."""
+        task = self.tasks[number]
+        self._require(not task.is_accepted, task, f"was refused after it was accepted: {error}")
+        self.ended_tasks += not task.has_ended
+        task.error = error
+        self.note("rejected", "client", number, str(error))
+
+    def ended(self, number: int, outcome: Outcome) -> None:
+        """The client has been told how a task ended."""
+        task = self.tasks[number]
+        task.is_accepted = True
+        old = task.outcome
+        if old is not None:
+            is_same = (old.state, old.payloads[0]) == (outcome.state, outcome.payloads[0])
+            self._require(is_same, task, f"ended as {old.state.name} and as {outcome.state.name}")
+            return
+        self.ended_tasks += not task.has_ended
+        task.outcome = outcome
+        self.note("ended", outcome.worker_id, number, outcome.state.name)
+        if outcome.state is TaskState.SUCCEEDED:
+            is_its_own = outcome.payloads[0] in task.produced
+            self._require(is_its_own, task, "has a result that no run of it has had")
+        if outcome.state is TaskState.CANCELLED:
+            self._require(task.is_cancel_asked, task, "was cancelled, and nobody asked for that")
+        budget = task.task_class.max_retries
+        is_within = budget < 0 or outcome.attempts <= budget + 1
+        self._require(is_within, task, f"took {outcome.attempts} attempts, {budget} retries")
+
+    def unknown(self, number: int) -> None:
+        """The client was told that the head does not know a task that it had accepted."""
+        task = self.tasks[number]
+        self._require(self.may_expire or not task.is_accepted, task, "was accepted and is lost")
+        self.ended_tasks += not task.has_ended
+        task.is_expired = True
+        self.note("expired", "client", number)
+
+    def head_lost(self) -> None:
+        """The head died: the next one counts attempts from what is committed, fences go on."""
+        for task in self.tasks:
+            task.last_attempt = 0

@@ -1,0 +1,236 @@
+"""A simulated worker: the real manager, driver and reconnects, with simulated executors."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from rustray.common.resources import CPU, ResourceSet
+from rustray.task.frames import AssignFrame, WorkerFrame
+from rustray.task.views import WorkerInfo
+from rustray.testing.clock import ProcessLoop, Timer, VirtualClock
+from rustray.testing.executor import Functions, SimPool
+from rustray.testing.head import HEAD, SimHead
+from rustray.testing.network import Network
+from rustray.testing.stream import End, Stream
+from rustray.worker import events as w
+from rustray.worker.driver import WorkerDriver
+from rustray.worker.reconnect import ReconnectManager
+from rustray.worker.state import WorkerLimits
+
+HEARTBEAT_S: Final = 2.0
+RPC_LIMIT_S: Final = 5.0
+"""How long a call waits for its answer."""
+
+
+class CheckedDriver(WorkerDriver):
+    """The real driver; a bug that it would survive ends the simulation."""
+
+    def apply(self, event: w.Event) -> None:
+        """See `WorkerDriver.apply`."""
+        super().apply(event)
+        if self.failure is not None:
+            raise self.failure
+
+
+class SessionPump:
+    """The worker's end of one session."""
+
+    def __init__(self, worker: SimWorker, number: int) -> None:
+        self.worker, self.number = worker, number
+
+    @property
+    def _is_present(self) -> bool:
+        return self.worker.session is self and self.worker.is_up
+
+    def next_frame(self) -> WorkerFrame | None:
+        """See `FramePump`."""
+        return self.worker.take_frame() if self._is_present else None
+
+    def on_frame(self, frame: AssignFrame) -> None:
+        """See `FramePump`."""
+        if self._is_present:
+            self.worker.driver.apply(w.FrameReceived(self.number, frame))
+
+    def on_closed(self, error: object) -> None:
+        """See `FramePump`."""
+        if self._is_present:
+            self.worker.lose_session(is_orderly=error is None)
+
+
+class SimWorker:
+    """A worker's processes: the agent and its executors live, pause and die together.
+
+    Attributes:
+        name: What the cluster calls it.
+        worker_id: What it calls itself in its present life; a new one at each start.
+        is_up: Whether it runs (it may be paused).
+        has_left: It was drained and has ended by itself.
+        session: The present one, None between two.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        cpus: float,
+        clock: VirtualClock,
+        network: Network,
+        head: SimHead,
+        functions: Functions,
+    ) -> None:
+        self.name, self.cpus = name, cpus
+        self._clock, self._network, self._head = clock, network, head
+        self._functions = functions
+        self._lives = 0
+        self.is_up = False
+        self.start()
+
+    # -- life ------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the process (anew)."""
+        self._lives += 1
+        self.is_up, self.has_left = True, False
+        self.loop = self._network.loops[self.name] = ProcessLoop(self._clock)
+        resources = ResourceSet.of({CPU: self.cpus})
+        self.driver = CheckedDriver(self, WorkerLimits(resources), self._make_pool)
+        self.driver.open(self.loop)
+        self._reconnect = ReconnectManager(f"{self.name}/{self._lives}")
+        self.session: SessionPump | None = None
+        self._end: End | None = None
+        self._stream: Stream | None = None
+        self._limit: Timer | None = None
+        self._heard_at = 0.0
+        self.driver.apply(w.PoolStarted())
+        self.loop.call_soon(self._connect)
+
+    def _make_pool(self, driver: Any) -> SimPool:
+        self.pool = SimPool(self.name, self._clock, self.loop, self._functions, driver.apply)
+        return self.pool
+
+    def die(self) -> None:
+        """Kill the processes; the head's system learns of it if the network lets it."""
+        self.is_up = False
+        self.session = None
+        self.loop.kill()
+        self.pool.die()
+        if self._stream is not None:
+            self._stream.die_at(self.name)
+
+    def leave(self) -> None:
+        """The core is drained: end (see `driver.Owner`)."""
+        self.loop.call_soon(self._leave)
+
+    def _leave(self) -> None:
+        if self._end is not None:
+            self._end.hang_up()
+        self.has_left = True
+        self.die()
+
+    # -- the session -----------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        """Register, then open the stream."""
+        if self.session is not None:
+            return
+        info = WorkerInfo(self.name, self._lives, self.name, "", {CPU: self.cpus})
+        self._limit = self.loop.call_later(RPC_LIMIT_S, self._fail)
+        self._network.carry(self.name, HEAD, self._ask_to_register, info)
+
+    def _ask_to_register(self, info: WorkerInfo) -> None:
+        head, loop = self._head, self.loop
+        head.loop.create_task(head.register(info, lambda n: self._answer(loop, n)))
+
+    def _answer(self, loop: ProcessLoop, session: int | None) -> None:
+        self._network.carry(HEAD, self.name, self._registered, loop, session)
+
+    def _registered(self, loop: ProcessLoop, session: int | None) -> None:
+        if loop is not self.loop or self._limit is None:
+            return  # too late, or the answer came twice
+        if session is None:
+            self._fail()
+            return
+        self._limit.cancel()
+        self._limit = None
+        self._reconnect.session_opened(self.loop.time())
+        self._heard_at = self.loop.time()
+        pump = self.session = SessionPump(self, session)
+        self.driver.apply(w.SessionOpened(session))
+        stream = self._stream = Stream(self._network, self.name, HEAD, breaks=False)
+        self._end = stream.join(self.name, self.loop, pump)
+        self._network.insist(self.name, HEAD, self._open_at_head, session, stream)
+        self._end.wake()
+        self.loop.call_later(HEARTBEAT_S, self._beat, pump)
+
+    def _open_at_head(self, session: int, stream: Stream) -> None:
+        if HEAD not in stream.ends:
+            self._head.open_worker(self.name, session, stream)
+
+    def _fail(self) -> None:
+        """No answer, or a refusal: try again after a pause."""
+        if self._limit is not None:
+            self._limit.cancel()
+            self._limit = None
+        self.loop.call_later(self._reconnect.pause_after_failure(self.loop.time()), self._connect)
+
+    def lose_session(self, *, is_orderly: bool) -> None:
+        """The stream is over."""
+        session, self.session, self._end = self.session, None, None
+        assert session is not None
+        self.driver.apply(w.SessionClosed(session.number, is_orderly))
+        self._fail()
+
+    def take_frame(self) -> WorkerFrame | None:
+        """Return the next frame for the stream."""
+        manager = self.driver.manager
+        frame = manager.take_frame(self.loop.time()) if manager.has_frame else None
+        if frame is not None and frame.drained:
+            self.driver.set_timer()
+        return frame
+
+    # -- heartbeats ------------------------------------------------------------------------
+
+    def _beat(self, pump: SessionPump) -> None:
+        """Send a heartbeat beside the stream, over the same bad network."""
+        if self.session is not pump:
+            return
+        if self.loop.time() - self._heard_at >= 5 * HEARTBEAT_S:
+            self._hang_up()  # as the agent does when no heartbeat is answered
+            return
+        self.loop.call_later(HEARTBEAT_S, self._beat, pump)
+        sent, received, held, running = self.driver.manager.heartbeat()
+        self._network.carry(
+            self.name, HEAD, self._beat_at_head, pump, (sent, received), held, running
+        )
+
+    def _beat_at_head(
+        self,
+        pump: SessionPump,
+        numbers: tuple[int, int],
+        held: tuple[tuple[int, int], ...],
+        running: int,
+    ) -> None:
+        is_known = self._head.heartbeat(self.name, pump.number, numbers, held, running)
+        self._network.carry(HEAD, self.name, self._hear, pump, is_known)
+
+    def _hear(self, pump: SessionPump, is_known: bool) -> None:
+        if self.session is not pump:
+            return
+        self._heard_at = self.loop.time()
+        if not is_known:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._end is not None:
+            self._end.hang_up()
+
+    # -- what the core asks (see `driver.Owner`) -------------------------------------------
+
+    def wake_link(self) -> None:
+        """There is a frame for the head."""
+        if self._end is not None:
+            self._end.wake()
+
+    def close_session(self, number: int) -> None:
+        """End this session, if it is still the present one."""
+        if self.session is not None and self.session.number == number:
+            self.loop.call_soon(self._hang_up)
