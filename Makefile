@@ -3,7 +3,7 @@ SHELL := /bin/bash
 VENV ?= .venv
 export VENV
 BIN := $(VENV)/bin
-SEEDS ?= 2000
+SEEDS ?= 10000
 OTHER_PYTHONS := 3.12 3.13
 
 .DEFAULT_GOAL := help
@@ -43,7 +43,7 @@ proto: setup  ## Generate the Python code from the .proto files
 lock: setup  ## Pin the newest allowed versions with their hashes: requirements/*.txt
 	$(BIN)/python tools/lock.py
 
-sim: setup  ## Run the simulation over many seeds: make sim SEEDS=2000
+sim: setup  ## Run the simulation over many seeds: make sim SEEDS=10000
 	$(BIN)/python -m pytest tests/sim --sim-seeds=$(SEEDS) --timeout=0
 
 demo:  ## A head, two workers and a tour, on this machine

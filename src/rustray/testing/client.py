@@ -99,6 +99,11 @@ class SimClient:
         self._answered: set[int] = set()
         self.loop.call_soon(self._connect)
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether its stream is open, as far as it knows."""
+        return self._pump is not None and self._pump.is_open
+
     # -- the stream ------------------------------------------------------------------------
 
     def _connect(self) -> None:

@@ -17,13 +17,16 @@ from rustray.testing.chaos import FAULTS, Nemesis
 from rustray.testing.client import CLIENT, PREFIX, SimClient
 from rustray.testing.clock import VirtualClock
 from rustray.testing.controls import Controls
+from rustray.testing.executor import SimHost
 from rustray.testing.head import HEAD, SimHead, TroubleHandler
 from rustray.testing.history import History, HistoryEntry, TaskRecord
 from rustray.testing.network import Network
 from rustray.testing.replay import replay_command
 from rustray.testing.tasks import Duration, SimFunction, SimTask
 from rustray.testing.worker import SimWorker
+from rustray.worker import context
 
+_START_LIMIT_S: Final = 60.0
 _TAIL: Final = 25
 """Entries of the history that a failure shows."""
 
@@ -53,7 +56,7 @@ class SimCluster(Controls):
         check_every: int = 1,
         settings: SchedulerSettings | None = None,
     ) -> None:
-        """Start a head, workers and a client.
+        """Start a head, workers and a client, and let them connect.
 
         Args:
             seed: Of all that is random.
@@ -71,6 +74,8 @@ class SimCluster(Controls):
         settings = replace(settings or SchedulerSettings(), seed=seed)
         self._history.may_expire = settings.result_memory_bytes < 1 << 20
         self._functions: list[SimFunction] = []
+        self._host = SimHost()
+        self._hosts_before: list[tuple[context.Host, int]] = []
         self._head = SimHead(
             self._clock, self._network, self._history, self._stream("journal"), settings, commit_s
         )
@@ -83,9 +88,16 @@ class SimCluster(Controls):
         self._check_every = check_every
         self._steps = 0
         self._trouble = TroubleHandler(self._clock)
+        self._run(self._clock.now + _START_LIMIT_S, self._is_ready)
+        self._history.begin()
 
     def _stream(self, name: str) -> Random:
         return Random(f"{self.seed}/{name}")  # noqa: S311 - a simulation is to be repeated
+
+    def _is_ready(self) -> bool:
+        known = self._head.driver.scheduler.state.workers
+        ready = [worker for worker in known.values() if worker.state == "ready"]
+        return self._client.is_connected and len(ready) == len(self._workers)
 
     def _make_worker(self, name: str, cpus: float) -> SimWorker:
         if name in (HEAD, CLIENT):
@@ -104,6 +116,8 @@ class SimCluster(Controls):
 
     def __enter__(self) -> Self:
         logging.getLogger("rustray").addHandler(self._trouble)
+        self._hosts_before = context._hosts[:]
+        context.serve(self._host)
         return self
 
     def __exit__(
@@ -120,6 +134,7 @@ class SimCluster(Controls):
             raise
         finally:
             logging.getLogger("rustray").removeHandler(self._trouble)
+            context._hosts[:] = self._hosts_before
             self._end()
         if error is not None:
             self._explain(error)
@@ -316,6 +331,7 @@ class _Functions:
     def __init__(self, cluster: SimCluster) -> None:
         self._cluster = cluster
         self.history = cluster._history
+        self.host = cluster._host
 
     def function_of(self, code: bytes) -> Callable[..., Any]:
         """Return the function behind a class's code."""

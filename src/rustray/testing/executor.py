@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+from array import array
 from asyncio.events import _get_running_loop, _set_running_loop
 from collections import deque
 from collections.abc import Callable
+from itertools import count
 from typing import Any, Protocol
 
 from rustray.common.errors import InvariantError
@@ -21,11 +23,13 @@ from rustray.task.spec import ExecutorKind, TaskClass
 from rustray.task.state import TaskState
 from rustray.testing.clock import ProcessLoop, Timer, VirtualClock
 from rustray.testing.history import History, Run
+from rustray.worker.context import shared_task
 from rustray.worker.events import ExecutorExited, ExecutorReady, ExecutorReported, ExecutorReturned
-from rustray.worker.wire import RunChunk
+from rustray.worker.wire import Chunk, RunChunk
 
 SPAWN_S = 0.005
-SIGKILL = 9
+CANCEL_NOTICE_S = 5.0
+"""How long a task that looks at its flag has to end by itself."""
 CANCELLED = encode_failure(FailureInfo("TASK_CANCELLED", "the task was cancelled"))
 
 
@@ -66,10 +70,40 @@ class TaskLoop(ProcessLoop):
         """What user code leaves behind is no concern of the simulation."""
 
 
+class SimHost:
+    """What `rustray.context` asks of the executor (`rustray.worker.context.Host`)."""
+
+    def __init__(self) -> None:
+        self._numbers = count(1)
+        self._cancelled: set[tuple[int, int]] = set()
+        self._look: set[tuple[int, int]] = set()
+
+    def chunk_of(self, run: RunChunk) -> Chunk:
+        """Return tasks as an executor sees them."""
+        return Chunk(
+            next(self._numbers), run.lease, run.first, run.class_number, run.offset, run.attempt,
+            run.prefix, array("I"), 0, 0, b"", run.deadline_unix_s,
+        )  # fmt: skip
+
+    def current(self) -> None:
+        """See `Host`: the task is always found by its context."""
+
+    def is_cancelled(self, number: int, index: int) -> bool:
+        """See `Host`."""
+        self._look.add((number, index))
+        return (number, index) in self._cancelled
+
+    def cancel(self, chunk: Chunk, index: int) -> bool:
+        """Raise a task's flag; whether the task looks at it by itself."""
+        self._cancelled.add((chunk.number, index))
+        return (chunk.number, index) in self._look
+
+
 class Functions(Protocol):
     """What executors need of the cluster."""
 
     history: History
+    host: SimHost
 
     def function_of(self, code: bytes) -> Callable[..., Any]:
         """Return the function behind a class's code."""
@@ -78,7 +112,7 @@ class Functions(Protocol):
 class Execution:
     """One task that runs."""
 
-    def __init__(self, chunk: RunChunk, index: int, run: Run) -> None:
+    def __init__(self, chunk: Chunk, index: int, run: Run) -> None:
         self.chunk, self.index, self.run = chunk, index, run
         self.since = run.started_at_s
         self.loop: TaskLoop | None = None
@@ -99,7 +133,7 @@ class SimExecutor:
         self.classes: dict[int, tuple[TaskClass, Callable[..., Any]]] = {}
         self._pool = pool
         self._concurrency = concurrency
-        self._queue: deque[tuple[RunChunk, int]] = deque()
+        self._queue: deque[tuple[Chunk, int, bytes]] = deque()
         self._running: dict[tuple[int, int], Execution] = {}
         # What a killed process leaves behind is kept: no ``finally`` of it may run.
         self._frozen: list[Execution] = []
@@ -111,21 +145,23 @@ class SimExecutor:
 
     def give(self, chunk: RunChunk) -> None:
         """Take tasks."""
-        self._queue.extend((chunk, index) for index in range(len(chunk.payloads)))
+        seen = self._pool.functions.host.chunk_of(chunk)
+        self._queue.extend((seen, index, item) for index, item in enumerate(chunk.payloads))
         self._run_next()
 
     def _run_next(self) -> None:
         while self._queue and not self.is_gone and len(self._running) < self._concurrency:
             self._begin(*self._queue.popleft())
 
-    def _begin(self, chunk: RunChunk, index: int) -> None:
-        pool, payload = self._pool, chunk.payloads[index]
+    def _begin(self, chunk: Chunk, index: int, payload: bytes) -> None:
+        pool = self._pool
         number = chunk.first + index
         history = pool.functions.history
         one = Execution(chunk, index, history.started(number, pool.worker, chunk.attempt, payload))
         self._running[one.key] = one
         task_class, function = self.classes[chunk.class_number]
-        context = pool.context_of(chunk, index)
+        context = contextvars.copy_context()
+        context.run(shared_task.set, (chunk, index))
         try:
             args, kwargs = decode_call(task_class.codec, payload)
             value = context.run(function, *args, **kwargs)
@@ -174,6 +210,12 @@ class SimExecutor:
         state = TaskState.SUCCEEDED if error is None else TaskState.FAILED
         self._report(one, state, payload)
 
+    def _stop(self, one: Execution) -> None:
+        if one.task is not None:
+            one.task.cancel()
+        else:
+            self._stopped(one)
+
     def _stopped(self, one: Execution) -> None:
         if self.is_gone or self._running.get(one.key) is not one:
             return
@@ -191,10 +233,9 @@ class SimExecutor:
         """Stop a task: a coroutine may take its time, the rest ends at once."""
         one = self._running.get((lease, offset))
         if one is not None:
-            if one.task is not None:
-                one.task.cancel()
-            else:
-                self._pool.loop.call_soon(self._stopped, one)
+            looks = self._pool.functions.host.cancel(one.chunk, one.index)
+            notice_s = CANCEL_NOTICE_S if looks else 0.0
+            self._pool.loop.call_later(notice_s, self._stop, one)
             return
         for item in self._queue:
             if (item[0].lease, item[0].offset + item[1]) == (lease, offset):
@@ -209,7 +250,7 @@ class SimExecutor:
     def reclaim(self) -> None:
         """Give back what has not begun."""
         if not self.is_gone:
-            ranges = [LeaseRange(c.lease, c.offset + index, 1) for c, index in self._queue]
+            ranges = [LeaseRange(c.lease, c.offset + index, 1) for c, index, _ in self._queue]
             self._queue.clear()
             self._pool.tell(ExecutorReturned(self.executor_id, ranges))
 
@@ -311,7 +352,3 @@ class SimPool:
         if executor is None:
             raise InvariantError(f"executor {executor_id} was never started")
         return executor
-
-    def context_of(self, chunk: RunChunk, index: int) -> contextvars.Context:
-        """Return the context in which a task's function is called."""
-        return contextvars.copy_context()

@@ -108,6 +108,10 @@ class History:
         self._clock = clock
         self._start_s = clock.now
 
+    def begin(self) -> None:
+        """Count from now on."""
+        self._start_s = self._clock.now
+
     @property
     def now(self) -> float:
         """Virtual seconds since the simulation began."""
@@ -193,9 +197,9 @@ class History:
             self._require(is_its_own, task, "has a result that no run of it has had")
         if outcome.state is TaskState.CANCELLED:
             self._require(task.is_cancel_asked, task, "was cancelled, and nobody asked for that")
-        budget = task.task_class.max_retries
-        is_within = budget < 0 or outcome.attempts <= budget + 1
-        self._require(is_within, task, f"took {outcome.attempts} attempts, {budget} retries")
+        budgets = (task.task_class.max_retries, task.task_class.oom_retries)
+        is_within = min(budgets) < 0 or outcome.attempts <= 1 + sum(budgets)
+        self._require(is_within, task, f"took {outcome.attempts} attempts, {budgets} retries")
 
     def unknown(self, number: int) -> None:
         """The client was told that the head does not know a task that it had accepted."""

@@ -23,13 +23,23 @@ RPC_LIMIT_S: Final = 5.0
 
 
 class CheckedDriver(WorkerDriver):
-    """The real driver; a bug that it would survive ends the simulation."""
+    """The real driver; a bug that it would survive ends the simulation.
+
+    Memory is not simulated: ``memory_mb`` says where tasks fit, and nothing outgrows it.
+    """
 
     def apply(self, event: w.Event) -> None:
         """See `WorkerDriver.apply`."""
         super().apply(event)
         if self.failure is not None:
             raise self.failure
+
+    def _carry_out(self, command: w.Command) -> None:
+        if not isinstance(command, w.WatchMemory | w.UnwatchMemory):
+            super()._carry_out(command)
+
+    def _unix_s(self, at: float) -> float:
+        return at  # the virtual clock is the only one
 
 
 class SessionPump:

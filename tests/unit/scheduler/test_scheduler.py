@@ -119,6 +119,22 @@ def test_a_dead_workers_tasks_run_elsewhere_once() -> None:
     assert sorted(attempts) == [1, 1, 2, 2]
 
 
+def test_all_that_a_lost_worker_had_is_suspect_where_it_runs_at_most_once() -> None:
+    """Regression: a worker that was cut off ran what it had in store, and another one again."""
+    bench = Bench()
+    first = bench.join("w-1", cpus=2)
+    given = set(bench.submit(8, TaskClass("f", max_retries=0)))
+    bench.run_all()
+    given = set(bench.submit(8, TaskClass("f", max_retries=0)))
+    held = {first.grants[n].first + o for n, offsets in first.held.items() for o in offsets}
+    assert 2 < len(held) <= len(given)
+    bench.join("w-2", cpus=2)
+    bench.die(first)
+    bench.run_all()
+    assert all(len(bench.attempts[number]) == 1 for number in given)
+    assert {n for n in given if bench.state_of(n) is TaskState.FAILED} == held
+
+
 def test_a_lost_worker_is_given_up_only_when_its_lease_ends() -> None:
     """A broken stream changes nothing; silence for the lease's time does."""
     bench = Bench(lease_ttl_s=10.0)
