@@ -102,7 +102,8 @@ def take_from(state: SchedulerState, lease: Lease, part: Part) -> None:
     """Make released tasks QUEUED ones that no queue has yet."""
     batch = part.batch
     for offset in range(part.low, part.high):
-        batch.grants[offset] = lease.attempt
+        # A worker that came back late may have taken it over from the queue as an old attempt.
+        batch.grants[offset] = max(lease.attempt, batch.grants.get(offset, 0))
     if batch.queue.task_class.max_retries == 0:
         state.commands.append(PersistGrant(batch.number, part.low, part.count, is_granted=False))
         batch.begun.difference_update(range(part.low, part.high))

@@ -99,6 +99,7 @@ class Batch:
             it has ended; 0 while it is queued.
         grants: Offset to number of leases so far, where that is not 0; the attempt number.
         reruns: Offset to number of re-runs after a failure, where that is not 0.
+        failed: Offset to the last attempt that has failed and was charged, where there is one.
         oom_reruns: How many of these were for want of memory, where that is not 0.
         outcomes: How they ended, in order of arrival; None where expired.
         unfinished: Tasks that have not ended.
@@ -126,6 +127,7 @@ class Batch:
     lease: array[int] = field(default_factory=lambda: array("Q"))
     grants: dict[int, int] = field(default_factory=dict)
     reruns: dict[int, int] = field(default_factory=dict)
+    failed: dict[int, int] = field(default_factory=dict)
     oom_reruns: dict[int, int] = field(default_factory=dict)
     outcomes: list[StoredOutcome | None] = field(default_factory=list)
     unfinished: int = 0

@@ -78,6 +78,7 @@ def _restore_attempts(event: StateRecovered, batches: dict[int, Batch]) -> None:
         if batch is not None and offset < batch.count:
             batch.grants[offset] = max(attempt, event.starts)
             batch.reruns[offset] = reruns
+            batch.failed[offset] = attempt
     for number, offset, reruns in event.oom_reruns:
         if number in batches:
             batches[number].oom_reruns[offset] = reruns
@@ -306,6 +307,14 @@ def _batch_of(state: SchedulerState, parts: Sequence[HeldRange]) -> Batch | None
 def _take_over(
     state: SchedulerState, lease: Lease, low: int, high: int, present: TaskState
 ) -> None:
+    failed = lease.batch.failed
+    if failed and high - low > 1:
+        for offset in range(low, high):
+            _take_over(state, lease, offset, offset + 1, present)
+        return
+    if failed.get(low, 0) >= lease.attempt:
+        _drop(state, lease, low, high)  # it was charged for: the ack of that has been lost
+        return
     if present is TaskState.QUEUED:
         part = Part(lease.batch, low, high, present)
         take_out(state, part)

@@ -209,6 +209,7 @@ def _count_rerun(state: SchedulerState, lease: Lease, one: Part) -> int:
     """Take a re-run out of a task's budget; returns its number, from 1."""
     batch = one.batch
     used = batch.reruns[one.low] = batch.reruns.get(one.low, 0) + 1
+    batch.failed[one.low] = lease.attempt
     state.commands.append(PersistRerun(batch.number, one.low, lease.attempt, used))
     state.counters["tasks_retried"] += 1
     return used

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from typing import Final
 
@@ -52,7 +53,7 @@ class ClientPump:
                     number = self._numbers[task_class] = len(self._numbers) + 1
                     code = self._client.codes[task_class.code_hash]
                     frame.classes.append(ClassDefinition(number, task_class, code))
-                frame.submissions.append(Submission(number, submission.first, submission.payloads))
+                frame.submissions.append(replace(submission, class_number=number))
             frame.follow, self._client.follow = self._client.follow, []
         if not (frame.has_content or self._owes_ack):
             return None
@@ -162,9 +163,7 @@ class SimClient:
         batch: list[TaskRecord] = []
         waiting, self._unsent = self._unsent[:MAX_FRAME_TASKS], self._unsent[MAX_FRAME_TASKS:]
         for task in waiting:
-            if batch and (
-                task.number != batch[-1].number + 1 or task.task_class != batch[0].task_class
-            ):
+            if batch and not _goes_with(task, batch[-1]):
                 yield _submission(batch)
                 batch = []
             batch.append(task)
@@ -224,6 +223,15 @@ class SimClient:
             self._history.note("cancel confirmed", CLIENT, task.number)
 
 
+def _goes_with(task: TaskRecord, last: TaskRecord) -> bool:
+    return (task.number, task.task_class, task.deadline_unix_s) == (
+        last.number + 1,
+        last.task_class,
+        last.deadline_unix_s,
+    )
+
+
 def _submission(batch: list[TaskRecord]) -> tuple[Submission, TaskClass]:
+    first = batch[0]
     payloads = PayloadColumn.of([task.payload for task in batch])
-    return Submission(0, batch[0].number, payloads), batch[0].task_class
+    return Submission(0, first.number, payloads, first.deadline_unix_s), first.task_class

@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 START_S = 1000.0
 """Virtual time at the start of a simulation."""
+WALL_OFFSET_S = 1_893_456_000.0 - START_S
+"""What all wall clocks show more than that: a simulation begins with the year 2030."""
 
 
 class Timer:

@@ -15,7 +15,7 @@ from rustray.scheduler.state import SchedulerSettings
 from rustray.task.codec import encode_call
 from rustray.testing.chaos import FAULTS, Nemesis
 from rustray.testing.client import CLIENT, PREFIX, SimClient
-from rustray.testing.clock import VirtualClock
+from rustray.testing.clock import WALL_OFFSET_S, VirtualClock
 from rustray.testing.controls import Controls
 from rustray.testing.executor import SimHost
 from rustray.testing.head import HEAD, SimHead, TroubleHandler
@@ -74,7 +74,7 @@ class SimCluster(Controls):
         settings = replace(settings or SchedulerSettings(), seed=seed)
         self._history.may_expire = settings.result_memory_bytes < 1 << 20
         self._functions: list[SimFunction] = []
-        self._host = SimHost()
+        self._host = SimHost(self._history)
         self._hosts_before: list[tuple[context.Host, int]] = []
         self._head = SimHead(
             self._clock, self._network, self._history, self._stream("journal"), settings, commit_s
@@ -195,7 +195,8 @@ class SimCluster(Controls):
         task_class = function.task_class
         payload = encode_call(task_class.codec, args, kwargs)
         number = len(self._history.tasks)
-        record = TaskRecord(number, task_class, payload, function.duration_of(args, kwargs))
+        takes_s = function.duration_of(args, kwargs)
+        record = TaskRecord(number, task_class, payload, takes_s, function.deadline_unix_s)
         self._history.tasks.append(record)
         self._history.note("submitted", CLIENT, number)
         self._client.submit(record)
@@ -217,6 +218,11 @@ class SimCluster(Controls):
     def now(self) -> float:
         """Virtual seconds since the start."""
         return self._history.now
+
+    @property
+    def unix_s(self) -> float:
+        """What the wall clocks of the simulation show, as for the option ``deadline``."""
+        return self._clock.now + WALL_OFFSET_S
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""

@@ -8,23 +8,24 @@ import inspect
 from array import array
 from asyncio.events import _get_running_loop, _set_running_loop
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from itertools import count
 from typing import Any, Protocol
 
 from rustray.common.errors import InvariantError
-from rustray.task.codec import decode_call, encode_value
+from rustray.task.codec import decode_call, decode_value, encode_value
 from rustray.task.columns import PayloadColumn
 from rustray.task.failures import encode_failure, failure_from_exception
 from rustray.task.frames import LeaseOutcome, LeaseRange
 from rustray.task.functions import FunctionInfo
 from rustray.task.result import FailureInfo
-from rustray.task.spec import ExecutorKind, TaskClass
+from rustray.task.spec import Codec, ExecutorKind, TaskClass
 from rustray.task.state import TaskState
 from rustray.testing.clock import ProcessLoop, Timer, VirtualClock
 from rustray.testing.history import History, Run
 from rustray.worker.context import shared_task
 from rustray.worker.events import ExecutorExited, ExecutorReady, ExecutorReported, ExecutorReturned
+from rustray.worker.news import News
 from rustray.worker.wire import Chunk, RunChunk
 
 SPAWN_S = 0.005
@@ -50,6 +51,33 @@ class TaskLoop(ProcessLoop):
     def __init__(self, clock: VirtualClock, worker: ProcessLoop) -> None:
         super().__init__(clock)
         self._worker = worker
+        self._first: list[Timer] | None = None
+
+    def start(
+        self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context
+    ) -> asyncio.Task[Any]:
+        """Run a coroutine, up to its first wait at once."""
+        first: list[Timer] = []
+        self._first = first
+        task: asyncio.Task[Any] = self.create_task(coroutine, context=context)
+        self._first = None
+        for timer in first:
+            self._step(timer)
+        return task
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: contextvars.Context | None = None,
+    ) -> Timer:
+        """See `ProcessLoop.call_at`."""
+        if self._first is None:
+            return super().call_at(when, callback, *args, context=context)
+        timer = Timer(self, when, callback, args, context)
+        self._first.append(timer)
+        return timer
 
     def run(self, timer: Timer) -> None:
         """See `ProcessLoop.run`."""
@@ -70,10 +98,28 @@ class TaskLoop(ProcessLoop):
         """What user code leaves behind is no concern of the simulation."""
 
 
+class SimNews(News):
+    """Takes what tasks say of themselves into the history; subscribers are not simulated."""
+
+    def __init__(self, history: History) -> None:
+        super().__init__(lambda: None)
+        self._history = history
+
+    def progress(self, chunk: Chunk, index: int, fraction: float, message: str) -> None:
+        """See `News`."""
+        self._history.note("progress", task=chunk.first + index, detail=f"{fraction:g} {message}")
+
+    def emit(self, chunk: Chunk, index: int, name: str, value: bytes) -> None:
+        """See `News`."""
+        shown = decode_value(Codec.MSGPACK, value)
+        self._history.note("emitted", task=chunk.first + index, detail=f"{name}={shown!r}")
+
+
 class SimHost:
     """What `rustray.context` asks of the executor (`rustray.worker.context.Host`)."""
 
-    def __init__(self) -> None:
+    def __init__(self, history: History) -> None:
+        self.news: News = SimNews(history)
         self._numbers = count(1)
         self._cancelled: set[tuple[int, int]] = set()
         self._look: set[tuple[int, int]] = set()
@@ -173,7 +219,7 @@ class SimExecutor:
             return
         if inspect.iscoroutine(value):
             one.loop = TaskLoop(pool.clock, pool.loop)
-            one.task = one.loop.create_task(value, context=context)
+            one.task = one.loop.start(value, context)
             one.task.add_done_callback(lambda task: self._awaited(one, task))
         else:
             self._end_later(one, None, value)

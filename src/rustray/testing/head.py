@@ -18,7 +18,7 @@ from rustray.scheduler.invariants import check
 from rustray.scheduler.scheduler import Scheduler
 from rustray.scheduler.state import SchedulerSettings
 from rustray.task.views import WorkerInfo
-from rustray.testing.clock import ProcessLoop, VirtualClock
+from rustray.testing.clock import WALL_OFFSET_S, ProcessLoop, VirtualClock
 from rustray.testing.history import History
 from rustray.testing.network import Network
 from rustray.testing.stream import Stream
@@ -107,7 +107,7 @@ class SimHead:
         self._random = random
         self._settings = settings
         self.commit_s = commit_s
-        self.store = JournalStore(":memory:", "full", lambda: clock.now)
+        self.store = JournalStore(":memory:", "full", lambda: clock.now + WALL_OFFSET_S)
         self._next_session = 1
         self._streams: list[Stream] = []
         self.start()
@@ -124,6 +124,7 @@ class SimHead:
             Scheduler(settings), NotificationManager(), self._journal, self.loop
         )
         self.driver.history = self._history
+        self.driver.clock_offset_s = WALL_OFFSET_S
         self._connections = ConnectionManager(self.driver)
         self._streams = []
         if recovered is not None:

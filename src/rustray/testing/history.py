@@ -72,6 +72,7 @@ class TaskRecord:
     task_class: TaskClass
     payload: bytes
     takes_s: float | None
+    deadline_unix_s: float = 0.0
     runs: list[Run] = field(default_factory=list)
     outcome: Outcome | None = None
     error: RustRayError | None = None

@@ -13,7 +13,7 @@ from rustray.client.remote import RemoteFunction
 from rustray.common.errors import RustRayError, TaskNotFound
 from rustray.common.ids import TaskId, task_id
 from rustray.task.codec import decode_value
-from rustray.task.spec import Codec, TaskClass
+from rustray.task.spec import Codec, TaskClass, deadline_unix_s
 from rustray.task.state import TaskState
 from rustray.testing.client import PREFIX
 from rustray.testing.history import Run, TaskRecord
@@ -86,6 +86,7 @@ class SimFunction:
         self._options = options
         self.function: Callable[..., Any] = function
         self.takes_s = takes_s
+        self.deadline_unix_s = deadline_unix_s(options.get("deadline"))
         self.code = b"function %d" % number
         self.task_class: TaskClass = task_class(function, sha256(self.code).digest(), options)
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 from rustray.common.resources import CPU, ResourceSet
 from rustray.task.frames import AssignFrame, WorkerFrame
 from rustray.task.views import WorkerInfo
-from rustray.testing.clock import ProcessLoop, Timer, VirtualClock
+from rustray.testing.clock import WALL_OFFSET_S, ProcessLoop, Timer, VirtualClock
 from rustray.testing.executor import Functions, SimPool
 from rustray.testing.head import HEAD, SimHead
 from rustray.testing.network import Network
@@ -39,7 +39,7 @@ class CheckedDriver(WorkerDriver):
             super()._carry_out(command)
 
     def _unix_s(self, at: float) -> float:
-        return at  # the virtual clock is the only one
+        return at + WALL_OFFSET_S
 
 
 class SessionPump:

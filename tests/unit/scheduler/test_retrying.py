@@ -101,6 +101,26 @@ def test_pauses_double_with_full_jitter_up_to_ten_minutes() -> None:
     assert pause_s(3.5, 8, lots.fraction()) == 3.5
 
 
+@pytest.mark.parametrize("after_s", [0.0, 60.0])
+def test_a_failure_whose_ack_was_lost_is_charged_once(after_s: float) -> None:
+    """Regression: the worker came back, reported it again, and it was charged twice."""
+    bench = a_bench(retry_exceptions=True, retry_delay_s=1000.0, max_retries=1)
+    worker = bench.workers["w-1"]
+    [lease] = worker.held
+    raise_in(bench, a_failure())
+    bench.disconnect(worker)
+    bench.pass_time(after_s)
+    worker.held[lease] = {0}  # as it lists what it has told and the head has not acked
+    bench.join("w-1")
+    bench.end(worker, lease, 0, state=FAILED, payload=a_failure())
+    assert bench.ended == {}
+    bench.pass_time(1000.0)
+    bench.join("w-2")
+    bench.run_all()
+    assert bench.ended == {0: [TaskState.SUCCEEDED]}
+    assert bench.attempts[0] == [1, 2]
+
+
 def test_retries_of_exceptions_end_with_the_budget() -> None:
     """max_retries bounds them; the last exception is what the task ends with."""
     bench = a_bench(retry_exceptions=True, retry_delay_s=1.0, max_retries=2)

@@ -18,6 +18,7 @@ import rustray
 from helpers.sources import SRC
 from rustray.common.errors import (
     InvariantError,
+    NotInTask,
     PayloadError,
     TaskCancelled,
     TaskExecutionFailed,
@@ -184,6 +185,44 @@ def test_limits_are_kept_in_virtual_time() -> None:
             with pytest.raises(TaskTimeout):
                 task.result()
             assert least <= cluster.now <= most
+
+
+def test_a_deadline_is_a_moment_of_the_virtual_wall_clock() -> None:
+    """What has not ended by then ends, though no worker is there."""
+    with SimCluster(1, workers=1) as cluster:
+        cluster.crash_worker("w-0")
+        task = cluster.remote(double, deadline=cluster.unix_s + 300.0).remote(1)
+        with pytest.raises(TaskTimeout, match="deadline"):
+            task.result()
+        assert 300.0 <= cluster.now < 302.0
+
+
+def test_a_task_knows_its_context() -> None:
+    """`rustray.context` tells id, fence and flag, and what a task says is in its history."""
+    seen: list[int] = []
+
+    async def work() -> str:
+        context = rustray.context()
+        seen.append(context.fence)
+        context.progress(0.5, "half")
+        context.emit("rows", 10)
+        while not context.is_cancelled():  # noqa: ASYNC110 - it is what tasks do
+            await asyncio.sleep(1.0)  # the task's work
+        return context.task_id
+
+    with SimCluster(1) as cluster:
+        task = cluster.submit(work)
+        cluster.run_until(lambda: task.is_running)
+        cluster.crash_worker(task.worker)
+        cluster.run_until(lambda: len(task.runs) == 2)
+        task.cancel()
+        cluster.settle()
+        said = {(entry.event, entry.detail) for entry in task.history}
+        assert {("progress", "0.5 half"), ("emitted", "rows=10")} <= said
+        assert seen[0] < seen[1]
+        assert task.runs[-1].end == "returned"
+    with pytest.raises(NotInTask):
+        rustray.context()
 
 
 def test_a_lost_worker_costs_an_attempt() -> None:
