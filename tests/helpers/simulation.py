@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from random import Random
+from typing import Any
 
 from rustray.common.errors import TaskNotFound
 from rustray.scheduler.state import SchedulerSettings
@@ -20,6 +21,12 @@ STRATEGY_NAMES = [
     "LocalityAware",
 ]
 CHAOS_S = 30.0
+_OPTIONS: list[dict[str, Any]] = [
+    {"max_retries": -1},
+    {"max_retries": -1},
+    {"max_retries": 0},
+    {"max_retries": -1, "exclusive": True},
+]
 
 
 def make_cluster(seed: int, *, workers: int = 3) -> SimCluster:
@@ -63,8 +70,8 @@ class RandomHistory:
         self._count = tasks
         cluster = self.cluster
         self._functions = [
-            cluster.remote(work, takes_s=duration_of, max_retries=retries, priority=priority)
-            for retries in (-1, -1, 0)
+            cluster.remote(work, takes_s=duration_of, priority=priority, **options)
+            for options in _OPTIONS
             for priority in (0, 0, 0, 5)
         ]
 

@@ -83,6 +83,7 @@ class Controls:
         """
         worker = self._worker(name)
         self._need(worker.is_up, f"{name} does not run")
+        self._history.frozen.discard(name)
         self._history.note("worker crashed", name)
         worker.die()
 
@@ -99,14 +100,16 @@ class Controls:
 
     def pause_worker(self, name: str) -> None:
         """Freeze a worker with its tasks, as SIGSTOP or a sleeping laptop does."""
-        self._history.note("worker paused", name)
         self._worker(name).loop.pause()
+        self._history.frozen.add(name)
+        self._history.note("worker paused", name)
 
     def resume_worker(self, name: str) -> None:
         """Let a worker go on; without effect if it is not paused."""
         loop = self._worker(name).loop
         if loop.is_paused:
             self._history.note("worker resumed", name)
+            self._history.frozen.discard(name)
             loop.resume()
 
     def drain_worker(self, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import signal
 from array import array
 from asyncio.events import _get_running_loop, _set_running_loop
 from collections import deque
@@ -339,6 +340,7 @@ class SimPool:
         self.functions = functions
         self.tell = tell
         self.executors: dict[int, SimExecutor] = {}
+        self._guards: dict[int, Timer] = {}
 
     async def start(self) -> tuple[FunctionInfo, ...]:
         """See `Pool`."""
@@ -377,6 +379,15 @@ class SimPool:
     def kill(self, executor_id: int, signum: int) -> None:
         """See `Pool`."""
         self._at(executor_id).exit(signum)
+
+    def guard(self, executor_id: int, until: float) -> None:
+        """See `Pool`."""
+        guard = self._guards.pop(executor_id, None)
+        if guard is not None:
+            guard.cancel()
+        if until < float("inf"):
+            exit_ = self._at(executor_id).exit
+            self._guards[executor_id] = self.loop.call_at(until, exit_, signal.SIGKILL)
 
     async def close(self, grace_s: float = 2.0) -> None:
         """See `Pool`."""

@@ -9,6 +9,7 @@ from random import Random
 
 from rustray.common.errors import CommunicationError
 from rustray.head.connections import ConnectionManager
+from rustray.head.core import Start
 from rustray.head.driver import HeadDriver
 from rustray.head.journal_store import JournalStore
 from rustray.head.notifications import NotificationManager
@@ -107,6 +108,7 @@ class SimHead:
         self._random = random
         self._settings = settings
         self.commit_s = commit_s
+        self.lease_ttl_s = settings.lease_ttl_s
         self.store = JournalStore(":memory:", "full", lambda: clock.now + WALL_OFFSET_S)
         self._next_session = 1
         self._streams: list[Stream] = []
@@ -118,13 +120,15 @@ class SimHead:
         self.loop = self._network.loops[HEAD] = ProcessLoop(self._clock)
         recovered = self.store.load(GRACE_S)
         # As a real head: no lease number of an earlier one comes again.
-        settings = replace(self._settings, first_lease=self.store.epoch_ms << 14)
+        start = Start(self.store.epoch_ms, is_first=self.store.starts == 1)
+        settings = replace(self._settings, first_lease=start.first_lease)
         self._journal = SimJournal(self.store, self.loop, self._random, self.commit_s)
         self.driver = ObservedDriver(
             Scheduler(settings), NotificationManager(), self._journal, self.loop
         )
         self.driver.history = self._history
         self.driver.clock_offset_s = WALL_OFFSET_S
+        self.driver.notifications.go_on(self.store.events, start.revision)
         self._connections = ConnectionManager(self.driver)
         self._streams = []
         if recovered is not None:

@@ -98,6 +98,7 @@ class History:
         entries: In order.
         tasks: By number.
         may_expire: Results are so limited that some are dropped before the client has them.
+        frozen: Workers that are paused: their tasks stand still.
         ended_tasks: How many have ended.
     """
 
@@ -105,6 +106,7 @@ class History:
         self.entries: list[HistoryEntry] = []
         self.tasks: list[TaskRecord] = []
         self.may_expire = False
+        self.frozen: set[str] = set()
         self.ended_tasks = 0
         self._clock = clock
         self._start_s = clock.now
@@ -156,6 +158,9 @@ class History:
         self._require(payload == task.payload, task, "got another task's arguments")
         may_run = task.task_class.max_retries != 0 or not task.runs
         self._require(may_run, task, "ran twice, with max_retries=0")
+        others = [run.worker for run in task.runs if run.end == "running"]
+        may_overlap = not task.task_class.exclusive or self.frozen.issuperset(others)
+        self._require(may_overlap, task, f"is exclusive, and runs on {', '.join(others)} still")
         run = Run(worker, attempt, self.now)
         task.runs.append(run)
         return run

@@ -109,7 +109,7 @@ class SimWorker:
         self._end: End | None = None
         self._stream: Stream | None = None
         self._limit: Timer | None = None
-        self._heard_at = 0.0
+        self._heard_at = self._asked_at = 0.0
         self.driver.apply(w.PoolStarted())
         self.loop.call_soon(self._connect)
 
@@ -143,6 +143,7 @@ class SimWorker:
         if self.session is not None:
             return
         info = WorkerInfo(self.name, self._lives, self.name, "", {CPU: self.cpus})
+        self._asked_at = self.loop.time()
         self._limit = self.loop.call_later(RPC_LIMIT_S, self._fail)
         self._network.carry(self.name, HEAD, self._ask_to_register, info)
 
@@ -164,7 +165,7 @@ class SimWorker:
         self._reconnect.session_opened(self.loop.time())
         self._heard_at = self.loop.time()
         pump = self.session = SessionPump(self, session)
-        self.driver.apply(w.SessionOpened(session))
+        self.driver.apply(w.SessionOpened(session, self._asked_at, self._head.lease_ttl_s))
         stream = self._stream = Stream(self._network, self.name, HEAD, breaks=False)
         self._end = stream.join(self.name, self.loop, pump)
         self._network.insist(self.name, HEAD, self._open_at_head, session, stream)
@@ -209,7 +210,14 @@ class SimWorker:
         self.loop.call_later(HEARTBEAT_S, self._beat, pump)
         sent, received, held, running = self.driver.manager.heartbeat()
         self._network.carry(
-            self.name, HEAD, self._beat_at_head, pump, (sent, received), held, running
+            self.name,
+            HEAD,
+            self._beat_at_head,
+            pump,
+            (sent, received),
+            held,
+            running,
+            self.loop.time(),
         )
 
     def _beat_at_head(
@@ -218,15 +226,18 @@ class SimWorker:
         numbers: tuple[int, int],
         held: tuple[tuple[int, int], ...],
         running: int,
+        asked_at: float,
     ) -> None:
         is_known = self._head.heartbeat(self.name, pump.number, numbers, held, running)
-        self._network.carry(HEAD, self.name, self._hear, pump, is_known)
+        self._network.carry(HEAD, self.name, self._hear, pump, asked_at, is_known)
 
-    def _hear(self, pump: SessionPump, is_known: bool) -> None:
+    def _hear(self, pump: SessionPump, asked_at: float, is_known: bool) -> None:
         if self.session is not pump:
             return
         self._heard_at = self.loop.time()
-        if not is_known:
+        if is_known:
+            self.driver.apply(w.HeartbeatAnswered(pump.number, asked_at))
+        else:
             self._hang_up()
 
     def _hang_up(self) -> None:
