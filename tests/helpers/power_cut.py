@@ -51,9 +51,11 @@ class Disk:
 
     Attributes:
         steps: In order.
+        fails_to_sync: Every sync from now on is an error.
     """
 
     steps: list[Step] = field(default_factory=list)
+    fails_to_sync: bool = False
 
     def __post_init__(self) -> None:
         self._vfs = _Vfs(self, f"disk-{id(self):x}")
@@ -220,6 +222,8 @@ class _File(apsw.VFSFile):
         super().xTruncate(newsize)
 
     def xSync(self, flags: int) -> None:  # noqa: N802
+        if self._disk.fails_to_sync:
+            raise apsw.IOError("the disk says no")
         super().xSync(flags)
         self._disk.note(Step("sync", self._name))
 

@@ -159,6 +159,7 @@ def test_a_journal_of_an_older_schema_is_brought_up_to_date(tmp_path: Path, vers
         drops = "".join(_LATER[later] for later in range(version + 1, SCHEMA_VERSION + 1))
         db.executescript(f"{drops} PRAGMA user_version = {version};")
     assert journal_files.check(path).tasks == 1
+    assert journal_files.backup(path, tmp_path / "copy.db").tasks == 1
     store = JournalStore(path)
     store.commit([c.PersistOomRerun(1, 0, 1), c.PersistCrash(1, 0, "boom")])
     found = store.load(1.0)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 from pathlib import Path
 
 import pytest
 
 from helpers.scheduling import ANYTHING, PREFIX
 from helpers.waiting import aeventually
-from rustray.common.errors import ConfigError, ObjectLost, TaskNotFound
+from rustray.common.errors import ObjectLost, TaskNotFound
 from rustray.head import journal_files
 from rustray.head.client_peer import ClientPeer
 from rustray.head.driver import HeadDriver
@@ -194,25 +193,6 @@ def test_a_lost_file_does_not_stop_a_backup(state: StateDir, tmp_path: Path) -> 
     the_file(state).unlink()
     found = journal_files.backup(state.path / FILE_NAME, tmp_path / "copy.db")
     assert (found.tasks, len(found.lost)) == (3, 1)
-
-
-def test_a_journal_of_before_large_results_is_brought_up_to_date(tmp_path: Path) -> None:
-    """In one transaction; it can be checked and copied before that too."""
-    path = tmp_path / FILE_NAME
-    store = JournalStore(path)
-    store.commit([a_batch(1, 3)])
-    store.close()
-    with sqlite3.connect(path) as db:
-        db.execute("DROP TABLE large")
-        db.execute("PRAGMA user_version = 4")
-    db.close()
-    assert journal_files.backup(path, tmp_path / "copy.db").tasks == 3
-    store = JournalStore(path)
-    store.commit([an_outcome(1, 1, BIG)])
-    store.close()
-    assert journal_files.check(path).results == 1
-    with pytest.raises(ConfigError, match="journal"):
-        JournalStore(tmp_path / "absent" / FILE_NAME)
 
 
 class Client:

@@ -259,10 +259,18 @@ class FunctionNotFound(ResourceNotAvailable):
 
 
 class ResourceExhausted(RustRayError):
-    """A limit on size, number or rate is reached."""
+    """A limit on size, number or rate is reached.
+
+    Attributes:
+        retry_after_s: When it is worth trying again, in seconds from now; 0: not known.
+    """
 
     code = "RESOURCE_EXHAUSTED"
     retryable = True
+
+    def __init__(self, message: str = "", *, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class PayloadError(RustRayError):

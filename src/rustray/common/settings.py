@@ -298,6 +298,13 @@ class SchedulerSettings:
         low=1,
         high=16_000_000,
     )
+    disk_reserve_mb: int = _setting(
+        256,
+        "whole",
+        "Megabytes that stay free on the state directory's disk: with less, no new tasks; 0: any.",
+        low=0,
+        high=16_000_000,
+    )
     durability: str = _setting(
         "full",
         "text",

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from rustray.common.errors import ConfigError, HeadUnavailable
 from rustray.head.config import HeadConfig
 from rustray.head.core import VERSION, HeadCore, HeadIdentity, Start
+from rustray.head.disk_watch import DiskWatch
 from rustray.head.journal import GroupCommitJournal, Journal, MemoryJournal
 from rustray.head.journal_files import expect_journal, note_journal
 from rustray.head.journal_store import FILE_NAME, JournalStore
@@ -101,6 +102,7 @@ class Head:
             journal=journal,
         )
         core.notifications.go_on(events, start.revision)
+        await self._watch_disk(core, journal)
         if journal.level != MemoryJournal.level:
             reader = ResultReader(self._state.path / FILE_NAME)
             core.driver.results = reader
@@ -133,6 +135,23 @@ class Head:
         )
         if auth is not None and identity is not None:
             self._publish(auth)
+
+    async def _watch_disk(self, core: HeadCore, journal: Journal) -> None:
+        """Have the scheduler know how the disk does, from before the first task on."""
+        driver = core.driver
+        if isinstance(journal, GroupCommitJournal):
+            journal.on_stall = lambda is_stalled: driver.note_storage(is_stalled=is_stalled)
+        reserve_mb = self.config.limits.disk_reserve_mb
+        if not reserve_mb or isinstance(journal, MemoryJournal):
+            return
+        watch = DiskWatch(
+            self._state.path,
+            reserve_mb * 1_000_000,
+            lambda is_full: driver.note_storage(is_full=is_full),
+        )
+        await watch.look()
+        task = asyncio.get_running_loop().create_task(watch.run())
+        self._stack.callback(task.cancel)
 
     def _open_journal(
         self,

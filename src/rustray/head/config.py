@@ -82,6 +82,8 @@ class Limits:
         result_ttl_s: Seconds that a result is kept.
         result_memory_mb: Megabytes (10**6 bytes) of kept results; the oldest go first.
         result_disk_mb: The same for large results, which are files in the state directory.
+        disk_reserve_mb: Megabytes that stay free on the disk of the state directory: with less, no
+            new tasks are accepted; 0: any.
     """
 
     max_pending_tasks: int = 10_000_000
@@ -89,6 +91,7 @@ class Limits:
     result_ttl_s: float = 86_400.0
     result_memory_mb: int = 512
     result_disk_mb: int = 10_000
+    disk_reserve_mb: int = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,5 +144,6 @@ class HeadConfig:
                 scheduler.result_ttl_s,
                 scheduler.result_memory_mb,
                 scheduler.result_disk_mb,
+                scheduler.disk_reserve_mb,
             ),
         )

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol, get_args
 
-from rustray.common.errors import InvariantError, ObjectLost
+from rustray.common.errors import InvariantError, ObjectLost, ResourceExhausted
 from rustray.head.journal import Journal
 from rustray.head.notifications import NotificationManager
 from rustray.scheduler.commands import (
@@ -32,7 +32,7 @@ from rustray.scheduler.commands import (
     RejectTasks,
     ReportUnknown,
 )
-from rustray.scheduler.events import Event, ResultsStored, TimePassed
+from rustray.scheduler.events import Event, ResultsStored, StorageChanged, TimePassed
 from rustray.scheduler.scheduler import Scheduler
 from rustray.task.columns import PayloadColumn, StoredColumn
 
@@ -121,6 +121,7 @@ class HeadDriver:
         self._held: deque[tuple[int, Callable[[Any], None], Any]] = deque()
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._large: deque[tuple[int, int]] = deque()
+        self._reject_once_safe = self._once_safe(self._tell_client)
         journal.on_commit = self._on_commit
         self._publish = self._once_safe(notifications.publish)
         notifications.on_drop = self._forget_events
@@ -131,7 +132,7 @@ class HeadDriver:
             DeliverOutcome: self._once_safe(self._deliver),
             PublishEvents: self._number,
             AcceptTasks: self._once_safe(self._tell_client),
-            RejectTasks: self._once_safe(self._tell_client),
+            RejectTasks: self._reject,
             ReportUnknown: self._once_safe(self._tell_client),
             GrantLease: self._grant,
             CancelLease: self._tell_worker,
@@ -231,6 +232,16 @@ class HeadDriver:
             if not waiter.done():
                 waiter.set_result(None)
 
+    def note_storage(self, *, is_full: bool | None = None, is_stalled: bool | None = None) -> None:
+        """Tell the scheduler how the disk under the journal does; None: as before."""
+        known = self.scheduler.state.storage
+        self.handle(
+            StorageChanged(
+                known.is_full if is_full is None else is_full,
+                known.is_stalled if is_stalled is None else is_stalled,
+            )
+        )
+
     async def read_results(self, column: StoredColumn) -> PayloadColumn:
         """Read large results back.
 
@@ -252,6 +263,12 @@ class HeadDriver:
         self.journal.append(command)
         if command.is_large:
             self._large.append((self.journal.appended, command.number))
+
+    def _reject(self, command: RejectTasks) -> None:
+        if isinstance(command.error, ResourceExhausted):
+            self._tell_client(command)  # it rests on no fact, and the disk may be why
+        else:
+            self._reject_once_safe(command)
 
     def _grant(self, command: GrantLease) -> None:
         task_class = command.task_class

@@ -13,11 +13,16 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
-from rustray.scheduler.commands import JournalCommand
+from rustray.scheduler.commands import JournalCommand, PersistOutcome
 
 logger = logging.getLogger("rustray.head")
+
+MAX_WAITING: Final = 100_000
+"""Commands (each a batch, or how a part of one ended) that wait to be committed."""
+MAX_WAITING_BYTES: Final = 256 << 20
+"""Bytes of results that do; arguments have a bound of their own, `max_pending_bytes`."""
 
 
 class Journal(Protocol):
@@ -65,7 +70,12 @@ class Store(Protocol):
 
 
 class GroupCommitJournal:
-    """Commits in a thread of its own, group by group."""
+    """Commits in a thread of its own, group by group.
+
+    Attributes:
+        is_stalled: More waits for the disk than may wait.
+        on_stall: Called on the event loop with whether it is stalled now, when that changes.
+    """
 
     def __init__(
         self,
@@ -91,7 +101,10 @@ class GroupCommitJournal:
         self._loop = loop
         self._store = store
         self._on_failure = on_failure
+        self.is_stalled = False
+        self.on_stall: Callable[[bool], None] = _ignore
         self._waiting: list[JournalCommand] = []
+        self._waiting_bytes = self._committing_bytes = 0
         self._is_planned = False
         self._is_committing = False
         self._has_failed = False
@@ -104,6 +117,13 @@ class GroupCommitJournal:
         """Take one command; it is committed with all others of this turn of the loop."""
         self._waiting.append(command)
         self.appended += 1
+        if type(command) is PersistOutcome:
+            self._waiting_bytes += command.outcome.payloads.size_bytes
+        if not self.is_stalled and (
+            self.appended - self.committed > MAX_WAITING
+            or self._waiting_bytes + self._committing_bytes > MAX_WAITING_BYTES
+        ):
+            self._note_stall(True)
         if not (self._is_planned or self._is_committing or self._has_failed):
             self._is_planned = True
             self._loop.call_soon(self._start)
@@ -113,7 +133,14 @@ class GroupCommitJournal:
         if self._waiting and not (self._is_committing or self._has_failed):
             self._is_committing = True
             group, self._waiting = self._waiting, []
+            self._committing_bytes, self._waiting_bytes = self._waiting_bytes, 0
             self._groups.put((self.appended, group))
+
+    def _note_stall(self, is_stalled: bool) -> None:
+        self.is_stalled = is_stalled
+        if is_stalled:
+            logger.warning("the disk does not keep up: no new tasks are accepted until it does")
+        self.on_stall(is_stalled)
 
     def _run(self) -> None:
         while (item := self._groups.get()) is not None:
@@ -140,8 +167,15 @@ class GroupCommitJournal:
             self._on_failure(error)
             return
         self.committed = number
+        self._committing_bytes = 0
         try:
             self.on_commit()
+            if (
+                self.is_stalled
+                and self.appended - number <= MAX_WAITING // 2
+                and (self._waiting_bytes <= MAX_WAITING_BYTES // 2)
+            ):
+                self._note_stall(False)
         finally:
             self._start()
 
@@ -158,3 +192,7 @@ class GroupCommitJournal:
 
 def _nothing() -> None:
     """Stand in until somebody wants to know."""
+
+
+def _ignore(_: bool) -> None:
+    """Likewise."""

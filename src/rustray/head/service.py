@@ -18,6 +18,7 @@ from rustray.common.errors import (
     AuthorizationError,
     ConfigError,
     PayloadError,
+    ResourceExhausted,
     RustRayError,
     TaskNotFound,
 )
@@ -160,7 +161,10 @@ class HeadService:
             if task_class is not None:
                 self._submit_run(items[start:end], task_class, start, verdicts)
             start = end
-        await self._driver.safe()
+        if not all(
+            verdict and isinstance(verdict.error, ResourceExhausted) for verdict in verdicts
+        ):
+            await self._driver.safe()
         return [verdict for verdict in verdicts if verdict is not None]
 
     def _named(self, item: SubmitItem) -> SubmitItem:

@@ -141,6 +141,8 @@ def to_detail(error: RustRayError) -> common.ErrorDetail:
         detail.fields["phase"] = clip(error.phase, MAX_FIELD_BYTES)
     if isinstance(error, TaskExecutionFailed):
         detail.fields["error_type"] = clip(error.error_type, MAX_FIELD_BYTES)
+    if isinstance(error, ResourceExhausted):
+        detail.fields["retry_after_s"] = f"{error.retry_after_s:g}"
     if isinstance(error, TaskOutOfMemory):
         detail.fields["peak"] = f"{error.peak:g}"
         detail.fields["limit"] = f"{error.limit:g}"
@@ -150,9 +152,11 @@ def to_detail(error: RustRayError) -> common.ErrorDetail:
 def from_detail(detail: common.ErrorDetail) -> RustRayError:
     """Rebuild an error; one of a class that this release does not know is a `RustRayError`."""
     cls = _CLASSES.get(detail.code, RustRayError)
+    fields = detail.fields
+    if issubclass(cls, ResourceExhausted):
+        return cls(detail.message, retry_after_s=_number(fields.get("retry_after_s", "")))
     if not issubclass(cls, TaskError):
         return cls(detail.message)
-    fields = detail.fields
     attempt = fields.get("attempt", "")
     error = cls(
         detail.message,

@@ -17,12 +17,13 @@ from rustray.scheduler.commands import (
     AcceptTasks,
     DeliverOutcome,
     PersistBatch,
+    PersistCode,
     PublishEvents,
     RejectTasks,
     ReportUnknown,
 )
 from rustray.scheduler.deadlines import end_queued_if_due, start_batch_timers
-from rustray.scheduler.events import FollowRequested, TasksSubmitted
+from rustray.scheduler.events import CodeReceived, FollowRequested, TasksSubmitted
 from rustray.scheduler.placement import add_span, capacity_of, new_queue
 from rustray.scheduler.records import Batch, ClassQueue
 from rustray.scheduler.state import SchedulerState
@@ -33,6 +34,8 @@ from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 
 DIGEST_BYTES = 16
+FULL_RETRY_S = 5.0
+STALLED_RETRY_S = 1.0
 
 
 def on_submitted(state: SchedulerState, event: TasksSubmitted) -> None:
@@ -49,6 +52,14 @@ def on_submitted(state: SchedulerState, event: TasksSubmitted) -> None:
         low = end
     if low < count:
         _accept_fresh(state, event, low, count)
+
+
+def on_code(state: SchedulerState, event: CodeReceived) -> None:
+    """Keep the code of a function; the tasks that need it follow."""
+    if state.storage.is_full or state.storage.is_stalled or event.code_hash in state.code:
+        return  # the tasks that follow are refused, or it is here
+    state.code[event.code_hash] = event.code
+    state.commands.append(PersistCode(event.code_hash, event.code))
 
 
 def _accept_fresh(state: SchedulerState, event: TasksSubmitted, low: int, high: int) -> None:
@@ -174,6 +185,8 @@ def refusal(
     state: SchedulerState, queue: ClassQueue, payloads: PayloadColumn
 ) -> RustRayError | None:
     """Say why tasks cannot be accepted, or None."""
+    if state.storage.is_full or state.storage.is_stalled:
+        return storage_error(state)
     settings = state.settings
     task_class = queue.task_class
     size = len(payloads.blob)
@@ -196,6 +209,24 @@ def refusal(
             f"{settings.max_pending_bytes} are allowed; submit again when some have ended"
         )
     return call_error(state, task_class) or feasibility_error(state, queue)
+
+
+def storage_error(state: SchedulerState) -> ResourceExhausted:
+    """Say why the disk under the journal allows no new tasks."""
+    if state.storage.is_full:
+        state.counters["submits_refused_disk_full"] += 1
+        return ResourceExhausted(
+            "the head's disk has less room than it keeps in reserve ([scheduler] disk_reserve_mb), "
+            "so no new tasks are accepted; those that are accepted go on. Make room there; it is "
+            "noticed within seconds",
+            retry_after_s=FULL_RETRY_S,
+        )
+    state.counters["submits_refused_disk_slow"] += 1
+    return ResourceExhausted(
+        "the head's disk does not keep up: too much waits to be committed. Submit again in a "
+        "moment, or use a faster disk for the state directory",
+        retry_after_s=STALLED_RETRY_S,
+    )
 
 
 def call_error(state: SchedulerState, task_class: TaskClass) -> RustRayError | None:

@@ -79,6 +79,19 @@ class ResultsStored:
 
 
 @record
+class StorageChanged:
+    """The disk under the journal has become better or worse.
+
+    Attributes:
+        is_full: Less than the reserve is free.
+        is_stalled: More waits to be committed than may wait.
+    """
+
+    is_full: bool
+    is_stalled: bool
+
+
+@record
 class FollowRequested:
     """A client came back and asks for tasks ``first`` to ``first + count - 1`` of its session."""
 
@@ -237,6 +250,7 @@ Event = (
     | CancelRequested
     | OutcomesDelivered
     | ResultsStored
+    | StorageChanged
     | FollowRequested
     | WorkerJoined
     | WorkerReported

@@ -87,7 +87,10 @@ def queues_hold_what_is_queued(state: SchedulerState) -> None:
         queued += number
         if number:
             listed = queue.is_blocked and queue in state.blocked
-            _require(listed, "a queue with work is neither placed nor blocked")
+            _require(
+                listed or state.storage.is_stalled,
+                "a queue with work is neither placed nor blocked",
+            )
     for session in state.sessions.values():
         for batch in session.batches:
             delayed += len(batch.delayed)
@@ -142,7 +145,9 @@ def outcomes_are_found(state: SchedulerState) -> None:
 
 
 def no_room_is_left_unused(state: SchedulerState) -> None:
-    """No task waits while a ready worker stands idle that could run it."""
+    """No task waits while a ready worker stands idle that could run it, unless the disk stalls."""
+    if state.storage.is_stalled:
+        return
     for queue in state.queues.values():
         if queue.queued <= 0:
             continue

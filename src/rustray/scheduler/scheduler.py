@@ -15,7 +15,7 @@ from rustray.scheduler import (
     results,
     retrying,
 )
-from rustray.scheduler.commands import Command, PersistCode
+from rustray.scheduler.commands import Command
 from rustray.scheduler.events import (
     CancelRequested,
     CodeReceived,
@@ -26,6 +26,7 @@ from rustray.scheduler.events import (
     OutcomesDelivered,
     ResultsStored,
     StateRecovered,
+    StorageChanged,
     TasksSubmitted,
     TimePassed,
     WorkerDied,
@@ -67,7 +68,9 @@ class Scheduler:
         state.now = now
         state.commands = []
         self._apply(event)
-        placement.dispatch(state)
+        if not state.storage.is_stalled:
+            # What is given out comes back as outcomes that wait for the disk too.
+            placement.dispatch(state)
         commands = state.commands
         state.commands = []
         return commands
@@ -86,9 +89,7 @@ class Scheduler:
             case TimePassed():
                 self._run_timers()
             case CodeReceived():
-                if event.code_hash not in state.code:
-                    state.code[event.code_hash] = event.code
-                    state.commands.append(PersistCode(event.code_hash, event.code))
+                admission.on_code(state, event)
             case CancelRequested():
                 cancellation.on_cancel(state, event.request)
             case FollowRequested():
@@ -103,6 +104,7 @@ class Scheduler:
         | WorkerDied
         | DrainRequested
         | ResultsStored
+        | StorageChanged
         | StateRecovered,
     ) -> None:
         match event:
@@ -114,6 +116,8 @@ class Scheduler:
                 membership.on_died(self.state, event)
             case DrainRequested():
                 membership.on_drain(self.state, event)
+            case StorageChanged():
+                self.state.storage = event
             case ResultsStored():
                 results.on_stored(self.state, event)
             case StateRecovered():

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from rustray.common.records import record
 from rustray.scheduler.commands import Command, ForgetBatch, ForgetCode
+from rustray.scheduler.events import StorageChanged
 from rustray.scheduler.load_balancer import LoadBalancer, WorkerLoad
 from rustray.scheduler.ordering import Lots
 from rustray.scheduler.records import (
@@ -90,6 +91,7 @@ class SchedulerState:
         timers: Heap of (time, order, kind, subject).
         results: How tasks ended, as long as it is kept; but for large results.
         large: Results that the shell keeps.
+        storage: How the disk under the journal does.
         unstored: Large ones that it does not have safe yet, by number.
         functions: Announced name to description; remembered after the worker has left.
         code: Hash to cloudpickled function.
@@ -121,6 +123,7 @@ class SchedulerState:
         self.results = Shelf(settings.result_memory_bytes)
         self.large = Shelf(settings.result_disk_bytes)
         self.unstored: dict[int, StoredOutcome] = {}
+        self.storage = StorageChanged(is_full=False, is_stalled=False)
         self.functions: dict[str, FunctionInfo] = {}
         self.code: dict[bytes, bytes] = {}
         self.ghost: WorkerRecord | None = None
