@@ -199,14 +199,28 @@ class Cluster:
         return node
 
     def launch(
-        self, name: str, argv: Sequence[str], *, state_dir: Path | None = None, **env: str
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        state_dir: Path | None = None,
+        through: Sequence[str] = (),
+        **env: str,
     ) -> Node:
-        """Start a Python program of this cluster without waiting for anything."""
+        """Start a Python program of this cluster without waiting for anything.
+
+        Args:
+            name: For messages and the log's name.
+            argv: What follows the interpreter.
+            state_dir: Where it looks for credentials; None: the head's directory.
+            through: A command that starts it, such as ``ip netns exec NAME``.
+            **env: Added to its environment.
+        """
         log = self.directory / f"{name}-{len(self._nodes)}.log"
         output = log.open("wb")
         self._files.append(output)
         process = subprocess.Popen(
-            [sys.executable, *argv],
+            [*through, sys.executable, *argv],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -1,0 +1,62 @@
+"""``python -m chaos``: run the nemesis, or check a kept history again."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from chaos import namespaces, report
+from chaos.checker import check
+from chaos.faults import BY_NAME, MIX
+from chaos.history import read
+from chaos.run import RULES, Plan, draw_seed, run
+
+
+def main(arguments: list[str]) -> int:
+    """Run; the exit code is 0 without violations, 1 with some, 130 after Ctrl-C."""
+    given = _parser().parse_args(arguments)
+    if given.check is not None:
+        verdict = check(read(given.check), RULES)
+        print(report.of_verdict(verdict))
+        return 1 if verdict.violations else 0
+    if given.seed is None:
+        given.seed = draw_seed()
+    if not given.no_namespaces and not namespaces.is_inside() and not namespaces.missing():
+        rest = [*arguments, "--seed", str(given.seed)]
+        namespaces.enter(rest)
+    mix = tuple(BY_NAME[name] for name in given.faults.split(",")) if given.faults else MIX
+    plan = Plan(
+        given.seed,
+        given.minutes * 60,
+        given.workers,
+        given.clients,
+        given.in_flight,
+        mix,
+        given.dir,
+        replay=f"make chaos SEED={given.seed} MINUTES={given.minutes:g}",
+    )
+    print(report.before(plan), flush=True)
+    outcome = run(plan)
+    print(report.after(plan, outcome), flush=True)
+    if outcome.was_interrupted:
+        return 130
+    return 1 if outcome.verdict.violations else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, help="of the plan; default: one is drawn, and printed")
+    parser.add_argument("--minutes", type=float, default=1.0, help="how long faults are injected")
+    parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument("--clients", type=int, default=3)
+    parser.add_argument("--in-flight", type=int, default=120, help="open tasks of each client")
+    parser.add_argument("--faults", default="", help=f"only these: {','.join(BY_NAME)}")
+    parser.add_argument("--dir", type=Path, help="where the run's directory is made")
+    parser.add_argument("--no-namespaces", action="store_true", help="loopback only")
+    parser.add_argument("--check", type=Path, metavar="DIR", help="check a kept history again")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

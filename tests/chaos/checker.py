@@ -1,0 +1,447 @@
+"""Does a history keep the promises? A pure function from records to violations and figures.
+
+The invariants are those of docs/chaos.md:
+
+I1 what was acked exists, and ends           I5 nothing starts after a committed end or cancel
+I2 one outcome, the same for everyone        I6 one key, one id
+I3 attempts grow, and none is run for nothing I7 two attempts overlap only across a lease's end
+I4 the recorded result is the attempt's own  I8 events are gap-free, and a task's end is its last
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from chaos.history import HEAD, Record
+
+TERMINAL: Final = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "TIMED_OUT", "POISONED"})
+FOR_EVER: Final = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the cluster of the history was set to.
+
+    Attributes:
+        lease_ttl_s: Lease of a worker.
+        heartbeat_s: Time between two heartbeats: a lease may be that old when trouble begins.
+        slack_s: How late a record may be, for a process that was busy.
+        cancel_s: How long a cancel may need to reach its worker, where nothing is in the way.
+    """
+
+    lease_ttl_s: float
+    heartbeat_s: float
+    slack_s: float = 1.0
+    cancel_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A promise that was broken."""
+
+    invariant: str
+    task_id: str
+    text: str
+
+    def __str__(self) -> str:
+        where = f" task {self.task_id}" if self.task_id else ""
+        return f"{self.invariant}{where}: {self.text}"
+
+
+@dataclass(slots=True)
+class Run:
+    """One attempt, as its own records tell it; ``end`` is infinite where none was written."""
+
+    start: float
+    attempt: int
+    lease: int
+    pid: int
+    worker: str
+    end: float = FOR_EVER
+    hash: str = ""
+    is_crash: bool = False
+
+
+@dataclass(slots=True)
+class Task:
+    """All that is known of one task."""
+
+    retries: int = 3
+    is_exclusive: bool = False
+    is_refused: bool = False
+    submitted: float | None = None
+    acked: float | None = None
+    runs: dict[tuple[int, int], Run] = field(default_factory=dict)
+    seen: list[tuple[float, str, str, int, str]] = field(default_factory=list)
+    final: tuple[str, str, int] | None = None
+    cancels: list[tuple[float, str]] = field(default_factory=list)
+    values: set[str] = field(default_factory=set)
+    ends: dict[int, str] = field(default_factory=dict)
+
+    def in_order(self) -> list[Run]:
+        """Return the attempts in the order in which the head granted them."""
+        return sorted(self.runs.values(), key=lambda run: run.lease)
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What the checker found."""
+
+    violations: list[Violation] = field(default_factory=list)
+    figures: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
+class Troubles:
+    """What the nemesis did, by whom it hit."""
+
+    deaths: dict[str, list[tuple[float, bool]]] = field(default_factory=lambda: defaultdict(list))
+    executors: dict[tuple[str, int], float] = field(default_factory=dict)
+    windows: dict[str, list[tuple[float, float, float]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+
+    def is_any(self, low: float, high: float) -> bool:
+        """Whether anything at all went on between two times."""
+        return any(low <= at <= high for deaths in self.deaths.values() for at, _ in deaths) or any(
+            begin <= high and end + tail >= low
+            for windows in self.windows.values()
+            for begin, end, tail in windows
+        )
+
+    def head_died_between(self, low: float, high: float) -> bool:
+        """Whether the head was lost between two times."""
+        return any(low <= at <= high for at, _ in self.deaths[HEAD])
+
+
+def check(records: Iterable[Record], rules: Rules) -> Verdict:
+    """Check a history.
+
+    Args:
+        records: In the order of their times, with the head's final answers (kind ``final``) for
+            every id that was submitted.
+        rules: The cluster's settings.
+    """
+    return _Check(rules).of(records)
+
+
+class _Check:
+    """One check; `of` is called once."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._tasks: defaultdict[str, Task] = defaultdict(Task)
+        self._troubles = Troubles()
+        self._prefixes: set[str] = set()
+        self._keys: defaultdict[str, set[str]] = defaultdict(set)
+        self._events: dict[int, tuple[str, str, int]] = {}
+        self._last_revision: dict[str, int] = {}
+        self._verdict = Verdict()
+
+    def of(self, records: Iterable[Record]) -> Verdict:
+        for record in records:
+            kind = record["k"]
+            self._verdict.figures[f"records {kind}"] += 1
+            getattr(self, f"_on_{kind}")(record)
+        for task_id, task in self._tasks.items():
+            self._check_end(task_id, task)
+            self._check_outcome(task_id, task)
+            self._check_attempts(task_id, task)
+            self._check_overlaps(task_id, task)
+            self._check_late_starts(task_id, task)
+        self._check_keys()
+        self._count()
+        return self._verdict
+
+    def _report(self, invariant: str, task_id: str, text: str) -> None:
+        self._verdict.violations.append(Violation(invariant, task_id, text))
+
+    # ---- taking in the records --------------------------------------------------------
+
+    def _on_session(self, record: Record) -> None:
+        self._prefixes.add(record["prefix"])
+
+    def _on_submit(self, record: Record) -> None:
+        for task_id in record["ids"]:
+            task = self._tasks[task_id]
+            task.retries = record["retries"]
+            task.is_exclusive = record.get("exclusive", False)
+            if task.submitted is None:
+                task.submitted = record["t"]
+
+    def _on_ack(self, record: Record) -> None:
+        for task_id in record["ids"]:
+            task = self._tasks[task_id]
+            if task.acked is None:
+                task.acked = record["t"]
+        if record.get("key"):
+            self._keys[record["key"]].update(record["ids"])
+
+    def _on_refused(self, record: Record) -> None:
+        for task_id in record["ids"]:
+            self._tasks[task_id].is_refused = True
+        self._verdict.figures[f"refused {record['code']}"] += len(record["ids"])
+
+    def _on_result(self, record: Record) -> None:
+        self._tasks[record["id"]].seen.append(
+            (record["t"], record["state"], record["hash"], record["attempts"], "a client")
+        )
+
+    def _on_value(self, record: Record) -> None:
+        self._tasks[record["id"]].values.add(record["hash"])
+
+    def _on_cancel(self, record: Record) -> None:
+        self._tasks[record["id"]].cancels.append((record["t"], record["state"]))
+
+    def _on_start(self, record: Record) -> None:
+        task_id = record["id"]
+        run = Run(record["t"], record["a"], record["l"], record["pid"], record["w"])
+        if task_id not in self._tasks and task_id[:20] not in self._prefixes:
+            self._report("I1", task_id, f"ran on {run.worker}, and nobody handed it in")
+        task, key = self._tasks[task_id], (run.lease, run.attempt)
+        if key in task.runs:
+            self._report("I3", task_id, f"lease {run.lease} was run twice, {_shown(run)}")
+        task.runs[key] = run
+
+    def _on_finish(self, record: Record) -> None:
+        run = self._tasks[record["id"]].runs.get((record["l"], record["a"]))
+        if run is None:
+            self._report("I3", record["id"], f"attempt {record['a']} ended and never began")
+            return
+        run.end, run.hash = record["t"], record["hash"]
+
+    def _on_crash(self, record: Record) -> None:
+        self._troubles.executors[record["w"], record["pid"]] = record["t"]
+        run = self._tasks[record["id"]].runs.get((record["l"], record["a"]))
+        if run is not None:
+            run.end, run.is_crash = record["t"], True
+
+    def _on_down(self, record: Record) -> None:
+        self._troubles.deaths[record["w"]].append((record["t"], record.get("clean", False)))
+        kind, how = record["w"].partition("-")[0], "in order" if record.get("clean") else "killed"
+        if record.get("by_itself"):
+            how = "stopped by itself"
+        self._verdict.figures[f"{kind} {how}"] += 1
+
+    def _on_window(self, record: Record) -> None:
+        self._troubles.windows[record["w"]].append((record["t"], record["end"], record["tail"]))
+
+    def _on_exec_down(self, record: Record) -> None:
+        self._troubles.executors[record["w"], record["pid"]] = record["t"]
+
+    def _on_final(self, record: Record) -> None:
+        task = self._tasks[record["id"]]
+        task.final = (record["state"], record["hash"], record["attempts"])
+        if record["state"]:
+            told = (record["t"], record["state"], record["hash"], record["attempts"], "the end")
+            task.seen.append(told)
+
+    def _on_problem(self, record: Record) -> None:
+        self._report("I0", "", record["text"])
+
+    def _on_reset(self, record: Record) -> None:
+        self._last_revision.pop(record["stream"], None)
+
+    def _on_events(self, record: Record) -> None:
+        stream = record["stream"]
+        for revision, task_id, state, attempt in record["ev"]:
+            last = self._last_revision.get(stream)
+            if last is not None and revision != last + 1:
+                self._report("I8", task_id, f"event {revision} follows {last} in {stream}")
+            self._last_revision[stream] = revision
+            self._take_event(revision, task_id, state, attempt)
+
+    def _take_event(self, revision: int, task_id: str, state: str, attempt: int) -> None:
+        known = self._events.setdefault(revision, (task_id, state, attempt))
+        if known != (task_id, state, attempt):
+            self._report("I8", task_id, f"event {revision} is {state} here and {known} there")
+        ends = self._tasks[task_id].ends
+        if state in TERMINAL:
+            ends[revision] = state
+        elif any(end < revision for end in ends):
+            self._report("I8", task_id, f"event {revision} ({state}) comes after the task's end")
+
+    # ---- the invariants ---------------------------------------------------------------
+
+    def _check_end(self, task_id: str, task: Task) -> None:
+        """I1: what was acked exists and has ended, and so has whatever exists."""
+        state = task.final[0] if task.final else None
+        if task.is_refused and task.acked is None:
+            if task.runs or task.seen:
+                self._report("I1", task_id, "was refused, and exists")
+            return
+        if state is None and task.submitted is not None:
+            self._report("I1", task_id, "nobody asked for its end")
+        if not state and task.acked is not None:
+            self._report("I1", task_id, "was acked, and the head does not know it")
+        if not state and task.seen:
+            self._report("I1", task_id, f"had ended ({task.seen[0][1]}), and is unknown now")
+        if state and state not in TERMINAL:
+            self._report("I1", task_id, f"has not ended: {state}")
+
+    def _check_outcome(self, task_id: str, task: Task) -> None:
+        """I2 and I4: one outcome, and that of the attempt that it names."""
+        told = {(state, value, attempts) for _, state, value, attempts, _ in task.seen}
+        if len(told) > 1:
+            self._report("I2", task_id, f"has more than one outcome: {sorted(told)}")
+        if len(task.ends) > 1:
+            self._report("I2", task_id, f"has ended more than once: {task.ends}")
+        states = {state for state, _, _ in told} | set(task.ends.values())
+        if len(states) > 1:
+            self._report("I2", task_id, f"events and answers differ: {sorted(states)}")
+        for state, value, _ in told:
+            if state == "SUCCEEDED":
+                if task.values - {value}:
+                    self._report("I2", task_id, f"the result is {value} and {task.values}")
+                self._check_result(task_id, task, value)
+
+    def _check_result(self, task_id: str, task: Task, value: str) -> None:
+        if not task.runs:
+            self._report("I3", task_id, "has succeeded without a run")
+            return
+        if value not in {run.hash for run in task.runs.values()}:
+            self._report("I4", task_id, f"its result {value} is of none of its attempts")
+
+    def _check_attempts(self, task_id: str, task: Task) -> None:
+        """I3: numbers grow with the leases, and every re-run has its reason."""
+        runs = task.in_order()
+        for before, after in itertools.pairwise(runs):
+            self._verdict.figures["re-runs"] += 1
+            if after.attempt <= before.attempt:
+                self._report("I3", task_id, f"{_shown(before)} came before {_shown(after)}")
+            reason = self._why_again(task, before, after)
+            self._verdict.figures[f"re-runs: {reason or 'without a reason'}"] += 1
+            if not reason:
+                self._report("I3", task_id, f"{_shown(after)} though {_shown(before)} was not lost")
+        restarts = len(self._troubles.deaths[HEAD])
+        if len(runs) > 1 and task.retries == 0:
+            shown = ", ".join(_shown(run) for run in runs)
+            self._report("I3", task_id, f"max_retries=0, and it began {len(runs)} times: {shown}")
+        elif task.retries > 0 and len(runs) > 1 + task.retries + restarts:
+            self._report("I3", task_id, f"began {len(runs)} times with {task.retries} retries")
+
+    def _why_again(self, task: Task, before: Run, after: Run) -> str:
+        """Return why an attempt was followed by another, "" where there is no good reason."""
+        slack = self._rules.slack_s
+        low, high = min(before.start, after.start) - slack, max(before.start, after.start) + slack
+        died = self._troubles.executors.get((before.worker, before.pid))
+        if before.is_crash or (died is not None and low <= died <= high):
+            return "executor died"
+        for at, is_clean in self._troubles.deaths[before.worker]:
+            if low <= at <= high and not (is_clean and before.end < at - slack):
+                return "worker died"
+        if self._was_away(before.worker, low, high):
+            return "worker away beyond its lease"
+        accepted = task.acked if task.acked is not None else FOR_EVER
+        if task.retries and any(
+            before.start - slack <= at <= min(after.start, accepted)
+            for at, _ in self._troubles.deaths[HEAD]
+        ):
+            return "head died before the ack"
+        return ""
+
+    def _was_away(self, worker: str, low: float, high: float) -> bool:
+        """Whether a lease of this worker can have run out, with consequences between two times."""
+        least = self._rules.lease_ttl_s - self._rules.heartbeat_s - self._rules.slack_s
+        return any(
+            begin <= high
+            and end + tail + self._rules.lease_ttl_s >= low
+            and min(end + tail, high) - begin >= least
+            for begin, end, tail in self._merged(worker)
+        )
+
+    def _merged(self, worker: str) -> list[tuple[float, float, float]]:
+        """Return the worker's windows, with those that follow at once taken together."""
+        merged: list[tuple[float, float, float]] = []
+        for begin, end, tail in sorted(self._troubles.windows.get(worker, ())):
+            if merged and begin <= merged[-1][1] + merged[-1][2]:
+                first, last, rest = merged[-1]
+                far = max(last + rest, end + tail)
+                merged[-1] = (first, max(last, end), far - max(last, end))
+            else:
+                merged.append((begin, end, tail))
+        return merged
+
+    def _check_overlaps(self, task_id: str, task: Task) -> None:
+        """I7: an attempt runs beside another one only if the earlier one's lease had ended."""
+        runs = task.in_order()
+        for before, after in itertools.pairwise(runs):
+            end = min(before.end, self._death_of(before))
+            if end <= after.start + self._rules.slack_s / 2:
+                continue
+            self._verdict.figures["attempts that overlap"] += 1
+            reason = self._why_again(task, before, after)
+            is_covered = reason in ("worker away beyond its lease", "head died before the ack")
+            if task.is_exclusive and not self._was_away(before.worker, before.start, end):
+                is_covered = False
+            if not is_covered:
+                self._report("I7", task_id, f"{_shown(before)} overlaps {_shown(after)}")
+
+    def _death_of(self, run: Run) -> float:
+        """Return when an attempt that wrote no end was stopped; infinite where nobody knows."""
+        died = self._troubles.executors.get((run.worker, run.pid), FOR_EVER)
+        deaths = [at for at, _ in self._troubles.deaths[run.worker] if at >= run.start]
+        return min([died if died >= run.start else FOR_EVER, *deaths])
+
+    def _check_late_starts(self, task_id: str, task: Task) -> None:
+        """I5: what has ended, or was cancelled, does not start."""
+        ends = [(at, state) for at, state, _, _, _ in task.seen]
+        ends += [(at, state) for at, state in task.cancels if state in TERMINAL]
+        stopped = min(ends, default=None)
+        for run in task.runs.values():
+            if stopped and run.start > stopped[0]:
+                self._late(task_id, run, f"{stopped[1]} was told {run.start - stopped[0]:.2f} s")
+            for at, state in task.cancels:
+                late_s = run.start - at
+                if state == "CANCELLING" and late_s > self._rules.cancel_s:
+                    quiet_since = at - self._rules.lease_ttl_s
+                    if not self._troubles.is_any(quiet_since, run.start):
+                        self._late(task_id, run, f"its cancel was acked {late_s:.2f} s")
+
+    def _late(self, task_id: str, run: Run, what: str) -> None:
+        # A worker whose lease has ended without its knowledge (it was frozen, or cut off) may
+        # begin what it held; the fence drops what comes of it.
+        if self._was_away(run.worker, run.start - self._rules.slack_s, run.start):
+            self._verdict.figures["starts on a worker that had lost its lease"] += 1
+        else:
+            self._report("I5", task_id, f"{_shown(run)} started, and {what} before")
+
+    def _check_keys(self) -> None:
+        """I6: a key stands for one task."""
+        for key, ids in self._keys.items():
+            if len(ids) > 1:
+                self._report("I6", "", f"key {key} was given {len(ids)} ids: {sorted(ids)}")
+
+    # ---- figures ----------------------------------------------------------------------
+
+    def _count(self) -> None:
+        figures, tasks = self._verdict.figures, self._tasks.values()
+        figures["tasks submitted"] = sum(task.submitted is not None for task in tasks)
+        figures["tasks refused"] = sum(task.is_refused and task.acked is None for task in tasks)
+        figures["tasks acked"] = sum(task.acked is not None for task in tasks)
+        figures["tasks ended"] = sum(
+            task.final is not None and task.final[0] in TERMINAL for task in tasks
+        )
+        figures["tasks handed in, never acked, unknown"] = sum(
+            task.final is not None and not task.final[0] for task in tasks
+        )
+        figures["attempts"] = sum(len(task.runs) for task in tasks)
+        figures["attempts without an end"] = sum(
+            run.end == FOR_EVER for task in tasks for run in task.runs.values()
+        )
+        for task in tasks:
+            if task.final and task.final[0]:
+                figures[f"ended {task.final[0]}"] += 1
+
+
+def _shown(run: Run) -> str:
+    return f"attempt {run.attempt} (lease {run.lease}, {run.worker}/{run.pid}, at {run.start:.3f})"
+
+
+def reasons(violations: Sequence[Violation]) -> dict[str, int]:
+    """Count violations by invariant."""
+    return dict(Counter(violation.invariant for violation in violations))

@@ -1,0 +1,305 @@
+"""A client of a chaos run: ``python -m chaos.client HOST PORT SEED``, a program of its own.
+
+It hands in tasks of every kind, cancels some, fetches results (also those of clients that have
+been killed), and writes down what it asked and what it was told. SIGTERM ends the handing in; it
+then waits for what is open. SIGKILL may come at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+import rustray
+from chaos import functions
+from chaos.history import FOLDER_ENV, Reader, Writer, digest, own_writer
+from rustray.client import context
+from rustray.task.spec import MAX_RETRIES_LIMIT
+
+KEYS_ENV: Final = "CHAOS_KEYS"
+RATE_ENV: Final = "CHAOS_IN_FLIGHT"
+LIMIT_ENV: Final = "CHAOS_LIMIT"
+_PAUSE_S: Final = 0.25
+_OTHERS: Final = 20
+_REFUSALS: Final = (
+    rustray.ResourceExhausted,
+    rustray.ResourceNotAvailable,
+    rustray.FunctionNotFound,
+    rustray.DuplicateTask,
+)
+
+
+@rustray.remote
+def travelling(number: int, seconds: float) -> str:
+    """Travel as code, for it is defined in a main module."""
+    return functions.step(number, seconds)
+
+
+class Client:
+    """The load of one process.
+
+    Attributes:
+        head: Connection for single calls.
+        open: Tasks whose end has not been told yet.
+    """
+
+    def __init__(self, host: str, port: int, random: Random, history: Writer) -> None:
+        self.head = rustray.HeadNode(host, port, allow_pickle=True)
+        self.address = f"rustray://{host}:{port}"
+        self.open: set[str] = set()
+        self._random, self._history = random, history
+        self._sequence = 0
+        self._prefix = random.randbytes(10)
+        self._limit = int(os.environ.get(RATE_ENV, "120"))
+        self._left = int(os.environ.get(LIMIT_ENV, "0")) or sys.maxsize
+        self._stop = asyncio.Event()
+        self._waiting: set[asyncio.Task[None]] = set()
+        self._others = Reader(Path(os.environ[FOLDER_ENV]))
+        self._foreign: list[str] = []
+
+    # ---- life -------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Hand in until told to stop, or until the limit; then wait for what is open."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop.set)
+        await self._patiently(self.head.connect)
+        await self._patiently(lambda: rustray.ainit(self.address))
+        assert context.current_session is not None
+        self._history.write("session", prefix=context.current_session.prefix.hex())
+        while not self._stop.is_set() and self._left > 0:
+            if len(self.open) >= self._limit:
+                await self._pause(_PAUSE_S / 5)
+                continue
+            await self._random.choices([act for act, _ in _ACTS], [n for _, n in _ACTS])[0](self)
+        while self._waiting:
+            await asyncio.wait(self._waiting)
+        await rustray.ashutdown()
+        await self.head.close()
+
+    async def _patiently(self, connect: Callable[[], Awaitable[Any]]) -> None:
+        while not self._stop.is_set():
+            try:
+                await connect()
+            except rustray.HeadUnavailable:
+                await self._pause(_PAUSE_S)
+            else:
+                return
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
+
+    def _new_id(self) -> str:
+        self._sequence += 1
+        return (self._prefix + self._sequence.to_bytes(6, "big")).hex()
+
+    def _take(self, wanted: int) -> int:
+        taken = min(wanted, self._left)
+        self._left -= taken
+        return taken
+
+    # ---- handing in -------------------------------------------------------------------
+
+    async def _hand_in(self, specs: list[rustray.TaskSpec], key: str = "") -> list[str]:
+        """Hand in tasks under ids of our own until the head has said what it does with them."""
+        ids = [spec.task_id or "" for spec in specs]
+        retries = 3 if specs[0].max_retries is None else specs[0].max_retries
+        self._history.write("submit", ids=ids, retries=retries, key=key)
+        while True:
+            try:
+                answers = await self.head.submit_tasks_batch(specs, return_errors=True)
+                break
+            except rustray.HeadUnavailable:  # for half a minute; the same ids are the same tasks
+                await self._pause(_PAUSE_S)
+        accepted: list[str] = [answer for answer in answers if isinstance(answer, str)]
+        if accepted:
+            self._history.write("ack", ids=accepted, key=key)
+        for task_id, answer in zip(ids, answers, strict=True):
+            if not isinstance(answer, str):
+                self._refused(task_id, answer)
+        for task_id in accepted:
+            if task_id not in self.open:
+                self.open.add(task_id)
+                self._spawn(self._await_end(task_id))
+        return accepted
+
+    def _refused(self, task_id: str, error: rustray.RustRayError) -> None:
+        if not isinstance(error, _REFUSALS):
+            raise error
+        self._history.write("refused", ids=[task_id], code=error.code)
+
+    def _steps(self, count: int, **options: Any) -> list[rustray.TaskSpec]:
+        random = self._random
+        padding = random.choice([0, 0, 0, 100, 5_000, 300_000 if count < 3 else 0])
+        return [
+            rustray.TaskSpec(
+                "step",
+                [i, round(random.choice([0.0, 0.0, 0.01, 0.05, 0.3]), 3), padding],
+                task_id=self._new_id(),
+                **options,
+            )
+            for i in range(count)
+        ]
+
+    async def batch(self) -> None:
+        """Hand in a batch of default tasks."""
+        await self._hand_in(self._steps(self._take(self._random.randint(1, 40))))
+
+    async def once(self) -> None:
+        """Hand in tasks that run at most once."""
+        await self._hand_in(self._steps(self._take(self._random.randint(1, 12)), max_retries=0))
+
+    async def remote(self) -> None:
+        """Hand in calls of a function that travels as code, through the session."""
+        count = self._take(self._random.randint(1, 30))
+        refs = [travelling.remote(i, self._random.choice([0.0, 0.02])) for i in range(count)]
+        ids = [ref.task_id for ref in refs]
+        self._history.write("submit", ids=ids, retries=3, key="")
+        self.open.update(ids)
+        self._spawn(self._await_refs(refs))
+
+    async def keyed(self) -> None:
+        """Hand in a task that other clients hand in too, under the same id."""
+        keys = int(os.environ.get(KEYS_ENV, "0"))
+        if keys:
+            self._take(1)
+            number = self._random.randrange(keys)
+            key = f"{self._run_name()}/{number}"
+            name = hashlib.sha256(key.encode()).hexdigest()[:32]
+            spec = rustray.TaskSpec("step", [number, 0.01, 0], task_id=name)
+            await self._hand_in([spec], key)
+
+    @staticmethod
+    def _run_name() -> str:
+        return os.environ[FOLDER_ENV]
+
+    async def trouble(self) -> None:
+        """Hand in what kills its executor, once or always, or raises, or will not stop."""
+        random = self._random
+        how = random.choice(["segfault", "abort", "kill", "exit"])
+        kinds: list[tuple[str, list[Any], int]] = [
+            ("stumble", [1, how, 1], MAX_RETRIES_LIMIT),
+            ("stumble", [2, how, 1_000_000], 2),
+            ("fail", [3], 3),
+            ("stubborn", [1.0], 3),
+        ]
+        name, arguments, retries = random.choice(kinds)
+        if self._take(1):
+            spec = rustray.TaskSpec(name, arguments, task_id=self._new_id(), max_retries=retries)
+            await self._hand_in([spec])
+
+    async def refusable(self) -> None:
+        """Hand in what the head has to refuse; the rest of the batch runs.
+
+        A head that has just started, and waits for the workers of before, takes it: it may be one
+        of theirs. Its queue limit ends it then.
+        """
+        if not self._take(1):
+            return
+        nobody, name = "no_such_function", self._new_id()
+        specs = [
+            rustray.TaskSpec(nobody, [1], task_id=name, queue_timeout_s=5.0),
+            *self._steps(1),
+        ]
+        await self._hand_in(specs)
+
+    async def cancel(self) -> None:
+        """Cancel some of what is open; a few of them were handed in just now."""
+        fresh = await self._hand_in(self._steps(self._take(self._random.randint(1, 10))))
+        others = sorted(self.open)
+        chosen = fresh[: len(fresh) // 2 + 1] + self._random.sample(others, min(3, len(others)))
+        for task_id in chosen:
+            with contextlib.suppress(rustray.CommunicationError):
+                state = await self.head.cancel_task(task_id, force=self._random.random() < 0.2)
+                self._history.write("cancel", id=task_id, state=state.name)
+
+    async def visit(self) -> None:
+        """Fetch what other clients, perhaps dead ones, have handed in."""
+        for record in self._others.new():
+            if record["k"] == "ack":
+                self._foreign += record["ids"]
+        self._random.shuffle(self._foreign)
+        for task_id in [self._foreign.pop() for _ in range(min(_OTHERS, len(self._foreign)))]:
+            if task_id not in self.open:
+                self.open.add(task_id)
+                self._spawn(self._await_end(task_id))
+
+    # ---- waiting for ends -------------------------------------------------------------
+
+    def _spawn(self, waiting: Awaitable[None]) -> None:
+        task = asyncio.create_task(_run(waiting))
+        self._waiting.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._waiting.discard(task)
+        if not task.cancelled():
+            task.result()  # a bug here must not pass unseen: the loop's handler ends the process
+
+    async def _await_end(self, task_id: str) -> None:
+        result = await self.head.get_task_result(task_id)
+        self.open.discard(task_id)
+        if result is None:
+            self._history.write("result", id=task_id, state="", hash="", attempts=0)
+            return
+        self._write_result(task_id, result)
+
+    def _write_result(self, task_id: str, result: rustray.TaskResult) -> None:
+        self._history.write(
+            "result",
+            id=task_id,
+            state=result.state.name,
+            hash=digest(result.value),
+            attempts=result.attempts,
+        )
+
+    async def _await_refs(self, refs: list[rustray.TaskRef[str]]) -> None:
+        for ref in refs:
+            value = ""
+            try:
+                value = digest(await rustray.aget(ref))
+            except rustray.TaskError as error:
+                value = type(error).__name__
+            self._history.write("ack", ids=[ref.task_id], key="")
+            self._history.write("value", id=ref.task_id, hash=value)
+            await self._await_end(ref.task_id)
+
+
+_ACTS: Final = (
+    (Client.batch, 10),
+    (Client.once, 4),
+    (Client.remote, 8),
+    (Client.keyed, 3),
+    (Client.trouble, 2),
+    (Client.refusable, 1),
+    (Client.cancel, 3),
+    (Client.visit, 3),
+)
+
+
+async def _run(waiting: Awaitable[None]) -> None:
+    await waiting
+
+
+def _end_process(_loop: asyncio.AbstractEventLoop, found: dict[str, Any]) -> None:
+    error = found.get("exception")
+    print(f"client ends: {found.get('message')}: {error!r}", file=sys.stderr, flush=True)
+    os._exit(70)
+
+
+async def main(host: str, port: str, seed: str) -> None:
+    """Be a client until told to stop."""
+    asyncio.get_running_loop().set_exception_handler(_end_process)
+    await Client(host, int(port), Random(int(seed)), own_writer()).run()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

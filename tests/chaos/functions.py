@@ -1,0 +1,102 @@
+"""What the cluster of a chaos run computes; each attempt writes its start and its end itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import uuid
+from typing import Any
+
+import rustray
+from chaos.history import LABEL_ENV, Writer, digest, own_writer
+from rustray.worker.context import current_task
+
+_writers: list[Writer] = []
+
+
+def writer() -> Writer:
+    """Return this executor's file; a forked process gets one of its own."""
+    if not _writers or _writers[0].pid != os.getpid():
+        _writers[:] = [own_writer()]
+    return _writers[0]
+
+
+class Attempt:
+    """The attempt that the calling code belongs to."""
+
+    def __init__(self) -> None:
+        """Write that it has started."""
+        task = current_task()
+        if task is None:
+            raise RuntimeError("this is no task")
+        self.number = task.attempt
+        self._named: dict[str, Any] = {"id": task.task_id, "a": task.attempt, "l": task.lease}
+        self._place: dict[str, Any] = {"pid": os.getpid(), "w": os.environ[LABEL_ENV]}
+        writer().write("start", **self._named, **self._place)
+
+    def crash(self) -> None:
+        """Write that the executor is about to die by the task's own doing."""
+        writer().write("crash", **self._named, **self._place)
+
+    def finish(self, padding: int = 0) -> str:
+        """Write the end, and return a result that no other attempt has."""
+        text = f"{self._named['id']}:{self.number}:{self._named['l']}:{uuid.uuid4().hex}"
+        value = text + "." * padding
+        writer().write("finish", **self._named, hash=digest(value))
+        return value
+
+
+@rustray.function
+def step(number: int, seconds: float, padding: int = 0) -> str:
+    """Take some time."""
+    attempt = Attempt()
+    _work(seconds)
+    return attempt.finish(padding + number % 2)
+
+
+@rustray.function
+def stumble(number: int, how: str, times: int) -> str:
+    """Kill the own executor in each of the first ``times`` attempts."""
+    attempt = Attempt()
+    if attempt.number <= times:
+        attempt.crash()
+        _die(how)
+    return attempt.finish(number % 2)
+
+
+@rustray.function
+def fail(number: int) -> str:
+    """Raise, as users' code does."""
+    attempt = Attempt()
+    attempt.finish()
+    raise ValueError(f"number {number} is refused")
+
+
+@rustray.function
+def stubborn(seconds: float) -> str:
+    """Swallow every interruption until the time is up."""
+    attempt = Attempt()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            time.sleep(0.05)  # the task's work
+        except BaseException:
+            continue
+    return attempt.finish()
+
+
+def _work(seconds: float) -> None:
+    if seconds:
+        time.sleep(seconds)  # the task's work
+
+
+def _die(how: str) -> None:
+    if how == "segfault":
+        signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if how == "abort":
+        os.abort()
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(0)  # also an orderly exit is a crash, where a result was owed
