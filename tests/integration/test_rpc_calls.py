@@ -12,6 +12,7 @@ import pytest
 
 from helpers.rpc import TASK, FakeAuth, FakeHead
 from rustray.common.errors import (
+    HeadUnavailable,
     InvariantError,
     ResourceExhausted,
     RustRayError,
@@ -365,6 +366,15 @@ def test_a_status_without_detail_is_still_typed(code: StatusCode):
     garbage = aio.Metadata(("rustray-error-bin", b"\xff\xff"))
     error = aio.AioRpcError(code, aio.Metadata(), garbage, None, None)
     assert isinstance(from_rpc_error(error), RustRayError)
+
+
+def test_a_call_that_the_peer_cancels_may_be_tried_again():
+    """A head that stops cancels the calls that wait: for the caller it is not available.
+
+    Regression: `HeadNode.get_task_result` raised when the head stopped for a full disk.
+    """
+    error = aio.AioRpcError(StatusCode.CANCELLED, aio.Metadata(), aio.Metadata(), "", None)
+    assert isinstance(from_rpc_error(error), HeadUnavailable)
 
 
 async def test_calls_in_parallel_keep_their_answers(client: GrpcHeadClient):

@@ -90,6 +90,7 @@ _BARE: Final[dict[StatusCode, type[RustRayError]]] = {
     StatusCode.UNAUTHENTICATED: AuthenticationError,
     StatusCode.PERMISSION_DENIED: AuthorizationError,
     StatusCode.UNAVAILABLE: HeadUnavailable,
+    StatusCode.CANCELLED: HeadUnavailable,  # by the peer, which stops: our own is no RPC error
     StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
     StatusCode.DEADLINE_EXCEEDED: HeadUnavailable,
     StatusCode.DATA_LOSS: ObjectLost,
@@ -216,6 +217,8 @@ def from_rpc_error(
         return cls(explain_unavailable(details))
     if status is StatusCode.DEADLINE_EXCEEDED:
         return cls("no answer came in time; the node is overloaded, or the connection is broken")
+    if status is StatusCode.CANCELLED:
+        return cls("the node stopped before it had answered")
     return cls(f"the call failed with {status.name}: {details}")
 
 
