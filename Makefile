@@ -4,13 +4,17 @@ VENV ?= .venv
 export VENV
 BIN := $(VENV)/bin
 SEEDS ?= 10000
+SEED ?=
+MINUTES ?= 1
+KILLS ?= 50
+CHAOS := PYTHONPATH=src:tests $(BIN)/python -m chaos $(if $(SEED),--seed $(SEED))
 OTHER_PYTHONS := 3.12 3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt check test test-all bench proto lock sim demo clean
+.PHONY: help setup fmt check test test-all bench proto lock sim chaos chaos-heads demo clean
 
 help:  ## Show the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup:  ## Make or refresh .venv with everything for development
 	@./install.sh --dev
@@ -45,6 +49,12 @@ lock: setup  ## Pin the newest allowed versions with their hashes: requirements/
 
 sim: setup  ## Run the simulation over many seeds: make sim SEEDS=10000
 	$(BIN)/python -m pytest tests/sim --sim-seeds=$(SEEDS) --timeout=0
+
+chaos: setup  ## Faults by a seed on a real cluster: make chaos SEED=7 MINUTES=10; ARGS='--faults kill_head'
+	$(CHAOS) --minutes $(MINUTES) $(ARGS)
+
+chaos-heads: setup  ## kill -9 of the head under load, clients may only see pauses: make chaos-heads KILLS=50
+	$(CHAOS) --kill-heads $(KILLS) $(ARGS)
 
 demo:  ## A head, two workers and a tour, on this machine
 	@./start.sh demo

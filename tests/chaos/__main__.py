@@ -26,6 +26,8 @@ def main(arguments: list[str]) -> int:
         rest = [*arguments, "--seed", str(given.seed)]
         namespaces.enter(rest)
     mix = tuple(BY_NAME[name] for name in given.faults.split(",")) if given.faults else MIX
+    if given.kill_heads:
+        mix = (BY_NAME["kill_head"],)
     plan = Plan(
         given.seed,
         given.minutes * 60,
@@ -34,7 +36,9 @@ def main(arguments: list[str]) -> int:
         given.in_flight,
         mix,
         given.dir,
-        replay=f"make chaos SEED={given.seed} MINUTES={given.minutes:g}",
+        replay=_replay(given),
+        head_kills=given.kill_heads,
+        acts="batch,once,remote,keyed,visit" if given.kill_heads else "",
     )
     print(report.before(plan), flush=True)
     outcome = run(plan)
@@ -42,6 +46,13 @@ def main(arguments: list[str]) -> int:
     if outcome.was_interrupted:
         return 130
     return 1 if outcome.verdict.violations else 0
+
+
+def _replay(given: argparse.Namespace) -> str:
+    more = f" ARGS='--faults {given.faults}'" if given.faults else ""
+    if given.kill_heads:
+        return f"make chaos-heads SEED={given.seed} KILLS={given.kill_heads}"
+    return f"make chaos SEED={given.seed} MINUTES={given.minutes:g}{more}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--clients", type=int, default=3)
     parser.add_argument("--in-flight", type=int, default=120, help="open tasks of each client")
     parser.add_argument("--faults", default="", help=f"only these: {','.join(BY_NAME)}")
+    parser.add_argument(
+        "--kill-heads", type=int, default=0, metavar="N", help="only kill the head, N times"
+    )
     parser.add_argument("--dir", type=Path, help="where the run's directory is made")
     parser.add_argument("--no-namespaces", action="store_true", help="loopback only")
     parser.add_argument("--check", type=Path, metavar="DIR", help="check a kept history again")

@@ -31,12 +31,14 @@ class Rules:
         heartbeat_s: Time between two heartbeats: a lease may be that old when trouble begins.
         slack_s: How late a record may be, for a process that was busy.
         cancel_s: How long a cancel may need to reach its worker, where nothing is in the way.
+        only_pauses: The head was never away for long: no call may give up.
     """
 
     lease_ttl_s: float
     heartbeat_s: float
     slack_s: float = 1.0
     cancel_s: float = 5.0
+    only_pauses: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,7 @@ class _Check:
         self._keys: defaultdict[str, set[str]] = defaultdict(set)
         self._events: dict[int, tuple[str, str, int]] = {}
         self._last_revision: dict[str, int] = {}
+        self._last_result = 0.0
         self._verdict = Verdict()
 
     def of(self, records: Iterable[Record]) -> Verdict:
@@ -186,7 +189,16 @@ class _Check:
             self._tasks[task_id].is_refused = True
         self._verdict.figures[f"refused {record['code']}"] += len(record["ids"])
 
+    def _on_away(self, record: Record) -> None:
+        self._verdict.figures[f"calls that gave up: {record['call']}"] += 1
+        if self._rules.only_pauses:
+            self._report("I0", "", f"{record['call']} gave up, for the head was away")
+
     def _on_result(self, record: Record) -> None:
+        pause_ms = int(1000 * (record["t"] - (self._last_result or record["t"])))
+        longest = self._verdict.figures["longest pause between two results, ms"]
+        self._verdict.figures["longest pause between two results, ms"] = max(pause_ms, longest)
+        self._last_result = record["t"]
         self._tasks[record["id"]].seen.append(
             (record["t"], record["state"], record["hash"], record["attempts"], "a client")
         )

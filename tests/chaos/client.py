@@ -27,6 +27,7 @@ from rustray.task.spec import MAX_RETRIES_LIMIT
 KEYS_ENV: Final = "CHAOS_KEYS"
 RATE_ENV: Final = "CHAOS_IN_FLIGHT"
 LIMIT_ENV: Final = "CHAOS_LIMIT"
+ACTS_ENV: Final = "CHAOS_ACTS"
 _PAUSE_S: Final = 0.25
 _OTHERS: Final = 20
 _REFUSALS: Final = (
@@ -74,11 +75,14 @@ class Client:
         await self._patiently(lambda: rustray.ainit(self.address))
         assert context.current_session is not None
         self._history.write("session", prefix=context.current_session.prefix.hex())
+        wanted = os.environ.get(ACTS_ENV, "").split(",")
+        acts = [act for act in _ACTS if wanted == [""] or act[0].__name__ in wanted]
         while not self._stop.is_set() and self._left > 0:
             if len(self.open) >= self._limit:
                 await self._pause(_PAUSE_S / 5)
                 continue
-            await self._random.choices([act for act, _ in _ACTS], [n for _, n in _ACTS])[0](self)
+            [(act, _)] = self._random.choices(acts, [weight for _, weight in acts])
+            await act(self)
         while self._waiting:
             await asyncio.wait(self._waiting)
         await rustray.ashutdown()
@@ -118,6 +122,7 @@ class Client:
                 answers = await self.head.submit_tasks_batch(specs, return_errors=True)
                 break
             except rustray.HeadUnavailable:  # for half a minute; the same ids are the same tasks
+                self._history.write("away", call="submit_tasks_batch")
                 await self._pause(_PAUSE_S)
         accepted: list[str] = [answer for answer in answers if isinstance(answer, str)]
         if accepted:
@@ -217,9 +222,12 @@ class Client:
         others = sorted(self.open)
         chosen = fresh[: len(fresh) // 2 + 1] + self._random.sample(others, min(3, len(others)))
         for task_id in chosen:
-            with contextlib.suppress(rustray.CommunicationError):
+            try:
                 state = await self.head.cancel_task(task_id, force=self._random.random() < 0.2)
-                self._history.write("cancel", id=task_id, state=state.name)
+            except rustray.HeadUnavailable:
+                self._history.write("away", call="cancel_task")
+                continue
+            self._history.write("cancel", id=task_id, state=state.name)
 
     async def visit(self) -> None:
         """Fetch what other clients, perhaps dead ones, have handed in."""

@@ -16,6 +16,7 @@ refused    client      ids, code
 result     client      id, state, hash, attempts: what the head has told
 value      client      id, hash: what a reference gave, or the error's class
 cancel     client      id, state: the head's answer
+away       client      call: one that gave up, for no head answered
 events     subscriber  stream, ev: [[revision, id, state, attempt], ...]
 reset      subscriber  stream, reason: the next revision need not follow the last one
 start      task        id, a (attempt), l (lease), pid, w (worker process)

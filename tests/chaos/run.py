@@ -11,12 +11,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Final
 
-from chaos import finals, namespaces
+from chaos import finals
 from chaos.checker import Rules, Verdict, check
 from chaos.faults import MIX, Kind
 from chaos.history import Reader
@@ -44,6 +44,8 @@ class Plan:
         mix: The nemesis' faults.
         folder: Where the run's directory is made; None: the system's.
         replay: The command that repeats it.
+        head_kills: End after so many kills of the head, instead of after a time.
+        acts: What clients do, by name; "" for all of it.
     """
 
     seed: int
@@ -54,6 +56,8 @@ class Plan:
     mix: tuple[Kind, ...] = MIX
     folder: Path | None = None
     replay: str = ""
+    head_kills: int = 0
+    acts: str = ""
 
 
 @dataclass(slots=True)
@@ -79,9 +83,8 @@ class Outcome:
 class Timeline:
     """Prints what happens, with the time since the start."""
 
-    def __init__(self, *, is_quiet: bool = False) -> None:
+    def __init__(self) -> None:
         self._begin = time.monotonic()
-        self._is_quiet = is_quiet
 
     @property
     def seconds(self) -> float:
@@ -90,8 +93,7 @@ class Timeline:
 
     def say(self, text: str) -> None:
         """Print one line."""
-        if not self._is_quiet:
-            print(f"{self.seconds:8.2f}  {text}", flush=True)
+        print(f"{self.seconds:8.2f}  {text}", flush=True)
 
 
 class Interrupt:
@@ -129,7 +131,7 @@ def make_world(plan: Plan, timeline: Timeline) -> World:
     """Make the run's directory, and everything but processes."""
     directory = Path(tempfile.mkdtemp(prefix=f"chaos-{plan.seed}-", dir=plan.folder))
     spaces = Namespaces(wants_small_disk=plan.seed % 2 == 1)
-    world = World(directory, plan.seed, spaces, timeline.say, plan.in_flight)
+    world = World(directory, plan.seed, spaces, timeline.say, plan.in_flight, plan.acts)
     os.environ["RUSTRAY_STATE_DIR"] = str(world.cluster.state_dir)
     return world
 
@@ -194,15 +196,9 @@ def end_all(world: World) -> None:
             world.wait_end(member)
 
 
-def run(plan: Plan, *, is_quiet: bool = False, load: Callable[[], None] | None = None) -> Outcome:
-    """Run a plan and judge it.
-
-    Args:
-        plan: What to run.
-        is_quiet: Print no timeline.
-        load: For tests of the runner itself: called once everything runs.
-    """
-    timeline, interrupt = Timeline(is_quiet=is_quiet), Interrupt()
+def run(plan: Plan) -> Outcome:
+    """Run a plan and judge it."""
+    timeline, interrupt = Timeline(), Interrupt()
     world = make_world(plan, timeline)
     outcome = Outcome(Verdict(), world.directory)
     nemesis = Nemesis(world, plan.seed, plan.mix, interrupt.pause, timeline.say)
@@ -210,10 +206,7 @@ def run(plan: Plan, *, is_quiet: bool = False, load: Callable[[], None] | None =
     with interrupt.caught():
         try:
             start_all(world, plan)
-            if load is not None:
-                load()
-            end_at = time.monotonic() + plan.seconds
-            nemesis.run(lambda: time.monotonic() >= end_at)
+            nemesis.run(_end_of(plan, nemesis))
             if not interrupt.is_set:
                 settle(world, nemesis)
                 ask_for_ends(world)
@@ -224,11 +217,19 @@ def run(plan: Plan, *, is_quiet: bool = False, load: Callable[[], None] | None =
             world.close()
     outcome.was_interrupted = interrupt.is_set
     if not interrupt.is_set:
-        outcome.verdict = check(Reader(world.history_dir).new(), RULES)
+        rules = replace(RULES, only_pauses=plan.head_kills > 0)
+        outcome.verdict = check(Reader(world.history_dir).new(), rules)
     outcome.seconds = timeline.seconds
     if not outcome.verdict.violations and not world.has_problem:
         world.remove()
     return outcome
+
+
+def _end_of(plan: Plan, nemesis: Nemesis) -> Callable[[], bool]:
+    if plan.head_kills:
+        return lambda: sum(nemesis.counts.values()) >= plan.head_kills
+    end_at = time.monotonic() + plan.seconds
+    return lambda: time.monotonic() >= end_at
 
 
 def ask_for_ends(world: World) -> None:
@@ -242,8 +243,3 @@ def ask_for_ends(world: World) -> None:
 def draw_seed() -> int:
     """Return a seed for those who name none."""
     return Random().randrange(1, 1_000_000)
-
-
-def has_namespaces() -> str:
-    """Return why there are no namespaces here, or "" where there are."""
-    return namespaces.missing()

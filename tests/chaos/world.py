@@ -86,6 +86,7 @@ class World:
         spaces: Network and mount namespaces, as far as there are any.
         say: Prints a line of the timeline.
         in_flight: Tasks that one client keeps open.
+        acts: What clients do, by name; "" for all of it.
     """
 
     directory: Path
@@ -93,6 +94,7 @@ class World:
     spaces: Namespaces
     say: Callable[[str], None]
     in_flight: int = 120
+    acts: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     members: dict[str, Member] = field(default_factory=dict)
 
@@ -108,6 +110,8 @@ class World:
         self.head = self.members[HEAD] = Member(HEAD)
         self.head_starts = 0
         self.has_problem = False
+        self.limited: set[int] = set()
+        self._join = ""
         self.expected_head_end_until = 0.0
         self._orphans: list[tuple[float, str, list[int]]] = []
 
@@ -167,6 +171,7 @@ class World:
             LABEL_ENV: member.label,
             client.KEYS_ENV: "500",
             client.RATE_ENV: str(self.in_flight),
+            client.ACTS_ENV: self.acts,
         }
         port = member.proxy.port if member.proxy else self.cluster.port
         if member.kind == "worker":
@@ -188,14 +193,18 @@ class World:
         if self.is_remote(member.slot):
             folder = self.directory / f"{member.slot}-state"
             folder.mkdir(exist_ok=True, mode=0o700)
-            if not self.head.is_up or self.head.busy:
-                return  # no head to ask: the next look after everybody tries again
-            made = self.cluster.run("token", "create", "--role", "worker")
-            if made.returncode:
-                return
-            flags += ["--join", made.stdout.strip()]
+            flags += ["--join", self._join_string()]
         argv, env = ["-m", "rustray", "worker", *flags], {**env, **self.worker_shim.environment}
         member.node = self._launch(member, argv, env, state_dir=folder)
+
+    def _join_string(self) -> str:
+        """Return the string that lets the remote worker join; good for the whole run."""
+        if not self._join:
+            made = self.cluster.run("token", "create", "--role", "worker", "--ttl", "24h")
+            if made.returncode:
+                raise AssertionError(f"no join string: {made.stderr}")
+            self._join = made.stdout.strip()
+        return self._join
 
     def _launch(
         self,
