@@ -66,6 +66,7 @@ class Run:
     end: float = FOR_EVER
     hash: str = ""
     is_crash: bool = False
+    has_raised: bool = False
 
 
 @dataclass(slots=True)
@@ -75,6 +76,7 @@ class Task:
     retries: int = 3
     is_exclusive: bool = False
     is_refused: bool = False
+    is_again: bool = False
     submitted: float | None = None
     acked: float | None = None
     runs: dict[tuple[int, int], Run] = field(default_factory=dict)
@@ -156,6 +158,7 @@ class _Check:
             self._check_attempts(task_id, task)
             self._check_overlaps(task_id, task)
             self._check_late_starts(task_id, task)
+        self._check_strangers()
         self._check_keys()
         self._count()
         return self._verdict
@@ -169,10 +172,13 @@ class _Check:
         self._prefixes.add(record["prefix"])
 
     def _on_submit(self, record: Record) -> None:
+        if record["key"]:
+            self._keys[record["key"]].update(record["ids"])
         for task_id in record["ids"]:
             task = self._tasks[task_id]
             task.retries = record["retries"]
             task.is_exclusive = record.get("exclusive", False)
+            task.is_again = record.get("again", False)
             if task.submitted is None:
                 task.submitted = record["t"]
 
@@ -212,8 +218,6 @@ class _Check:
     def _on_start(self, record: Record) -> None:
         task_id = record["id"]
         run = Run(record["t"], record["a"], record["l"], record["pid"], record["w"])
-        if task_id not in self._tasks and task_id[:20] not in self._prefixes:
-            self._report("I1", task_id, f"ran on {run.worker}, and nobody handed it in")
         task, key = self._tasks[task_id], (run.lease, run.attempt)
         if key in task.runs:
             self._report("I3", task_id, f"lease {run.lease} was run twice, {_shown(run)}")
@@ -225,6 +229,11 @@ class _Check:
             self._report("I3", record["id"], f"attempt {record['a']} ended and never began")
             return
         run.end, run.hash = record["t"], record["hash"]
+
+    def _on_raised(self, record: Record) -> None:
+        run = self._tasks[record["id"]].runs.get((record["l"], record["a"]))
+        if run is not None:
+            run.end, run.has_raised = record["t"], True
 
     def _on_crash(self, record: Record) -> None:
         self._troubles.executors[record["w"], record["pid"]] = record["t"]
@@ -340,6 +349,8 @@ class _Check:
         """Return why an attempt was followed by another, "" where there is no good reason."""
         slack = self._rules.slack_s
         low, high = min(before.start, after.start) - slack, max(before.start, after.start) + slack
+        if before.has_raised and task.is_again:
+            return "its exception is retried"
         died = self._troubles.executors.get((before.worker, before.pid))
         if before.is_crash or (died is not None and low <= died <= high):
             return "executor died"
@@ -421,6 +432,20 @@ class _Check:
             self._verdict.figures["starts on a worker that had lost its lease"] += 1
         else:
             self._report("I5", task_id, f"{_shown(run)} started, and {what} before")
+
+    def _check_strangers(self) -> None:
+        """I1: what runs was handed in by somebody; the id of a key is told by its first ack."""
+        strangers = [
+            task_id
+            for task_id, task in self._tasks.items()
+            if task.runs
+            and task.submitted is None
+            and task.acked is None
+            and task_id[:20] not in self._prefixes
+        ]
+        untold = sum(not ids for ids in self._keys.values())
+        for task_id in strangers[untold:]:
+            self._report("I1", task_id, "ran, and nobody handed it in")
 
     def _check_keys(self) -> None:
         """I6: a key stands for one task."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import signal
 import sys
@@ -112,11 +111,12 @@ class Client:
 
     # ---- handing in -------------------------------------------------------------------
 
-    async def _hand_in(self, specs: list[rustray.TaskSpec], key: str = "") -> list[str]:
-        """Hand in tasks under ids of our own until the head has said what it does with them."""
-        ids = [spec.task_id or "" for spec in specs]
+    async def _hand_in(self, specs: list[rustray.TaskSpec]) -> list[str]:
+        """Hand in tasks under names of our own until the head has said what it does with them."""
+        ids = [spec.task_id for spec in specs if spec.task_id is not None]
         retries = 3 if specs[0].max_retries is None else specs[0].max_retries
-        self._history.write("submit", ids=ids, retries=retries, key=key)
+        key, again = specs[0].idempotency_key or "", bool(specs[0].retry_exceptions)
+        self._history.write("submit", ids=ids, retries=retries, key=key, again=again)
         while True:
             try:
                 answers = await self.head.submit_tasks_batch(specs, return_errors=True)
@@ -127,19 +127,19 @@ class Client:
         accepted: list[str] = [answer for answer in answers if isinstance(answer, str)]
         if accepted:
             self._history.write("ack", ids=accepted, key=key)
-        for task_id, answer in zip(ids, answers, strict=True):
+        for spec, answer in zip(specs, answers, strict=True):
             if not isinstance(answer, str):
-                self._refused(task_id, answer)
+                self._refused(spec.task_id, answer)
         for task_id in accepted:
             if task_id not in self.open:
                 self.open.add(task_id)
                 self._spawn(self._await_end(task_id))
         return accepted
 
-    def _refused(self, task_id: str, error: rustray.RustRayError) -> None:
+    def _refused(self, task_id: str | None, error: rustray.RustRayError) -> None:
         if not isinstance(error, _REFUSALS):
             raise error
-        self._history.write("refused", ids=[task_id], code=error.code)
+        self._history.write("refused", ids=[task_id] if task_id else [], code=error.code)
 
     def _steps(self, count: int, **options: Any) -> list[rustray.TaskSpec]:
         random = self._random
@@ -167,24 +167,18 @@ class Client:
         count = self._take(self._random.randint(1, 30))
         refs = [travelling.remote(i, self._random.choice([0.0, 0.02])) for i in range(count)]
         ids = [ref.task_id for ref in refs]
-        self._history.write("submit", ids=ids, retries=3, key="")
+        self._history.write("submit", ids=ids, retries=3, key="", again=False)
         self.open.update(ids)
         self._spawn(self._await_refs(refs))
 
     async def keyed(self) -> None:
-        """Hand in a task that other clients hand in too, under the same id."""
+        """Hand in a task that other clients hand in too, under the same key."""
         keys = int(os.environ.get(KEYS_ENV, "0"))
         if keys:
             self._take(1)
             number = self._random.randrange(keys)
-            key = f"{self._run_name()}/{number}"
-            name = hashlib.sha256(key.encode()).hexdigest()[:32]
-            spec = rustray.TaskSpec("step", [number, 0.01, 0], task_id=name)
-            await self._hand_in([spec], key)
-
-    @staticmethod
-    def _run_name() -> str:
-        return os.environ[FOLDER_ENV]
+            spec = rustray.TaskSpec("step", [number, 0.01, 0], idempotency_key=f"key {number}")
+            await self._hand_in([spec])
 
     async def trouble(self) -> None:
         """Hand in what kills its executor, once or always, or raises, or will not stop."""
@@ -193,12 +187,21 @@ class Client:
         kinds: list[tuple[str, list[Any], int]] = [
             ("stumble", [1, how, 1], MAX_RETRIES_LIMIT),
             ("stumble", [2, how, 1_000_000], 2),
-            ("fail", [3], 3),
+            ("stumble", [3, how, 1_000_000], MAX_RETRIES_LIMIT),
+            ("fail", [4], 3),
+            ("flaky", [5, 2], MAX_RETRIES_LIMIT),
             ("stubborn", [1.0], 3),
         ]
         name, arguments, retries = random.choice(kinds)
         if self._take(1):
-            spec = rustray.TaskSpec(name, arguments, task_id=self._new_id(), max_retries=retries)
+            spec = rustray.TaskSpec(
+                name,
+                arguments,
+                task_id=self._new_id(),
+                max_retries=retries,
+                retry_exceptions=name == "flaky",
+                retry_delay_s=0.2 if name == "flaky" else None,
+            )
             await self._hand_in([spec])
 
     async def refusable(self) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import rustray
 from chaos.history import LABEL_ENV, Writer, digest, own_writer
-from rustray.worker.context import current_task
 
 _writers: list[Writer] = []
 
@@ -27,17 +26,19 @@ class Attempt:
 
     def __init__(self) -> None:
         """Write that it has started."""
-        task = current_task()
-        if task is None:
-            raise RuntimeError("this is no task")
+        task = rustray.context()
         self.number = task.attempt
-        self._named: dict[str, Any] = {"id": task.task_id, "a": task.attempt, "l": task.lease}
+        self._named: dict[str, Any] = {"id": task.task_id, "a": task.attempt, "l": task.fence}
         self._place: dict[str, Any] = {"pid": os.getpid(), "w": os.environ[LABEL_ENV]}
         writer().write("start", **self._named, **self._place)
 
     def crash(self) -> None:
         """Write that the executor is about to die by the task's own doing."""
         writer().write("crash", **self._named, **self._place)
+
+    def fail(self) -> None:
+        """Write that it is about to raise."""
+        writer().write("raised", **self._named)
 
     def finish(self, padding: int = 0) -> str:
         """Write the end, and return a result that no other attempt has."""
@@ -66,10 +67,19 @@ def stumble(number: int, how: str, times: int) -> str:
 
 
 @rustray.function
+def flaky(number: int, times: int) -> str:
+    """Raise in each of the first ``times`` attempts, for which the task asks to be run again."""
+    attempt = Attempt()
+    if attempt.number <= times:
+        attempt.fail()
+        raise ConnectionError(f"number {number}: not yet")
+    return attempt.finish(number % 2)
+
+
+@rustray.function
 def fail(number: int) -> str:
     """Raise, as users' code does."""
-    attempt = Attempt()
-    attempt.finish()
+    Attempt().fail()
     raise ValueError(f"number {number} is refused")
 
 

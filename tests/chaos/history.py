@@ -10,7 +10,7 @@ Kinds, and who writes them:
 kind       writer      fields
 ========== =========== ============================================================================
 session    client      prefix: hex of the ids of its remote functions
-submit     client      ids, retries, key ("" for none), exclusive
+submit     client      ids, retries, key ("" for none), exclusive, again: after what it raises
 ack        client      ids, key: the head has accepted them
 refused    client      ids, code
 result     client      id, state, hash, attempts: what the head has told
@@ -21,6 +21,7 @@ events     subscriber  stream, ev: [[revision, id, state, attempt], ...]
 reset      subscriber  stream, reason: the next revision need not follow the last one
 start      task        id, a (attempt), l (lease), pid, w (worker process)
 finish     task        id, a, l, hash
+raised     task        id, a, l: it is about to raise
 crash      task        id, a, l, pid, w: it is about to kill its own executor
 down       nemesis     w: a process has died; clean: it was told to stop, and had time
 window     nemesis     w, end, tail: it was frozen, or cut off, from t to end, and may need ``tail``

@@ -247,6 +247,21 @@ def test_a_broken_promise_is_found(invariant: str, records: list[Record]) -> Non
     assert invariant in _found(*records)
 
 
+def test_an_exception_explains_a_second_run_only_where_that_was_asked_for() -> None:
+    """A task that raises is run again with retry_exceptions, and is not without."""
+    raised = _at(2.0, "raised", id=_ID, a=1, l=101)
+    runs = [_start(1.0, 1), raised, _start(4.0, 2, "worker-2.1"), _finish(4.5, 2)]
+    assert _found(_submit(again=True), _ack(), *runs, _final()) == set()
+    assert _found(_submit(), _ack(), *runs, _final()) == {"I3"}
+
+
+def test_a_key_whose_client_died_excuses_one_unknown_task() -> None:
+    """The id of a key is known by its ack; without one, one task of nobody may be it."""
+    untold = _at(0.0, "submit", ids=[], retries=3, key="k")
+    assert _found(untold, _start(1.0, 1), _finish(2.0, 1)) == set()
+    assert _found(untold, _ack(key="k", task_id=_OTHER), _start(1.0, 1)) >= {"I1"}
+
+
 def test_what_was_never_acked_may_be_unknown() -> None:
     """A client that dies while it hands a task in knows nothing of it; nor need the head."""
     assert _found(_submit(), _final("", "")) == set()
