@@ -295,8 +295,10 @@ class _Check:
             if task.runs or task.seen:
                 self._report("I1", task_id, "was refused, and exists")
             return
-        if state is None and task.submitted is not None:
-            self._report("I1", task_id, "nobody asked for its end")
+        if state is None:
+            if task.submitted is not None or task.acked is not None:
+                self._report("I1", task_id, "nobody asked for its end")
+            return
         if not state and task.acked is not None:
             self._report("I1", task_id, "was acked, and the head does not know it")
         if not state and task.seen:

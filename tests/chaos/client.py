@@ -15,11 +15,11 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import rustray
 from chaos import functions
-from chaos.history import FOLDER_ENV, Reader, Writer, digest, own_writer
+from chaos.history import FOLDER_ENV, REFUSED_EXIT, Reader, Writer, digest, own_writer
 from rustray.client import context
 from rustray.task.spec import MAX_RETRIES_LIMIT
 
@@ -277,6 +277,8 @@ class Client:
             value = ""
             try:
                 value = digest(await rustray.aget(ref))
+            except rustray.AuthenticationError as error:
+                _refuse(error)
             except rustray.TaskError as error:
                 value = type(error).__name__
             self._history.write("ack", ids=[ref.task_id], key="")
@@ -302,6 +304,8 @@ async def _run(waiting: Awaitable[None]) -> None:
 
 def _end_process(_loop: asyncio.AbstractEventLoop, found: dict[str, Any]) -> None:
     error = found.get("exception")
+    if isinstance(error, rustray.AuthenticationError):
+        _refuse(error)
     print(f"client ends: {found.get('message')}: {error!r}", file=sys.stderr, flush=True)
     os._exit(70)
 
@@ -309,7 +313,15 @@ def _end_process(_loop: asyncio.AbstractEventLoop, found: dict[str, Any]) -> Non
 async def main(host: str, port: str, seed: str) -> None:
     """Be a client until told to stop."""
     asyncio.get_running_loop().set_exception_handler(_end_process)
-    await Client(host, int(port), Random(int(seed)), own_writer()).run()
+    try:
+        await Client(host, int(port), Random(int(seed)), own_writer()).run()
+    except rustray.AuthenticationError as error:
+        _refuse(error)
+
+
+def _refuse(error: BaseException) -> NoReturn:
+    print(f"client ends: {error}", file=sys.stderr, flush=True)
+    os._exit(REFUSED_EXIT)
 
 
 if __name__ == "__main__":

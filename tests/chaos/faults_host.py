@@ -19,6 +19,8 @@ from chaos.world import World
 from helpers import http2
 
 _HEAD_STOPS_S: Final = 25.0
+_CLOCKS_S: Final = 10.0
+"""What was refused while the clocks differed may be told so late."""
 _STREAM: Final = b"/rustray.v1.HeadService/ClientStream"
 _SUBMIT: Final = b"/rustray.v1.HeadService/SubmitTasks"
 
@@ -30,6 +32,7 @@ def jump_clock(world: World, random: Random) -> Strike | None:
     shim.set(clock_offset_s=offset_s)
     who = "the head" if shim is world.head_shim else "the workers"
     lasts_s = random.uniform(1.0, 6.0)
+    world.clocks_differ_until = time.monotonic() + lasts_s + _CLOCKS_S
     return Strike(
         f"the clock of {who} jumps by {offset_s} s for {lasts_s:.1f} s",
         lasts_s,

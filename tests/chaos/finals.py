@@ -15,13 +15,16 @@ _AT_ONCE: Final = 64
 def handed_in(records: Iterable[Record]) -> set[str]:
     """Return the ids of all tasks that somebody handed in, refused ones left out."""
     ids: set[str] = set()
+    acked: set[str] = set()
     refused: set[str] = set()
     for record in records:
-        if record["k"] == "submit":
+        if record["k"] in ("submit", "ack"):
             ids.update(record["ids"])
+        if record["k"] == "ack":
+            acked.update(record["ids"])
         elif record["k"] == "refused":
             refused.update(record["ids"])
-    return ids - refused
+    return ids - (refused - acked)
 
 
 async def ask(host: str, port: int, ids: Iterable[str], history: Writer, within_s: float) -> None:

@@ -45,6 +45,8 @@ FOLDER_ENV: Final = "CHAOS_HISTORY"
 LABEL_ENV: Final = "CHAOS_LABEL"
 SUFFIX: Final = ".jsonl"
 HEAD: Final = "head"
+REFUSED_EXIT: Final = 75
+"""Of a client or subscriber whose token is refused: the clocks differ, and it says so."""
 
 Record = dict[str, Any]
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from typing import Any
 
 import rustray
-from chaos.history import Writer, own_writer
+from chaos.history import REFUSED_EXIT, Writer, own_writer
 
 _PIECE = 200
 _PATIENCE_S = 0.5
@@ -46,6 +47,9 @@ async def _follow(history: Writer, host: str, port: int, stream: str, pause_s: f
             log.flush()
             history.write("reset", stream=stream, reason=type(error).__name__)
             cursor = -1 if isinstance(error, rustray.ResourceExhausted) else 0
+        except rustray.AuthenticationError as error:
+            print(f"subscriber ends: {error}", file=sys.stderr, flush=True)
+            os._exit(REFUSED_EXIT)
         await _pause(_PATIENCE_S)
 
 

@@ -19,7 +19,7 @@ from typing import Final
 import psutil
 
 from chaos import client
-from chaos.history import FOLDER_ENV, HEAD, LABEL_ENV, Writer
+from chaos.history import FOLDER_ENV, HEAD, LABEL_ENV, REFUSED_EXIT, Writer
 from chaos.namespaces import Namespaces
 from chaos.proxy import Network, Proxy
 from chaos.shim import Shim
@@ -113,6 +113,7 @@ class World:
         self.limited: set[int] = set()
         self._join = ""
         self.expected_head_end_until = 0.0
+        self.clocks_differ_until = 0.0
         self._orphans: list[tuple[float, str, list[int]]] = []
 
     def _shim(self, name: str) -> Shim:
@@ -300,7 +301,10 @@ class World:
         assert member.node is not None
         code, tail = member.node.process.returncode, member.node.text()[-1500:]
         is_due = member.kind == HEAD and time.monotonic() < self.expected_head_end_until
-        if not member.told and not is_due:
+        is_refused = code == REFUSED_EXIT and time.monotonic() < self.clocks_differ_until
+        if is_refused:
+            self.say(f"{member.label} was refused, for the clocks differ")
+        elif not member.told and not is_due:
             self.problem(f"{member.label} ended by itself with exit code {code}:\n{tail}")
         elif is_due:
             self.say(f"the head has stopped with exit code {code}, as it should")
