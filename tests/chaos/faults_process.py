@@ -96,8 +96,8 @@ def kill_executor(world: World, random: Random) -> Strike | None:
     if found is None:
         return None
     worker, pid = found
-    world.history.write("exec_down", w=worker.label, pid=pid)
     os.kill(pid, signal.SIGKILL)
+    world.history.write("exec_down", w=worker.label, pid=pid)
     return Strike(f"kill -9 executor {pid} of {worker.label}")
 
 
