@@ -126,3 +126,9 @@ def diary(path: str, seconds: float) -> int:
             if now >= until and task.attempt > 1:
                 return task.attempt
             time.sleep(0.002)  # the task's work
+
+
+@rustray.function("read_number")
+def read_number(path: str, more: int) -> int:
+    """Add to the number in a file; fails while there is none."""
+    return int(Path(path).read_text(encoding="utf-8")) + more

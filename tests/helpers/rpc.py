@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,11 @@ from rustray.rpc.api import (
     CancelVerdict,
     EventFilter,
     FramePump,
+    LetterAnswer,
+    LetterCursor,
+    LetterFilter,
+    LetterPage,
+    LetterVerdict,
     Link,
     RawResult,
     SubmitItem,
@@ -29,6 +34,7 @@ from rustray.task.result import TaskEvent
 from rustray.task.state import TaskState
 from rustray.task.views import (
     ClusterStatus,
+    DeadLetter,
     Explanation,
     Heartbeat,
     HeartbeatReply,
@@ -143,6 +149,26 @@ class FakeHead:
     async def cancel(self, task_ids: Sequence[str], force: bool) -> list[CancelVerdict]:
         self.note("cancel", (list(task_ids), force))
         return [CancelVerdict(name, TaskState.CANCELLED) for name in task_ids]
+
+    async def retry(
+        self, where: LetterFilter, cursor: LetterCursor, dry_run: bool = False
+    ) -> LetterAnswer:
+        self.note("retry", (where, cursor, dry_run))
+        gone = LetterVerdict("0" * 32, TaskState.FAILED, False, TaskNotFound("no such task"))
+        verdicts = (LetterVerdict(TASK, TaskState.QUEUED, True), gone)
+        return LetterAnswer(verdicts, 1, 70, gone.error, LetterCursor("4.2", 70))
+
+    async def purge(
+        self, where: LetterFilter, cursor: LetterCursor, dry_run: bool = False
+    ) -> LetterAnswer:
+        self.note("purge", (where, cursor, dry_run))
+        return LetterAnswer((), 3, 71)
+
+    async def export(self, where: LetterFilter, cursor: LetterCursor) -> LetterPage:
+        self.note("export", (where, cursor))
+        letter = DeadLetter(TASK, "f", TaskState.POISONED, -1, 3, "w-1", 1.0, 2.0, 2, b"e", None)
+        other = replace(letter, arguments=b"[[],{}]")
+        return LetterPage((letter, other), LetterCursor("9.0", 72))
 
     async def explain(self, name: str) -> Explanation:
         self.note("explain", name)

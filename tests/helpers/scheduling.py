@@ -41,7 +41,8 @@ class Bench:
     """Feeds events, checks every invariant after each, and keeps the ledger.
 
     Attributes:
-        ended: Task sequence to the terminal states it was reported in (one, if all is well).
+        ended: Task sequence to the terminal states it was reported in since it was accepted or
+            retried on request (one, if all is well).
         accepted: Sequences that were accepted.
         attempts: Sequence to attempt numbers granted, in order.
         fences: Sequence to the number of its newest lease.
@@ -85,14 +86,22 @@ class Bench:
                 for number in range(first, first + len(command.outcome.payloads)):
                     persisted.add(number)
                     self.ended.setdefault(number, []).append(command.outcome.state)
+            case c.PersistRetry():
+                self._retry(command)
             case c.DeliverOutcome():
                 first = command.outcome.first
                 numbers = set(range(first, first + len(command.outcome.payloads)))
                 assert numbers <= persisted or not numbers - set(self.ended), "ack before commit"
             case c.GrantLease():
                 self._grant(command)
-            case c.CancelLease() if command.force:
-                pass
+
+    def _retry(self, command: c.PersistRetry) -> None:
+        sessions = self.scheduler.state.sessions.values()
+        (batch,) = (
+            one for known in sessions for one in known.batches if one.number == command.batch
+        )
+        for offset in range(command.offset, command.offset + command.count):
+            assert self.ended.pop(batch.first + offset), "what has not ended was retried"
 
     def _grant(self, command: c.GrantLease) -> None:
         worker = self.workers[command.worker_id]
@@ -239,6 +248,24 @@ class Bench:
     def cancel(self, first: int, count: int = 1, force: bool = False) -> None:
         """Cancel a range."""
         self.feed(e.CancelRequested(CancelRequest(PREFIX, first, count, force)))
+
+    def retry(self, first: int, count: int = 1, horizon: int | None = None) -> None:
+        """Retry dead letters on request."""
+        up_to = self.scheduler.state.next_outcome - 1 if horizon is None else horizon
+        self.feed(e.RetryRequested((e.LetterRange(PREFIX, first, count),), up_to))
+
+    def purge(self, first: int, count: int = 1) -> None:
+        """Purge dead letters; the ids of a batch of which nothing is left are free again."""
+        up_to = self.scheduler.state.next_outcome - 1
+        batches = self.scheduler.state.overlapping(PREFIX, first, count)
+        self.feed(e.PurgeRequested((e.LetterRange(PREFIX, first, count),), up_to))
+        gone = {one.batch for one in self.commands if isinstance(one, c.ForgetBatch)}
+        for batch in batches:
+            if batch.number in gone:
+                for number in range(batch.first, batch.first + batch.count):
+                    self.attempts.pop(number, None)
+                    self.ended.pop(number, None)
+                    self.accepted.discard(number)
 
     def pass_time(self, seconds: float) -> None:
         """Let time pass, with the timer firing as the shell would let it."""

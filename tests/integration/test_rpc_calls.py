@@ -12,6 +12,7 @@ import pytest
 
 from helpers.rpc import TASK, FakeAuth, FakeHead
 from rustray.common.errors import (
+    ConfigError,
     HeadUnavailable,
     InvariantError,
     ResourceExhausted,
@@ -21,7 +22,14 @@ from rustray.common.errors import (
     TaskTimeout,
 )
 from rustray.proto.rustray.v1 import common_pb2, head_pb2, worker_pb2
-from rustray.rpc.api import EventFilter, RawResult, SubmitItem, TaskFilter
+from rustray.rpc.api import (
+    EventFilter,
+    LetterCursor,
+    LetterFilter,
+    RawResult,
+    SubmitItem,
+    TaskFilter,
+)
 from rustray.rpc.grpcio import EOF, StatusCode, aio
 from rustray.rpc.head_client import GrpcHeadClient, connect
 from rustray.rpc.node_server import check_tables
@@ -84,6 +92,7 @@ async def test_every_view_arrives_as_it_was(client: GrpcHeadClient, head: FakeHe
     assert await client.get_result(TASK, 1.0) == RawResult(
         TASK, TaskState.SUCCEEDED, 2, b"42", "w-1", 1
     )
+    await _dead_letters_arrive(client, head)
     assert (await client.cancel([TASK], True))[0].state is TaskState.CANCELLED
     await client.drain_worker("w-1")
     assert await client.create_token("submit", 60.0, True, "worker") == "made"
@@ -91,6 +100,26 @@ async def test_every_view_arrives_as_it_was(client: GrpcHeadClient, head: FakeHe
     assert await client.renew_token() == "fresh"
     names = [name for name, _ in head.calls]
     assert names[-4:] == ["cancel", "drain_worker", "create_token", "renew_token"]
+
+
+async def _dead_letters_arrive(client: GrpcHeadClient, head: FakeHead) -> None:
+    chosen = LetterFilter((TASK,), (TaskState.POISONED, TaskState.FAILED), "f", 2.5)
+    cursor = LetterCursor("3.1", 70)
+    found, expected = await client.retry(chosen, cursor, True), await head.retry(chosen, cursor)
+    assert head.calls[-2:] == [
+        ("retry", (chosen, cursor, True)),
+        ("retry", (chosen, cursor, False)),
+    ]
+    assert (found.changed, found.horizon, found.next) == (1, 70, LetterCursor("4.2", 70))
+    assert isinstance(found.error, TaskNotFound)
+    assert isinstance(found.verdicts[1].error, TaskNotFound)
+    assert found.verdicts[0] == expected.verdicts[0]
+    assert await client.purge(chosen, cursor) == await head.purge(chosen, cursor)
+    assert await client.export(chosen, cursor) == await head.export(chosen, cursor)
+    with pytest.raises(ConfigError, match="no state of dead letters"):
+        await client.purge(LetterFilter(states=(TaskState.SUCCEEDED,)), LetterCursor())
+    with pytest.raises(ConfigError, match="at most 10000"):
+        await client.retry(LetterFilter((TASK,) * 10_001), LetterCursor())
 
 
 async def test_items_of_the_python_client_arrive_as_they_were(

@@ -144,6 +144,11 @@ _LATER = {
     4: "ALTER TABLE batch DROP COLUMN deadline;",
     5: "DROP TABLE large;",
     6: "DROP TABLE event;",
+    7: "DROP TABLE retry; DROP TABLE purge;"
+    + "".join(
+        f"ALTER TABLE outcome DROP COLUMN {name};"
+        for name in ("fence", "argument_base", "argument_ends", "arguments")
+    ),
 }
 """Schema version to what takes its novelty away."""
 

@@ -16,7 +16,7 @@ import pytest
 from helpers.power_cut import Disk, RecordingOs, Step, write_files
 from helpers.scheduling import ANYTHING, PREFIX
 from rustray.common.errors import RustRayError
-from rustray.head import journal_rows, journal_store, result_files
+from rustray.head import journal_rows, journal_schema, journal_store, result_files
 from rustray.head.core import Start
 from rustray.head.driver import HeadDriver
 from rustray.head.journal import GroupCommitJournal
@@ -156,6 +156,7 @@ class Life:
             first_lease=1 + self.session * 1_000_000,
             result_memory_bytes=5_000,
             result_disk_bytes=30_000,
+            letter_memory_bytes=20_000,
         )
         notifications = NotificationManager()
         start = Start(self.store.epoch_ms, is_first=self.store.starts == 1)
@@ -411,9 +412,9 @@ def _sync_seldom(patch: pytest.MonkeyPatch) -> None:
 
 
 def _forget_cancels(patch: pytest.MonkeyPatch) -> None:
-    statements = {**journal_store._STATEMENTS}
+    statements = {**journal_schema.STATEMENTS}
     statements[c.PersistCancel] = "SELECT ?, ?, ?"
-    patch.setattr(journal_store, "_STATEMENTS", statements)
+    patch.setattr(journal_store, "STATEMENTS", statements)
 
 
 def _commit_each_command(patch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rustray.cli import cluster, flags, settings_commands, state, submit, tasks
+from rustray.cli import cluster, flags, letters, settings_commands, state, submit, tasks
 from rustray.cli.call import client_command
 
 app = typer.Typer(
@@ -82,6 +82,7 @@ _LOOSE: dict[str, Any] = {"ignore_unknown_options": True}
 client_command(app, "submit", context_settings=_LOOSE)(submit.submit)
 client_command(app, "status")(cluster.status)
 client_command(app, "top")(cluster.top)
+letters.register(tasks.app)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(cluster.workers_app, name="workers")
 app.add_typer(cluster.token_app, name="token")

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final, Literal, overload
 
+from rustray.client.letters import LetterCalls
 from rustray.client.submission import (
     Submitter,
     back_off,
@@ -27,12 +28,18 @@ from rustray.rpc.api import EventFilter, HeadApi, TaskFilter
 from rustray.task.result import TaskEvent, TaskResult
 from rustray.task.spec import TaskSpec
 from rustray.task.state import TaskState
-from rustray.task.views import ClusterStatus, Explanation, TaskPage, TaskView, WorkerView
+from rustray.task.views import (
+    ClusterStatus,
+    Explanation,
+    TaskPage,
+    TaskView,
+    WorkerView,
+)
 
 _PAGE: Final = 1_000
 
 
-class HeadNode:
+class HeadNode(LetterCalls):
     """A connection to a head; use it as ``async with HeadNode(host, port) as head``.
 
     Every method raises a `RustRayError`: `HeadUnavailable` where no head answers,

@@ -277,7 +277,7 @@ def _check_together(config: Config) -> None:
             f"scheduler.lease_ttl_s={scheduler.lease_ttl_s:g} "
             f"({config.origin('scheduler.lease_ttl_s')}), or one lost heartbeat loses a worker"
         )
-    for name in ("result_memory_mb", "result_disk_mb"):
+    for name in ("result_memory_mb", "result_disk_mb", "dead_letter_memory_mb"):
         limit_mb = getattr(scheduler, name)
         if scheduler.max_payload_bytes > limit_mb * 1_000_000:
             raise ConfigError(

@@ -305,6 +305,14 @@ class SchedulerSettings:
         low=0,
         high=16_000_000,
     )
+    dead_letter_memory_mb: int = _setting(
+        256,
+        "whole",
+        "Megabytes of kept dead letters (tasks that ended badly, with arguments and error); the "
+        "oldest go first.",
+        low=1,
+        high=16_000_000,
+    )
     durability: str = _setting(
         "full",
         "text",

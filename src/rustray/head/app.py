@@ -49,6 +49,7 @@ def settings_of(config: HeadConfig, start: Start) -> SchedulerSettings:
         result_ttl_s=config.limits.result_ttl_s,
         result_memory_bytes=config.limits.result_memory_mb * 1_000_000,
         result_disk_bytes=0 if is_in_memory else config.limits.result_disk_mb * 1_000_000,
+        letter_memory_bytes=config.limits.dead_letter_memory_mb * 1_000_000,
         max_pending_tasks=config.limits.max_pending_tasks,
         max_payload_bytes=config.limits.max_payload_bytes,
         seed=time.time_ns() & 0xFFFF_FFFF,

@@ -84,6 +84,7 @@ class Limits:
         result_disk_mb: The same for large results, which are files in the state directory.
         disk_reserve_mb: Megabytes that stay free on the disk of the state directory: with less, no
             new tasks are accepted; 0: any.
+        dead_letter_memory_mb: The same of dead letters.
     """
 
     max_pending_tasks: int = 10_000_000
@@ -92,6 +93,7 @@ class Limits:
     result_memory_mb: int = 512
     result_disk_mb: int = 10_000
     disk_reserve_mb: int = 256
+    dead_letter_memory_mb: int = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,5 +147,6 @@ class HeadConfig:
                 scheduler.result_memory_mb,
                 scheduler.result_disk_mb,
                 scheduler.disk_reserve_mb,
+                scheduler.dead_letter_memory_mb,
             ),
         )

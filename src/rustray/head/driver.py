@@ -28,6 +28,7 @@ from rustray.scheduler.commands import (
     PersistOutcome,
     PublishEvents,
     RecallLease,
+    RefuseLetters,
     RefuseWorker,
     RejectTasks,
     ReportUnknown,
@@ -133,6 +134,7 @@ class HeadDriver:
             PublishEvents: self._number,
             AcceptTasks: self._once_safe(self._tell_client),
             RejectTasks: self._reject,
+            RefuseLetters: _tell_nobody,
             ReportUnknown: self._once_safe(self._tell_client),
             GrantLease: self._grant,
             CancelLease: self._tell_worker,
@@ -354,3 +356,7 @@ class HeadDriver:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _tell_nobody(_: Command) -> None:
+    """Do nothing: whoever made the event reads its answer from the returned commands."""

@@ -15,14 +15,19 @@ from rustray.common.ids import PREFIX_BYTES
 from rustray.rpc.convert import decode_task_class
 from rustray.scheduler.admission import DIGEST_BYTES
 from rustray.scheduler.admission import digests as digests_of
-from rustray.scheduler.events import RecoveredBatch, RecoveredOutcome, StateRecovered
+from rustray.scheduler.events import (
+    RecoveredBatch,
+    RecoveredOutcome,
+    RecoveredRetry,
+    StateRecovered,
+)
 from rustray.task.columns import NO_PAYLOADS, PayloadColumn, StoredColumn
 from rustray.task.frames import Outcome
 from rustray.task.state import TaskState
 
 APPLICATION_ID: Final = 0x52525931
 """Marks the file as ours: "RRY1"."""
-SCHEMA_VERSION: Final = 6
+SCHEMA_VERSION: Final = 7
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
@@ -81,11 +86,21 @@ def read_state(db: sqlite3.Connection, now: float, grace_s: float, starts: int) 
                     _results(number if number in large else None, blob, ends, base),
                     worker, attempts),
             ends is None, max(now - arrived, 0.0),
+            _column(arguments, argument_ends, argument_base), fence,
         )
-        for number, batch, place, count, state, worker, attempts, arrived, base, ends, blob
+        for number, batch, place, count, state, worker, attempts, arrived, base, ends, blob, fence,
+        argument_base, argument_ends, arguments
         in db.execute("SELECT * FROM outcome ORDER BY id")
     )  # fmt: skip
-    _verify(batches, outcomes)
+    retries = tuple(
+        RecoveredRetry(
+            number, batch, place, count, attempts, fence, _column(blob, ends, base),
+            max(now - asked, 0.0),
+        )
+        for number, batch, place, count, attempts, fence, asked, base, ends, blob
+        in db.execute("SELECT * FROM retry ORDER BY id")
+    )  # fmt: skip
+    _verify(batches, outcomes, retries)
     return StateRecovered(
         batches,
         outcomes,
@@ -98,10 +113,16 @@ def read_state(db: sqlite3.Connection, now: float, grace_s: float, starts: int) 
         tuple(name for (name,) in db.execute("SELECT id FROM worker ORDER BY id")),
         grace_s,
         starts,
+        retries,
+        tuple(db.execute("SELECT batch, place, count FROM purge")),
     )
 
 
-def _verify(batches: Sequence[RecoveredBatch], outcomes: Sequence[RecoveredOutcome]) -> None:
+def _verify(
+    batches: Sequence[RecoveredBatch],
+    outcomes: Sequence[RecoveredOutcome],
+    retries: Sequence[RecoveredRetry],
+) -> None:
     """Look whether the rows fit together.
 
     Raises:
@@ -116,12 +137,16 @@ def _verify(batches: Sequence[RecoveredBatch], outcomes: Sequence[RecoveredOutco
             raise ValueError(f"batch {batch.batch} miscounts its tasks")
         counts[batch.batch] = batch.count
     for one in outcomes:
-        if not 0 <= one.offset < one.offset + one.count <= counts.get(one.batch, -1):
-            raise ValueError(f"outcome {one.number} belongs to no tasks")
         if not isinstance(one.outcome.attempts, int) or not one.outcome.state.is_terminal:
             raise ValueError(f"outcome {one.number} says nonsense")
         if not one.is_expired and len(one.outcome.payloads) != one.count:
             raise ValueError(f"outcome {one.number} miscounts its tasks")
+    parts: list[RecoveredOutcome | RecoveredRetry] = [*outcomes, *retries]
+    for part in parts:
+        if not 0 <= part.offset < part.offset + part.count <= counts.get(part.batch, -1):
+            raise ValueError(f"outcome or retry {part.number} belongs to no tasks")
+        if part.arguments is not None and len(part.arguments) != part.count:
+            raise ValueError(f"outcome or retry {part.number} miscounts its arguments")
 
 
 def make_private(path: Path) -> None:

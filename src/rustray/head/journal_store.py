@@ -26,10 +26,12 @@ from rustray.head.journal_rows import (
     refuse_foreign,
     unusable,
 )
+from rustray.head.journal_schema import COLUMNS, FOLLOWED_BY, MIGRATIONS, SCHEMA, STATEMENTS
 from rustray.head.result_files import ResultFiles, name_of
 from rustray.rpc.convert import decode_task_class, encode_task_class
 from rustray.scheduler import commands as c
 from rustray.scheduler.events import StateRecovered
+from rustray.task.columns import NO_PAYLOADS, PayloadColumn
 from rustray.task.spec import TaskClass
 
 logger = logging.getLogger("rustray.head")
@@ -38,90 +40,6 @@ FILE_NAME: Final = "journal.db"
 LEVELS: Final = {"full": "FULL", "process": "NORMAL"}
 """Durability level to SQLite's ``synchronous``: FULL syncs at each commit."""
 _CHECKPOINT_PAGES: Final = 4_000
-
-_CRASHES: Final = """
-CREATE TABLE crash (
-  id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, place INTEGER NOT NULL, text TEXT NOT NULL
-);
-CREATE INDEX crash_batch ON crash (batch);
-"""
-_OOM_RERUNS: Final = """
-CREATE TABLE oom_rerun (
-  batch INTEGER NOT NULL, place INTEGER NOT NULL, reruns INTEGER NOT NULL,
-  PRIMARY KEY (batch, place)
-) WITHOUT ROWID;
-"""
-_DEADLINE: Final = "ALTER TABLE batch ADD COLUMN deadline REAL NOT NULL DEFAULT 0;"
-_LARGE: Final = """
-CREATE TABLE large (id INTEGER PRIMARY KEY, digest BLOB NOT NULL);
-"""
-_MIGRATIONS: Final = {1: _CRASHES, 2: _OOM_RERUNS, 3: _DEADLINE, 4: _LARGE, 5: event_rows.SCHEMA}
-"""Schema version to what makes the next one of it."""
-_SCHEMA: Final = f"""
-CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE code (hash BLOB PRIMARY KEY, code BLOB NOT NULL);
-CREATE TABLE class (id INTEGER PRIMARY KEY, definition BLOB NOT NULL UNIQUE);
-CREATE TABLE worker (id TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE batch (
-  id INTEGER PRIMARY KEY, prefix BLOB NOT NULL, first INTEGER NOT NULL, count INTEGER NOT NULL,
-  class INTEGER NOT NULL, pushed INTEGER NOT NULL, accepted REAL NOT NULL,
-  digests BLOB, base INTEGER NOT NULL, ends BLOB, payloads BLOB
-);
-{_DEADLINE}
-CREATE TABLE outcome (
-  id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, place INTEGER NOT NULL, count INTEGER NOT NULL,
-  state INTEGER NOT NULL, worker TEXT NOT NULL, attempts INTEGER NOT NULL, arrived REAL NOT NULL,
-  base INTEGER NOT NULL, ends BLOB, payloads BLOB
-);
-CREATE INDEX outcome_batch ON outcome (batch);
-CREATE TABLE cancel (batch INTEGER NOT NULL, place INTEGER NOT NULL, count INTEGER NOT NULL);
-CREATE INDEX cancel_batch ON cancel (batch);
-CREATE TABLE granted (
-  id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, place INTEGER NOT NULL, count INTEGER NOT NULL,
-  granted INTEGER NOT NULL
-);
-CREATE INDEX granted_batch ON granted (batch);
-{_CRASHES}{_OOM_RERUNS}{_LARGE}{event_rows.SCHEMA}CREATE TABLE rerun (
-  batch INTEGER NOT NULL, place INTEGER NOT NULL, attempt INTEGER NOT NULL, reruns INTEGER NOT NULL,
-  PRIMARY KEY (batch, place)
-) WITHOUT ROWID;
-"""
-_BATCH: Final = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?)"
-_OUTCOME: Final = "INSERT INTO outcome VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_STATEMENTS: Final[dict[type[Any], str]] = {
-    c.PersistBatch: _BATCH,
-    c.PersistOutcome: _OUTCOME,
-    c.PersistCancel: "INSERT INTO cancel VALUES (?, ?, ?)",
-    c.PersistRerun: "INSERT OR REPLACE INTO rerun VALUES (?, ?, ?, ?)",
-    c.PersistOomRerun: "INSERT OR REPLACE INTO oom_rerun VALUES (?, ?, ?)",
-    c.PersistCrash: "INSERT INTO crash (batch, place, text) VALUES (?, ?, ?)",
-    c.PersistGrant: "INSERT INTO granted (batch, place, count, granted) VALUES (?, ?, ?, ?)",
-    c.PersistCode: "INSERT OR IGNORE INTO code VALUES (?, ?)",
-    c.PersistWorker: "INSERT OR IGNORE INTO worker VALUES (?)",
-    c.ForgetResults: "UPDATE outcome SET ends = NULL, payloads = NULL WHERE id = ?",
-    c.ForgetArguments: (
-        "UPDATE batch SET digests = ?2, ends = NULL, payloads = NULL WHERE id = ?1"
-    ),
-    c.ForgetBatch: "DELETE FROM batch WHERE id = ?",
-    c.ForgetCode: "DELETE FROM code WHERE hash = ?",
-    c.ForgetWorker: "DELETE FROM worker WHERE id = ?",
-    **event_rows.STATEMENTS,
-}
-_COLUMNS: Final[dict[type[Any], tuple[str, ...]]] = {
-    c.PersistCancel: ("batch", "offset", "count"),
-    c.PersistRerun: ("batch", "offset", "attempt", "reruns"),
-    c.PersistOomRerun: ("batch", "offset", "reruns"),
-    c.PersistCrash: ("batch", "offset", "text"),
-    c.PersistGrant: ("batch", "offset", "count", "is_granted"),
-    c.PersistCode: ("code_hash", "code"),
-    c.PersistWorker: ("worker_id",),
-    c.ForgetResults: ("number",),
-    c.ForgetArguments: ("batch", "digests"),
-    c.ForgetBatch: ("batch",),
-    c.ForgetCode: ("code_hash",),
-    c.ForgetWorker: ("worker_id",),
-}
-"""What of a command goes into its statement, in order, where that is a value as it is."""
 
 
 def connect(path: str) -> sqlite3.Connection:
@@ -187,7 +105,7 @@ class JournalStore:
         execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         if is_empty:
             self._db.executescript(
-                f"BEGIN; {_SCHEMA} PRAGMA application_id = {APPLICATION_ID}; "
+                f"BEGIN; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; "
                 f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             )
         else:
@@ -257,10 +175,9 @@ class JournalStore:
     def _write(self, kind: type[Any] | None, rows: list[tuple[Any, ...]]) -> None:
         if kind is None:
             return
-        self._db.executemany(_STATEMENTS[kind], rows)
-        if kind is c.ForgetBatch:
-            for table in ("outcome", "cancel", "rerun", "oom_rerun", "crash", "granted"):
-                self._db.executemany(f"DELETE FROM {table} WHERE batch = ?", rows)  # noqa: S608
+        self._db.executemany(STATEMENTS[kind], rows)
+        for statement in FOLLOWED_BY.get(kind, ()):
+            self._db.executemany(statement, rows)
 
     def _row(self, command: c.JournalCommand, now: float) -> tuple[Any, ...]:
         match command:
@@ -284,12 +201,20 @@ class JournalStore:
                     int(outcome.state),
                     outcome.worker_id, outcome.attempts, now,
                     payloads.base, payloads.ends_bytes(), blob,
+                    command.fence, *_values(command.arguments or NO_PAYLOADS),
+                )  # fmt: skip
+            case c.ReplaceOutcome():
+                return (command.number, *_values(command.payloads), *_values(command.arguments))
+            case c.PersistRetry():
+                return (
+                    command.number, command.batch, command.offset, command.count,
+                    command.attempts, command.fence, now, *_values(command.arguments),
                 )  # fmt: skip
             case c.ForgetResults(is_large=True):
                 self._doom(command.number)
             case c.PersistEvents() | c.ForgetEvents():
                 return event_rows.row_of(command)
-        return tuple(getattr(command, name) for name in _COLUMNS[type(command)])
+        return tuple(getattr(command, name) for name in COLUMNS[type(command)])
 
     def _put_away(self, command: c.PersistOutcome) -> None:
         """Write large results into a file of theirs."""
@@ -394,6 +319,11 @@ def at_present_schema(db: sqlite3.Connection) -> sqlite3.Connection:
 def migrate(db: sqlite3.Connection) -> None:
     """Bring an older schema up to date, all or nothing."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
-    steps = "".join(_MIGRATIONS[number] for number in range(version, SCHEMA_VERSION))
+    steps = "".join(MIGRATIONS[number] for number in range(version, SCHEMA_VERSION))
     if steps:
         db.executescript(f"BEGIN; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+
+
+def _values(column: PayloadColumn) -> tuple[int, bytes | None, bytes | None]:
+    """Return a column's values; NULL where it has no items."""
+    return column.base, column.ends_bytes() or None, column.blob if len(column) else None

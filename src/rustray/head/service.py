@@ -24,6 +24,7 @@ from rustray.common.errors import (
 )
 from rustray.common.resources import ResourceSet
 from rustray.head.core import HeadCore, TokenDesk
+from rustray.head.letters import LetterService
 from rustray.head.listing import cluster_status, list_tasks
 from rustray.rpc.api import (
     CancelVerdict,
@@ -71,7 +72,7 @@ LONGEST_WAIT_S = 300.0
 """A `get_result` without a limit answers after this time at the latest; callers ask again."""
 
 
-class HeadService:
+class HeadService(LetterService):
     """What one caller may do with the head (`rustray.rpc.api.HeadApi`)."""
 
     def __init__(self, core: HeadCore, caller: Caller) -> None:

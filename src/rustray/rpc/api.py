@@ -17,6 +17,7 @@ from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 from rustray.task.views import (
     ClusterStatus,
+    DeadLetter,
     Explanation,
     Heartbeat,
     HeartbeatReply,
@@ -104,6 +105,82 @@ class CancelVerdict:
 
 
 @dataclass(frozen=True, slots=True)
+class LetterFilter:
+    """Which dead letters: those named, or all that fit; an empty field means all.
+
+    Attributes:
+        task_ids: If there are any, no other field is looked at.
+        states: Of FAILED, TIMED_OUT and POISONED.
+        min_age_s: Only those that ended at least so long ago.
+    """
+
+    task_ids: tuple[str, ...] = ()
+    states: tuple[TaskState, ...] = ()
+    function: str = ""
+    min_age_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class LetterCursor:
+    """How far a request that takes several calls has come.
+
+    Attributes:
+        after: Position behind the last letter that was looked at; "" at the start.
+        horizon: Letters of after the first call are left alone; 0 in the first call.
+    """
+
+    after: str = ""
+    horizon: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LetterVerdict:
+    """What became of one task that was named in a retry or purge.
+
+    Attributes:
+        state: After the call.
+        is_changed: Whether it was a dead letter, and is none any more.
+        error: Why it could not be done; None also for a task that is no dead letter.
+    """
+
+    task_id: str
+    state: TaskState
+    is_changed: bool
+    error: RustRayError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LetterAnswer:
+    """What one call of retry or purge did.
+
+    Attributes:
+        verdicts: One for each task that was named, in order.
+        changed: How many dead letters were retried or purged.
+        horizon: For `LetterCursor`: what makes the same call do nothing twice.
+        error: The first reason why others were not.
+        next: What to pass to go on; None at the end.
+    """
+
+    verdicts: tuple[LetterVerdict, ...]
+    changed: int
+    horizon: int
+    error: RustRayError | None = None
+    next: LetterCursor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LetterPage:
+    """Some dead letters, in order of their end (or as they were named).
+
+    Attributes:
+        next: What to pass to go on; None at the end.
+    """
+
+    letters: tuple[DeadLetter, ...]
+    next: LetterCursor | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class EventFilter:
     """Which events a subscriber wants; an empty field means all.
 
@@ -184,6 +261,22 @@ class HeadApi(Protocol):
         """
 
     async def cancel(self, task_ids: Sequence[str], force: bool) -> list[CancelVerdict]: ...
+    async def retry(
+        self, where: LetterFilter, cursor: LetterCursor, dry_run: bool = False
+    ) -> LetterAnswer:
+        """Make tasks of dead letters, or only count them.
+
+        Done again with the same cursor and horizon, it does nothing more.
+        """
+
+    async def purge(
+        self, where: LetterFilter, cursor: LetterCursor, dry_run: bool = False
+    ) -> LetterAnswer:
+        """Forget dead letters, with error and arguments, or only count them."""
+
+    async def export(self, where: LetterFilter, cursor: LetterCursor) -> LetterPage:
+        """Return some dead letters with error and arguments."""
+
     async def explain(self, task_id: str) -> Explanation: ...
     async def list_tasks(self, where: TaskFilter, cursor: str, limit: int) -> TaskPage: ...
     async def list_workers(self) -> list[WorkerView]: ...

@@ -14,12 +14,17 @@ from rustray.common.errors import (
     RustRayError,
 )
 from rustray.proto.rustray.v1 import head_pb2 as wire
+from rustray.rpc import letter_codec as letters
 from rustray.rpc import request_codec as requests
 from rustray.rpc import view_codec as views
 from rustray.rpc.api import (
     CancelVerdict,
     EventFilter,
     FramePump,
+    LetterAnswer,
+    LetterCursor,
+    LetterFilter,
+    LetterPage,
     Link,
     RawResult,
     SubmitItem,
@@ -283,6 +288,27 @@ class GrpcHeadClient:
             answer = await self._call("CancelTask", request, wire.CancelTaskResponse)
             verdicts += requests.get_cancel_verdicts(answer)
         return verdicts
+
+    # -- dead letters ---------------------------------------------------------
+
+    async def retry(
+        self, where: LetterFilter, cursor: LetterCursor, dry_run: bool = False
+    ) -> LetterAnswer:
+        """Make tasks of dead letters; see `HeadApi.retry`."""
+        request = letters.put_request(wire.RetryTasksRequest(), where, cursor, dry_run)
+        return letters.get_answer(await self._call("RetryTasks", request, wire.RetryTasksResponse))
+
+    async def purge(
+        self, where: LetterFilter, cursor: LetterCursor, dry_run: bool = False
+    ) -> LetterAnswer:
+        """Forget dead letters; see `HeadApi.purge`."""
+        request = letters.put_request(wire.PurgeTasksRequest(), where, cursor, dry_run)
+        return letters.get_answer(await self._call("PurgeTasks", request, wire.PurgeTasksResponse))
+
+    async def export(self, where: LetterFilter, cursor: LetterCursor) -> LetterPage:
+        """Return some dead letters; see `HeadApi.export`."""
+        request = letters.put_request(wire.ExportTasksRequest(), where, cursor)
+        return letters.get_page(await self._call("ExportTasks", request, wire.ExportTasksResponse))
 
     async def explain(self, task_id: str) -> Explanation:
         """Say why a task is where it is."""

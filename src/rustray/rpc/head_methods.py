@@ -7,6 +7,7 @@ from typing import Any, Final, TypeVar
 
 from rustray.common.errors import ConfigError, PayloadError, ResourceExhausted
 from rustray.proto.rustray.v1 import head_pb2 as wire
+from rustray.rpc import letter_codec as letters
 from rustray.rpc import request_codec as requests
 from rustray.rpc import view_codec as views
 from rustray.rpc.api import HeadApi, SubmitItem, SubmitVerdict
@@ -69,6 +70,20 @@ async def _cancel_task(api: HeadApi, request: wire.CancelTaskRequest) -> Any:
     return requests.put_cancel_verdicts(await api.cancel(list(request.task_ids), request.force))
 
 
+async def _retry_tasks(api: HeadApi, request: wire.RetryTasksRequest) -> Any:
+    answer = await api.retry(*letters.get_request(request), request.dry_run)
+    return letters.put_answer(wire.RetryTasksResponse(), answer)
+
+
+async def _purge_tasks(api: HeadApi, request: wire.PurgeTasksRequest) -> Any:
+    answer = await api.purge(*letters.get_request(request), request.dry_run)
+    return letters.put_answer(wire.PurgeTasksResponse(), answer)
+
+
+async def _export_tasks(api: HeadApi, request: wire.ExportTasksRequest) -> Any:
+    return letters.put_page(await api.export(*letters.get_request(request)))
+
+
 async def _explain_task(api: HeadApi, request: wire.ExplainTaskRequest) -> Any:
     return views.put_explanation(await api.explain(request.task_id))
 
@@ -122,6 +137,9 @@ _UNARY: Final[dict[str, tuple[Any, Callable[[HeadApi, Any], Awaitable[Any]]]]] =
     "SubmitTasks": (wire.SubmitTasksRequest, _submit_tasks),
     "GetTaskResult": (wire.GetTaskResultRequest, _get_task_result),
     "CancelTask": (wire.CancelTaskRequest, _cancel_task),
+    "RetryTasks": (wire.RetryTasksRequest, _retry_tasks),
+    "PurgeTasks": (wire.PurgeTasksRequest, _purge_tasks),
+    "ExportTasks": (wire.ExportTasksRequest, _export_tasks),
     "ExplainTask": (wire.ExplainTaskRequest, _explain_task),
     "ListTasks": (wire.ListTasksRequest, _list_tasks),
     "ListWorkers": (wire.ListWorkersRequest, _list_workers),

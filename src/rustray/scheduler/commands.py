@@ -52,6 +52,8 @@ class PersistOutcome:
         offset: Of the first task in its batch.
         is_large: Keep the results where they can be read again by this number, and answer with
             `ResultsStored`.
+        arguments: Of dead letters, one a task.
+        fence: Of dead letters: the highest attempt number that one of them has had.
     """
 
     number: int
@@ -59,6 +61,46 @@ class PersistOutcome:
     offset: int
     outcome: Outcome
     is_large: bool = False
+    arguments: PayloadColumn | None = None
+    fence: int = 0
+
+
+@record
+class PersistRetry:
+    """Commit that dead letters are tasks again.
+
+    Attributes:
+        number: In one order with those of outcomes: what came before is of an earlier life.
+        attempts: How often each was started before.
+        fence: Attempt numbers up to this one are of before.
+        arguments: One a task.
+    """
+
+    number: int
+    batch: int
+    offset: int
+    count: int
+    attempts: int
+    fence: int
+    arguments: PayloadColumn
+
+
+@record
+class PersistPurge:
+    """Commit that tasks of an outcome are purged; `ReplaceOutcome` follows."""
+
+    batch: int
+    offset: int
+    count: int
+
+
+@record
+class ReplaceOutcome:
+    """Commit an outcome without the bytes of tasks that are purged."""
+
+    number: int
+    payloads: PayloadColumn
+    arguments: PayloadColumn
 
 
 @record
@@ -190,6 +232,16 @@ class RejectTasks:
 
 
 @record
+class RefuseLetters:
+    """Tell who asked why dead letters cannot be retried."""
+
+    prefix: bytes
+    first: int
+    count: int
+    error: RustRayError
+
+
+@record
 class DeliverOutcome:
     """Send an outcome to the session that submitted the tasks, and to whoever waits for them."""
 
@@ -313,6 +365,9 @@ class RefuseWorker:
 JournalCommand = (
     PersistBatch
     | PersistOutcome
+    | PersistRetry
+    | PersistPurge
+    | ReplaceOutcome
     | PersistCancel
     | PersistRerun
     | PersistOomRerun
@@ -334,6 +389,7 @@ Command = (
     JournalCommand
     | AcceptTasks
     | RejectTasks
+    | RefuseLetters
     | DeliverOutcome
     | ReportUnknown
     | PublishEvents

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
+from itertools import groupby
 
 from rustray.scheduler.commands import (
     DeliverOutcome,
@@ -12,7 +14,7 @@ from rustray.scheduler.commands import (
     PublishEvents,
 )
 from rustray.scheduler.placement import enqueue
-from rustray.scheduler.records import Lease, Part, StoredOutcome, WorkerRecord
+from rustray.scheduler.records import Batch, Lease, Part, StoredOutcome, WorkerRecord
 from rustray.scheduler.results import is_large, keep, shrink
 from rustray.scheduler.state import SchedulerState, hold_back, push_front, runs
 from rustray.scheduler.view import outcome_of
@@ -20,7 +22,7 @@ from rustray.task.columns import PayloadColumn
 from rustray.task.failures import encode_failure
 from rustray.task.frames import LeaseRange
 from rustray.task.result import FailureInfo
-from rustray.task.state import TaskState
+from rustray.task.state import DEAD_STATES, TaskState
 
 
 def owned_runs(state: SchedulerState, lease: Lease, offset: int, count: int) -> list[Part]:
@@ -81,8 +83,9 @@ def requeue(state: SchedulerState, lease: Lease, part: Part) -> None:
     if not batch.is_overdue:
         _put_back(state, lease, part)
         return
+    limit_s = batch.queue.task_class.queue_timeout_s
     for one in reversed(part.singles()):
-        if one.low in batch.reruns:
+        if one.low in batch.reruns or not batch.is_past(one.low, limit_s, state.now):
             _put_back(state, lease, one)
         else:
             end_overdue(state, one)
@@ -154,11 +157,26 @@ def finish(
         payloads: Encoded values or failures, one a task.
         worker: Where they ran; None for tasks that no worker has.
     """
-    if part.batch.reruns and part.count > 1:
-        for index, one in enumerate(part.singles()):
-            _finish_alike(state, one, end, payloads.slice(index, index + 1), worker)
+    if part.count > 1 and (part.batch.reruns or part.batch.revived is not None):
+        for low, high in _alike(part):
+            index = low - part.low
+            piece = Part(part.batch, low, high, part.state)
+            _finish_alike(state, piece, end, payloads.slice(index, index + high - low), worker)
         return
     _finish_alike(state, part, end, payloads, worker)
+
+
+def _alike(part: Part) -> Iterator[tuple[int, int]]:
+    """Split into runs of tasks that have been started equally often."""
+    batch, low = part.batch, part.low
+    revived, reruns = batch.revived, batch.reruns
+    started = [
+        reruns.get(offset, 0) + (revived.attempts[offset] if revived is not None else 0)
+        for offset in range(low, part.high)
+    ]
+    for _, run in groupby(range(part.count), started.__getitem__):
+        offsets = list(run)
+        yield low + offsets[0], low + offsets[-1] + 1
 
 
 def _finish_alike(
@@ -171,13 +189,20 @@ def _finish_alike(
     batch, low, number = part.batch, part.low, part.count
     was_granted = worker is not None or bool(batch.grants.get(low))
     attempts = 1 + batch.reruns.get(low, 0) if was_granted else 0
+    if batch.revived is not None:
+        attempts += batch.revived.attempts[low]
     worker_id = worker.info.worker_id if worker is not None else ""
+    index = len(batch.outcomes)
     stored = StoredOutcome(
-        state.next_outcome, batch, low, end, payloads, worker_id, attempts, state.now
+        state.next_outcome, batch, low, end, payloads, worker_id, attempts, state.now, index, number
     )
     stored.is_large = is_large(state, end, payloads)
+    if end in DEAD_STATES:
+        assert batch.payloads is not None
+        stored.arguments = batch.payloads.slice(low, part.high)
+        stored.fence = 1 + _most_grants(batch, low, part.high)
     state.next_outcome += 1
-    batch.lease[low : part.high] = array("Q", (len(batch.outcomes),)) * number
+    batch.lease[low : part.high] = array("Q", (index,)) * number
     keep(state, stored)
     state.set_state(part, end)
     state.counters[_ENDED[end]] += number
@@ -194,13 +219,27 @@ def _finish_alike(
     shrink(state)
 
 
+def _most_grants(batch: Batch, low: int, high: int) -> int:
+    """Return the highest number of an attempt but the last that one of some tasks has had."""
+    grants, lost = batch.grants, batch.lost_attempts
+    return max(grants.get(offset, lost) for offset in range(low, high)) if grants else lost
+
+
 def _announce(state: SchedulerState, stored: StoredOutcome) -> None:
     """Persist an outcome, then tell whoever wants to know."""
     batch = stored.batch
     outcome = outcome_of(stored, stored.offset, stored.offset + len(stored.payloads))
     commands = state.commands
     commands.append(
-        PersistOutcome(stored.number, batch.number, stored.offset, outcome, stored.is_large)
+        PersistOutcome(
+            stored.number,
+            batch.number,
+            stored.offset,
+            outcome,
+            stored.is_large,
+            stored.arguments,
+            stored.fence,
+        )
     )
     commands.append(DeliverOutcome(batch.prefix, outcome, batch.is_pushed))
     commands.append(

@@ -23,15 +23,22 @@ from rustray.task.state import TaskState
 RECALL_AGAIN_S: Final = 0.5
 
 
-def start_batch_timers(state: SchedulerState, batch: Batch) -> None:
-    """Start the queue and total limits and the deadline of a batch: at most one timer each."""
+def start_batch_timers(state: SchedulerState, batch: Batch, since_s: float | None = None) -> None:
+    """Start the queue and total limits and the deadline of a batch: at most one timer each.
+
+    Args:
+        state: The scheduler's.
+        batch: Which.
+        since_s: When the limits begin; None: with its acceptance.
+    """
     task_class = batch.queue.task_class
+    start_s = batch.accepted_at_s if since_s is None else since_s
     if batch.deadline_s is not None:
         _start_timer(state, batch.deadline_s, "deadline", batch)
     if task_class.queue_timeout_s:
-        _start_timer(state, batch.accepted_at_s + task_class.queue_timeout_s, "queue", batch)
+        _start_timer(state, start_s + task_class.queue_timeout_s, "queue", batch)
     if task_class.total_timeout_s:
-        _start_timer(state, batch.accepted_at_s + task_class.total_timeout_s, "total", batch)
+        _start_timer(state, start_s + task_class.total_timeout_s, "total", batch)
 
 
 def _start_timer(state: SchedulerState, due_s: float, kind: str, batch: Batch) -> None:
@@ -48,7 +55,7 @@ def on_queue_limit(state: SchedulerState, batch: Batch) -> None:
         return
     batch.is_overdue = True
     is_recalling = False
-    for part in _parts(batch):
+    for part in _parts(state, batch, batch.queue.task_class.queue_timeout_s):
         if part.state is TaskState.QUEUED:
             ending = part.singles() if batch.reruns else (part,)
             for piece in ending:
@@ -70,8 +77,20 @@ def _recall(state: SchedulerState, lease: Lease, offsets: list[int]) -> None:
     )
 
 
-def _parts(batch: Batch) -> list[Part]:
-    return [Part(batch, a, b, TaskState(byte)) for a, b, byte in runs(batch.state, 0, batch.count)]
+def _parts(state: SchedulerState, batch: Batch, limit_s: float | None) -> list[Part]:
+    """Return the parts of a batch whose limit has passed: all, but for what was retried since.
+
+    Args:
+        state: The scheduler's.
+        batch: Which.
+        limit_s: The limit; None for a deadline, which a retry does not move.
+    """
+    found = [Part(batch, a, b, TaskState(byte)) for a, b, byte in runs(batch.state, 0, batch.count)]
+    if batch.revived is None or limit_s is None:
+        return found
+    open_parts = (part for part in found if not part.state.is_terminal)
+    singles = (one for part in open_parts for one in part.singles())
+    return [one for one in singles if batch.is_past(one.low, limit_s, state.now)]
 
 
 def _expire_queued(state: SchedulerState, part: Part, info: FailureInfo) -> None:
@@ -106,7 +125,8 @@ def end_queued_if_due(state: SchedulerState, batch: Batch) -> None:
         return
     is_deadline = batch.deadline_s == batch.due_s
     info = _DEADLINE_INFO if is_deadline else _total_info(batch)
-    for part in _parts(batch):
+    limit_s = None if is_deadline else batch.queue.task_class.total_timeout_s
+    for part in _parts(state, batch, limit_s):
         if part.state is TaskState.QUEUED:
             _expire_queued(state, part, info)
 
@@ -120,7 +140,8 @@ def _end_all(state: SchedulerState, batch: Batch, kind: str, info: FailureInfo) 
     if batch.unfinished == 0:
         return
     ghost = state.ghost
-    for part in _parts(batch):
+    limit_s = batch.queue.task_class.total_timeout_s if kind == "total" else None
+    for part in _parts(state, batch, limit_s):
         if part.state is TaskState.QUEUED:
             _expire_queued(state, part, info)
         elif not part.state.is_terminal:

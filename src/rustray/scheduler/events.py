@@ -101,6 +101,36 @@ class FollowRequested:
 
 
 @record
+class LetterRange:
+    """Consecutive tasks of a session, some of which may be dead letters."""
+
+    prefix: bytes
+    first: int
+    count: int
+
+
+@record
+class RetryRequested:
+    """Somebody wants dead letters to be tasks again.
+
+    Attributes:
+        horizon: Number of an outcome; what ended later is left as it is, so that the same request
+            can be made again, and one for all ends.
+    """
+
+    ranges: tuple[LetterRange, ...]
+    horizon: int
+
+
+@record
+class PurgeRequested:
+    """Somebody wants dead letters to be forgotten; see `RetryRequested`."""
+
+    ranges: tuple[LetterRange, ...]
+    horizon: int
+
+
+@record
 class WorkerJoined:
     """A worker registered (anew, or again after a broken connection)."""
 
@@ -197,6 +227,8 @@ class RecoveredOutcome:
         outcome: Without payloads if the results have expired; with a `StoredColumn` if they are
             large.
         age_s: Seconds since it arrived.
+        arguments: Of dead letters.
+        fence: Likewise.
     """
 
     number: int
@@ -205,6 +237,27 @@ class RecoveredOutcome:
     count: int
     outcome: Outcome
     is_expired: bool
+    age_s: float
+    arguments: PayloadColumn | None = None
+    fence: int = 0
+
+
+@record
+class RecoveredRetry:
+    """A retry on request as the journal has it; see `PersistRetry`.
+
+    Attributes:
+        arguments: None once all tasks of the batch have ended again.
+        age_s: Seconds since it was asked for.
+    """
+
+    number: int
+    batch: int
+    offset: int
+    count: int
+    attempts: int
+    fence: int
+    arguments: PayloadColumn | None
     age_s: float
 
 
@@ -224,6 +277,8 @@ class StateRecovered:
         workers: Who had joined, and may hold tasks still.
         grace_s: How long they have to come back.
         starts: How many heads have started with this journal, the present one included.
+        retries: Of dead letters, by number.
+        purges: (batch, offset, count) of dead letters that are to be forgotten.
     """
 
     batches: tuple[RecoveredBatch, ...]
@@ -237,6 +292,8 @@ class StateRecovered:
     workers: tuple[str, ...]
     grace_s: float
     starts: int
+    retries: tuple[RecoveredRetry, ...] = ()
+    purges: tuple[tuple[int, int, int], ...] = ()
 
 
 @record
@@ -248,6 +305,8 @@ Event = (
     TasksSubmitted
     | CodeReceived
     | CancelRequested
+    | RetryRequested
+    | PurgeRequested
     | OutcomesDelivered
     | ResultsStored
     | StorageChanged

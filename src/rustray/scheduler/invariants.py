@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 from rustray.common.errors import InvariantError
+from rustray.scheduler.records import StoredOutcome
+from rustray.scheduler.results import size_of
 from rustray.scheduler.state import SchedulerState
 from rustray.task.columns import StoredColumn
-from rustray.task.state import TaskState
+from rustray.task.state import DEAD_STATES, TaskState
 
 
 def check(state: SchedulerState) -> None:
@@ -121,16 +123,17 @@ def workers_are_charged_what_they_hold(state: SchedulerState) -> None:
 
 def outcomes_are_found(state: SchedulerState) -> None:
     """Each ended task points to the outcome that covers it, or to an expired one."""
-    size = large = 0
+    sizes: Counter[str] = Counter()
+    live: Counter[StoredOutcome] = Counter()
     for session in state.sessions.values():
         for batch in session.batches:
             kept = [outcome for outcome in batch.outcomes if outcome is not None]
             _require(batch.kept == len(kept), "a batch miscounts its outcomes")
-            size += sum(one.payloads.size_bytes for one in kept if not one.is_large)
-            large += sum(one.payloads.size_bytes for one in kept if one.is_large)
             for one in kept:
-                waits = one.is_large and not isinstance(one.payloads, StoredColumn)
-                _require((one.number in state.unstored) == waits, "a large result is miscounted")
+                _stands_right(state, one)
+                live[one] = 0
+                kind = "letters" if one.state in DEAD_STATES else "results"
+                sizes["large" if one.is_large else kind] += size_of(one)
             for offset in range(batch.count):
                 if not TaskState(batch.state[offset]).is_terminal:
                     continue
@@ -140,8 +143,21 @@ def outcomes_are_found(state: SchedulerState) -> None:
                 inside = stored.offset <= offset < stored.offset + len(stored.payloads)
                 _require(inside, "an outcome does not cover its task")
                 _require(stored.state == batch.state[offset], "an outcome has another state")
-    _require(state.results.bytes == size, "result bytes are miscounted")
-    _require(state.large.bytes == large, "bytes of large results are miscounted")
+                live[stored] += 1
+    for kind in ("results", "large", "letters"):
+        shelf = getattr(state, kind)
+        _require(shelf.bytes == sizes[kind], f"the bytes of {kind} are miscounted")
+        spent = sum(one.is_evicted for one in shelf.queue)
+        _require(shelf.spent == spent, f"the shelf of {kind} miscounts what has gone")
+    for outcome, number in live.items():
+        _require(outcome.live == number > 0, "an outcome miscounts its tasks")
+
+
+def _stands_right(state: SchedulerState, one: StoredOutcome) -> None:
+    waits = one.is_large and not isinstance(one.payloads, StoredColumn)
+    _require((one.number in state.unstored) == waits, "a large result is miscounted")
+    _require(one.batch.outcomes[one.index] is one, "an outcome is misplaced")
+    _require(not one.is_evicted, "an outcome that was evicted is there")
 
 
 def no_room_is_left_unused(state: SchedulerState) -> None:

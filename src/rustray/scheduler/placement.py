@@ -302,7 +302,7 @@ def _lease_run(
             batch.prefix,
             batch.first + low,
             batch.payloads.slice(low, high),
-            batch.due_s,
+            batch.due_of(low, high),
         )
     )
 

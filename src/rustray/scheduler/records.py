@@ -34,6 +34,10 @@ class StoredOutcome:
         payloads: Encoded values or failures, one a task.
         finished_at_s: Monotonic time.
         is_large: The shell keeps the payloads; a `StoredColumn` once it has them safe.
+        index: Its place in the batch's ``outcomes``.
+        live: Tasks whose present outcome it is: not those retried or purged since.
+        arguments: Of dead letters, one a task: what a retry needs.
+        fence: Of dead letters: the highest attempt number that one of them has had.
         is_delivered: The client has confirmed it.
         is_evicted: The payloads are dropped already.
     """
@@ -46,7 +50,11 @@ class StoredOutcome:
     worker_id: str
     attempts: int
     finished_at_s: float
+    index: int
+    live: int
     is_large: bool = False
+    arguments: PayloadColumn | None = None
+    fence: int = 0
     is_delivered: bool = False
     is_evicted: bool = False
 
@@ -83,6 +91,27 @@ class Shelf:
 
 
 @dataclass(slots=True, eq=False)
+class Revived:
+    """What differs for those tasks of a batch that were retried on request: columns, 0 for others.
+
+    Attributes:
+        since_s: Monotonic time of the last request; limits of time count from there.
+        attempts: How often it was started before.
+        fence: Attempt numbers up to this one are of before.
+    """
+
+    since_s: array[float]
+    attempts: array[int]
+    fence: array[int]
+
+    @classmethod
+    def of(cls, count: int) -> Revived:
+        """Return columns for a batch of which nothing was retried yet."""
+        zeros = bytes(4 * count)
+        return cls(array("d", bytes(8 * count)), array("I", zeros), array("I", zeros))
+
+
+@dataclass(slots=True, eq=False)
 class Batch:
     """Consecutive tasks of one class.
 
@@ -92,7 +121,8 @@ class Batch:
         first: Sequence of the first task.
         count: Number of tasks.
         queue: The class queue they belong to.
-        payloads: Arguments; None once every task has ended.
+        payloads: Arguments; None once every task has ended. Where tasks were retried on request,
+            it may hold nothing for the others.
         is_pushed: Outcomes go to the session by themselves.
         state: One `TaskState` byte a task.
         lease: A task's lease number while a worker has it; its index in ``outcomes`` once
@@ -113,6 +143,7 @@ class Batch:
             stand in no queue.
         deadline_s: Monotonic time at which it is ended wherever it is, or None.
         crashes: Offset to how it has killed its executors, in words.
+        revived: About tasks that were retried on request; None while there are none.
     """
 
     number: int
@@ -139,6 +170,12 @@ class Batch:
     delayed: dict[int, Delay] = field(default_factory=dict)
     crashes: dict[int, list[str]] = field(default_factory=dict)
     deadline_s: float | None = None
+    revived: Revived | None = None
+
+    def is_past(self, offset: int, limit_s: float, now: float) -> bool:
+        """Whether a limit of time that counts from a task's acceptance, or retry, has passed."""
+        since_s = self.revived.since_s[offset] if self.revived is not None else 0.0
+        return now >= (since_s or self.accepted_at_s) + limit_s
 
     def __post_init__(self) -> None:
         self.state = bytearray(self.count)
@@ -152,6 +189,16 @@ class Batch:
         limits = [] if self.deadline_s is None else [self.deadline_s]
         if limit_s:
             limits.append(self.accepted_at_s + limit_s)
+        return min(limits, default=None)
+
+    def due_of(self, low: int, high: int) -> float | None:
+        """When the last of some tasks is ended: `due_s`, or later where they were retried."""
+        if self.revived is None:
+            return self.due_s
+        limit_s = self.queue.task_class.total_timeout_s
+        limits = [] if self.deadline_s is None else [self.deadline_s]
+        if limit_s:
+            limits.append(max(self.accepted_at_s, *self.revived.since_s[low:high]) + limit_s)
         return min(limits, default=None)
 
 

@@ -15,6 +15,7 @@ from array import array
 from collections.abc import Sequence
 
 from rustray.common.errors import InvariantError
+from rustray.scheduler import letters
 from rustray.scheduler.commands import CancelLease, ForgetWorker
 from rustray.scheduler.completion import (
     cancelled_payloads,
@@ -25,7 +26,12 @@ from rustray.scheduler.completion import (
     release,
 )
 from rustray.scheduler.deadlines import end_queued_if_due, start_batch_timers
-from rustray.scheduler.events import RecoveredBatch, RecoveredOutcome, StateRecovered
+from rustray.scheduler.events import (
+    RecoveredBatch,
+    RecoveredOutcome,
+    RecoveredRetry,
+    StateRecovered,
+)
 from rustray.scheduler.load_balancer import WorkerLoad
 from rustray.scheduler.placement import add_span, enqueue, new_queue
 from rustray.scheduler.records import Batch, Lease, Part, StoredOutcome, WorkerRecord
@@ -55,8 +61,15 @@ def on_recovered(state: SchedulerState, event: StateRecovered) -> None:
     batches: dict[int, Batch] = {}
     for found in event.batches:
         batches[found.batch] = _rebuild(state, found)
-    for outcome in event.outcomes:
-        _restore_outcome(state, batches.get(outcome.batch), outcome)
+    history: list[RecoveredOutcome | RecoveredRetry] = [*event.outcomes, *event.retries]
+    history.sort(key=lambda one: one.number)
+    for ended in history:
+        if isinstance(ended, RecoveredRetry):
+            letters.restore_retry(state, batches.get(ended.batch), ended)
+        else:
+            _restore_outcome(state, batches.get(ended.batch), ended)
+    for number, offset, count in event.purges:
+        letters.restore_purge(batches.get(number), offset, count)
     _restore_attempts(event, batches)
     state.awaited = set(event.workers)
     state.exclusive_from_s = state.now + state.settings.lease_ttl_s
@@ -64,7 +77,7 @@ def on_recovered(state: SchedulerState, event: StateRecovered) -> None:
         _raise_ghost(state, event.grace_s if state.awaited else 0.0)
     for restored in batches.values():
         # Each head may have handed it out once more than the journal knows.
-        restored.lost_attempts = event.starts
+        restored.lost_attempts += event.starts
         _resume(state, restored)
     for number, offset, count in event.cancels:
         batch = batches.get(number)
@@ -138,7 +151,11 @@ def _restore_outcome(state: SchedulerState, batch: Batch | None, found: Recovere
             outcome.worker_id,
             outcome.attempts,
             state.now - found.age_s,
+            len(batch.outcomes),
+            found.count,
             isinstance(outcome.payloads, StoredColumn),
+            found.arguments,
+            found.fence,
         )
         keep(state, stored)
     state.set_state(Part(batch, low, high, TaskState.QUEUED), outcome.state)
@@ -221,7 +238,11 @@ def end(state: SchedulerState) -> None:
             for one in reversed(part.singles()) if differ else (part,):
                 if one.low in batch.begun:
                     _give_up(state, one)
-                elif batch.is_overdue and one.low not in batch.reruns:
+                elif (
+                    batch.is_overdue
+                    and one.low not in batch.reruns
+                    and batch.is_past(one.low, batch.queue.task_class.queue_timeout_s, state.now)
+                ):
                     end_overdue(state, one)
                 else:
                     _queue_again(state, one)
@@ -275,13 +296,17 @@ def adopt(state: SchedulerState, worker: WorkerRecord, parts: Sequence[HeldRange
     for part in parts:
         start = low + part.offset
         for begin, end, byte in list(runs(batch.state, start, start + part.count)):
-            if byte in _OPEN:
-                _take_over(state, lease, begin, end, TaskState(byte))
-            else:
-                _drop(state, lease, begin, end)
+            attempts = letters.attempts_of_before(batch, begin, end, lease.attempt)
+            for first, stop, is_past in attempts:
+                if byte not in _OPEN or is_past:
+                    _drop(state, lease, first, stop)
+                else:
+                    _take_over(state, lease, first, stop, TaskState(byte))
     if lease.remaining == 0:
         return None
     state.leases[number] = worker.leases[number] = lease
+    # What it had before this attempt is not known, and the next one has a higher number.
+    batch.lost_attempts = max(batch.lost_attempts, lease.attempt - 1)
     state.counters["tasks_adopted"] += lease.remaining
     return lease
 

@@ -1,8 +1,8 @@
-"""What is kept of tasks that have ended, for their clients.
+"""What is kept of tasks that have ended: results for clients, dead letters for whoever retries.
 
 Small results stay in memory. Large ones are the shell's to keep, on disk: once it has one safe,
-only the sizes are left here. Each kind has a shelf with a bound of its own. On a shelf those that
-their client has go first, then the oldest.
+only the sizes are left here. Each kind has a shelf with a bound of its own, so that a flood of one
+costs nothing of the others. On a shelf those that their client has go first, then the oldest.
 """
 
 from __future__ import annotations
@@ -15,11 +15,21 @@ from rustray.scheduler.events import OutcomesDelivered, ResultsStored
 from rustray.scheduler.records import Shelf, StoredOutcome
 from rustray.scheduler.state import SchedulerState
 from rustray.task.columns import NO_PAYLOADS, PayloadColumn, StoredColumn
-from rustray.task.state import TaskState
+from rustray.task.state import DEAD_STATES, TaskState
 
 LARGE_BYTES: Final = 256 << 10
 """A result above this size is large."""
+LETTER_BYTES: Final = 600
+"""What a record of dead letters takes beside its bytes; counted, for there may be a million."""
 _FEW: Final = 1_000
+
+
+def size_of(stored: StoredOutcome) -> int:
+    """Return what an outcome counts on its shelf."""
+    size = stored.payloads.size_bytes
+    if stored.state not in DEAD_STATES:
+        return size
+    return LETTER_BYTES + size + (stored.arguments.size_bytes if stored.arguments else 0)
 
 
 def is_large(state: SchedulerState, end: TaskState, payloads: PayloadColumn) -> bool:
@@ -39,7 +49,7 @@ def keep(state: SchedulerState, stored: StoredOutcome) -> None:
     batch.outcomes.append(stored)
     batch.kept += 1
     shelf.queue.append(stored)
-    shelf.bytes += stored.payloads.size_bytes
+    shelf.bytes += size_of(stored)
     if stored.is_large and not isinstance(stored.payloads, StoredColumn):
         state.unstored[stored.number] = stored
 
@@ -75,12 +85,12 @@ def on_delivered(state: SchedulerState, event: OutcomesDelivered) -> None:
 
 
 def shrink(state: SchedulerState) -> None:
-    """Drop results until each kind fits."""
-    for shelf in (state.results, state.large):
+    """Drop results and dead letters until each kind fits."""
+    for shelf in _shelves(state):
         if shelf.bytes <= shelf.limit_bytes:
             continue
         while shelf.delivered and shelf.bytes > shelf.limit_bytes:
-            _evict(state, shelf.delivered.popleft())
+            _expire(state, shelf.delivered.popleft())
         while shelf.queue and shelf.bytes > shelf.limit_bytes:
             _evict_oldest(state, shelf)
         _compact(shelf)
@@ -89,7 +99,7 @@ def shrink(state: SchedulerState) -> None:
 def expire(state: SchedulerState) -> None:
     """Drop what has been kept for its time to live."""
     horizon = state.now - state.settings.result_ttl_s
-    for shelf in (state.results, state.large):
+    for shelf in _shelves(state):
         queue, delivered = shelf.queue, shelf.delivered
         while queue and (queue[0].is_evicted or queue[0].finished_at_s <= horizon):
             _evict_oldest(state, shelf)
@@ -99,17 +109,22 @@ def expire(state: SchedulerState) -> None:
 
 def next_expiry(state: SchedulerState) -> float | None:
     """Return when the oldest of what is kept is due, or None."""
-    queues = (state.results.queue, state.large.queue)
-    oldest = [queue[0].finished_at_s for queue in queues if queue]
+    oldest = [shelf.queue[0].finished_at_s for shelf in _shelves(state) if shelf.queue]
     return min(oldest) + state.settings.result_ttl_s if oldest else None
 
 
 def _shelf_of(state: SchedulerState, stored: StoredOutcome) -> Shelf:
+    if stored.state in DEAD_STATES:
+        return state.letters
     return state.large if stored.is_large else state.results
 
 
+def _shelves(state: SchedulerState) -> tuple[Shelf, ...]:
+    return (state.results, state.large, state.letters)
+
+
 def _evict_oldest(state: SchedulerState, shelf: Shelf) -> None:
-    _evict(state, shelf.queue.popleft())
+    _expire(state, shelf.queue.popleft())
     shelf.spent -= 1
 
 
@@ -122,19 +137,24 @@ def _compact(shelf: Shelf) -> None:
         shelf.spent = 0
 
 
-def _evict(state: SchedulerState, stored: StoredOutcome) -> None:
-    if stored.is_evicted:
-        return
+def _expire(state: SchedulerState, stored: StoredOutcome) -> None:
+    if not stored.is_evicted:
+        state.counters["results_expired"] += stored.live
+        evict(state, stored)
+
+
+def evict(state: SchedulerState, stored: StoredOutcome) -> None:
+    """Forget an outcome, and its batch with the last one."""
     stored.is_evicted = True
     shelf = _shelf_of(state, stored)
-    shelf.bytes -= stored.payloads.size_bytes
+    shelf.bytes -= size_of(stored)
     shelf.spent += 1
     state.unstored.pop(stored.number, None)
-    state.counters["results_expired"] += len(stored.payloads)
-    stored.payloads = NO_PAYLOADS  # the shelf's queues may hold the record for long
+    # The shelf's queues may hold the record for long.
+    stored.payloads, stored.arguments, stored.live = NO_PAYLOADS, None, 0
     state.commands.append(ForgetResults(stored.number, stored.is_large))
     batch = stored.batch
-    batch.outcomes[batch.lease[stored.offset]] = None
+    batch.outcomes[stored.index] = None
     batch.kept -= 1
     if batch.kept == 0 and batch.unfinished == 0:
         state.remove(batch)

@@ -9,6 +9,7 @@ from rustray.scheduler import (
     admission,
     cancellation,
     deadlines,
+    letters,
     membership,
     placement,
     recovery,
@@ -24,7 +25,9 @@ from rustray.scheduler.events import (
     FollowRequested,
     HeartbeatReceived,
     OutcomesDelivered,
+    PurgeRequested,
     ResultsStored,
+    RetryRequested,
     StateRecovered,
     StorageChanged,
     TasksSubmitted,
@@ -105,7 +108,9 @@ class Scheduler:
         | DrainRequested
         | ResultsStored
         | StorageChanged
-        | StateRecovered,
+        | StateRecovered
+        | RetryRequested
+        | PurgeRequested,
     ) -> None:
         match event:
             case WorkerJoined():
@@ -120,6 +125,10 @@ class Scheduler:
                 self.state.storage = event
             case ResultsStored():
                 results.on_stored(self.state, event)
+            case RetryRequested():
+                letters.on_retry(self.state, event)
+            case PurgeRequested():
+                letters.on_purge(self.state, event)
             case StateRecovered():
                 recovery.on_recovered(self.state, event)
             case _:

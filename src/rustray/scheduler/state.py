@@ -42,6 +42,7 @@ class SchedulerSettings:
         result_memory_bytes: Results kept in memory at most; delivered ones go first.
         result_disk_bytes: Large results that the shell keeps at most, likewise; 0: it keeps none,
             and all stay in memory.
+        letter_memory_bytes: Dead letters, error and arguments, kept at most; likewise.
         max_pending_tasks: Accepted and unfinished tasks at most.
         max_pending_bytes: Their arguments together at most.
         max_payload_bytes: Size of one task's arguments at most.
@@ -57,6 +58,7 @@ class SchedulerSettings:
     result_ttl_s: float = 86_400.0
     result_memory_bytes: int = 512 << 20
     result_disk_bytes: int = 0
+    letter_memory_bytes: int = 256 << 20
     max_pending_tasks: int = 20_000_000
     max_pending_bytes: int = 8 << 30
     max_payload_bytes: int = 16 << 20
@@ -89,10 +91,12 @@ class SchedulerState:
         freed: Workers that got room in the present call.
         overfull: Workers with more than they can run at once (candidates for take-back).
         timers: Heap of (time, order, kind, subject).
-        results: How tasks ended, as long as it is kept; but for large results.
+        results: How tasks ended that succeeded or were cancelled, as long as it is kept; but for
+            large results.
         large: Results that the shell keeps.
         storage: How the disk under the journal does.
         unstored: Large ones that it does not have safe yet, by number.
+        letters: How tasks ended that ended badly.
         functions: Announced name to description; remembered after the worker has left.
         code: Hash to cloudpickled function.
         ghost: After a restart, stands for the workers of before that have not come back:
@@ -124,6 +128,7 @@ class SchedulerState:
         self.large = Shelf(settings.result_disk_bytes)
         self.unstored: dict[int, StoredOutcome] = {}
         self.storage = StorageChanged(is_full=False, is_stalled=False)
+        self.letters = Shelf(settings.letter_memory_bytes)
         self.functions: dict[str, FunctionInfo] = {}
         self.code: dict[bytes, bytes] = {}
         self.ghost: WorkerRecord | None = None
@@ -197,8 +202,8 @@ class SchedulerState:
         del session.batches[place]
         if not session.firsts:
             del self.sessions[batch.prefix]
-        for offset in range(batch.count):
-            self.counts[TaskState(batch.state[offset])] -= 1
+        for ended in TaskState:
+            self.counts[ended] -= batch.state.count(ended)
         queue = batch.queue
         queue.batches -= 1
         if queue.batches == 0 and self.queues.get(queue.task_class) is queue:

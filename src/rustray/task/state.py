@@ -31,9 +31,12 @@ class TaskState(IntEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether nothing can follow."""
+        """Whether nothing follows by itself."""
         return self >= TaskState.SUCCEEDED
 
+
+DEAD_STATES: Final = frozenset({TaskState.FAILED, TaskState.TIMED_OUT, TaskState.POISONED})
+"""How a task ends that stays as a dead letter, and can be retried on request."""
 
 TRANSITIONS: Final[dict[TaskState, frozenset[TaskState]]] = {
     TaskState.QUEUED: frozenset(
@@ -66,9 +69,12 @@ TRANSITIONS: Final[dict[TaskState, frozenset[TaskState]]] = {
         {TaskState.CANCELLED, TaskState.SUCCEEDED, TaskState.FAILED, TaskState.TIMED_OUT}
     ),
     TaskState.SUCCEEDED: frozenset(),
-    TaskState.FAILED: frozenset(),
+    TaskState.FAILED: frozenset({TaskState.QUEUED}),
     TaskState.CANCELLED: frozenset(),
-    TaskState.TIMED_OUT: frozenset(),
-    TaskState.POISONED: frozenset(),
+    TaskState.TIMED_OUT: frozenset({TaskState.QUEUED}),
+    TaskState.POISONED: frozenset({TaskState.QUEUED}),
 }
-"""The state machine as data; `scheduler.invariants` checks every step against it."""
+"""The state machine as data; `scheduler.invariants` checks every step against it.
+
+A dead letter goes back into the queue on request only.
+"""

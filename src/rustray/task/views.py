@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from rustray.common.errors import PayloadError
+from rustray.task.codec import decode_call
+from rustray.task.failures import decode_failure
 from rustray.task.functions import FunctionInfo
+from rustray.task.result import FailureInfo
+from rustray.task.spec import Codec
 from rustray.task.state import TaskState
 
 
@@ -147,6 +153,51 @@ class TaskView:
     error_message: str = ""
     progress: float | None = None
     message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A task that ended badly, as it is kept: with its error and its arguments, still encoded.
+
+    Attributes:
+        task_id: 32 hex digits.
+        state: FAILED, TIMED_OUT or POISONED.
+        attempts: How often it was started.
+        worker_id: Where it ran last, or "".
+        codec: `Codec` value of the arguments.
+        failure: Encoded error.
+        arguments: The encoded call; None where it is not kept any more.
+    """
+
+    task_id: str
+    function: str
+    state: TaskState
+    priority: int
+    attempts: int
+    worker_id: str
+    submitted_unix_s: float
+    finished_unix_s: float
+    codec: int
+    failure: bytes
+    arguments: bytes | None
+
+    @property
+    def error(self) -> FailureInfo:
+        """What went wrong, decoded; data only."""
+        return decode_failure(self.failure)
+
+    def call(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Decode the arguments to (args, kwargs).
+
+        Raises:
+            PayloadError: they are not kept any more, or they are a pickle, which is not loaded:
+                it can run code. Load ``arguments`` yourself if you trust who handed it in.
+        """
+        if self.arguments is None:
+            raise PayloadError("the arguments are not kept any more")
+        if self.codec == Codec.PICKLE:
+            raise PayloadError("the arguments are a pickle, which is not loaded: it can run code")
+        return decode_call(Codec(self.codec), self.arguments)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,27 @@ from rustray.cli.load import Surroundings
 from rustray.cli.session import HeadSession
 from rustray.client.access import GivenToken
 from rustray.common import ids
-from rustray.common.errors import RustRayError, TaskNotFound, WorkerNotFound
-from rustray.rpc.api import CancelVerdict, HeadApi, RawResult, SubmitItem, SubmitVerdict, TaskFilter
+from rustray.common.errors import ResourceExhausted, RustRayError, TaskNotFound, WorkerNotFound
+from rustray.rpc.api import (
+    CancelVerdict,
+    HeadApi,
+    LetterAnswer,
+    LetterCursor,
+    LetterFilter,
+    LetterPage,
+    LetterVerdict,
+    RawResult,
+    SubmitItem,
+    SubmitVerdict,
+    TaskFilter,
+)
 from rustray.task.codec import decode_call, encode_failure, encode_value
 from rustray.task.result import FailureInfo
 from rustray.task.spec import Codec
 from rustray.task.state import TaskState
 from rustray.task.views import (
     ClusterStatus,
+    DeadLetter,
     Explanation,
     TaskPage,
     TaskView,
@@ -48,6 +61,9 @@ class FakeHead:
     targets: list[Target] = field(default_factory=list)
     created: list[tuple[str, float, bool]] = field(default_factory=list)
     drained: list[str] = field(default_factory=list)
+    asked: list[tuple[str, LetterFilter, LetterCursor, bool]] = field(default_factory=list)
+    letters: list[DeadLetter] = field(default_factory=list)
+    exhausted: bool = False
     access: Access = field(default_factory=lambda: Access("127.0.0.1:8000", None, GivenToken("t")))
 
     @asynccontextmanager
@@ -88,6 +104,36 @@ class FakeHead:
             else CancelVerdict(task_id, TaskState.QUEUED, TaskNotFound(f"no task {task_id}"))
             for task_id in task_ids
         ]
+
+    async def retry(
+        self, where: LetterFilter, cursor: LetterCursor, dry_run: bool = False
+    ) -> LetterAnswer:
+        self.asked.append(("retry", where, cursor, dry_run))
+        if self.exhausted and not dry_run:
+            return LetterAnswer((), 2, 9, ResourceExhausted("too many tasks are pending"))
+        return self._changed(where, cursor, dry_run)
+
+    async def purge(
+        self, where: LetterFilter, cursor: LetterCursor, dry_run: bool = False
+    ) -> LetterAnswer:
+        self.asked.append(("purge", where, cursor, dry_run))
+        return self._changed(where, cursor, dry_run)
+
+    def _changed(self, where: LetterFilter, cursor: LetterCursor, dry_run: bool) -> LetterAnswer:
+        if where.task_ids:
+            verdicts = tuple(
+                LetterVerdict(name, TaskState.QUEUED, True)
+                if name in self.results
+                else LetterVerdict(name, TaskState.FAILED, False, TaskNotFound(f"no {name}{ESC}"))
+                for name in where.task_ids
+            )
+            return LetterAnswer(verdicts, sum(one.is_changed for one in verdicts), 9)
+        follow = None if cursor.after else LetterCursor("5.0", 9)
+        return LetterAnswer((), 3, 9, None, follow)
+
+    async def export(self, where: LetterFilter, cursor: LetterCursor) -> LetterPage:
+        self.asked.append(("export", where, cursor, False))
+        return LetterPage(tuple(self.letters))
 
     async def explain(self, task_id: str) -> Explanation:
         reasons = (WorkerReason("w-1", False, "needs 4 cores, has 2"),)

@@ -149,6 +149,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.bench.cancel(first, count, force)
 
     @rule(first=st.integers(0, 40), count=st.integers(1, 10))
+    def retry(self, first: int, count: int) -> None:
+        """Somebody wants dead letters to be run again."""
+        self.bench.retry(first, count)
+
+    @rule(first=st.integers(0, 40), count=st.integers(1, 10))
+    def purge(self, first: int, count: int) -> None:
+        """Somebody forgets dead letters."""
+        self.bench.purge(first, count)
+
+    @rule(first=st.integers(0, 40), count=st.integers(1, 10))
     def follow(self, first: int, count: int) -> None:
         """A client comes back."""
         self.bench.feed(e.FollowRequested(PREFIX, first, count))

@@ -18,7 +18,15 @@ _HEAD = "/rustray.v1.HeadService/"
 _WORKER = "/rustray.v1.WorkerService/"
 _EXPECTED = {
     "worker admin": ["RegisterWorker", "EnrollWorker", "Heartbeat", "WorkerStream"],
-    "submit admin": ["SubmitTask", "SubmitTasks", "CancelTask", "ClientStream"],
+    "submit admin": [
+        "SubmitTask",
+        "SubmitTasks",
+        "CancelTask",
+        "ClientStream",
+        "RetryTasks",
+        "PurgeTasks",
+        "ExportTasks",
+    ],
     "submit observe admin": [
         "GetTaskResult",
         "ExplainTask",

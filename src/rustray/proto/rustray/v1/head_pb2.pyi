@@ -417,6 +417,128 @@ class CancelTaskResponse(_message.Message):
     verdicts: _containers.RepeatedCompositeFieldContainer[CancelVerdict]
     def __init__(self, verdicts: _Optional[_Iterable[_Union[CancelVerdict, _Mapping]]] = ...) -> None: ...
 
+class LetterFilter(_message.Message):
+    __slots__ = ("task_ids", "states", "function", "min_age_s")
+    TASK_IDS_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    MIN_AGE_S_FIELD_NUMBER: _ClassVar[int]
+    task_ids: _containers.RepeatedScalarFieldContainer[str]
+    states: _containers.RepeatedScalarFieldContainer[_common_pb2.TaskState]
+    function: str
+    min_age_s: float
+    def __init__(self, task_ids: _Optional[_Iterable[str]] = ..., states: _Optional[_Iterable[_Union[_common_pb2.TaskState, str]]] = ..., function: _Optional[str] = ..., min_age_s: _Optional[float] = ...) -> None: ...
+
+class LetterCursor(_message.Message):
+    __slots__ = ("after", "horizon")
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    HORIZON_FIELD_NUMBER: _ClassVar[int]
+    after: str
+    horizon: int
+    def __init__(self, after: _Optional[str] = ..., horizon: _Optional[int] = ...) -> None: ...
+
+class LetterVerdict(_message.Message):
+    __slots__ = ("task_id", "state", "is_changed", "error")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    IS_CHANGED_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    state: _common_pb2.TaskState
+    is_changed: bool
+    error: _common_pb2.ErrorDetail
+    def __init__(self, task_id: _Optional[str] = ..., state: _Optional[_Union[_common_pb2.TaskState, str]] = ..., is_changed: _Optional[bool] = ..., error: _Optional[_Union[_common_pb2.ErrorDetail, _Mapping]] = ...) -> None: ...
+
+class RetryTasksRequest(_message.Message):
+    __slots__ = ("where", "cursor", "dry_run")
+    WHERE_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    where: LetterFilter
+    cursor: LetterCursor
+    dry_run: bool
+    def __init__(self, where: _Optional[_Union[LetterFilter, _Mapping]] = ..., cursor: _Optional[_Union[LetterCursor, _Mapping]] = ..., dry_run: _Optional[bool] = ...) -> None: ...
+
+class RetryTasksResponse(_message.Message):
+    __slots__ = ("verdicts", "changed", "error", "next", "horizon")
+    VERDICTS_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    HORIZON_FIELD_NUMBER: _ClassVar[int]
+    verdicts: _containers.RepeatedCompositeFieldContainer[LetterVerdict]
+    changed: int
+    error: _common_pb2.ErrorDetail
+    next: LetterCursor
+    horizon: int
+    def __init__(self, verdicts: _Optional[_Iterable[_Union[LetterVerdict, _Mapping]]] = ..., changed: _Optional[int] = ..., error: _Optional[_Union[_common_pb2.ErrorDetail, _Mapping]] = ..., next: _Optional[_Union[LetterCursor, _Mapping]] = ..., horizon: _Optional[int] = ...) -> None: ...
+
+class PurgeTasksRequest(_message.Message):
+    __slots__ = ("where", "cursor", "dry_run")
+    WHERE_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    where: LetterFilter
+    cursor: LetterCursor
+    dry_run: bool
+    def __init__(self, where: _Optional[_Union[LetterFilter, _Mapping]] = ..., cursor: _Optional[_Union[LetterCursor, _Mapping]] = ..., dry_run: _Optional[bool] = ...) -> None: ...
+
+class PurgeTasksResponse(_message.Message):
+    __slots__ = ("verdicts", "changed", "error", "next", "horizon")
+    VERDICTS_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    HORIZON_FIELD_NUMBER: _ClassVar[int]
+    verdicts: _containers.RepeatedCompositeFieldContainer[LetterVerdict]
+    changed: int
+    error: _common_pb2.ErrorDetail
+    next: LetterCursor
+    horizon: int
+    def __init__(self, verdicts: _Optional[_Iterable[_Union[LetterVerdict, _Mapping]]] = ..., changed: _Optional[int] = ..., error: _Optional[_Union[_common_pb2.ErrorDetail, _Mapping]] = ..., next: _Optional[_Union[LetterCursor, _Mapping]] = ..., horizon: _Optional[int] = ...) -> None: ...
+
+class ExportTasksRequest(_message.Message):
+    __slots__ = ("where", "cursor")
+    WHERE_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    where: LetterFilter
+    cursor: LetterCursor
+    def __init__(self, where: _Optional[_Union[LetterFilter, _Mapping]] = ..., cursor: _Optional[_Union[LetterCursor, _Mapping]] = ...) -> None: ...
+
+class DeadLetter(_message.Message):
+    __slots__ = ("task_id", "function", "state", "priority", "attempts", "worker_id", "submitted_unix_s", "finished_unix_s", "codec", "failure", "arguments")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    SUBMITTED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    CODEC_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    function: str
+    state: _common_pb2.TaskState
+    priority: int
+    attempts: int
+    worker_id: str
+    submitted_unix_s: float
+    finished_unix_s: float
+    codec: _common_pb2.Codec
+    failure: bytes
+    arguments: bytes
+    def __init__(self, task_id: _Optional[str] = ..., function: _Optional[str] = ..., state: _Optional[_Union[_common_pb2.TaskState, str]] = ..., priority: _Optional[int] = ..., attempts: _Optional[int] = ..., worker_id: _Optional[str] = ..., submitted_unix_s: _Optional[float] = ..., finished_unix_s: _Optional[float] = ..., codec: _Optional[_Union[_common_pb2.Codec, str]] = ..., failure: _Optional[bytes] = ..., arguments: _Optional[bytes] = ...) -> None: ...
+
+class ExportTasksResponse(_message.Message):
+    __slots__ = ("letters", "next")
+    LETTERS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    letters: _containers.RepeatedCompositeFieldContainer[DeadLetter]
+    next: LetterCursor
+    def __init__(self, letters: _Optional[_Iterable[_Union[DeadLetter, _Mapping]]] = ..., next: _Optional[_Union[LetterCursor, _Mapping]] = ...) -> None: ...
+
 class ExplainTaskRequest(_message.Message):
     __slots__ = ("task_id",)
     TASK_ID_FIELD_NUMBER: _ClassVar[int]

@@ -76,6 +76,21 @@ class HeadServiceStub:
                 request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.CancelTaskRequest.SerializeToString,
                 response_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.CancelTaskResponse.FromString,
                 _registered_method=True)
+        self.RetryTasks = channel.unary_unary(
+                '/rustray.v1.HeadService/RetryTasks',
+                request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.RetryTasksRequest.SerializeToString,
+                response_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.RetryTasksResponse.FromString,
+                _registered_method=True)
+        self.PurgeTasks = channel.unary_unary(
+                '/rustray.v1.HeadService/PurgeTasks',
+                request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.PurgeTasksRequest.SerializeToString,
+                response_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.PurgeTasksResponse.FromString,
+                _registered_method=True)
+        self.ExportTasks = channel.unary_unary(
+                '/rustray.v1.HeadService/ExportTasks',
+                request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ExportTasksRequest.SerializeToString,
+                response_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ExportTasksResponse.FromString,
+                _registered_method=True)
         self.ExplainTask = channel.unary_unary(
                 '/rustray.v1.HeadService/ExplainTask',
                 request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ExplainTaskRequest.SerializeToString,
@@ -186,6 +201,30 @@ class HeadServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelTask(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryTasks(self, request, context):
+        """Dead letters: tasks that failed, timed out or were poisoned, with their error and arguments.
+        These three do a bounded part of the work in each call: call again with `next` until it is
+        absent. Only the caller's own tasks are meant, but for the role admin.
+
+        Makes the same tasks run again, under their ids.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PurgeTasks(self, request, context):
+        """Forgets error and arguments. When nothing of those accepted together is left, their ids are free.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ExportTasks(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -302,6 +341,21 @@ def add_HeadServiceServicer_to_server(servicer, server):
                     servicer.CancelTask,
                     request_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.CancelTaskRequest.FromString,
                     response_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.CancelTaskResponse.SerializeToString,
+            ),
+            'RetryTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryTasks,
+                    request_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.RetryTasksRequest.FromString,
+                    response_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.RetryTasksResponse.SerializeToString,
+            ),
+            'PurgeTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.PurgeTasks,
+                    request_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.PurgeTasksRequest.FromString,
+                    response_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.PurgeTasksResponse.SerializeToString,
+            ),
+            'ExportTasks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExportTasks,
+                    request_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ExportTasksRequest.FromString,
+                    response_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ExportTasksResponse.SerializeToString,
             ),
             'ExplainTask': grpc.unary_unary_rpc_method_handler(
                     servicer.ExplainTask,
@@ -572,6 +626,87 @@ class HeadService:
             '/rustray.v1.HeadService/CancelTask',
             rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.CancelTaskRequest.SerializeToString,
             rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.CancelTaskResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rustray.v1.HeadService/RetryTasks',
+            rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.RetryTasksRequest.SerializeToString,
+            rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.RetryTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PurgeTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rustray.v1.HeadService/PurgeTasks',
+            rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.PurgeTasksRequest.SerializeToString,
+            rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.PurgeTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ExportTasks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rustray.v1.HeadService/ExportTasks',
+            rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ExportTasksRequest.SerializeToString,
+            rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ExportTasksResponse.FromString,
             options,
             channel_credentials,
             insecure,

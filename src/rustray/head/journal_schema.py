@@ -1,0 +1,150 @@
+"""The journal's tables, how older ones become these, and what each command writes into them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from rustray.head import event_rows
+from rustray.scheduler import commands as c
+
+_CRASHES: Final = """
+CREATE TABLE crash (
+  id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, place INTEGER NOT NULL, text TEXT NOT NULL
+);
+CREATE INDEX crash_batch ON crash (batch);
+"""
+_OOM_RERUNS: Final = """
+CREATE TABLE oom_rerun (
+  batch INTEGER NOT NULL, place INTEGER NOT NULL, reruns INTEGER NOT NULL,
+  PRIMARY KEY (batch, place)
+) WITHOUT ROWID;
+"""
+_DEADLINE: Final = "ALTER TABLE batch ADD COLUMN deadline REAL NOT NULL DEFAULT 0;"
+_LARGE: Final = """
+CREATE TABLE large (id INTEGER PRIMARY KEY, digest BLOB NOT NULL);
+"""
+_LETTERS: Final = """
+ALTER TABLE outcome ADD COLUMN fence INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE outcome ADD COLUMN argument_base INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE outcome ADD COLUMN argument_ends BLOB;
+ALTER TABLE outcome ADD COLUMN arguments BLOB;
+CREATE TABLE retry (
+  id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, place INTEGER NOT NULL, count INTEGER NOT NULL,
+  attempts INTEGER NOT NULL, fence INTEGER NOT NULL, asked REAL NOT NULL,
+  base INTEGER NOT NULL, ends BLOB, payloads BLOB
+);
+CREATE INDEX retry_batch ON retry (batch);
+CREATE TABLE purge (batch INTEGER NOT NULL, place INTEGER NOT NULL, count INTEGER NOT NULL);
+CREATE INDEX purge_batch ON purge (batch);
+"""
+MIGRATIONS: Final = {
+    1: _CRASHES,
+    2: _OOM_RERUNS,
+    3: _DEADLINE,
+    4: _LARGE,
+    5: event_rows.SCHEMA,
+    6: _LETTERS,
+}
+"""Schema version to what makes the next one of it."""
+SCHEMA: Final = f"""
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE code (hash BLOB PRIMARY KEY, code BLOB NOT NULL);
+CREATE TABLE class (id INTEGER PRIMARY KEY, definition BLOB NOT NULL UNIQUE);
+CREATE TABLE worker (id TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE batch (
+  id INTEGER PRIMARY KEY, prefix BLOB NOT NULL, first INTEGER NOT NULL, count INTEGER NOT NULL,
+  class INTEGER NOT NULL, pushed INTEGER NOT NULL, accepted REAL NOT NULL,
+  digests BLOB, base INTEGER NOT NULL, ends BLOB, payloads BLOB
+);
+{_DEADLINE}
+CREATE TABLE outcome (
+  id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, place INTEGER NOT NULL, count INTEGER NOT NULL,
+  state INTEGER NOT NULL, worker TEXT NOT NULL, attempts INTEGER NOT NULL, arrived REAL NOT NULL,
+  base INTEGER NOT NULL, ends BLOB, payloads BLOB
+);
+CREATE INDEX outcome_batch ON outcome (batch);
+CREATE TABLE cancel (batch INTEGER NOT NULL, place INTEGER NOT NULL, count INTEGER NOT NULL);
+CREATE INDEX cancel_batch ON cancel (batch);
+CREATE TABLE granted (
+  id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, place INTEGER NOT NULL, count INTEGER NOT NULL,
+  granted INTEGER NOT NULL
+);
+CREATE INDEX granted_batch ON granted (batch);
+{_CRASHES}{_OOM_RERUNS}{_LARGE}{event_rows.SCHEMA}CREATE TABLE rerun (
+  batch INTEGER NOT NULL, place INTEGER NOT NULL, attempt INTEGER NOT NULL, reruns INTEGER NOT NULL,
+  PRIMARY KEY (batch, place)
+) WITHOUT ROWID;
+{_LETTERS}"""
+_BATCH: Final = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?)"
+_OUTCOME: Final = "INSERT INTO outcome VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+STATEMENTS: Final[dict[type[Any], str]] = {
+    c.PersistBatch: _BATCH,
+    c.PersistOutcome: _OUTCOME,
+    c.PersistRetry: "INSERT INTO retry VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+    c.PersistPurge: "INSERT INTO purge VALUES (?, ?, ?)",
+    c.ReplaceOutcome: (
+        "UPDATE outcome SET base = ?2, ends = ?3, payloads = ?4, argument_base = ?5, "
+        "argument_ends = ?6, arguments = ?7 WHERE id = ?1"
+    ),
+    c.PersistCancel: "INSERT INTO cancel VALUES (?, ?, ?)",
+    c.PersistRerun: "INSERT OR REPLACE INTO rerun VALUES (?, ?, ?, ?)",
+    c.PersistOomRerun: "INSERT OR REPLACE INTO oom_rerun VALUES (?, ?, ?)",
+    c.PersistCrash: "INSERT INTO crash (batch, place, text) VALUES (?, ?, ?)",
+    c.PersistGrant: "INSERT INTO granted (batch, place, count, granted) VALUES (?, ?, ?, ?)",
+    c.PersistCode: "INSERT OR IGNORE INTO code VALUES (?, ?)",
+    c.PersistWorker: "INSERT OR IGNORE INTO worker VALUES (?)",
+    c.ForgetResults: (
+        "UPDATE outcome SET ends = NULL, payloads = NULL, argument_ends = NULL, arguments = NULL "
+        "WHERE id = ?"
+    ),
+    c.ForgetArguments: (
+        "UPDATE batch SET digests = ?2, ends = NULL, payloads = NULL WHERE id = ?1"
+    ),
+    c.ForgetBatch: "DELETE FROM batch WHERE id = ?",
+    c.ForgetCode: "DELETE FROM code WHERE hash = ?",
+    c.ForgetWorker: "DELETE FROM worker WHERE id = ?",
+    **event_rows.STATEMENTS,
+}
+_TABLES_OF_BATCHES: Final = (
+    "outcome", "cancel", "rerun", "oom_rerun", "crash", "granted", "retry", "purge",
+)  # fmt: skip
+FOLLOWED_BY: Final[dict[type[Any] | None, tuple[str, ...]]] = {
+    c.ForgetBatch: tuple(
+        f"DELETE FROM {table} WHERE batch = ?"  # noqa: S608
+        for table in _TABLES_OF_BATCHES
+    ),
+    c.ForgetArguments: (
+        "UPDATE retry SET ends = NULL, payloads = NULL WHERE batch = ?1 AND ?2 IS NOT NULL",
+    ),
+    # What a task's earlier life has used up, and that it was to be cancelled, is past.
+    c.PersistRetry: (
+        *(
+            f"DELETE FROM {table} "  # noqa: S608
+            "WHERE batch = ?2 AND place >= ?3 AND place < ?3 + ?4 AND ?10 IS NOT NULL"
+            for table in ("rerun", "oom_rerun", "crash")
+        ),
+        "INSERT INTO cancel SELECT batch, place, ?3 - place FROM cancel "
+        "WHERE batch = ?2 AND place < ?3 AND place + count > ?3 AND ?10 IS NOT NULL",
+        "INSERT INTO cancel SELECT batch, ?3 + ?4, place + count - ?3 - ?4 FROM cancel "
+        "WHERE batch = ?2 AND place < ?3 + ?4 AND place + count > ?3 + ?4 AND ?10 IS NOT NULL",
+        "DELETE FROM cancel "
+        "WHERE batch = ?2 AND place < ?3 + ?4 AND place + count > ?3 AND ?10 IS NOT NULL",
+    ),
+}
+"""What else a command does, with the same row (whose last value each has to name)."""
+COLUMNS: Final[dict[type[Any], tuple[str, ...]]] = {
+    c.PersistCancel: ("batch", "offset", "count"),
+    c.PersistPurge: ("batch", "offset", "count"),
+    c.PersistRerun: ("batch", "offset", "attempt", "reruns"),
+    c.PersistOomRerun: ("batch", "offset", "reruns"),
+    c.PersistCrash: ("batch", "offset", "text"),
+    c.PersistGrant: ("batch", "offset", "count", "is_granted"),
+    c.PersistCode: ("code_hash", "code"),
+    c.PersistWorker: ("worker_id",),
+    c.ForgetResults: ("number",),
+    c.ForgetArguments: ("batch", "digests"),
+    c.ForgetBatch: ("batch",),
+    c.ForgetCode: ("code_hash",),
+    c.ForgetWorker: ("worker_id",),
+}
+"""What of a command goes into its statement, in order, where that is a value as it is."""

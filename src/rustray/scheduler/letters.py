@@ -1,0 +1,304 @@
+"""Dead letters: tasks that ended badly, kept with arguments and error, to be retried or purged.
+
+A retry makes the same task run again, under the same id: whoever asks for it from then on waits for
+the new outcome. Its budgets and limits of time begin anew, its attempt numbers go on. What is not a
+dead letter (any more) is left as it is, so that a request may come twice.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from rustray.common.errors import RustRayError, TaskNotFound, TaskTimeout
+from rustray.scheduler.admission import refusal
+from rustray.scheduler.commands import (
+    PersistGrant,
+    PersistPurge,
+    PersistRetry,
+    PublishEvents,
+    RefuseLetters,
+    ReplaceOutcome,
+)
+from rustray.scheduler.deadlines import start_batch_timers
+from rustray.scheduler.events import PurgeRequested, RecoveredRetry, RetryRequested
+from rustray.scheduler.placement import add_span
+from rustray.scheduler.records import Batch, Part, Revived, Span, StoredOutcome
+from rustray.scheduler.results import evict, size_of
+from rustray.scheduler.state import SchedulerState, hold_back, runs
+from rustray.task.columns import NO_PAYLOADS, PayloadColumn
+from rustray.task.state import DEAD_STATES, TaskState
+
+
+def letters_in(batch: Batch, low: int, high: int) -> Iterator[tuple[Part, StoredOutcome | None]]:
+    """Yield the dead letters among some tasks, in parts of one outcome (None: it has expired)."""
+    for start, end, byte in list(runs(batch.state, low, high)):
+        if byte not in DEAD_STATES:
+            continue
+        at = start
+        while at < end:
+            index = batch.lease[at]
+            stop = at + 1
+            while stop < end and batch.lease[stop] == index:
+                stop += 1
+            yield Part(batch, at, stop, TaskState(byte)), batch.outcomes[index]
+            at = stop
+
+
+def _chosen(
+    state: SchedulerState, event: RetryRequested | PurgeRequested
+) -> dict[Batch, list[tuple[Part, StoredOutcome | None]]]:
+    """Return the dead letters that a request means, batch by batch."""
+    found: dict[Batch, list[tuple[Part, StoredOutcome | None]]] = {}
+    for one in event.ranges:
+        for batch in state.overlapping(one.prefix, one.first, one.count):
+            low = max(one.first - batch.first, 0)
+            high = min(one.first + one.count - batch.first, batch.count)
+            found.setdefault(batch, []).extend(
+                (part, stored)
+                for part, stored in letters_in(batch, low, high)
+                if stored is None or stored.number <= event.horizon
+            )
+    return found
+
+
+# ── Retrying ──────────────────────────────────────────────────────────────────────────────────
+
+
+def on_retry(state: SchedulerState, event: RetryRequested) -> None:
+    """Make tasks of dead letters."""
+    chosen = _chosen(state, event)
+    _forget_places(chosen)
+    for batch, letters in chosen.items():
+        taken: list[tuple[Part, PayloadColumn, StoredOutcome]] = []
+        for part, stored in letters:
+            column = _arguments_of(part, stored)
+            error = _refusal(state, batch, column)
+            if error is not None or column is None or stored is None:
+                _refuse(state, part, error)
+                continue
+            taken.append((part, column, stored))
+            # So that those after it see it in the bounds.
+            batch.unfinished += part.count
+            state.pending_tasks += part.count
+        if taken:
+            _restore_arguments(state, batch, [(part.low, column) for part, column, _ in taken])
+            for part, column, stored in taken:
+                _revive(state, part, column, stored)
+            start_batch_timers(state, batch, state.now)
+
+
+def _forget_places(chosen: dict[Batch, list[tuple[Part, StoredOutcome | None]]]) -> None:
+    """Take tasks that ended in their queue out of it: what ends there leaves its place behind."""
+    ended_there = {
+        batch
+        for batch, letters in chosen.items()
+        if any(stored is not None and not stored.worker_id for _, stored in letters)
+    }
+    for queue in {batch.queue for batch in ended_there}:
+        kept: deque[Span] = deque()
+        for span in queue.spans:
+            if span.batch not in ended_there:
+                kept.append(span)
+                continue
+            for low, high, byte in runs(span.batch.state, span.low, span.high):
+                if byte == TaskState.QUEUED:
+                    kept.append(Span(span.batch, low, high))
+        queue.spans = kept
+
+
+def _arguments_of(part: Part, stored: StoredOutcome | None) -> PayloadColumn | None:
+    if stored is None or stored.arguments is None:
+        return None
+    return stored.arguments.slice(part.low - stored.offset, part.high - stored.offset)
+
+
+def _refusal(
+    state: SchedulerState, batch: Batch, column: PayloadColumn | None
+) -> RustRayError | None:
+    if column is None:
+        return TaskNotFound(
+            "the arguments of this task are not kept any more, so it cannot be retried "
+            "([scheduler] result_ttl_s and dead_letter_memory_mb say how long they are); "
+            "hand it in again"
+        )
+    if batch.deadline_s is not None and batch.deadline_s <= state.now:
+        return TaskTimeout(
+            "the task's deadline has passed, and a retry does not move it; hand the task in again "
+            "with a later one",
+            phase="deadline",
+        )
+    return refusal(state, batch.queue, column)
+
+
+def _refuse(state: SchedulerState, part: Part, error: RustRayError | None) -> None:
+    assert error is not None
+    state.counters["retries_refused"] += part.count
+    state.counters[f"retries_refused_{error.code.lower()}"] += part.count
+    first = part.batch.first + part.low
+    state.commands.append(RefuseLetters(part.batch.prefix, first, part.count, error))
+
+
+def _revive(
+    state: SchedulerState, part: Part, arguments: PayloadColumn, stored: StoredOutcome
+) -> None:
+    batch, low, high, number = part.batch, part.low, part.high, part.count
+    attempts, fence = stored.attempts, stored.fence
+    task_class = batch.queue.task_class
+    state.commands.append(
+        PersistRetry(
+            state.next_outcome, batch.number, low, number, attempts, fence, arguments
+        )
+    )  # fmt: skip
+    state.next_outcome += 1
+    if task_class.max_retries == 0:
+        state.commands.append(PersistGrant(batch.number, low, number, is_granted=False))
+    _begin_anew(batch, low, high, attempts, fence, state.now)
+    batch.lease[low:high] = array("Q", (0,)) * number
+    state.set_state(part, TaskState.QUEUED)
+    stored.live -= number
+    if stored.live == 0:
+        evict(state, stored)
+    state.counters["tasks_retried_on_request"] += number
+    state.commands.append(
+        PublishEvents(
+            batch.prefix, batch.first + low, number, TaskState.QUEUED, attempts, "",
+            task_class.function,
+        )
+    )  # fmt: skip
+    # The head has given up its last attempt; a worker that was cut off has until then to do so too.
+    surely_ended_s = stored.finished_at_s + state.settings.lease_ttl_s
+    queued = Part(batch, low, high, TaskState.QUEUED)
+    if not (task_class.exclusive and hold_back(state, queued, surely_ended_s)):
+        add_span(state, batch, low, high)
+
+
+def _begin_anew(
+    batch: Batch, low: int, high: int, attempts: int, fence: int, since_s: float
+) -> None:
+    """Forget what was used up of budgets; attempts go on behind those of before."""
+    revived = batch.revived
+    if revived is None:
+        revived = batch.revived = Revived.of(batch.count)
+    number = high - low
+    revived.since_s[low:high] = array("d", (since_s,)) * number
+    revived.attempts[low:high] = array("I", (attempts,)) * number
+    revived.fence[low:high] = array("I", (fence,)) * number
+    batch.lost_attempts = max(batch.lost_attempts, fence)
+    used: tuple[dict[int, Any], ...] = (
+        batch.reruns, batch.oom_reruns, batch.crashes, batch.grants,
+    )  # fmt: skip
+    for known in used:
+        if known:
+            for offset in range(low, high):
+                known.pop(offset, None)
+    batch.begun.difference_update(range(low, high))
+
+
+def _restore_arguments(
+    state: SchedulerState, batch: Batch, columns: list[tuple[int, PayloadColumn]]
+) -> None:
+    """Bring arguments back to where leases are cut from; one pass over the batch."""
+    payloads = batch.payloads
+    if payloads is not None and batch.revived is None:
+        return  # All of them are there still.
+    items = [b""] * batch.count if payloads is None else list(payloads)
+    for low, column in columns:
+        items[low : low + len(column)] = column
+    batch.payloads = PayloadColumn.of(items)
+    had = 0 if payloads is None else len(payloads.blob)
+    state.pending_bytes += len(batch.payloads.blob) - had
+
+
+def attempts_of_before(batch: Batch, low: int, high: int, attempt: int) -> Iterator[
+    tuple[int, int, bool]
+]:  # fmt: skip
+    """Split tasks by whether an attempt of them is from before a retry: (low, high, whether)."""
+    if batch.revived is None:
+        yield low, high, False
+        return
+    past = bytes(fence >= attempt for fence in batch.revived.fence[low:high])
+    for start, end, is_past in runs(past, 0, high - low):
+        yield low + start, low + end, bool(is_past)
+
+
+# ── Purging ───────────────────────────────────────────────────────────────────────────────────
+
+
+def on_purge(state: SchedulerState, event: PurgeRequested) -> None:
+    """Forget dead letters: error and arguments; that the tasks have ended stays known."""
+    for letters in _chosen(state, event).values():
+        by_outcome: dict[StoredOutcome, list[Part]] = {}
+        for part, stored in letters:
+            if stored is not None:
+                by_outcome.setdefault(stored, []).append(part)
+        for stored, parts in by_outcome.items():
+            number = sum(part.count for part in parts)
+            state.counters["tasks_purged"] += number
+            if number == stored.live:
+                evict(state, stored)
+            else:
+                _cut_out(state, stored, parts)
+
+
+def _cut_out(state: SchedulerState, stored: StoredOutcome, parts: list[Part]) -> None:
+    """Take tasks out of an outcome that others share: their bytes must be gone."""
+    batch = stored.batch
+    before = size_of(stored)
+    payloads = list(stored.payloads)
+    arguments = list(stored.arguments) if stored.arguments is not None else []
+    nowhere = len(batch.outcomes)
+    batch.outcomes.append(None)
+    for part in parts:
+        start = part.low - stored.offset
+        batch.lease[part.low : part.high] = array("Q", (nowhere,)) * part.count
+        payloads[start : start + part.count] = [b""] * part.count
+        if arguments:
+            arguments[start : start + part.count] = [b""] * part.count
+        stored.live -= part.count
+        state.commands.append(PersistPurge(batch.number, part.low, part.count))
+    stored.payloads = PayloadColumn.of(payloads)
+    if stored.arguments is not None:
+        stored.arguments = PayloadColumn.of(arguments)
+    state.letters.bytes += size_of(stored) - before
+    state.commands.append(
+        ReplaceOutcome(stored.number, stored.payloads, stored.arguments or NO_PAYLOADS)
+    )
+
+
+# ── After a restart ───────────────────────────────────────────────────────────────────────────
+
+
+def restore_retry(state: SchedulerState, batch: Batch | None, found: RecoveredRetry) -> None:
+    """Take up a retry of an earlier head; what it takes back is restored already."""
+    state.next_outcome = max(state.next_outcome, found.number + 1)
+    low, high = found.offset, found.offset + found.count
+    if batch is None or not all(byte in DEAD_STATES for byte in batch.state[low:high]):
+        state.counters["outcomes_out_of_place"] += 1
+        return
+    if found.arguments is not None:
+        _restore_arguments(state, batch, [(low, found.arguments)])
+    for part, stored in list(letters_in(batch, low, high)):
+        if stored is not None:
+            stored.live -= part.count
+        state.set_state(part, TaskState.QUEUED)
+    since_s = state.now - found.age_s
+    _begin_anew(batch, low, high, found.attempts, found.fence, since_s)
+    batch.lease[low:high] = array("Q", (0,)) * found.count
+    batch.unfinished += found.count
+    state.pending_tasks += found.count
+    start_batch_timers(state, batch, since_s)
+
+
+def restore_purge(batch: Batch | None, low: int, count: int) -> None:
+    """Take up a purge of an earlier head."""
+    if batch is None:
+        return
+    for part, stored in list(letters_in(batch, low, low + count)):
+        if stored is not None:
+            stored.live -= part.count
+            nowhere = len(batch.outcomes)
+            batch.outcomes.append(None)
+            batch.lease[part.low : part.high] = array("Q", (nowhere,)) * part.count
