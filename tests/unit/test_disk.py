@@ -120,6 +120,9 @@ class StallingStore:
         self.gate.acquire()
         self.commands += len(commands)
 
+    def tidy(self) -> bool:
+        return False
+
     def close(self) -> None:
         """There is nothing to close."""
 

@@ -244,6 +244,9 @@ class SlowStore:
             raise self.error
         self.groups.append(list(commands))
 
+    def tidy(self) -> bool:
+        return False
+
     def close(self) -> None:
         self.gate.release()
 

@@ -65,6 +65,9 @@ class Store(Protocol):
     def commit(self, commands: Sequence[JournalCommand]) -> None:
         """Commit all or nothing, and return when it is safe."""
 
+    def tidy(self) -> bool:
+        """Do a little of what can wait, and return whether there is more of it."""
+
     def close(self) -> None:
         """Let go of the files."""
 
@@ -143,10 +146,15 @@ class GroupCommitJournal:
         self.on_stall(is_stalled)
 
     def _run(self) -> None:
-        while (item := self._groups.get()) is not None:
-            number, group = item
-            error: BaseException | None = None
+        while True:
+            number, error = 0, None
             try:
+                while self._groups.empty() and self._store.tidy():
+                    pass
+                item = self._groups.get()
+                if item is None:
+                    return
+                number, group = item
                 self._store.commit(group)
             except BaseException as caught:
                 error = caught

@@ -40,6 +40,12 @@ FILE_NAME: Final = "journal.db"
 LEVELS: Final = {"full": "FULL", "process": "NORMAL"}
 """Durability level to SQLite's ``synchronous``: FULL syncs at each commit."""
 _CHECKPOINT_PAGES: Final = 4_000
+_LOG_LIMIT_BYTES: Final = 64 << 20
+"""A log that has grown beyond this (a copy was made under load) is cut when it begins anew."""
+_SPARE_PAGES: Final = 16_000
+"""Unused pages that the file keeps for what comes (64 MB), or a quarter of it."""
+_TIDY_PAGES: Final = 500
+_INCREMENTAL: Final = 2
 
 
 def connect(path: str) -> sqlite3.Connection:
@@ -100,7 +106,10 @@ class JournalStore:
     def _prepare(self) -> None:
         execute = self._db.execute
         is_empty = not refuse_foreign(self._db, self._path)
+        if is_empty:
+            execute("PRAGMA auto_vacuum = INCREMENTAL")
         execute("PRAGMA journal_mode = WAL")
+        execute(f"PRAGMA journal_size_limit = {_LOG_LIMIT_BYTES}")
         execute(f"PRAGMA synchronous = {LEVELS[self.level]}")
         execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         if is_empty:
@@ -146,6 +155,32 @@ class JournalStore:
             raise
         self._look_for_files()
         self._remove_files()
+
+    def tidy(self) -> bool:
+        """Give some of the room that is not needed any more back to the disk.
+
+        Returns:
+            Whether there is more to give back.
+
+        Raises:
+            sqlite3.Error: as `commit`.
+        """
+        db = self._db
+        (unused,) = db.execute("PRAGMA freelist_count").fetchone()
+        (pages,) = db.execute("PRAGMA page_count").fetchone()
+        if unused <= _SPARE_PAGES or 4 * unused <= pages:
+            return False
+        (mode,) = db.execute("PRAGMA auto_vacuum").fetchone()
+        if mode != _INCREMENTAL:
+            return False  # a file of before: it stays as large as it is
+        try:
+            # Not `execute`, which would stop after the first page.
+            db.executescript(f"PRAGMA incremental_vacuum({_TIDY_PAGES});")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+                raise
+            return False
+        return True
 
     def _look_for_files(self) -> None:
         """Notice that somebody has taken the files away: what is written to them is lost then.
