@@ -87,7 +87,7 @@ async def _tell_why(api: HeadApi, task_id: str, output: Output) -> None:
         return
     if found.state is TaskState.QUEUED:
         advice = f"; {found.advice}" if found.advice else ""
-        output.note(f"task {task_id} waits: {found.summary}{advice}")
+        output.note(f"task {task_id} waits: {found.summary.rstrip('.')}{advice}")
 
 
 async def _show_progress(

@@ -288,7 +288,10 @@ class HeadNode(LetterCalls):
 
         Raises:
             RustRayError: the head no longer keeps what followed the cursor.
+            ValueError: the cursor is no revision.
         """
+        if isinstance(cursor, bool) or not isinstance(cursor, int) or not -1 <= cursor < 1 << 63:
+            raise ValueError(f"cursor must be a revision, or -1 for now, not {cursor!r:.80}")
         where = (tuple(task_ids), tuple(functions), tuple(states))
         attempt = 0
         has_begun = was_cut_off = False

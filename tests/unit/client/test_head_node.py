@@ -229,6 +229,14 @@ async def test_a_subscription_resumes_where_it_broke_off(node: HeadNode, fake: R
     assert seen == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("cursor", [-2, 1 << 63, 1.5, "7", True])
+async def test_a_cursor_is_a_revision(node: HeadNode, cursor: Any) -> None:
+    """Anything else is the caller's mistake, and said so."""
+    with pytest.raises(ValueError, match="cursor"):
+        async for _ in node.subscribe(cursor=cursor):
+            pass
+
+
 async def test_a_subscription_that_never_began_raises(node: HeadNode, fake: Recording) -> None:
     """A head that is not there is an error, not an endless wait."""
     fake.dial_errors = [HeadUnavailable("nobody")]
