@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -204,3 +206,26 @@ async def _events_until(
                 if not missing:
                     break
     return found
+
+
+def test_a_head_that_was_frozen_takes_no_work_away(tmp_path: Path) -> None:
+    """It thaws after the leases' time, and hears its workers before it judges them."""
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    with Cluster(tmp_path) as cluster:
+        head = cluster.start_head()
+        cluster.start_worker("a", cpus=2)
+        eventually(lambda: cluster.json("workers", "list")["workers"], 20)
+        with cluster.session():
+            refs = [_mark.remote(str(marks), i, 13.0) for i in range(2)]
+            eventually(lambda: _have_run(marks, 2), 20)
+            cluster.start_worker("b", cpus=2)
+            eventually(lambda: len(cluster.json("workers", "list")["workers"]) == 2, 20)
+            begin = time.monotonic()
+            head.signal(signal.SIGSTOP)
+            try:
+                eventually(lambda: time.monotonic() - begin > 11.0, 20)
+            finally:
+                head.signal(signal.SIGCONT)
+            assert rustray.get(refs, timeout=60) == [0, 1]
+        assert functions.executions(marks) == {0: 1, 1: 1}

@@ -7,19 +7,17 @@ import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final, Literal, overload
 
+from rustray.client.following import follow
 from rustray.client.letters import LetterCalls
 from rustray.client.submission import (
     Submitter,
     back_off,
-    decode_event,
     decode_result,
     raise_first_refusal,
 )
 from rustray.common.errors import (
-    CommunicationError,
     GetTimeout,
     HeadUnavailable,
-    ResourceExhausted,
     RustRayError,
     TaskNotFound,
 )
@@ -290,30 +288,9 @@ class HeadNode(LetterCalls):
             RustRayError: the head no longer keeps what followed the cursor.
             ValueError: the cursor is no revision.
         """
-        if isinstance(cursor, bool) or not isinstance(cursor, int) or not -1 <= cursor < 1 << 63:
-            raise ValueError(f"cursor must be a revision, or -1 for now, not {cursor!r:.80}")
-        where = (tuple(task_ids), tuple(functions), tuple(states))
-        attempt = 0
-        has_begun = was_cut_off = False
-        while True:
-            try:
-                async for events in self._connected.subscribe(EventFilter(*where, cursor)):
-                    has_begun, was_cut_off = True, False
-                    attempt = 0
-                    for event in events:
-                        cursor = event.revision
-                        yield decode_event(event)
-                return
-            except CommunicationError:
-                if not has_begun:
-                    raise
-                attempt = await back_off(attempt, None)
-            except ResourceExhausted:
-                # Too slow a reader is cut off, and may come back at once; if its cursor is refused
-                # then, events are lost, and no patience brings them back.
-                if not has_begun or was_cut_off:
-                    raise
-                was_cut_off = True
+        where = EventFilter(tuple(task_ids), tuple(functions), tuple(states), cursor)
+        async for event in follow(lambda: self._connected, where):
+            yield event
 
     # ---- the cluster ------------------------------------------------------------------
 

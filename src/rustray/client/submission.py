@@ -8,7 +8,6 @@ import random
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 from rustray.client.failures import error_of
@@ -16,7 +15,7 @@ from rustray.common.errors import HeadUnavailable, PayloadError, RustRayError
 from rustray.common.ids import PREFIX_BYTES, TaskId, split_task_id, task_id
 from rustray.rpc.api import HeadApi, RawResult, SubmitItem, SubmitVerdict
 from rustray.task.codec import decode_value, encode_call
-from rustray.task.result import TaskEvent, TaskResult
+from rustray.task.result import TaskResult
 from rustray.task.spec import Codec, TaskSpec, class_of, deadline_unix_s
 from rustray.task.state import TaskState
 
@@ -143,16 +142,6 @@ def decode_result(raw: RawResult, allow_pickle: bool) -> TaskResult:
         except PayloadError as undecodable:
             error = undecodable
     return TaskResult(raw.task_id, raw.state, value, error, raw.worker_id, raw.attempts)
-
-
-def decode_event(event: TaskEvent) -> TaskEvent:
-    """Decode the value that an event carries, if it does; None where it is no data of ours."""
-    if event.kind != "emit":
-        return event
-    try:
-        return replace(event, value=decode_value(Codec.MSGPACK, event.value))
-    except PayloadError:
-        return replace(event, value=None)
 
 
 async def back_off(attempt: int, left_s: float | None) -> int:

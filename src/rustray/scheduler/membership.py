@@ -50,6 +50,9 @@ from rustray.task.state import TaskState
 from rustray.task.views import WorkerInfo
 
 MAX_CORES = 100_000
+LATE_S = 0.1
+SECOND_LOOK = 0.25
+"""How long, as a part of the lease's time, a head that was frozen listens before it judges."""
 RUN_GRACE_S = 5.0
 """How long the head waits beyond a run limit for the worker, which enforces it first."""
 
@@ -134,12 +137,12 @@ def new_worker(
         functions=frozenset(function.name for function in info.functions),
     )
     state.workers[info.worker_id] = worker
-    _start_expiry_timer(state, worker)
+    _start_expiry_timer(state, worker, worker.expires_at_s)
     return worker
 
 
-def _start_expiry_timer(state: SchedulerState, worker: WorkerRecord) -> None:
-    heapq.heappush(state.timers, (worker.expires_at_s, state.next_order, "expiry", worker))
+def _start_expiry_timer(state: SchedulerState, worker: WorkerRecord, due_s: float) -> None:
+    heapq.heappush(state.timers, (due_s, state.next_order, "expiry", worker))
     state.next_order += 1
 
 
@@ -301,14 +304,24 @@ def on_drain(state: SchedulerState, event: DrainRequested) -> None:
 
 
 def on_expiry(state: SchedulerState, worker: WorkerRecord) -> None:
-    """A worker's leases may have run out."""
-    if worker is state.ghost:
-        recovery.end(state)
-        return
-    if state.workers.get(worker.worker_id) is not worker:
+    """A worker's leases may have run out.
+
+    A head that comes to look late was frozen, and could not hear anybody: it finds its timers due
+    before it has read what has arrived meanwhile. So it looks again after a few heartbeats.
+    """
+    if state.workers.get(worker.worker_id) is not worker and worker is not state.ghost:
         return
     if worker.expires_at_s > state.now:
-        _start_expiry_timer(state, worker)
+        worker.is_doubted = False
+        _start_expiry_timer(state, worker, worker.expires_at_s)
+        return
+    if state.now - worker.expires_at_s > LATE_S and not worker.is_doubted:
+        worker.is_doubted = True
+        second_look_s = state.now + state.settings.lease_ttl_s * SECOND_LOOK
+        _start_expiry_timer(state, worker, second_look_s)
+        return
+    if worker is state.ghost:
+        recovery.end(state)
         return
     state.commands.append(
         CloseSession(worker.worker_id, worker.session, "no heartbeat within the lease")

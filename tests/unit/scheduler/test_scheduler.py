@@ -149,6 +149,34 @@ def test_a_lost_worker_is_given_up_only_when_its_lease_ends() -> None:
     assert sum(map(len, bench.workers["w-2"].held.values())) == 2
 
 
+def test_a_head_that_was_frozen_hears_its_workers_before_it_judges_them() -> None:
+    """Its timers are due before it has read the heartbeats that arrived meanwhile."""
+    bench = Bench(lease_ttl_s=10.0)
+    worker = bench.join("w-1")
+    bench.submit(2)
+    bench.now += 25.0
+    bench.feed(e.TimePassed())
+    bench.pass_time(2.4)
+    bench.heartbeat(worker)
+    bench.pass_time(9.9)
+    assert sum(map(len, worker.held.values())) == 2
+    assert bench.attempts == {0: [1], 1: [1]}
+    bench.pass_time(0.2)
+    assert bench.scheduler.state.workers == {}
+
+
+def test_a_head_that_was_frozen_does_not_wait_for_ever() -> None:
+    """A worker that stays silent is given up after the second look."""
+    bench = Bench(lease_ttl_s=10.0)
+    bench.join("w-1")
+    bench.now += 25.0
+    bench.feed(e.TimePassed())
+    bench.pass_time(2.4)
+    assert list(bench.scheduler.state.workers) == ["w-1"]
+    bench.pass_time(0.2)
+    assert bench.scheduler.state.workers == {}
+
+
 def test_a_worker_that_comes_back_keeps_its_work() -> None:
     """After a reconnect nothing that the worker still holds is given to anybody."""
     bench = Bench()
