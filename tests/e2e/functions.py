@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import subprocess
 import time
 import uuid
 from pathlib import Path
@@ -132,3 +134,51 @@ def diary(path: str, seconds: float) -> int:
 def read_number(path: str, more: int) -> int:
     """Add to the number in a file; fails while there is none."""
     return int(Path(path).read_text(encoding="utf-8")) + more
+
+
+@rustray.function
+def stubborn(folder: str, looks: bool, catches: bool) -> None:
+    """Start processes, and note each attempt to stop this; obey none of them."""
+    task = rustray.context()
+    notes = Path(folder, "notes")
+
+    def note(what: str) -> None:
+        with notes.open("a") as lines:
+            lines.write(f"{what}\n")
+
+    if catches:
+        signal.signal(signal.SIGTERM, lambda *_: note("SIGTERM"))
+    children = [
+        subprocess.Popen(["sleep", "600"]),
+        subprocess.Popen(["sleep", "600"], start_new_session=True),
+        subprocess.Popen(["sh", "-c", "trap '' TERM; sleep 600 & sleep 601"]),
+    ]
+    Path(folder, "pids").write_text(" ".join(str(each.pid) for each in children))
+    was_cancelled = False
+    while True:
+        try:
+            if looks and task.is_cancelled() and not was_cancelled:
+                was_cancelled = True
+                note("flag")
+            time.sleep(0.005)  # the task's work
+        except rustray.TaskInterrupt:
+            note("interrupt")
+
+
+@rustray.function
+def polite(folder: str, ending: str) -> str:
+    """Go on until it is cancelled, and end by itself."""
+    Path(folder, "running").touch()
+    while not rustray.context().is_cancelled():
+        time.sleep(0.005)  # the task's work
+    if ending == "raise":
+        raise rustray.TaskInterrupt
+    return "stopped early"
+
+
+@rustray.function
+def leaves_a_child(folder: str) -> None:
+    """Start a process and wait for it; an interrupt ends the wait and not the process."""
+    child = subprocess.Popen(["sleep", "600"])
+    Path(folder, "pids").write_text(str(child.pid))
+    child.wait()

@@ -65,6 +65,7 @@ class FakeExecutor:
     tasks: dict[Key, TaskClass] = field(default_factory=dict)
     owes_answer: bool = False
     interrupts: list[Key] = field(default_factory=list)
+    notices: list[Key] = field(default_factory=list)
     signal: int | None = None
     guard: float = math.inf
 
@@ -149,7 +150,8 @@ class WorkerBench:
                 self.executors[command.executor_id].owes_answer = True
             case e.Interrupt():
                 executor = self.executors[command.executor_id]
-                executor.interrupts.append((command.lease, command.offset))
+                asked = executor.notices if command.is_notice else executor.interrupts
+                asked.append((command.lease, command.offset))
             case e.KillExecutor():
                 self.executors[command.executor_id].signal = command.signal
             case e.WriteSheaf() | e.ReadSheaf() | e.DropSheaf():
@@ -289,8 +291,10 @@ class WorkerBench:
     def obey(self, executor_id: int) -> None:
         """Let an executor end the tasks that it was asked to stop."""
         executor = self.executors[executor_id]
-        while executor.interrupts:
-            key = executor.interrupts.pop(0)
+        asked = [*executor.notices, *executor.interrupts]
+        executor.notices.clear()
+        executor.interrupts.clear()
+        for key in asked:
             if executor.tasks.pop(key, None) is not None:
                 column = PayloadColumn.of([b"stopped"])
                 outcome = LeaseOutcome(*key, TaskState.CANCELLED, column, 5)

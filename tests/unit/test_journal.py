@@ -65,7 +65,7 @@ def test_what_was_committed_comes_back(tmp_path: Path) -> None:
     store.commit(
         [
             an_outcome(5, 1, 1, b"B"),
-            c.PersistCancel(1, 2, 1),
+            c.PersistCancel(1, 2, 1, force=True),
             c.PersistGrant(1, 0, 2, True),
             c.PersistGrant(1, 1, 1, False),
             c.PersistRerun(1, 0, 1, 1),
@@ -99,7 +99,7 @@ def test_what_was_committed_comes_back(tmp_path: Path) -> None:
             ),
         ),
         (e.RecoveredOutcome(5, 1, 1, 1, an_outcome(5, 1, 1, b"B").outcome, False, 20.0),),
-        ((1, 2, 1),),
+        ((1, 2, 1, 1),),
         ((1, 0, 2, 2),),
         ((1, 0, 2),),
         ((1, 0, "killed by signal 11"), (1, 0, "killed by signal 6")),
@@ -149,6 +149,7 @@ _LATER = {
         f"ALTER TABLE outcome DROP COLUMN {name};"
         for name in ("fence", "argument_base", "argument_ends", "arguments")
     ),
+    8: "ALTER TABLE cancel DROP COLUMN force;",
 }
 """Schema version to what takes its novelty away."""
 
@@ -158,7 +159,7 @@ def test_a_journal_of_an_older_schema_is_brought_up_to_date(tmp_path: Path, vers
     """A check reads an older file as it is, and the next start migrates it with all it holds."""
     path = tmp_path / "journal.db"
     store = JournalStore(path)
-    store.commit([a_batch(1, b"a"), c.PersistRerun(1, 0, 1, 1)])
+    store.commit([a_batch(1, b"a"), c.PersistRerun(1, 0, 1, 1), c.PersistCancel(1, 0, 1)])
     store.close()
     with contextlib.closing(sqlite3.connect(path)) as db:
         drops = "".join(_LATER[later] for later in range(version + 1, SCHEMA_VERSION + 1))
@@ -169,8 +170,8 @@ def test_a_journal_of_an_older_schema_is_brought_up_to_date(tmp_path: Path, vers
     store.commit([c.PersistOomRerun(1, 0, 1), c.PersistCrash(1, 0, "boom")])
     found = store.load(1.0)
     assert found is not None
-    assert (found.reruns, found.oom_reruns, found.crashes) == (
-        ((1, 0, 1, 1),), ((1, 0, 1),), ((1, 0, "boom"),),
+    assert (found.reruns, found.oom_reruns, found.crashes, found.cancels) == (
+        ((1, 0, 1, 1),), ((1, 0, 1),), ((1, 0, "boom"),), ((1, 0, 1, 0),),
     )  # fmt: skip
     store.close()
     assert journal_files.check(path).tasks == 1

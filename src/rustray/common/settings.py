@@ -375,3 +375,10 @@ class WorkerSettings:
         low=0,
         high=100_000_000,
     )
+    cancel_notice_s: float = _seconds(
+        5.0, "Seconds that a cancelled task gets that looks at is_cancelled().", 0
+    )
+    cancel_grace_s: float = _seconds(
+        5.0, "Seconds that a cancelled task gets once it is interrupted.", 0
+    )
+    kill_grace_s: float = _seconds(5.0, "Seconds between SIGTERM and SIGKILL of a task.", 0)

@@ -27,7 +27,7 @@ from rustray.task.state import TaskState
 
 APPLICATION_ID: Final = 0x52525931
 """Marks the file as ours: "RRY1"."""
-SCHEMA_VERSION: Final = 7
+SCHEMA_VERSION: Final = 8
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
@@ -104,7 +104,7 @@ def read_state(db: sqlite3.Connection, now: float, grace_s: float, starts: int) 
     return StateRecovered(
         batches,
         outcomes,
-        tuple(db.execute("SELECT batch, place, count FROM cancel")),
+        tuple(db.execute("SELECT batch, place, count, force FROM cancel")),
         tuple(db.execute("SELECT batch, place, attempt, reruns FROM rerun")),
         tuple(db.execute("SELECT batch, place, reruns FROM oom_rerun")),
         tuple(db.execute("SELECT batch, place, text FROM crash ORDER BY id")),

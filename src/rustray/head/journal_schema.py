@@ -37,6 +37,7 @@ CREATE INDEX retry_batch ON retry (batch);
 CREATE TABLE purge (batch INTEGER NOT NULL, place INTEGER NOT NULL, count INTEGER NOT NULL);
 CREATE INDEX purge_batch ON purge (batch);
 """
+_FORCE: Final = "ALTER TABLE cancel ADD COLUMN force INTEGER NOT NULL DEFAULT 0;"
 MIGRATIONS: Final = {
     1: _CRASHES,
     2: _OOM_RERUNS,
@@ -44,6 +45,7 @@ MIGRATIONS: Final = {
     4: _LARGE,
     5: event_rows.SCHEMA,
     6: _LETTERS,
+    7: _FORCE,
 }
 """Schema version to what makes the next one of it."""
 SCHEMA: Final = f"""
@@ -64,6 +66,7 @@ CREATE TABLE outcome (
 );
 CREATE INDEX outcome_batch ON outcome (batch);
 CREATE TABLE cancel (batch INTEGER NOT NULL, place INTEGER NOT NULL, count INTEGER NOT NULL);
+{_FORCE}
 CREATE INDEX cancel_batch ON cancel (batch);
 CREATE TABLE granted (
   id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, place INTEGER NOT NULL, count INTEGER NOT NULL,
@@ -86,7 +89,7 @@ STATEMENTS: Final[dict[type[Any], str]] = {
         "UPDATE outcome SET base = ?2, ends = ?3, payloads = ?4, argument_base = ?5, "
         "argument_ends = ?6, arguments = ?7 WHERE id = ?1"
     ),
-    c.PersistCancel: "INSERT INTO cancel VALUES (?, ?, ?)",
+    c.PersistCancel: "INSERT INTO cancel VALUES (?, ?, ?, ?)",
     c.PersistRerun: "INSERT OR REPLACE INTO rerun VALUES (?, ?, ?, ?)",
     c.PersistOomRerun: "INSERT OR REPLACE INTO oom_rerun VALUES (?, ?, ?)",
     c.PersistCrash: "INSERT INTO crash (batch, place, text) VALUES (?, ?, ?)",
@@ -123,9 +126,9 @@ FOLLOWED_BY: Final[dict[type[Any] | None, tuple[str, ...]]] = {
             "WHERE batch = ?2 AND place >= ?3 AND place < ?3 + ?4 AND ?10 IS NOT NULL"
             for table in ("rerun", "oom_rerun", "crash")
         ),
-        "INSERT INTO cancel SELECT batch, place, ?3 - place FROM cancel "
+        "INSERT INTO cancel SELECT batch, place, ?3 - place, force FROM cancel "
         "WHERE batch = ?2 AND place < ?3 AND place + count > ?3 AND ?10 IS NOT NULL",
-        "INSERT INTO cancel SELECT batch, ?3 + ?4, place + count - ?3 - ?4 FROM cancel "
+        "INSERT INTO cancel SELECT batch, ?3 + ?4, place + count - ?3 - ?4, force FROM cancel "
         "WHERE batch = ?2 AND place < ?3 + ?4 AND place + count > ?3 + ?4 AND ?10 IS NOT NULL",
         "DELETE FROM cancel "
         "WHERE batch = ?2 AND place < ?3 + ?4 AND place + count > ?3 AND ?10 IS NOT NULL",
@@ -133,7 +136,7 @@ FOLLOWED_BY: Final[dict[type[Any] | None, tuple[str, ...]]] = {
 }
 """What else a command does, with the same row (whose last value each has to name)."""
 COLUMNS: Final[dict[type[Any], tuple[str, ...]]] = {
-    c.PersistCancel: ("batch", "offset", "count"),
+    c.PersistCancel: ("batch", "offset", "count", "force"),
     c.PersistPurge: ("batch", "offset", "count"),
     c.PersistRerun: ("batch", "offset", "attempt", "reruns"),
     c.PersistOomRerun: ("batch", "offset", "reruns"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rustray.scheduler.commands import CancelLease, PersistCancel
 from rustray.scheduler.completion import cancelled_payloads, finish
-from rustray.scheduler.records import Part
+from rustray.scheduler.records import Lease, Part, WorkerRecord
 from rustray.scheduler.state import SchedulerState, runs, unqueue
 from rustray.task.frames import CancelRequest
 from rustray.task.state import TaskState
@@ -27,16 +27,35 @@ def on_cancel(state: SchedulerState, request: CancelRequest) -> None:
                 unqueue(state, part)
                 finish(state, part, TaskState.CANCELLED, cancelled_payloads(part.count), None)
             elif not part.state.is_terminal:
-                if part.state is not TaskState.CANCELLING:
-                    state.commands.append(PersistCancel(batch.number, start, part.count))
-                for one in part.singles():
-                    _cancel_leased(state, one, request.force)
+                _cancel_held(state, part, request.force)
 
 
-def _cancel_leased(state: SchedulerState, one: Part, force: bool) -> None:
-    lease = state.leases[one.batch.lease[one.low]]
-    if one.state is not TaskState.CANCELLING:
-        state.set_state(one, TaskState.CANCELLING)
+def _cancel_held(state: SchedulerState, part: Part, force: bool) -> None:
+    batch, offsets = part.batch, range(part.low, part.high)
+    is_firmer = force and not batch.forced.issuperset(offsets)
+    if part.state is not TaskState.CANCELLING or is_firmer:
+        state.commands.append(PersistCancel(batch.number, part.low, part.count, force))
+    if is_firmer:
+        batch.forced |= set(offsets)
+    for one in part.singles():
+        if one.state is not TaskState.CANCELLING:
+            state.set_state(one, TaskState.CANCELLING)
+        _tell(state, state.leases[batch.lease[one.low]], one.low)
+
+
+def remind(state: SchedulerState, worker: WorkerRecord) -> None:
+    """Tell a worker that is back what it is to stop: it may never have heard of it."""
+    for lease in worker.leases.values():
+        batch, end = lease.batch, lease.low + lease.count
+        for low, high, byte in runs(batch.state, lease.low, end):
+            if byte == TaskState.CANCELLING:
+                for offset in range(low, high):
+                    if batch.lease[offset] == lease.number:
+                        _tell(state, lease, offset)
+
+
+def _tell(state: SchedulerState, lease: Lease, offset: int) -> None:
+    force = offset in lease.batch.forced
     state.commands.append(
-        CancelLease(lease.worker.worker_id, lease.number, one.low - lease.low, 1, force)
+        CancelLease(lease.worker.worker_id, lease.number, offset - lease.low, 1, force)
     )

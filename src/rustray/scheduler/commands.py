@@ -105,11 +105,12 @@ class ReplaceOutcome:
 
 @record
 class PersistCancel:
-    """Commit that tasks with a worker are to be cancelled."""
+    """Commit that tasks with a worker are to be cancelled, perhaps by killing their executors."""
 
     batch: int
     offset: int
     count: int
+    force: bool = False
 
 
 @record

@@ -268,7 +268,7 @@ class StateRecovered:
     Attributes:
         batches: In order of acceptance.
         outcomes: In order of arrival.
-        cancels: (batch, offset, count) of tasks that are to be cancelled.
+        cancels: (batch, offset, count, by force) of tasks that are to be cancelled.
         reruns: (batch, offset, attempt, reruns), the latest of each task last.
         oom_reruns: (batch, offset, re-runs for want of memory).
         crashes: (batch, offset, text) of executors that tasks have killed, in order.
@@ -283,7 +283,7 @@ class StateRecovered:
 
     batches: tuple[RecoveredBatch, ...]
     outcomes: tuple[RecoveredOutcome, ...]
-    cancels: tuple[tuple[int, int, int], ...]
+    cancels: tuple[tuple[int, int, int, int], ...]
     reruns: tuple[tuple[int, int, int, int], ...]
     oom_reruns: tuple[tuple[int, int, int], ...]
     crashes: tuple[tuple[int, int, str], ...]

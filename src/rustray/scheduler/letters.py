@@ -195,6 +195,7 @@ def _begin_anew(
             for offset in range(low, high):
                 known.pop(offset, None)
     batch.begun.difference_update(range(low, high))
+    batch.forced = batch.forced.difference(range(low, high))
 
 
 def _restore_arguments(

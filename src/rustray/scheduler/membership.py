@@ -13,6 +13,7 @@ from rustray.common.errors import (
 )
 from rustray.common.resources import CPU, UNIT, ResourceSet
 from rustray.scheduler import recovery
+from rustray.scheduler.cancellation import remind
 from rustray.scheduler.commands import (
     CancelLease,
     CloseSession,
@@ -217,6 +218,7 @@ def _reconcile(state: SchedulerState, worker: WorkerRecord, held: tuple[HeldRang
             ):
                 state.counters["tasks_redelivered"] += 1
                 give_back(state, worker, LeaseRange(lease.number, offset, 1))
+    remind(state, worker)
     recovery.note_return(state, worker)
 
 

@@ -144,6 +144,7 @@ class Batch:
         deadline_s: Monotonic time at which it is ended wherever it is, or None.
         crashes: Offset to how it has killed its executors, in words.
         revived: About tasks that were retried on request; None while there are none.
+        forced: Tasks whose executor is to be killed, for they were cancelled by force.
     """
 
     number: int
@@ -169,6 +170,7 @@ class Batch:
     is_overdue: bool = False
     delayed: dict[int, Delay] = field(default_factory=dict)
     crashes: dict[int, list[str]] = field(default_factory=dict)
+    forced: frozenset[int] = frozenset()
     deadline_s: float | None = None
     revived: Revived | None = None
 

@@ -79,10 +79,11 @@ def on_recovered(state: SchedulerState, event: StateRecovered) -> None:
         # Each head may have handed it out once more than the journal knows.
         restored.lost_attempts += event.starts
         _resume(state, restored)
-    for number, offset, count in event.cancels:
+    for number, offset, count, force in event.cancels:
         batch = batches.get(number)
         if batch is not None:
-            _cancel_again(state, batch, offset, min(offset + count, batch.count))
+            high = min(offset + count, batch.count)
+            _cancel_again(state, batch, offset, high, bool(force))
 
 
 def _restore_attempts(event: StateRecovered, batches: dict[int, Batch]) -> None:
@@ -189,7 +190,9 @@ def _waits_for_lease(state: SchedulerState, part: Part) -> bool:
     return is_exclusive and hold_back(state, part, state.exclusive_from_s)
 
 
-def _cancel_again(state: SchedulerState, batch: Batch, low: int, high: int) -> None:
+def _cancel_again(state: SchedulerState, batch: Batch, low: int, high: int, force: bool) -> None:
+    if force:
+        batch.forced |= set(range(low, high))
     for start, end, byte in list(runs(batch.state, low, high)):
         part = Part(batch, start, end, TaskState(byte))
         if part.state is TaskState.LEASED:
@@ -353,15 +356,13 @@ def _take_over(
             continue
         release(state, before, 1)
         _own(state, lease, offset, offset + 1)
-        if present is TaskState.CANCELLING:
-            _drop(state, lease, offset, offset + 1, force=False)
 
 
-def _drop(state: SchedulerState, lease: Lease, low: int, high: int, *, force: bool = True) -> None:
+def _drop(state: SchedulerState, lease: Lease, low: int, high: int) -> None:
     """Tell a worker to let go of tasks that it holds."""
     offset = low - lease.low
     state.commands.append(
-        CancelLease(lease.worker.worker_id, lease.number, offset, high - low, force)
+        CancelLease(lease.worker.worker_id, lease.number, offset, high - low, force=True)
     )
 
 

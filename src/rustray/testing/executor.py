@@ -30,8 +30,6 @@ from rustray.worker.news import News
 from rustray.worker.wire import Chunk, RunChunk
 
 SPAWN_S = 0.005
-CANCEL_NOTICE_S = 5.0
-"""How long a task that looks at its flag has to end by itself."""
 CANCELLED = encode_failure(FailureInfo("TASK_CANCELLED", "the task was cancelled"))
 
 
@@ -276,13 +274,13 @@ class SimExecutor:
         outcome = LeaseOutcome(*one.key, state, PayloadColumn.of([payload]), run_us)
         self._pool.tell(ExecutorReported(self.executor_id, [outcome]))
 
-    def interrupt(self, lease: int, offset: int) -> None:
-        """Stop a task: a coroutine may take its time, the rest ends at once."""
+    def interrupt(self, lease: int, offset: int, is_notice: bool) -> None:
+        """Stop a task, unless it is told first and looks by itself."""
         one = self._running.get((lease, offset))
         if one is not None:
             looks = self._pool.functions.host.cancel(one.chunk, one.index)
-            notice_s = CANCEL_NOTICE_S if looks else 0.0
-            self._pool.loop.call_later(notice_s, self._stop, one)
+            if not (is_notice and looks):
+                self._pool.loop.call_soon(self._stop, one)
             return
         for item in self._queue:
             if (item[0].lease, item[0].offset + item[1]) == (lease, offset):
@@ -372,9 +370,11 @@ class SimPool:
         """See `Pool`."""
         self.loop.call_later(0.0005, self._at(executor_id).reclaim)
 
-    def interrupt(self, executor_id: int, lease: int, offset: int) -> None:
+    def interrupt(
+        self, executor_id: int, lease: int, offset: int, *, is_notice: bool = False
+    ) -> None:
         """See `Pool`."""
-        self.loop.call_soon(self._at(executor_id).interrupt, lease, offset)
+        self.loop.call_soon(self._at(executor_id).interrupt, lease, offset, is_notice)
 
     def kill(self, executor_id: int, signum: int) -> None:
         """See `Pool`."""

@@ -131,7 +131,7 @@ def watch_is_set(state: WorkerState) -> str:
             continue
         if executor.check_at < state.watch_at:
             return f"executor {executor.executor_id} wants a look before the watch"
-        times = [stop.kill_at for stop in executor.stopping.values()] + [executor.limit_at]
+        times = [stop.next_at for stop in executor.stopping.values()] + [executor.limit_at]
         if executor.count and min(times) < executor.check_at:
             return f"executor {executor.executor_id} would miss a deadline"
     return ""

@@ -57,6 +57,7 @@ class ProcessRunner(Runner):
         self._running = [IDLE]
         self._cancelled: set[tuple[int, int]] = set()
         self._target = _NOBODY
+        self._asked = _NOBODY
         self._driver: Any = None
 
     def run(self) -> None:
@@ -167,6 +168,7 @@ class ProcessRunner(Runner):
 
     def is_cancelled(self, number: int, index: int) -> bool:
         """See `Host.is_cancelled`."""
+        self._asked = (number, index)
         return (number, index) in self._cancelled
 
     # ── Called by the control thread ──────────────────────────────────────────────────────
@@ -187,7 +189,7 @@ class ProcessRunner(Runner):
                     taken += 1
             return number, taken
 
-    def interrupt(self, number: int, index: int) -> None:
+    def interrupt(self, number: int, index: int, is_notice: bool) -> None:
         """See `Runner.interrupt`."""
         with self._lock:
             current = self._chunk.number if self._chunk is not None else 0
@@ -195,7 +197,7 @@ class ProcessRunner(Runner):
                 return
             # Marked first: a task that starts right now sees either the mark or the signal.
             self._cancelled.add((number, index))
-            if number > current:
+            if number > current or (is_notice and self._asked == (number, index)):
                 return
             self._target = (number, index)
         self.repeat_interrupt()

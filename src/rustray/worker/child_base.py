@@ -288,8 +288,14 @@ class Runner(ABC):
         """
 
     @abstractmethod
-    def interrupt(self, number: int, index: int) -> None:
-        """Cancel a task, whether it runs or waits; one that has ended is left alone."""
+    def interrupt(self, number: int, index: int, is_notice: bool) -> None:
+        """Cancel a task, whether it runs or waits; one that has ended is left alone.
+
+        Args:
+            number: Its chunk.
+            index: Its place there.
+            is_notice: Do no more than tell it, if it asks.
+        """
 
     @abstractmethod
     def flush(self) -> None:
@@ -331,13 +337,13 @@ class Runner(ABC):
     def _obey_packet(self, packet: bytes) -> bool:
         if len(packet) != wire.CONTROL.size:
             return False
-        kind, number, index, _ = wire.CONTROL.unpack(packet)
+        kind, number, index, more = wire.CONTROL.unpack(packet)
         if kind == wire.RECLAIM:
             found, taken = self.reclaim(number)
             self.flush()
             self.control.send(wire.CONTROL.pack(wire.RECLAIMED, number, found, taken))
         elif kind == wire.INTERRUPT:
-            self.interrupt(number, index)
+            self.interrupt(number, index, bool(more))
         elif kind == wire.FLUSH:
             self.flush()
         return True

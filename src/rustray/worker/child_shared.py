@@ -39,7 +39,7 @@ class Entry:
 class SharedRunner(Runner):
     """Keeps the backlog; subclasses run up to ``concurrency`` of its entries at once.
 
-    `lock` guards `backlog`, `active` and `cancelled`.
+    `lock` guards `backlog`, `active`, `cancelled`, and `asked` (who looks whether it is to stop).
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class SharedRunner(Runner):
         self.backlog: deque[Entry] = deque()
         self.active: dict[Key, Any] = {}
         self.cancelled: set[Key] = set()
+        self.asked: set[Key] = set()
         self._last = 0
         self._reclaimed = 0
         self._outgoing: deque[bytes] = deque()
@@ -99,6 +100,7 @@ class SharedRunner(Runner):
         with self.lock:
             self.active.pop(entry.key, None)
             self.cancelled.discard(entry.key)
+            self.asked.discard(entry.key)
             self.cell.words[INDEX] = IDLE
 
     def succeed(self, entry: Entry, value: Any) -> Outcome:
@@ -119,7 +121,11 @@ class SharedRunner(Runner):
 
     def is_cancelled(self, number: int, index: int) -> bool:
         """See `Host.is_cancelled`."""
-        return (number, index) in self.cancelled
+        key = (number, index)
+        with self.lock:
+            if key in self.active:
+                self.asked.add(key)
+            return key in self.cancelled
 
     def queue_report(self, entry: Entry, outcome: Outcome) -> None:
         """Put an outcome among what `flush` sends."""
@@ -166,13 +172,14 @@ class SharedRunner(Runner):
             number = gone[0][0]
             return number, sum(1 for key in gone if key[0] == number)
 
-    def interrupt(self, number: int, index: int) -> None:
+    def interrupt(self, number: int, index: int, is_notice: bool) -> None:
         """See `Runner.interrupt`."""
         key = (number, index)
         with self.lock:
             if key in self.active:
                 self.cancelled.add(key)
-                self.stop_active(key)
+                if not (is_notice and key in self.asked):
+                    self.stop_active(key)
                 return
             waits = number > self._last
             for entry in self.backlog:

@@ -13,7 +13,7 @@ from typing import Final
 
 from rustray.common.config import Config
 from rustray.common.resources import CPU, GPU, MEMORY, ResourceSet
-from rustray.worker.state import DEFAULT_DRAIN_S, WorkerLimits
+from rustray.worker.state import DEFAULT_CANCEL_S, DEFAULT_DRAIN_S, WorkerLimits
 
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _MODULE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -23,6 +23,7 @@ MAX_DRAIN_S: Final = 30 * 86_400.0
 MIN_SPOOL_MB: Final = 8
 MAX_SPOOL_MB: Final = 100_000_000
 _MB: Final = 1_000_000
+MAX_CANCEL_S: Final = 3_600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,9 @@ class WorkerConfig:
         address: Where its WorkerService listens; "" for none (embedded).
         worker_port: TCP port of it, 0 to let the system choose.
         drain_timeout_s: Seconds that running tasks get once the worker is told to stop.
+        cancel_notice_s: Seconds that a cancelled task gets that looks at ``is_cancelled``.
+        cancel_grace_s: Seconds that one gets that was interrupted.
+        kill_grace_s: Seconds between SIGTERM and SIGKILL.
         thread_concurrency: Threads in the shared executor for blocking I/O.
         async_concurrency: Coroutines at once in the one for ``async def``.
         max_result_bytes: Limit of one encoded result.
@@ -62,6 +66,9 @@ class WorkerConfig:
     address: str = ""
     worker_port: int = 0
     drain_timeout_s: float = DEFAULT_DRAIN_S
+    cancel_notice_s: float = DEFAULT_CANCEL_S
+    cancel_grace_s: float = DEFAULT_CANCEL_S
+    kill_grace_s: float = DEFAULT_CANCEL_S
     thread_concurrency: int = 64
     async_concurrency: int = 1000
     max_result_bytes: int = 16 << 20
@@ -82,6 +89,9 @@ class WorkerConfig:
         for key, low, high in (
             ("worker_port", 0, MAX_PORT),
             ("drain_timeout_s", 0, MAX_DRAIN_S),
+            ("cancel_notice_s", 0, MAX_CANCEL_S),
+            ("cancel_grace_s", 0, MAX_CANCEL_S),
+            ("kill_grace_s", 0, MAX_CANCEL_S),
             ("thread_concurrency", 1, MAX_CONCURRENCY),
             ("async_concurrency", 1, MAX_CONCURRENCY),
             ("max_result_bytes", 1, 1 << 40),
@@ -124,6 +134,9 @@ class WorkerConfig:
             self.drain_timeout_s,
             self.spool_memory_mb * _MB,
             self.spool_disk_mb * _MB if self.spool_dir else 0,
+            self.cancel_notice_s,
+            self.cancel_grace_s,
+            self.kill_grace_s,
         )
 
     @classmethod
@@ -154,6 +167,9 @@ class WorkerConfig:
             address=node.address,
             worker_port=node.worker_port,
             drain_timeout_s=worker.drain_timeout_s,
+            cancel_notice_s=worker.cancel_notice_s,
+            cancel_grace_s=worker.cancel_grace_s,
+            kill_grace_s=worker.kill_grace_s,
             max_result_bytes=config.scheduler.max_payload_bytes,
             spool_dir=worker.spool_dir or spool_dir,
             spool_memory_mb=worker.spool_memory_mb,

@@ -48,7 +48,9 @@ class Pool(Protocol):
     def reclaim(self, executor_id: int) -> None:
         """Ask for what it has not started."""
 
-    def interrupt(self, executor_id: int, lease: int, offset: int) -> None:
+    def interrupt(
+        self, executor_id: int, lease: int, offset: int, *, is_notice: bool = False
+    ) -> None:
         """Ask it to stop one task."""
 
     def kill(self, executor_id: int, signum: int) -> None:
@@ -213,7 +215,12 @@ class WorkerDriver:
             case events.StartExecutor():
                 pool.spawn(command.executor_id, command.kind, command.concurrency)
             case events.Interrupt():
-                pool.interrupt(command.executor_id, command.lease, command.offset)
+                pool.interrupt(
+                    command.executor_id,
+                    command.lease,
+                    command.offset,
+                    is_notice=command.is_notice,
+                )
             case events.Reclaim():
                 pool.reclaim(command.executor_id)
             case events.KillExecutor():

@@ -281,11 +281,16 @@ class UnwatchMemory:
 
 @record
 class Interrupt:
-    """Ask one task of an executor to stop."""
+    """Ask one task of an executor to stop.
+
+    Attributes:
+        is_notice: Leave it alone if it looks by itself whether it is to stop.
+    """
 
     executor_id: int
     lease: int
     offset: int
+    is_notice: bool = False
 
 
 @record

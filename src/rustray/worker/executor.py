@@ -184,12 +184,20 @@ class ExecutorPool:
         """Ask for all that has not started; `PoolListener.executor_returned` is the answer."""
         self._handle(executor_id).reclaim()
 
-    def interrupt(self, executor_id: int, lease: int, offset: int) -> None:
+    def interrupt(
+        self, executor_id: int, lease: int, offset: int, *, is_notice: bool = False
+    ) -> None:
         """Cancel a task: it ends as CANCELLED, unless it ends otherwise before.
 
         Code that does not return to Python (a long C call) is not reached: see `kill`.
+
+        Args:
+            executor_id: Which.
+            lease: The task's lease.
+            offset: Its position there.
+            is_notice: Do not interrupt a task that has asked `TaskContext.is_cancelled`.
         """
-        self._handle(executor_id).interrupt(lease, offset)
+        self._handle(executor_id).interrupt(lease, offset, is_notice)
 
     def kill(self, executor_id: int, signum: int) -> None:
         """Signal an executor with all processes that it started."""

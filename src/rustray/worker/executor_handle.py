@@ -175,11 +175,12 @@ class ExecutorHandle:
         """Ask for everything back that has not started."""
         self._packets.send(wire.CONTROL.pack(wire.RECLAIM, self._number, 0, 0))
 
-    def interrupt(self, lease: int, offset: int) -> None:
+    def interrupt(self, lease: int, offset: int, is_notice: bool) -> None:
         """Cancel a task; one that is not out (any more) is left alone."""
         for number, out in self._out.items():
             if out.lease == lease and out.offset <= offset < out.offset + out.count:
-                packet = wire.CONTROL.pack(wire.INTERRUPT, number, offset - out.offset, 0)
+                index = offset - out.offset
+                packet = wire.CONTROL.pack(wire.INTERRUPT, number, index, is_notice)
                 self._packets.send(packet)
                 return
 

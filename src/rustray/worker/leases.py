@@ -15,12 +15,24 @@ from rustray.worker.events import (
     KillExecutor,
     Reclaim,
 )
-from rustray.worker.records import NEVER, Executor, Lease, Phase, Stop, WorkClass, subtract
+from rustray.worker.records import (
+    NEVER,
+    Executor,
+    Lease,
+    Phase,
+    Stage,
+    Stop,
+    WorkClass,
+    subtract,
+)
 from rustray.worker.state import WorkerState, shortage_text
 
 SIGKILL: Final = 9
-CANCEL_GRACE_S: Final = 5.0
+SIGTERM: Final = 15
 TIMEOUT_GRACE_S: Final = 1.0
+"""After the interrupt of a task that is out of time; the head waits 5 s longer than the limit."""
+TIMEOUT_TERM_S: Final = 2.0
+"""After its SIGTERM, at most."""
 CANCELLED: Final = FailureInfo("TASK_CANCELLED", "the task was cancelled before it ended")
 
 
@@ -104,7 +116,7 @@ def admit(state: WorkerState, granted: LeaseGrant, work: WorkClass, due: float) 
 
 
 def cancel(state: WorkerState, request: LeaseCancel, now: float) -> None:
-    """Stop tasks: queued ones end at once, running ones are asked, and killed 5 s later."""
+    """Stop tasks: queued ones end at once, running ones are asked, and killed if they go on."""
     lease = state.leases.get(request.lease)
     if lease is None:
         state.counters["stale_requests"] += 1
@@ -162,19 +174,53 @@ def ask_to_stop(
     force: bool = False,
     is_timeout: bool = False,
 ) -> None:
-    """Interrupt one task that may be running; `watch` sees to it that it ends."""
+    """Ask one task that may be running to stop; `watch` sees to it that it ends."""
     key = (lease.number, offset)
     known = executor.stopping.get(key)
     if known is None:
-        grace_s = TIMEOUT_GRACE_S if is_timeout else CANCEL_GRACE_S
-        known = executor.stopping[key] = Stop(is_timeout, now + grace_s)
+        known = executor.stopping[key] = Stop(is_timeout, Stage.NOTICE, now)
         if executor.is_shared or not force:
-            state.commands.append(Interrupt(executor.executor_id, *key))
+            is_firm = is_timeout or force or state.limits.cancel_notice_s <= 0
+            _ask(state, executor, key, known, now, Stage.INTERRUPT if is_firm else Stage.NOTICE)
     if force:
-        known.kill_at = now
+        known.stage, known.next_at = Stage.TERM, now
         if not executor.is_shared:
             kill(state, executor, SIGKILL)
-    state.arm(executor, known.kill_at)
+    state.arm(executor, known.next_at)
+
+
+def _ask(
+    state: WorkerState,
+    executor: Executor,
+    key: tuple[int, int],
+    stop: Stop,
+    now: float,
+    stage: Stage,
+) -> None:
+    limits = state.limits
+    stop.stage = stage
+    is_notice = stage is Stage.NOTICE
+    state.commands.append(Interrupt(executor.executor_id, *key, is_notice))
+    if is_notice:
+        stop.next_at = now + limits.cancel_notice_s
+    else:
+        stop.next_at = now + (TIMEOUT_GRACE_S if stop.is_timeout else limits.cancel_grace_s)
+
+
+def press(
+    state: WorkerState, executor: Executor, key: tuple[int, int], stop: Stop, now: float
+) -> bool:
+    """Ask more firmly; True if all has been done that can be, but for the last resort."""
+    if stop.stage is Stage.NOTICE:
+        _ask(state, executor, key, stop, now, Stage.INTERRUPT)
+        return False
+    if stop.stage is Stage.TERM or executor.is_shared:
+        return True
+    stop.stage = Stage.TERM
+    grace_s = state.limits.kill_grace_s
+    stop.next_at = now + (min(grace_s, TIMEOUT_TERM_S) if stop.is_timeout else grace_s)
+    state.commands.append(KillExecutor(executor.executor_id, SIGTERM))
+    return False
 
 
 def kill(state: WorkerState, executor: Executor, signal: int) -> None:

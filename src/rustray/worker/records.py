@@ -144,17 +144,30 @@ class Phase(IntEnum):
     """A signal is under way; its exit will be reported."""
 
 
+class Stage(IntEnum):
+    """How firmly a task was asked to stop."""
+
+    NOTICE = 0
+    """`rustray.context().is_cancelled()` is true; interrupted only if it never asked that."""
+    INTERRUPT = 1
+    """`TaskInterrupt` is raised in it."""
+    TERM = 2
+    """SIGTERM to its processes; SIGKILL is next. Threads and coroutines are abandoned instead."""
+
+
 @dataclass(slots=True)
 class Stop:
-    """A task that was asked to stop.
+    """A task that was asked to stop, more and more firmly.
 
     Attributes:
         is_timeout: Whether its run limit passed; else it was cancelled.
-        kill_at: When asking has been enough.
+        stage: What was done last.
+        next_at: When the next stage is due.
     """
 
     is_timeout: bool
-    kill_at: float
+    stage: Stage
+    next_at: float
 
 
 @dataclass(slots=True, eq=False)

@@ -18,9 +18,16 @@ from rustray.worker.events import (
     ExecutorReturned,
     ExecutorTold,
 )
-from rustray.worker.leases import CANCELLED, SIGKILL, end_if_retired, route_unstarted, stop_last
+from rustray.worker.leases import (
+    CANCELLED,
+    SIGKILL,
+    end_if_retired,
+    kill,
+    route_unstarted,
+    stop_last,
+)
 from rustray.worker.memory import describe_outgrown
-from rustray.worker.records import Executor, Lease, Phase, Segment, Stop
+from rustray.worker.records import Executor, Lease, Phase, Segment, Stage, Stop
 from rustray.worker.state import WorkerState
 
 EARLY_DEATH_S: Final = 1.0
@@ -56,6 +63,11 @@ def reported(state: WorkerState, event: ExecutorReported, now: float) -> None:
         if executor.abandoned:
             _forget_abandoned(state, executor, number, low, count)
         stops = dict(executor.stopping) if executor.stopping else None
+        if stops and not executor.is_shared and outcome.state is not TaskState.SUCCEEDED:
+            # It has obeyed. What it started need not have, and what it was interrupted in may be
+            # half done: the process goes, and its exit is the end of the task.
+            kill(state, executor, SIGKILL)
+            continue
         runs = state.take_out(executor, number, low, low + count, now)
         if not runs:
             state.counters["stale_outcomes"] += 1
@@ -235,7 +247,7 @@ def _settle_victim(
 ) -> None:
     stop = stops.get((lease.number, offset))
     if stop is None and lease.is_cancelled(offset):
-        stop = Stop(is_timeout=False, kill_at=0.0)
+        stop = Stop(is_timeout=False, stage=Stage.TERM, next_at=0.0)
     if stop is not None:
         settle_stop(state, lease, offset, stop)
     else:

@@ -30,6 +30,7 @@ from rustray.worker.spool import Spool
 from rustray.worker.waiting import DEFAULT_MEMORY_BYTES, WaitingOutcomes
 
 DEFAULT_DRAIN_S: Final = 30.0
+DEFAULT_CANCEL_S: Final = 5.0
 MAX_CLOSED_LEASES: Final = 8192
 FORGET_TOGETHER: Final = 256
 MIN_EXECUTOR_LIMIT: Final = 16
@@ -49,6 +50,9 @@ class WorkerLimits:
         drain_timeout_s: How long running tasks may go on once the worker leaves.
         spool_memory_bytes: Of outcomes that the head has not confirmed; above it nothing starts.
         spool_disk_bytes: Of them on disk; 0: there is no disk to use.
+        cancel_notice_s: How long a cancelled task that looks at ``is_cancelled`` has to end.
+        cancel_grace_s: How long one has to end that was interrupted.
+        kill_grace_s: How long between SIGTERM and SIGKILL.
     """
 
     resources: ResourceSet
@@ -57,6 +61,9 @@ class WorkerLimits:
     drain_timeout_s: float = DEFAULT_DRAIN_S
     spool_memory_bytes: int = DEFAULT_MEMORY_BYTES
     spool_disk_bytes: int = 0
+    cancel_notice_s: float = DEFAULT_CANCEL_S
+    cancel_grace_s: float = DEFAULT_CANCEL_S
+    kill_grace_s: float = DEFAULT_CANCEL_S
 
     @property
     def slots(self) -> int:

@@ -10,12 +10,19 @@ from typing import Final
 from rustray.task.frames import LeaseRange
 from rustray.task.state import TaskState
 from rustray.worker.events import DIRECT_LEASES, ExecutorExited
-from rustray.worker.leases import SIGKILL, ask_to_stop, end_if_retired, kill, reclaim
+from rustray.worker.leases import (
+    SIGKILL,
+    SIGTERM,
+    ask_to_stop,
+    end_if_retired,
+    kill,
+    press,
+    reclaim,
+)
 from rustray.worker.records import NEVER, Executor, Phase
 from rustray.worker.reports import describe_death, settle_stop
 from rustray.worker.state import LOOK_AFTER_S, WorkerState
 
-SIGTERM: Final = 15
 TELL_START_S: Final = 0.020
 KEEP_IDLE_EXTRA_S: Final = 60.0
 _HAIR_S: Final = 1e-6
@@ -58,11 +65,11 @@ def _examine_process(state: WorkerState, executor: Executor, now: float) -> None
         executor.limit_at = NEVER
         first = executor.segments[0]
         ask_to_stop(state, executor, first.lease, first.low, now, is_timeout=True)
-    for stop in executor.stopping.values():
-        if now >= stop.kill_at:
+    for key, stop in executor.stopping.items():
+        if now >= stop.next_at and press(state, executor, key, stop, now):
             kill(state, executor, SIGKILL)
             return
-        executor.check_at = min(executor.check_at, stop.kill_at)
+        executor.check_at = min(executor.check_at, stop.next_at)
     executor.check_at = min(executor.check_at, executor.limit_at)
 
 
@@ -110,10 +117,12 @@ def _examine_shared(state: WorkerState, executor: Executor, now: float) -> None:
             del executor.limits[key]
             ask_to_stop(state, executor, executor.running[key][0], key[1], now, is_timeout=True)
         executor.limit_at = min(executor.limits.values(), default=NEVER)
-    for key in [k for k, stop in executor.stopping.items() if stop.kill_at <= now]:
-        _abandon(state, executor, key)
+    due = [(key, stop) for key, stop in executor.stopping.items() if stop.next_at <= now]
+    for key, stop in due:
+        if press(state, executor, key, stop, now):
+            _abandon(state, executor, key)
     for stop in executor.stopping.values():
-        executor.check_at = min(executor.check_at, stop.kill_at)
+        executor.check_at = min(executor.check_at, stop.next_at)
     executor.check_at = min(executor.check_at, executor.limit_at)
     end_if_retired(state, executor)
 

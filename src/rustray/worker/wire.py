@@ -47,7 +47,8 @@ _ENDS_BYTES: Final = array(ENDS_TYPECODE).itemsize
 RECLAIM: Final = 1
 """Agent: give back what has not started of the chunks up to this number."""
 INTERRUPT: Final = 2
-"""Agent: stop the task with this chunk number and index."""
+"""Agent: stop the task with this chunk number and index; a third number that is not 0: but leave
+it alone if it looks by itself."""
 FLUSH: Final = 3
 """Agent: send the results you hold, even while a task runs."""
 RECLAIMED: Final = 4

@@ -31,7 +31,7 @@ from typing import Any, Final, NoReturn
 from rustray.task import pickling  # noqa: F401 - so that each executor has it from the start
 from rustray.task.functions import registry
 from rustray.task.spec import ExecutorKind
-from rustray.worker import child, wire
+from rustray.worker import child, family, wire
 
 MAX_PACKET: Final = 192 * 1024
 _PR_SET_PDEATHSIG: Final = 1
@@ -51,6 +51,7 @@ class Zygote:
         self._control = control
         self._pids: dict[int, int] = {}  # pid to executor id
         self._guards: dict[int, float] = {}  # executor id to when it is killed
+        self._strays: dict[int, set[tuple[int, str]]] = {}  # executor id to what has left its group
         self._max_result_bytes = 0
 
     def serve(self) -> None:
@@ -158,6 +159,10 @@ class Zygote:
     def _kill(self, executor_id: int, signum: int) -> None:
         for pid, known in self._pids.items():
             if known == executor_id:
+                # Who has its own session is found only as long as its parents live.
+                strays = self._strays.setdefault(executor_id, set())
+                strays |= family.strays(pid)
+                family.kill(strays, signum)
                 _kill_group(pid, signum)
 
     def _guard(self, executor_id: int, until: float | None) -> None:
@@ -195,6 +200,7 @@ class Zygote:
             if executor_id is not None:
                 self._guards.pop(executor_id, None)
                 _kill_group(pid, signal.SIGKILL)
+                family.kill(self._strays.pop(executor_id, set()), signal.SIGKILL)
             _, status = os.waitpid(pid, 0)
             if executor_id is None:
                 continue

@@ -337,3 +337,22 @@ def test_a_deadline_holds_over_a_restart() -> None:
     done, late = [OK] * count, [TaskState.TIMED_OUT] * (8 - count)
     assert [head.state_of(n) for n in range(8)] == done + late
     assert len(head.grants) == 0
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_restart_does_not_soften_a_cancel(force: bool) -> None:
+    """Regression: the next head only asked a task to stop that was to be killed."""
+    head = Head()
+    head.join("w-1", 1)
+    head.submit(0, 1)
+    head.greet("w-1", 1)
+    [grant] = head.grants
+    head.feed(e.CancelRequested(CancelRequest(PREFIX, 0, 1, False)))
+    if force:
+        head.feed(e.CancelRequested(CancelRequest(PREFIX, 0, 1, True)))
+    for session in (2, 3):
+        head.restart()
+        head.join("w-1", session)
+        head.greet("w-1", session, grant)
+        told = [one for one in head.told if isinstance(one, c.CancelLease)]
+        assert [(one.lease, one.offset, one.force) for one in told] == [(grant.lease, 0, force)]

@@ -366,6 +366,35 @@ def test_queue_timeout_counts_for_prefetched_work() -> None:
     assert bench.ended[0] == [TaskState.SUCCEEDED]
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_a_cancel_that_got_lost_is_told_again(force: bool) -> None:
+    """Regression: a worker whose stream broke before it heard of a cancel was never told."""
+    bench = Bench()
+    worker = bench.join(cpus=1)
+    bench.submit(2)
+    bench.disconnect(worker)
+    bench.cancel(0)
+    if force:
+        bench.cancel(0, force=True)
+    bench.join(cpus=1)
+    told = [x for x in bench.commands if isinstance(x, c.CancelLease)]
+    assert [(x.offset, x.count, x.force) for x in told] == [(0, 1, force)]
+
+
+def test_what_was_cancelled_by_force_stays_so() -> None:
+    """Each step that is firmer than the one before is committed, and nothing twice."""
+    bench = Bench()
+    bench.join(cpus=1)
+    bench.submit(1)
+    kept = []
+    for force in (False, False, True, True, False):
+        bench.cancel(0, force=force)
+        kept.append([x.force for x in bench.commands if isinstance(x, c.PersistCancel)])
+        [told] = [x for x in bench.commands if isinstance(x, c.CancelLease)]
+        assert told.force is (len(kept) > 2)
+    assert kept == [[False], [], [True], [], []]
+
+
 def test_a_grant_says_when_its_tasks_are_ended() -> None:
     """The limit from acceptance on goes with every attempt, counted from acceptance."""
     bench = Bench()

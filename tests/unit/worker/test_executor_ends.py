@@ -508,3 +508,93 @@ async def test_a_guarded_executor_ends_in_time_though_the_agent_stands_still(
         is_killed_by_itself(b.seen.pids[first], loop.time, until)
         assert (await b.exit_of(first)).signal == signal.SIGKILL
         assert not is_gone(b.seen.pids[second])
+
+
+def look(started: str, cleaned: str, looks: bool) -> str:
+    """Look whether to stop, or not; end by itself if so."""
+    import rustray
+
+    task = rustray.context()
+    if looks:
+        task.is_cancelled()
+    Path(started).touch()
+    try:
+        while not (looks and task.is_cancelled()):
+            time.sleep(0.001)  # the task's work
+    except rustray.TaskInterrupt:
+        Path(cleaned).write_text("interrupted")
+        raise
+    return "saw it"
+
+
+async def look_async(started: str, cleaned: str, looks: bool) -> str:
+    """Do the same in a coroutine."""
+    import rustray
+
+    task = rustray.context()
+    if looks:
+        task.is_cancelled()
+    Path(started).touch()
+    try:
+        while not (looks and task.is_cancelled()):  # noqa: ASYNC110 - the task looks itself
+            await asyncio.sleep(0.001)  # the task's work
+    except asyncio.CancelledError:
+        Path(cleaned).write_text("interrupted")
+        raise
+    return "saw it"
+
+
+@pytest.mark.parametrize("looks", [True, False])
+@pytest.mark.parametrize(
+    ("kind", "function"),
+    [
+        (ExecutorKind.PROCESS, look),
+        (ExecutorKind.PROCESS, look_async),
+        (ExecutorKind.THREAD, look),
+        (ExecutorKind.THREAD, look_async),
+        (ExecutorKind.ASYNC, look_async),
+    ],
+)
+async def test_a_notice_interrupts_only_who_does_not_look(
+    kind: ExecutorKind, function: Callable[..., Any], looks: bool, tmp_path: Path
+) -> None:
+    """A task that has asked whether it is cancelled sees it; the other one is interrupted."""
+    async with bench() as b:
+        executor = b.spawn(kind, 2)
+        started, cleaned = tmp_path / "started", tmp_path / "cleaned"
+        arguments = (str(started), str(cleaned), looks)
+        lease = b.run(executor, b.define(executor, function), arguments)
+        await aeventually(started.exists)
+        b.pool.interrupt(executor, lease, 100, is_notice=True)
+        if looks:
+            assert await b.values(lease, 1) == ["saw it"]
+        else:
+            state, _ = await b.failure(lease)
+            assert state is TaskState.CANCELLED
+        assert cleaned.exists() is not looks
+
+
+def look_once(started: str, cleaned: str) -> None:
+    """Look once, and never again."""
+    import rustray
+
+    rustray.context().is_cancelled()
+    spin(started, cleaned)
+
+
+@pytest.mark.parametrize("kind", [ExecutorKind.PROCESS, ExecutorKind.THREAD])
+async def test_who_does_not_heed_the_notice_is_interrupted_next(
+    kind: ExecutorKind, tmp_path: Path
+) -> None:
+    """The firm order after the notice works as it does without one."""
+    async with bench() as b:
+        executor = b.spawn(kind, 2)
+        started, cleaned = tmp_path / "started", tmp_path / "cleaned"
+        lease = b.run(executor, b.define(executor, look_once), (str(started), str(cleaned)))
+        await aeventually(started.exists)
+        b.pool.interrupt(executor, lease, 100, is_notice=True)
+        assert await b.value(b.spawn(), double, 4) == 8  # meanwhile orders have been obeyed
+        assert not cleaned.exists()
+        b.pool.interrupt(executor, lease, 100)
+        state, _ = await b.failure(lease)
+        assert state is TaskState.CANCELLED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -21,6 +22,7 @@ from rustray.task.frames import (
 from rustray.task.spec import ExecutorKind, TaskClass
 from rustray.task.state import TaskState
 from rustray.worker import events as e
+from rustray.worker.manager import WorkerManager
 
 
 def bench(cpu: float = 2, **resources: float) -> WorkerBench:
@@ -227,8 +229,10 @@ def test_a_thread_that_does_not_stop_is_abandoned_and_its_neighbours_live() -> N
     b.make_ready()
     shared = next(x for x in b.executors.values() if x.kind is ExecutorKind.THREAD)
     b.cancel(lease, 0, 1)
-    assert shared.interrupts == [(lease, 0)]
+    assert (shared.notices, shared.interrupts) == ([(lease, 0)], [])
     b.advance(5.1)
+    assert shared.interrupts == [(lease, 0)]
+    b.advance(5.0)
     b.collect()
     assert b.told == {(lease, 0): TaskState.CANCELLED}
     assert signals(b)[-1] is None
@@ -263,19 +267,55 @@ def test_queued_tasks_are_cancelled_at_once() -> None:
     assert b.told == {(lease, i): TaskState.CANCELLED for i in range(2, 10)}
 
 
-def test_a_running_task_is_asked_to_stop_then_killed() -> None:
-    """The running task is interrupted, its executor killed five seconds later."""
+def test_a_running_task_is_asked_to_stop_more_and_more_firmly() -> None:
+    """Told, interrupted after 5 s, SIGTERM after 10, SIGKILL after 15; its end is its exit."""
     b = bench()
     lease = b.grant(1)
     b.cancel(lease)
-    assert b.executors[1].interrupts == [(lease, 0)]
-    b.advance(4.9)
-    assert signals(b)[0] is None
-    b.advance(0.2)
-    assert signals(b)[0] == 9
+    executor = b.executors[1]
+    assert (executor.notices, executor.interrupts) == ([(lease, 0)], [])
+    for after_s, interrupts, signal in ((5, 0, None), (5, 1, None), (5, 1, 15)):
+        b.advance(after_s - 0.1)
+        assert (len(executor.interrupts), executor.signal) == (interrupts, signal)
+        b.advance(0.1)
+    assert (len(executor.interrupts), executor.signal) == (1, 9)
+    b.collect()
+    assert b.told == {}
     b.die(1)
     b.collect()
     assert b.told == {(lease, 0): TaskState.CANCELLED}
+
+
+def test_the_graces_of_a_cancel_can_be_set() -> None:
+    """Without a notice it is interrupted at once; without graces it is killed at once."""
+    b = WorkerBench({"cpu_cores": 1})
+    b.limits = replace(b.limits, cancel_notice_s=0.0, cancel_grace_s=1.0, kill_grace_s=0.5)
+    b.manager = WorkerManager(b.limits)
+    b.start()
+    lease = b.grant(1)
+    b.cancel(lease)
+    assert (b.executors[1].notices, b.executors[1].interrupts) == ([], [(lease, 0)])
+    b.advance(1.0)
+    assert signals(b)[0] == 15
+    b.advance(0.5)
+    assert signals(b)[0] == 9
+
+
+@pytest.mark.parametrize("state", [TaskState.CANCELLED, TaskState.FAILED])
+def test_a_process_that_was_stopped_is_not_used_again(state: TaskState) -> None:
+    """What it started dies with it, and the task has ended only then."""
+    b = bench(cpu=1)
+    lease = b.grant(2)
+    b.cancel(lease)
+    b.finish(1, 1, state)
+    assert signals(b)[0] == 9
+    b.collect()
+    assert (lease, 0) not in b.told
+    b.die(1)
+    b.make_ready()
+    b.finish_all()
+    b.collect()
+    assert b.told == {(lease, 0): TaskState.CANCELLED, (lease, 1): TaskState.SUCCEEDED}
 
 
 def test_a_forced_cancel_kills_at_once() -> None:
@@ -299,7 +339,7 @@ def test_a_cancel_reaches_what_waits_in_an_executor() -> None:
     first = next(x for x in b.executors.values() if (lease, 0) in x.tasks)
     assert first.owes_answer
     b.answer(first.executor_id)
-    assert first.interrupts == [(lease, 0)]
+    assert first.notices == [(lease, 0)]
     b.obey(first.executor_id)
     b.finish_all()
     b.collect()
@@ -321,7 +361,7 @@ def test_a_task_that_ends_well_despite_the_cancel_has_succeeded() -> None:
 
 
 def test_the_run_limit_ends_an_attempt() -> None:
-    """After timeout_s the task is interrupted, a second later killed: TIMED_OUT, phase run."""
+    """After timeout_s it is interrupted, 1 s later SIGTERM, 2 s later SIGKILL: before the head."""
     b = bench()
     lease = b.grant(1, a_class(timeout_s=3))
     b.advance(2.9)
@@ -329,6 +369,8 @@ def test_the_run_limit_ends_an_attempt() -> None:
     b.advance(0.2)
     assert b.executors[1].interrupts == [(lease, 0)]
     b.advance(1.0)
+    assert signals(b)[0] == 15
+    b.advance(2.0)
     assert signals(b)[0] == 9
     b.die(1)
     [frame] = [f for f in b.collect() if f.outcomes]
@@ -337,16 +379,17 @@ def test_the_run_limit_ends_an_attempt() -> None:
     assert b.told == {(lease, 0): TaskState.TIMED_OUT}
 
 
-def test_a_task_that_obeys_its_run_limit_spares_the_executor() -> None:
-    """The interrupt is enough: the executor lives and takes the next task."""
+def test_a_task_that_obeys_its_run_limit_ends_with_its_executor() -> None:
+    """The interrupt is enough, and nothing of it is left."""
     b = bench()
     lease = b.grant(1, a_class(timeout_s=3))
     b.advance(3.1)
     b.obey(1)
+    assert signals(b)[0] == 9
+    b.die(1)
     b.advance(5)
     b.collect()
     assert b.told == {(lease, 0): TaskState.TIMED_OUT}
-    assert signals(b)[0] is None
 
 
 def test_coroutines_have_run_limits_each() -> None:

@@ -85,11 +85,11 @@ class ManagerMachine(RuleBasedStateMachine):
         owing = [n for n, x in self.b.executors.items() if x.owes_answer]
         self.b.answer(self._pick(data, owing))
 
-    @precondition(lambda self: any(x.interrupts for x in self.b.executors.values()))
+    @precondition(lambda self: any(x.interrupts or x.notices for x in self.b.executors.values()))
     @rule(data=st.data())
     def obey(self, data: st.DataObject) -> None:
         """Interrupted tasks end."""
-        asked = [n for n, x in self.b.executors.items() if x.interrupts]
+        asked = [n for n, x in self.b.executors.items() if x.interrupts or x.notices]
         self.b.obey(self._pick(data, asked))
 
     @precondition(lambda self: self.b.executors)
