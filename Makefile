@@ -48,7 +48,7 @@ lock: setup  ## Pin the newest allowed versions with their hashes: requirements/
 	$(BIN)/python tools/lock.py
 
 sim: setup  ## Run the simulation over many seeds: make sim SEEDS=10000
-	$(BIN)/python -m pytest tests/sim --sim-seeds=$(SEEDS) --timeout=0
+	$(BIN)/python -m pytest tests/sim -s --sim-seeds=$(SEEDS) --timeout=0
 
 chaos: setup  ## Faults by a seed on a real cluster: make chaos SEED=7 MINUTES=10; ARGS='--faults kill_head'
 	$(CHAOS) --minutes $(MINUTES) $(ARGS)

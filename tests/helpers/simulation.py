@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
@@ -64,7 +66,7 @@ class RandomHistory:
         tasks: All that were handed in.
     """
 
-    def __init__(self, seed: int, *, tasks: int = 300) -> None:
+    def __init__(self, seed: int, *, tasks: int = 150) -> None:
         self.cluster = make_cluster(seed)
         self.tasks: list[SimTask] = []
         self._count = tasks
@@ -122,3 +124,20 @@ class RandomHistory:
             elif task.state is TaskState.FAILED:
                 assert error is not None
                 assert error.code == "WORKER_LOST", error
+
+
+def run_history(seed: int) -> SimCluster:
+    """Run one history; returns its cluster."""
+    history = RandomHistory(seed)
+    with history.cluster:
+        history.run()
+    return history.cluster
+
+
+def run_histories(numbers: Sequence[int]) -> int:
+    """Run one history after the other; returns how many events were simulated."""
+    logging.disable(logging.WARNING)  # thousands of lines of closed sessions
+    try:
+        return sum(run_history(seed).events for seed in numbers)
+    finally:
+        logging.disable(logging.NOTSET)

@@ -44,7 +44,7 @@ class SimCluster(Controls):
     Attributes:
         seed: As given.
         random: For your own draws; they disturb none of the simulation's.
-        head_name: "head", what `partition` calls the head.
+        events: How many have happened, messages and timers.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class SimCluster(Controls):
         super().__init__()
         self._nemesis = Nemesis(self, self._stream("chaos"))
         self._check_every = check_every
-        self._steps = 0
+        self.events = 0
         self._trouble = TroubleHandler(self._clock)
         self._run(self._clock.now + _START_LIMIT_S, self._is_ready)
         self._history.begin()
@@ -268,8 +268,8 @@ class SimCluster(Controls):
         if condition is not None and condition():
             return True
         while self._clock.step(limit):
-            self._steps += 1
-            if self._steps % self._check_every == 0:
+            self.events += 1
+            if self.events % self._check_every == 0:
                 self.check()
             if condition is not None and condition():
                 return True
