@@ -11,7 +11,7 @@ CHAOS := PYTHONPATH=src:tests $(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)
 OTHER_PYTHONS := 3.12 3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt check test test-all bench proto lock sim chaos chaos-heads demo clean
+.PHONY: help setup fmt check test test-all bench proto lock sim planted chaos chaos-heads demo clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,7 +48,10 @@ lock: setup  ## Pin the newest allowed versions with their hashes: requirements/
 	$(BIN)/python tools/lock.py
 
 sim: setup  ## Run the simulation over many seeds: make sim SEEDS=10000
-	$(BIN)/python -m pytest tests/sim -s --sim-seeds=$(SEEDS) --timeout=0
+	$(BIN)/python -m pytest tests/sim -s --sim-seeds=$(SEEDS) --timeout=0 -o faulthandler_timeout=0
+
+planted: setup  ## Plant known bugs, and demand that the tests notice each: make planted ARGS=b3
+	$(BIN)/python tools/planted_bugs.py $(ARGS)
 
 chaos: setup  ## Faults by a seed on a real cluster: make chaos SEED=7 MINUTES=10; ARGS='--faults kill_head'
 	$(CHAOS) --minutes $(MINUTES) $(ARGS)

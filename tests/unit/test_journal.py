@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from helpers.power_cut import Disk
 from helpers.waiting import aeventually
 from rustray.common.errors import ConfigError
 from rustray.common.resources import ResourceSet
@@ -52,6 +53,30 @@ def an_outcome(number: int, batch: int, offset: int, *items: bytes) -> c.Persist
     payloads = PayloadColumn.of(items)
     outcome = Outcome(10 * batch + offset, TaskState.SUCCEEDED, payloads, "w-1", 1)
     return c.PersistOutcome(number, batch, offset, outcome)
+
+
+def test_an_id_is_committed_with_its_task(tmp_path: Path) -> None:
+    """There is no moment at which the file has a task that is not found by its id."""
+    path = tmp_path / "journal.db"
+    store = JournalStore(path)
+    store.commit([a_batch(1, b"a", b"b")])
+    with contextlib.closing(sqlite3.connect(path)) as reader:
+        rows = reader.execute("SELECT prefix, first, count, payloads FROM batch").fetchall()
+    assert rows == [(PREFIX, 10, 2, b"ab")]
+    store.close()
+
+
+@pytest.mark.parametrize(("level", "is_synced"), [("full", True), ("process", False)])
+def test_a_commit_at_level_full_is_synced(tmp_path: Path, level: str, is_synced: bool) -> None:
+    """The log is written, and its sync comes before the commit returns; "process" does without."""
+    disk = Disk()
+    store = JournalStore(tmp_path / "journal.db", level, connect=disk.connect)
+    before = len(disk.steps)
+    store.commit([a_batch(1, b"a")])
+    steps = [step.kind for step in disk.steps[before:] if step.name.endswith("-wal")]
+    assert "write" in steps
+    assert (steps[-1] == "sync") is is_synced
+    store.close()
 
 
 def test_what_was_committed_comes_back(tmp_path: Path) -> None:

@@ -220,6 +220,26 @@ def test_a_late_result_of_a_task_given_to_another_is_dropped() -> None:
     assert bench.ended == {}
 
 
+def test_a_result_under_a_lease_that_has_lost_the_task_is_dropped() -> None:
+    """The fence is the lease of the task, and not whether the worker has that lease still."""
+    bench = Bench()
+    first = bench.join("w-1", cpus=2)
+    bench.submit(2)
+    [(lease, offsets)] = first.held.items()
+    assert offsets == {0, 1}
+    second = bench.join("w-2", cpus=1)
+    bench.give_back(first, lease, 1, 1)
+    [other] = second.held
+    stale = bench.scheduler.state.counters["stale_reports"]
+    for state in (TaskState.SUCCEEDED, TaskState.LEASED):
+        outcome = LeaseOutcome(lease, 1, state, PayloadColumn.of([b"\x80"]), 1)
+        bench.report(first, outcomes=[outcome])
+    assert bench.scheduler.state.counters["stale_reports"] == stale + 2
+    assert bench.ended == {}
+    bench.end(second, other, 0)
+    assert bench.ended == {1: [TaskState.SUCCEEDED]}
+
+
 def test_a_result_that_comes_twice_counts_once() -> None:
     """A repeated report is stale, whatever it says the second time."""
     bench = Bench()
