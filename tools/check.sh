@@ -15,4 +15,5 @@ step "lint" "$bin/ruff" check --quiet .
 step "types" "$bin/mypy" --no-error-summary
 step "imports" "$bin/lint-imports" --no-cache
 step "generated code" "$bin/python" tools/gen_proto.py --check
+step "planted bugs" "$bin/python" tools/planted_bugs.py --check
 step "architecture" "$bin/python" -m pytest -q tests/architecture
