@@ -12,7 +12,8 @@ import os
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from rustray.client.attachment import Attachment
+from rustray.client.attachment import Attachment, SessionLimits
+from rustray.client.throttle import PATIENCE_S
 from rustray.common.errors import CommunicationError, ConfigError
 from rustray.rpc.api import HeadApi
 
@@ -38,6 +39,7 @@ def start(
     token: str | None = None,
     ca_file: str | os.PathLike[str] | None = None,
     connect_timeout_s: float = 10.0,
+    backpressure_timeout_s: float = PATIENCE_S,
 ) -> Attachment:
     """Start an embedded cluster, or connect to the head at the address.
 
@@ -47,14 +49,16 @@ def start(
         for name, value in (("token", token), ("ca_file", ca_file)):
             if value is not None:
                 raise ValueError(f"{name} is for the head at an address; none was given")
-        return _start_embedded(num_cpus, memory_mb)
+        return _start_embedded(num_cpus, memory_mb, backpressure_timeout_s)
     for name, amount in (("num_cpus", num_cpus), ("memory_mb", memory_mb)):
         if amount is not None:
             raise ValueError(
                 f"{name} is for an embedded cluster; the workers of {address} decide theirs "
                 "(rustray worker --cpus N --memory-mb M)"
             )
-    return _connect(parse_address(address), token, ca_file, connect_timeout_s)
+    return _connect(
+        parse_address(address), token, ca_file, connect_timeout_s, backpressure_timeout_s
+    )
 
 
 def parse_address(text: str) -> str:
@@ -77,7 +81,9 @@ def parse_address(text: str) -> str:
     return f"{host}:{port}"
 
 
-def _start_embedded(num_cpus: float | None, memory_mb: float | None) -> Attachment:
+def _start_embedded(
+    num_cpus: float | None, memory_mb: float | None, backpressure_timeout_s: float
+) -> Attachment:
     from rustray.worker import detect
     from rustray.worker.config import WorkerConfig
 
@@ -93,6 +99,7 @@ def _start_embedded(num_cpus: float | None, memory_mb: float | None) -> Attachme
         slots=max(int(config.cpus), 1),
         close_reason=_EMBEDDED_CLOSED,
         timeout_s=EMBEDDED_START_S,
+        limits=SessionLimits(backpressure_timeout_s=backpressure_timeout_s),
     )
 
 
@@ -141,6 +148,7 @@ def _connect(
     token: str | None,
     ca_file: str | os.PathLike[str] | None,
     connect_timeout_s: float,
+    backpressure_timeout_s: float,
 ) -> Attachment:
     # Imported late, as all of security and gRPC: an embedded cluster starts faster without.
     from rustray.client.access import resolve
@@ -172,5 +180,5 @@ def _connect(
         slots=1,
         close_reason=_REMOTE_CLOSED,
         timeout_s=connect_timeout_s + 1.0,
-        max_payload_bytes=MAX_MESSAGE_BYTES - FRAME_OVERHEAD_BYTES,
+        limits=SessionLimits(MAX_MESSAGE_BYTES - FRAME_OVERHEAD_BYTES, backpressure_timeout_s),
     )

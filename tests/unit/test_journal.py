@@ -175,6 +175,7 @@ _LATER = {
         for name in ("fence", "argument_base", "argument_ends", "arguments")
     ),
     8: "ALTER TABLE cancel DROP COLUMN force;",
+    9: "ALTER TABLE batch DROP COLUMN principal;",
 }
 """Schema version to what takes its novelty away."""
 

@@ -7,10 +7,12 @@ import contextlib
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from rustray.client.connection import Connection
 from rustray.client.loop_thread import LoopThread
 from rustray.client.session import MAX_PAYLOAD_BYTES, ClientSession
+from rustray.client.throttle import PATIENCE_S, Throttle
 from rustray.common.errors import CommunicationError, RustRayError
 from rustray.common.resources import CPU
 from rustray.rpc.api import HeadApi
@@ -31,6 +33,19 @@ _UNSENT = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """What a session keeps to.
+
+    Attributes:
+        max_payload_bytes: Most that the way to the head can carry as one item.
+        backpressure_timeout_s: How long tasks wait here while the head takes none.
+    """
+
+    max_payload_bytes: int = MAX_PAYLOAD_BYTES
+    backpressure_timeout_s: float = PATIENCE_S
+
+
 class Attachment:
     """A `Runtime`: the session, its connection, and whatever must be closed behind them.
 
@@ -49,7 +64,7 @@ class Attachment:
         slots: int = 1,
         close_reason: str = "rustray was shut down before this task ended",
         timeout_s: float | None = None,
-        max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+        limits: SessionLimits | None = None,
     ) -> None:
         """Connect.
 
@@ -60,7 +75,7 @@ class Attachment:
             slots: See the class.
             close_reason: What unfinished tasks say after `close`.
             timeout_s: Limit of ``dial`` and the first connection together.
-            max_payload_bytes: Most that the way to the head can carry as one item.
+            limits: What the session is to keep to.
 
         Raises:
             RustRayError: no head, or it does not let us in; nothing is left behind.
@@ -69,7 +84,7 @@ class Attachment:
         self.slots = slots
         self._hangup = hangup
         self._close_reason = close_reason
-        self._max_payload_bytes = max_payload_bytes
+        self._limits = limits or SessionLimits()
         self._thread = LoopThread(spins=not address)
         self._api: HeadApi | None = None
         self._connection: Connection | None = None
@@ -114,7 +129,10 @@ class Attachment:
             async with asyncio.timeout(timeout_s):
                 api = self._api = await dial()
                 session = ClientSession(
-                    connection.rouse, self._thread.thread_id, self._max_payload_bytes
+                    connection.rouse,
+                    self._thread.thread_id,
+                    self._limits.max_payload_bytes,
+                    Throttle(connection.rouse_after, self._limits.backpressure_timeout_s),
                 )
                 await connection.open(api, session)
             if self.address:

@@ -156,6 +156,10 @@ class Connection:
         """Say, from any thread, that the session has something to send."""
         self._loop.call_soon_threadsafe(self._wake)
 
+    def rouse_after(self, seconds: float) -> None:
+        """Have the session asked for frames again later; loop thread only."""
+        self._loop.call_later(seconds, self._wake)
+
     async def open(self, api: HeadApi, session: ClientSession) -> None:
         """Connect for the first time, and keep connected from then on.
 

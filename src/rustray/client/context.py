@@ -77,7 +77,7 @@ class Context:
         return f"<rustray {self.address or 'embedded cluster'}>"
 
 
-def init(
+def init(  # noqa: PLR0913 - settings, by name
     address: str | None = None,
     *,
     num_cpus: int | None = None,
@@ -85,6 +85,7 @@ def init(
     token: str | None = None,
     ca_file: str | os.PathLike[str] | None = None,
     connect_timeout_s: float = 10.0,
+    backpressure_timeout_s: float = 600.0,
     ignore_reinit_error: bool = False,
 ) -> Context:
     """Start an embedded cluster, or connect to a head.
@@ -98,6 +99,8 @@ def init(
             local state directory's.
         ca_file: The head's CA certificate; None takes the local state directory's.
         connect_timeout_s: How long to wait for the head.
+        backpressure_timeout_s: How long tasks wait here, to be handed in again and again, while
+            the head takes no more of them; then they fail with `ResourceExhausted`.
         ignore_reinit_error: Return the present context if there is one.
 
     Raises:
@@ -125,6 +128,7 @@ def init(
             token=token,
             ca_file=ca_file,
             connect_timeout_s=connect_timeout_s,
+            backpressure_timeout_s=backpressure_timeout_s,
         )
         current_session = _runtime.session
         return Context(_runtime)

@@ -23,6 +23,7 @@ from rustray.common.errors import (
     ExecutorDeath,
     InvariantError,
     PayloadError,
+    ResourceExhausted,
     RustRayError,
     TaskError,
     TaskExecutionFailed,
@@ -30,6 +31,7 @@ from rustray.common.errors import (
     TaskTimeout,
 )
 from rustray.task.codec import decode_failure
+from rustray.task.frames import Rejection
 from rustray.task.result import FailureInfo
 from rustray.task.spec import Codec
 
@@ -101,9 +103,12 @@ def original_exception(payload: bytes, codec: Codec) -> BaseException | None:
     return cause
 
 
-def error_from_code(code: str, message: str) -> RustRayError:
-    """Build the error that a peer named by its stable code."""
-    return _CLASSES.get(code, RustRayError)(message or code)
+def error_of_rejection(refused: Rejection) -> RustRayError:
+    """Build the error that the head refused tasks with."""
+    cls = _CLASSES.get(refused.code, RustRayError)
+    if issubclass(cls, ResourceExhausted):
+        return cls(refused.message, retry_after_s=refused.retry_after_s, reason=refused.reason)
+    return cls(refused.message or refused.code)
 
 
 def undecodable(task_id: str, error: BaseException) -> PayloadError:

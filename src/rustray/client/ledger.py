@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Any, Final, cast
 
-from rustray.client.failures import error_from_code
+from rustray.client.failures import error_of_rejection
 from rustray.client.refs import CANCELLED, FAILED, SUCCEEDED, Batch, Callback, Failure, TaskRef
 from rustray.client.waiters import Arrivals
 from rustray.common.errors import RustRayError, TaskCancelled, TaskNotFound
@@ -48,13 +48,23 @@ class Ledger:
         """Return the batches that still wait for an outcome, oldest first."""
         return [batch for batch in self._batches if batch.unfinished]
 
+    def unsettled(self) -> list[Batch]:
+        """Return the batches that are to be handed in again, oldest first, and prepare them."""
+        found: list[Batch] = []
+        for batch in self.unfinished():
+            batch.sent = 0
+            settle_finished(batch)
+            if batch.settled.count < batch.size:
+                found.append(batch)
+        return found
+
     def apply(self, frame: HeadFrame) -> None:
         """Take what the head says."""
         for accepted in frame.accepted:
             for batch, low, high in self._spans(accepted.first, accepted.count):
                 _settle(batch, low, high)
         for refused in frame.rejected:
-            error = error_from_code(refused.code, refused.message)
+            error = error_of_rejection(refused)
             for batch, low, high in self._spans(refused.first, refused.count):
                 _settle(batch, low, high)
                 self.fail(batch, low, high, error)

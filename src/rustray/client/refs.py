@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 from rustray.client.failures import error_of, is_interrupt, undecodable
 from rustray.client.ranges import RangeSet
 from rustray.client.waiters import Arrivals, LoopWaiter
-from rustray.common.errors import PayloadError, RustRayError, TaskError
+from rustray.common.errors import PayloadError, ResourceExhausted, RustRayError, TaskError
 from rustray.common.ids import SessionPrefix, TaskId, task_id
 from rustray.task.codec import decode_value
 from rustray.task.spec import Codec, TaskClass
@@ -154,6 +154,8 @@ class TaskRef(Generic[T_co]):
         if isinstance(data, RustRayError):
             # A new one each time: raising the same instance again would grow its traceback.
             error = type(data)(str(data))
+            if isinstance(error, ResourceExhausted) and isinstance(data, ResourceExhausted):
+                error.retry_after_s, error.reason = data.retry_after_s, data.reason
             if isinstance(error, TaskError):
                 error.task_id = self.task_id
             return error

@@ -16,8 +16,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from rustray.client.ledger import Ledger, acked_unfinished, settle_finished
+from rustray.client.ledger import Ledger, acked_unfinished
 from rustray.client.refs import PENDING, Batch, ClassEntry, TaskRef
+from rustray.client.throttle import Throttle
 from rustray.client.waiters import Arrivals
 from rustray.common.errors import PayloadError, RustRayError
 from rustray.common.ids import PREFIX_BYTES, SessionPrefix
@@ -61,6 +62,7 @@ class ClientSession:
         rouse: Callable[[], None],
         thread_id: int = 0,
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+        throttle: Throttle | None = None,
     ) -> None:
         """Make a session that is not connected.
 
@@ -68,6 +70,7 @@ class ClientSession:
             rouse: Called from any thread when `fill` has something again.
             thread_id: `threading.get_ident` of the loop thread.
             max_payload_bytes: Most that the way to the head can carry as one item.
+            throttle: Has tasks handed in again that are refused for now; None: they fail.
         """
         self.prefix = SessionPrefix(secrets.token_bytes(PREFIX_BYTES))
         self.lock = threading.Lock()
@@ -77,7 +80,8 @@ class ClientSession:
         self.offline_since_s: float | None = None
         self._ledger = Ledger(self.prefix, self.lock, self.arrivals)
         self._rouse = rouse
-        self._max_payload_bytes = max_payload_bytes
+        self._max_bytes = max_payload_bytes
+        self._throttle = throttle or Throttle(None)
         self._is_idle = False
         self._next_sequence = 0
         self._entries: dict[TaskClass, ClassEntry] = {}
@@ -102,8 +106,8 @@ class ClientSession:
         Raises:
             PayloadError: the code is more than the way to the head can carry.
         """
-        if len(code) > self._max_payload_bytes:
-            raise self._too_big(f"the code of {task_class.function}", len(code))
+        if len(code) > self._max_bytes:
+            raise _too_big(f"the code of {task_class.function}", len(code), self._max_bytes)
         with self.lock:
             entry = self._entries.get(task_class)
             if entry is None:
@@ -127,9 +131,9 @@ class ClientSession:
         Complexity: O(1), without I/O; wakes the loop thread if that had nothing to do.
         """
         is_big = len(payload) > BIG_PAYLOAD_BYTES
-        if is_big and len(payload) > self._max_payload_bytes:
+        if is_big and len(payload) > self._max_bytes:
             what = f"the arguments of one task of {entry.task_class.function}"
-            raise self._too_big(what, len(payload))
+            raise _too_big(what, len(payload), self._max_bytes)
         with self.lock:
             batch = entry.open_batch
             if batch is None:
@@ -171,9 +175,8 @@ class ClientSession:
                     batch.cancels = {}
                 batch.cancels[ref._index] = force or batch.cancels.get(ref._index, False)
                 self._cancels.append((batch, ref._index, force))
-            is_needed = self._is_idle and bool(self._cancels)
-            if is_needed:
-                self._is_idle = False
+            is_needed = (self._is_idle or self._throttle.is_on) and bool(self._cancels)
+            self._is_idle = self._is_idle and not is_needed
         if is_needed:
             self._rouse()
 
@@ -184,12 +187,6 @@ class ClientSession:
         for batch in self._open:
             batch.entry.open_batch = None
         self._is_idle = False
-
-    def _too_big(self, what: str, size: int) -> PayloadError:
-        return PayloadError(
-            f"{what} take {size} bytes, at most {self._max_payload_bytes} can travel; pass a path "
-            "or a smaller piece instead, and load large data inside the function"
-        )
 
     def _open_batch(self, entry: ClassEntry) -> Batch:
         if self.broken is not None:
@@ -231,7 +228,7 @@ class ClientSession:
         if self._follow:
             frame.follow = self._follow
             self._follow = []
-        tasks_left, bytes_left = MAX_FRAME_TASKS, MAX_FRAME_BYTES
+        tasks_left, bytes_left = self._allowance(), MAX_FRAME_BYTES
         while tasks_left > 0 and bytes_left > 0 and (self._outbox or self._seal_open()):
             batch = self._outbox[0]
             gap = batch.unsent()
@@ -262,6 +259,7 @@ class ClientSession:
             batch.sent = stop
             tasks_left -= stop - low
             bytes_left -= len(part.blob)
+        self._throttle.note_sent(frame.submissions)
         if self._cancels:
             _fill_cancels(frame, self._cancels, self._outbox)
         return bool(frame.submissions or frame.classes or frame.follow or frame.cancels)
@@ -269,8 +267,13 @@ class ClientSession:
     def rest(self) -> bool:
         """Go idle, so that the next thing handed in rouses; False if something came just now."""
         with self.lock:
-            self._is_idle = not (self._open or self._outbox or self._cancels or self._follow)
-            return self._is_idle
+            has_words = bool(self._cancels or self._follow)
+            if self._throttle.is_waiting():
+                self._is_idle = False  # nothing new need rouse: the throttle does, in time
+                return not has_words
+            has_tasks = self._open or self._outbox or self._throttle.must_requeue
+            self._is_idle = not (has_tasks or has_words)
+        return self._is_idle
 
     @property
     def has_unfinished(self) -> bool:
@@ -286,20 +289,27 @@ class ClientSession:
 
     def restart(self) -> None:
         """Begin a new stream: everything unacked goes out again, the rest is asked for."""
+        self._throttle.forget_probe()
         with self.lock:
             self._is_idle = False
-            self._outbox.clear()
+            self._outbox = deque(self._ledger.unsettled())
             self._cancels.clear()
             self._follow = []
             for batch in self._ledger.unfinished():
-                batch.sent = 0
-                settle_finished(batch)
-                if batch.settled.count < batch.size:
-                    self._outbox.append(batch)
                 self._follow.extend(acked_unfinished(batch))
                 for index, force in (batch.cancels or {}).items():
                     if batch.refs[index] is not None:
                         self._cancels.append((batch, index, force))
+
+    def _allowance(self) -> int:
+        """Return how many tasks may be handed in with the next frame."""
+        if self._throttle.is_waiting():
+            return 0
+        if self._throttle.must_requeue:
+            self._throttle.must_requeue = False
+            with self.lock:
+                self._outbox = deque(self._ledger.unsettled())
+        return MAX_FRAME_TASKS
 
     def _seal_open(self) -> bool:
         with self.lock:
@@ -311,6 +321,8 @@ class ClientSession:
 
     def apply(self, frame: HeadFrame) -> None:
         """Take what the head says; what concerns no unfinished task of ours is ignored."""
+        if self._throttle.take(frame):
+            self._rouse()
         self._ledger.apply(frame)
 
     def close(self, error: RustRayError, unsent: RustRayError | None = None) -> None:
@@ -362,3 +374,10 @@ def _build_column(batch: Batch) -> PayloadColumn:
         if ref is not None:
             ref._data = None
     return column
+
+
+def _too_big(what: str, size: int, limit: int) -> PayloadError:
+    return PayloadError(
+        f"{what} take {size} bytes, at most {limit} can travel; pass a path or a smaller piece "
+        "instead, and load large data inside the function"
+    )

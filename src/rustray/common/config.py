@@ -277,12 +277,14 @@ def _check_together(config: Config) -> None:
             f"scheduler.lease_ttl_s={scheduler.lease_ttl_s:g} "
             f"({config.origin('scheduler.lease_ttl_s')}), or one lost heartbeat loses a worker"
         )
-    for name in ("result_memory_mb", "result_disk_mb", "dead_letter_memory_mb"):
+    names = ("result_memory_mb", "result_disk_mb", "dead_letter_memory_mb", "max_pending_mb",
+             "principal_pending_mb")  # fmt: skip
+    for name in names:
         limit_mb = getattr(scheduler, name)
         if scheduler.max_payload_bytes > limit_mb * 1_000_000:
             raise ConfigError(
                 f"scheduler.max_payload_bytes={scheduler.max_payload_bytes} "
-                f"({config.origin('scheduler.max_payload_bytes')}) is more than all results may "
+                f"({config.origin('scheduler.max_payload_bytes')}) is more than all of them may "
                 f"take: scheduler.{name}={limit_mb} ({config.origin(f'scheduler.{name}')})"
             )
 

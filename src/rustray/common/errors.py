@@ -263,14 +263,16 @@ class ResourceExhausted(RustRayError):
 
     Attributes:
         retry_after_s: When it is worth trying again, in seconds from now; 0: not known.
+        reason: Which limit, as a stable name for programs and counters; "" where it has none.
     """
 
     code = "RESOURCE_EXHAUSTED"
     retryable = True
 
-    def __init__(self, message: str = "", *, retry_after_s: float = 0.0) -> None:
+    def __init__(self, message: str = "", *, retry_after_s: float = 0.0, reason: str = "") -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.reason = reason
 
 
 class PayloadError(RustRayError):

@@ -326,6 +326,27 @@ class SchedulerSettings:
         low=1,
         high=1_000_000_000,
     )
+    max_pending_mb: int = _setting(
+        8_192,
+        "whole",
+        "Megabytes of arguments of unfinished tasks.",
+        low=1,
+        high=16_000_000,
+    )
+    principal_pending_tasks: int = _setting(
+        5_000_000,
+        "whole",
+        "Unfinished tasks of one principal (the subject of a token).",
+        low=1,
+        high=1_000_000_000,
+    )
+    principal_pending_mb: int = _setting(
+        4_096,
+        "whole",
+        "Megabytes of arguments of unfinished tasks of one principal.",
+        low=1,
+        high=16_000_000,
+    )
     max_payload_bytes: int = _setting(
         16 << 20,
         "whole",

@@ -51,6 +51,9 @@ def settings_of(config: HeadConfig, start: Start) -> SchedulerSettings:
         result_disk_bytes=0 if is_in_memory else config.limits.result_disk_mb * 1_000_000,
         letter_memory_bytes=config.limits.dead_letter_memory_mb * 1_000_000,
         max_pending_tasks=config.limits.max_pending_tasks,
+        max_pending_bytes=config.limits.max_pending_mb * 1_000_000,
+        principal_pending_tasks=config.limits.principal_pending_tasks,
+        principal_pending_bytes=config.limits.principal_pending_mb * 1_000_000,
         max_payload_bytes=config.limits.max_payload_bytes,
         seed=time.time_ns() & 0xFFFF_FFFF,
         first_lease=start.first_lease,
@@ -128,6 +131,7 @@ class Head:
             address=host,
             port=config.listen.port,
         )
+        server.count_refusals(core.count_refusal)
         port = await server.start()
         self._stack.push_async_callback(server.stop, STOP_GRACE_S)
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

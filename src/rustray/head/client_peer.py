@@ -14,11 +14,13 @@ from rustray.common.errors import (
     AuthorizationError,
     CommunicationError,
     PayloadError,
+    ResourceExhausted,
     RustRayError,
     TaskNotFound,
 )
 from rustray.head.driver import HeadDriver
 from rustray.head.peer import FRAME_BYTES, FRAME_TASKS, Peer
+from rustray.scheduler.admission import count_refusal
 from rustray.scheduler.commands import (
     AcceptTasks,
     DeliverOutcome,
@@ -67,12 +69,14 @@ class ClientPeer(Peer):
         prefix: bytes,
         may_send_code: bool,
         may_touch: Callable[[bytes], bool],
+        principal: str = "",
     ) -> None:
         super().__init__(driver.loop)
         self.prefix = prefix
         self._driver = driver
         self._may_send_code = may_send_code
         self._may_touch = may_touch
+        self._principal = principal
         self._classes: dict[int, ClassDefinition] = {}
         self._bad_classes: dict[int, RustRayError] = {}
         self._accepted: list[TaskRange] = []
@@ -99,7 +103,12 @@ class ClientPeer(Peer):
     def reject(self, command: RejectTasks) -> None:
         """Refuse tasks."""
         error = command.error
-        self._rejected.append(Rejection(command.first, command.count, error.code, str(error)))
+        hint_s, reason = 0.0, ""
+        if isinstance(error, ResourceExhausted):
+            hint_s, reason = error.retry_after_s, error.reason
+        self._rejected.append(
+            Rejection(command.first, command.count, error.code, str(error), hint_s, reason)
+        )
         self.wake()
 
     def deliver(self, command: DeliverOutcome) -> None:
@@ -222,6 +231,7 @@ class ClientPeer(Peer):
                 is_pushed=True,
                 deadline_unix_s=submission.deadline_unix_s,
                 time_left_s=self._driver.time_left_s(submission.deadline_unix_s),
+                principal=self._principal,
             )
         )
         return True
@@ -263,7 +273,7 @@ class ClientPeer(Peer):
             self._driver.handle(CodeReceived(code_hash, definition.code))
 
     def _refuse(self, first: int, count: int, error: RustRayError) -> None:
-        self._driver.scheduler.state.counters["tasks_rejected"] += count
+        count_refusal(self._driver.scheduler.state, error, count)
         self.reject(RejectTasks(self.prefix, first, count, error))
 
     def _confirm(self) -> None:

@@ -78,6 +78,9 @@ class Limits:
 
     Attributes:
         max_pending_tasks: Unfinished tasks accepted at a time.
+        max_pending_mb: Megabytes (10**6 bytes) of their arguments.
+        principal_pending_tasks: Unfinished tasks of one principal, the subject of a token.
+        principal_pending_mb: Megabytes of their arguments.
         max_payload_bytes: Bytes of one task's arguments or result.
         result_ttl_s: Seconds that a result is kept.
         result_memory_mb: Megabytes (10**6 bytes) of kept results; the oldest go first.
@@ -88,6 +91,9 @@ class Limits:
     """
 
     max_pending_tasks: int = 10_000_000
+    max_pending_mb: int = 8_192
+    principal_pending_tasks: int = 5_000_000
+    principal_pending_mb: int = 4_096
     max_payload_bytes: int = 16 << 20
     result_ttl_s: float = 86_400.0
     result_memory_mb: int = 512
@@ -142,6 +148,9 @@ class HeadConfig:
             scheduling=Scheduling(scheduler.strategy, scheduler.max_retries, scheduler.durability),
             limits=Limits(
                 scheduler.max_pending_tasks,
+                scheduler.max_pending_mb,
+                scheduler.principal_pending_tasks,
+                scheduler.principal_pending_mb,
                 scheduler.max_payload_bytes,
                 scheduler.result_ttl_s,
                 scheduler.result_memory_mb,

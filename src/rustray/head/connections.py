@@ -40,6 +40,7 @@ class ConnectionManager:
         prefix: bytes,
         may_send_code: bool,
         may_touch: Callable[[bytes], bool] = lambda _: True,
+        principal: str = "",
     ) -> ClientPeer:
         """Open a client's stream, new or resumed.
 
@@ -47,9 +48,10 @@ class ConnectionManager:
             prefix: Of its task ids.
             may_send_code: Whether its token allows that.
             may_touch: Whether its token may cancel tasks under another prefix.
+            principal: Whose bounds its tasks count in.
         """
         old = self._driver.clients.get(prefix)
-        peer = ClientPeer(self._driver, prefix, may_send_code, may_touch)
+        peer = ClientPeer(self._driver, prefix, may_send_code, may_touch, principal)
         self._driver.clients[prefix] = peer
         if isinstance(old, ClientPeer):
             old.shut("a newer stream of this session took its place")

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from rustray.common.errors import RustRayError
 from rustray.head import liveness
 from rustray.head.client_peer import ClientPeer
 from rustray.head.connections import ConnectionManager
@@ -197,8 +198,17 @@ class HeadCore:
         """
         self.sessions.claim(prefix, caller)
         return self.connections.open_client(
-            prefix, "code" in caller.scopes, lambda other: self.sessions.may_use(other, caller)
+            prefix,
+            "code" in caller.scopes,
+            lambda other: self.sessions.may_use(other, caller),
+            caller.subject,
         )
+
+    def count_refusal(self, error: RustRayError) -> None:
+        """Count a call that ended with an error: all, and by the error's code."""
+        counters = self.driver.scheduler.state.counters
+        counters["calls_refused"] += 1
+        counters[f"calls_refused_{error.code.lower()}"] += 1
 
     def watch_worker(self, worker_id: str) -> None:
         """After a stream broke: find out whether the worker's process is gone."""

@@ -10,9 +10,10 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol, get_args
+from typing import Any, Final, Protocol, get_args
 
 from rustray.common.errors import InvariantError, ObjectLost, ResourceExhausted
+from rustray.common.ids import task_id
 from rustray.head.journal import Journal
 from rustray.head.notifications import NotificationManager
 from rustray.scheduler.commands import (
@@ -36,8 +37,13 @@ from rustray.scheduler.commands import (
 from rustray.scheduler.events import Event, ResultsStored, StorageChanged, TimePassed
 from rustray.scheduler.scheduler import Scheduler
 from rustray.task.columns import PayloadColumn, StoredColumn
+from rustray.task.state import TaskState
+from rustray.task.views import Explanation
 
 logger = logging.getLogger("rustray.head")
+
+
+MAX_REFUSED: Final = 1_000
 
 
 class WorkerOutbox(Protocol):
@@ -92,6 +98,7 @@ class HeadDriver:
         scheduler: The pure core; others read it, only the driver changes it.
         workers: Worker id to the outbox of its present session.
         clients: Session prefix to the outbox of its present stream.
+        refused: Prefix to the last refusal for the time being, of the last sessions that had one.
         on_outcome: Called with each `DeliverOutcome`; wakes unary calls that wait.
         results: Reads large results back; None where all are in memory.
         loop: Its clock is the scheduler's; a simulation brings a virtual one.
@@ -111,6 +118,7 @@ class HeadDriver:
         self.workers: dict[str, WorkerOutbox] = {}
         self.clients: dict[bytes, ClientOutbox] = {}
         self.on_outcome: Callable[[DeliverOutcome], None] | None = None
+        self.refused: dict[bytes, RejectTasks] = {}
         self.results: ResultSource | None = None
         self.loop = loop
         self._timer: asyncio.TimerHandle | None = None
@@ -268,9 +276,25 @@ class HeadDriver:
 
     def _reject(self, command: RejectTasks) -> None:
         if isinstance(command.error, ResourceExhausted):
+            self.refused.pop(command.prefix, None)
+            self.refused[command.prefix] = command
+            if len(self.refused) > MAX_REFUSED:
+                del self.refused[next(iter(self.refused))]
             self._tell_client(command)  # it rests on no fact, and the disk may be why
         else:
             self._reject_once_safe(command)
+
+    def explain_refused(self, prefix: bytes, sequence: int) -> Explanation | None:
+        """Say what keeps a task out that its session hands in again and again, or None."""
+        refused = self.refused.get(prefix)
+        if refused is None or sequence < refused.first:
+            return None
+        return Explanation(
+            task_id(prefix, sequence),
+            TaskState.QUEUED,
+            f"it is not accepted yet: {refused.error}.",
+            advice="its session hands it in again by itself; what a call hands in is not.",
+        )
 
     def _grant(self, command: GrantLease) -> None:
         task_class = command.task_class

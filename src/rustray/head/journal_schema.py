@@ -38,6 +38,7 @@ CREATE TABLE purge (batch INTEGER NOT NULL, place INTEGER NOT NULL, count INTEGE
 CREATE INDEX purge_batch ON purge (batch);
 """
 _FORCE: Final = "ALTER TABLE cancel ADD COLUMN force INTEGER NOT NULL DEFAULT 0;"
+_PRINCIPAL: Final = "ALTER TABLE batch ADD COLUMN principal TEXT NOT NULL DEFAULT '';"
 MIGRATIONS: Final = {
     1: _CRASHES,
     2: _OOM_RERUNS,
@@ -46,6 +47,7 @@ MIGRATIONS: Final = {
     5: event_rows.SCHEMA,
     6: _LETTERS,
     7: _FORCE,
+    8: _PRINCIPAL,
 }
 """Schema version to what makes the next one of it."""
 SCHEMA: Final = f"""
@@ -59,6 +61,7 @@ CREATE TABLE batch (
   digests BLOB, base INTEGER NOT NULL, ends BLOB, payloads BLOB
 );
 {_DEADLINE}
+{_PRINCIPAL}
 CREATE TABLE outcome (
   id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, place INTEGER NOT NULL, count INTEGER NOT NULL,
   state INTEGER NOT NULL, worker TEXT NOT NULL, attempts INTEGER NOT NULL, arrived REAL NOT NULL,
@@ -78,7 +81,7 @@ CREATE INDEX granted_batch ON granted (batch);
   PRIMARY KEY (batch, place)
 ) WITHOUT ROWID;
 {_LETTERS}"""
-_BATCH: Final = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?)"
+_BATCH: Final = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?)"
 _OUTCOME: Final = "INSERT INTO outcome VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 STATEMENTS: Final[dict[type[Any], str]] = {
     c.PersistBatch: _BATCH,

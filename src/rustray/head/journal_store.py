@@ -222,7 +222,7 @@ class JournalStore:
                     command.batch, command.prefix, command.first, len(payloads),
                     self._class_number(command.task_class), command.is_pushed, now,
                     payloads.base, payloads.ends_bytes(), payloads.blob,
-                    command.deadline_unix_s,
+                    command.deadline_unix_s, command.principal,
                 )  # fmt: skip
             case c.PersistOutcome():
                 outcome = command.outcome

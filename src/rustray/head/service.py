@@ -197,6 +197,7 @@ class HeadService(LetterService):
             deadline_unix_s=first.deadline_unix_s,
             time_left_s=self._driver.time_left_s(first.deadline_unix_s),
             rejects_known=first.rejects_duplicate,
+            principal=self._caller.subject,
         )
         for command in self._driver.handle(event):
             if isinstance(command, AcceptTasks | RejectTasks) and command.prefix == first.prefix:
@@ -287,9 +288,10 @@ class HeadService(LetterService):
         """Say why a task is where it is."""
         await self._driver.safe()
         prefix, sequence = _parse_id(task_id)
-        self._snapshot(prefix, sequence)
         found = self._driver.scheduler.explain(prefix, sequence, self._driver.now())
+        found = found or self._driver.explain_refused(prefix, sequence)
         if found is None:
+            self._snapshot(prefix, sequence)
             raise TaskNotFound(f"no task {task_id} is known here")
         return found
 

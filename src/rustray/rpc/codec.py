@@ -274,9 +274,10 @@ def encode_head_frame(frame: HeadFrame) -> bytes:
     if frame.accepted:
         _put_task_ranges(message.accepted, frame.accepted)
     for refused in frame.rejected:
-        code, reason = text(refused.code), text(refused.message)
+        facts = wire.Rejection(code=text(refused.code), message=text(refused.message))
+        facts.retry_after_s, facts.reason = refused.retry_after_s, text(refused.reason)
         for first, count in _split(refused.first, refused.count):
-            message.rejected.add(first=first, count=count, code=code, message=reason)
+            message.rejected.add(first=first, count=count).MergeFrom(facts)
     for outcome in frame.outcomes:
         target = message.outcomes.add()
         target.first = outcome.first
@@ -309,7 +310,8 @@ def decode_head_frame(data: bytes) -> HeadFrame:
 
 def _get_rejection(message: wire.Rejection) -> Rejection:
     count = count_from_wire(message.count, message.first, _SEQUENCES)
-    return Rejection(message.first, count, message.code, message.message)
+    hint_s = seconds_from_wire("retry_after_s", message.retry_after_s)
+    return Rejection(message.first, count, message.code, message.message, hint_s, message.reason)
 
 
 def _get_outcome(message: wire.Outcome) -> Outcome:

@@ -25,6 +25,8 @@ Context: TypeAlias = aio.ServicerContext[Any, Any]
 Unary: TypeAlias = Callable[[Caller, bytes], Awaitable[bytes]]
 ServerStream: TypeAlias = Callable[[Caller, bytes, Context], Awaitable[None]]
 BidiStream: TypeAlias = Callable[[Caller, Context], Awaitable[None]]
+OnRefusal: TypeAlias = Callable[[RustRayError], None]
+"""Learns of each call that ends with an error, to count it."""
 
 if TYPE_CHECKING:
     _Interceptor = aio.ServerInterceptor[Any, Any]
@@ -53,9 +55,10 @@ class Method:
 class Gate(_Interceptor):
     """Authenticates and authorises each call, then runs its method."""
 
-    def __init__(self, methods: Mapping[str, Method], guard: Guard) -> None:
+    def __init__(self, methods: Mapping[str, Method], guard: Guard, on_refusal: OnRefusal) -> None:
         self._methods = methods
         self._guard = guard
+        self._on_refusal = on_refusal
 
     async def intercept_service(
         self,
@@ -66,16 +69,20 @@ class Gate(_Interceptor):
         name = handler_call_details.method
         method = self._methods.get(name)
         if name in PUBLIC_METHODS and method is not None:
-            return _handler(method, ANYBODY, name)
+            return _handler(method, ANYBODY, name, self._on_refusal)
         try:
             caller = self._guard.admit(name, handler_call_details.invocation_metadata)
         except RustRayError as error:
-            return _refusal(error)
+            return self._refuse(error)
         except Exception as error:
-            return _refusal(for_peer(error, "the check of a caller"))
+            return self._refuse(for_peer(error, "the check of a caller"))
         if method is None:
-            return _refusal(AuthorizationError(f"this node has no method {name[:200]!r}"))
-        return _handler(method, caller, name)
+            return self._refuse(AuthorizationError(f"this node has no method {name[:200]!r}"))
+        return _handler(method, caller, name, self._on_refusal)
+
+    def _refuse(self, error: RustRayError) -> Any:
+        self._on_refusal(error)
+        return _refusal(error)
 
 
 def _refusal(error: RustRayError) -> Any:
@@ -86,7 +93,7 @@ def _refusal(error: RustRayError) -> Any:
     return grpc.stream_stream_rpc_method_handler(refuse)
 
 
-def _handler(method: Method, caller: Caller, name: str) -> Any:
+def _handler(method: Method, caller: Caller, name: str, on_refusal: OnRefusal) -> Any:
     unary, stream_out, bidi = method.unary, method.stream_out, method.bidi
     if unary is not None:
 
@@ -95,7 +102,7 @@ def _handler(method: Method, caller: Caller, name: str) -> Any:
                 async with asyncio.timeout(LONGEST_CALL_S):
                     return await unary(caller, request)
             except Exception as error:
-                await _abort(context, error, name)
+                await _abort(context, error, name, on_refusal)
             return b""  # not reached: abort raises
 
         return grpc.unary_unary_rpc_method_handler(run_unary)
@@ -107,7 +114,7 @@ def _handler(method: Method, caller: Caller, name: str) -> Any:
             except aio.UsageError:
                 return  # the subscriber has gone while it was written to
             except Exception as error:
-                await _abort(context, error, name)
+                await _abort(context, error, name, on_refusal)
 
         return grpc.unary_stream_rpc_method_handler(run_stream)
     assert bidi is not None
@@ -116,14 +123,16 @@ def _handler(method: Method, caller: Caller, name: str) -> Any:
         try:
             await bidi(caller, context)
         except Exception as error:
-            await _abort(context, error, name)
+            await _abort(context, error, name, on_refusal)
 
     return grpc.stream_stream_rpc_method_handler(run_bidi)
 
 
-async def _abort(context: Context, error: Exception, name: str) -> None:
+async def _abort(context: Context, error: Exception, name: str, on_refusal: OnRefusal) -> None:
     if isinstance(error, aio.BaseError):  # aborted already, or the connection is gone
         raise error
     if isinstance(error, TimeoutError) and not isinstance(error, RustRayError):
         error = GetTimeout("the call took longer than this node allows; ask again")
-    await abort(context, for_peer(error, name))
+    told = for_peer(error, name)
+    on_refusal(told)
+    await abort(context, told)

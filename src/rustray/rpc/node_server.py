@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from rustray.common.errors import ConfigError, InvariantError
+from rustray.common.errors import ConfigError, InvariantError, RustRayError
 from rustray.rpc.auth import Guard
-from rustray.rpc.gate import Gate, Method
+from rustray.rpc.gate import Gate, Method, OnRefusal
 from rustray.rpc.grpcio import aio, grpc
 from rustray.rpc.health import Health
 from rustray.rpc.sturdy import make_server
@@ -74,7 +74,11 @@ class Limits:
 
 
 class NodeServer:
-    """Serves one table of methods."""
+    """Serves one table of methods.
+
+    Attributes:
+        on_refusal: Called with each error that ends a call.
+    """
 
     def __init__(
         self,
@@ -111,6 +115,7 @@ class NodeServer:
         self._port = port
         self._limits = limits or Limits()
         self._server: aio.Server | None = None
+        self.on_refusal: OnRefusal = _nobody_counts
 
     async def start(self) -> int:
         """Listen, and answer calls from now on.
@@ -124,7 +129,7 @@ class NodeServer:
         if not 0 <= self._port <= 65_535:
             raise ConfigError(f"port {self._port} is outside 0 to 65535")
         server = make_server(
-            Gate(self._methods, self._guard),
+            Gate(self._methods, self._guard, lambda error: self.on_refusal(error)),
             self._methods,
             self._limits.options(),
             self._limits.max_calls,
@@ -193,3 +198,7 @@ def _bind_problem(host: str, port: int) -> str:
         f"cannot listen on {shown}: {reason}. If another node runs there, stop it or choose "
         "another port (--port); the address has to be one of this machine's (--address)"
     )
+
+
+def _nobody_counts(_: RustRayError) -> None:
+    """Stand in until somebody wants to know."""

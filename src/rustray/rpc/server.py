@@ -22,7 +22,7 @@ from rustray.rpc.codec import (
     encode_assign_frame,
     encode_head_frame,
 )
-from rustray.rpc.gate import Context, Method
+from rustray.rpc.gate import Context, Method, OnRefusal
 from rustray.rpc.grpcio import aio
 from rustray.rpc.head_methods import MakeApi, head_methods
 from rustray.rpc.links import DRAIN_S, FrameLink
@@ -173,6 +173,10 @@ class HeadServer:
         methods[_WORKER_STREAM] = Method(bidi=self._worker_stream)
         services = (wire.DESCRIPTOR.services_by_name["HeadService"],)
         self._node = NodeServer(services, methods, self._guard, identity, address, port, limits)
+
+    def count_refusals(self, count: OnRefusal) -> None:
+        """Have each error that ends a call counted."""
+        self._node.on_refusal = count
 
     async def start(self) -> int:
         """Listen.

@@ -144,6 +144,7 @@ def to_detail(error: RustRayError) -> common.ErrorDetail:
         detail.fields["error_type"] = clip(error.error_type, MAX_FIELD_BYTES)
     if isinstance(error, ResourceExhausted):
         detail.fields["retry_after_s"] = f"{error.retry_after_s:g}"
+        detail.fields["reason"] = clip(error.reason, MAX_FIELD_BYTES)
     if isinstance(error, TaskOutOfMemory):
         detail.fields["peak"] = f"{error.peak:g}"
         detail.fields["limit"] = f"{error.limit:g}"
@@ -155,7 +156,11 @@ def from_detail(detail: common.ErrorDetail) -> RustRayError:
     cls = _CLASSES.get(detail.code, RustRayError)
     fields = detail.fields
     if issubclass(cls, ResourceExhausted):
-        return cls(detail.message, retry_after_s=_number(fields.get("retry_after_s", "")))
+        return cls(
+            detail.message,
+            retry_after_s=_number(fields.get("retry_after_s", "")),
+            reason=fields.get("reason", ""),
+        )
     if not issubclass(cls, TaskError):
         return cls(detail.message)
     attempt = fields.get("attempt", "")

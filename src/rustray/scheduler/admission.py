@@ -13,6 +13,7 @@ from rustray.common.errors import (
     ResourceNotAvailable,
     RustRayError,
 )
+from rustray.scheduler.backpressure import fitting
 from rustray.scheduler.commands import (
     AcceptTasks,
     DeliverOutcome,
@@ -66,17 +67,22 @@ def _accept_fresh(state: SchedulerState, event: TasksSubmitted, low: int, high: 
     payloads = event.payloads.slice(low, high)
     first = event.first + low
     queue = new_queue(state, event.task_class)
-    error = refusal(state, queue, payloads)
+    count = high - low
+    fit, error = 0, refusal(state, queue, payloads)
+    if error is None:
+        fit, error = fitting(state, event.principal, payloads)
     if error is not None:
-        _refuse(state, event.prefix, first, high - low, error)
+        _refuse(state, event.prefix, first + fit, count - fit, error)
+    if fit == 0:
         if queue.batches == 0:
             del state.queues[event.task_class]
         return
+    payloads = payloads.slice(0, fit)
     batch = Batch(
         state.next_batch,
         event.prefix,
         first,
-        high - low,
+        fit,
         queue,
         payloads,
         event.is_pushed,
@@ -89,8 +95,8 @@ def _accept_fresh(state: SchedulerState, event: TasksSubmitted, low: int, high: 
     state.next_batch += 1
     queue.batches += 1
     state.insert(batch)
-    state.pending_tasks += batch.count
-    state.pending_bytes += len(payloads.blob)
+    batch.principal = event.principal
+    state.count_pending(batch, batch.count, len(payloads.blob))
     state.counts[TaskState.QUEUED] += batch.count
     state.counters["tasks_accepted"] += batch.count
     commands = state.commands
@@ -103,6 +109,7 @@ def _accept_fresh(state: SchedulerState, event: TasksSubmitted, low: int, high: 
             payloads,
             event.is_pushed,
             event.deadline_unix_s,
+            event.principal,
         )
     )
     commands.append(AcceptTasks(batch.prefix, first, batch.count))
@@ -119,9 +126,17 @@ def _accept_fresh(state: SchedulerState, event: TasksSubmitted, low: int, high: 
 def _refuse(
     state: SchedulerState, prefix: bytes, first: int, count: int, error: RustRayError
 ) -> None:
-    state.counters["tasks_rejected"] += count
-    state.counters[f"tasks_rejected_{error.code.lower()}"] += count
+    count_refusal(state, error, count)
     state.commands.append(RejectTasks(prefix, first, count, error))
+
+
+def count_refusal(state: SchedulerState, error: RustRayError, count: int) -> None:
+    """Count refused tasks: all, by the error's code, and by the limit that was reached."""
+    counters = state.counters
+    counters["tasks_rejected"] += count
+    counters[f"tasks_rejected_{error.code.lower()}"] += count
+    if isinstance(error, ResourceExhausted) and error.reason:
+        counters[f"tasks_rejected_{error.reason.lower()}"] += count
 
 
 def _match_known(
@@ -184,7 +199,7 @@ def digests(payloads: PayloadColumn) -> list[bytes]:
 def refusal(
     state: SchedulerState, queue: ClassQueue, payloads: PayloadColumn
 ) -> RustRayError | None:
-    """Say why tasks cannot be accepted, or None."""
+    """Say why none of these tasks can be accepted, or None; see `backpressure` for how many."""
     if state.storage.is_full or state.storage.is_stalled:
         return storage_error(state)
     settings = state.settings
@@ -198,16 +213,6 @@ def refusal(
                 f"{settings.max_payload_bytes} are allowed ([scheduler] max_payload_bytes); "
                 "pass a path or a smaller piece instead"
             )
-    if state.pending_tasks + len(payloads) > settings.max_pending_tasks:
-        return ResourceExhausted(
-            f"{state.pending_tasks} tasks are pending and at most {settings.max_pending_tasks} "
-            "are allowed; submit again when some have ended"
-        )
-    if state.pending_bytes + size > settings.max_pending_bytes:
-        return ResourceExhausted(
-            f"the arguments of pending tasks take {state.pending_bytes} bytes and at most "
-            f"{settings.max_pending_bytes} are allowed; submit again when some have ended"
-        )
     return call_error(state, task_class) or feasibility_error(state, queue)
 
 
@@ -220,12 +225,14 @@ def storage_error(state: SchedulerState) -> ResourceExhausted:
             "so no new tasks are accepted; those that are accepted go on. Make room there; it is "
             "noticed within seconds",
             retry_after_s=FULL_RETRY_S,
+            reason="DISK_FULL",
         )
     state.counters["submits_refused_disk_slow"] += 1
     return ResourceExhausted(
         "the head's disk does not keep up: too much waits to be committed. Submit again in a "
         "moment, or use a faster disk for the state directory",
         retry_after_s=STALLED_RETRY_S,
+        reason="DISK_SLOW",
     )
 
 

@@ -32,6 +32,7 @@ class PersistBatch:
         batch: Number of the batch, never used again.
         is_pushed: Outcomes go to the session by themselves.
         deadline_unix_s: When they are ended wherever they are; 0 for never.
+        principal: Who handed them in.
     """
 
     batch: int
@@ -41,6 +42,7 @@ class PersistBatch:
     payloads: PayloadColumn
     is_pushed: bool
     deadline_unix_s: float = 0.0
+    principal: str = ""
 
 
 @record

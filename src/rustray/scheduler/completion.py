@@ -207,12 +207,13 @@ def _finish_alike(
     state.set_state(part, end)
     state.counters[_ENDED[end]] += number
     batch.unfinished -= number
-    state.pending_tasks -= number
+    size = 0
     if batch.unfinished == 0:
         assert batch.payloads is not None
-        state.pending_bytes -= len(batch.payloads.blob)
+        size = len(batch.payloads.blob)
         batch.payloads = None
         batch.grants.clear()
+    state.count_pending(batch, -number, -size)
     _announce(state, stored)
     if batch.unfinished == 0:
         state.commands.append(ForgetArguments(batch.number, b"".join(batch.digests or ())))

@@ -30,6 +30,7 @@ class TasksSubmitted:
         deadline_unix_s: When they are ended wherever they are, as the caller said it; 0 for never.
         time_left_s: How long that is from now on, 0 or less if it is over; None for never.
         rejects_known: Tasks that are there already are an error, not the answer.
+        principal: Who hands them in: the subject of a token.
     """
 
     prefix: bytes
@@ -41,6 +42,7 @@ class TasksSubmitted:
     deadline_unix_s: float = 0.0
     time_left_s: float | None = None
     rejects_known: bool = False
+    principal: str = ""
 
 
 @record
@@ -202,7 +204,7 @@ class RecoveredBatch:
         payloads: None once all its tasks have ended.
         digests: Of each task's arguments; None where nobody will compare them.
         age_s: Seconds since it was accepted.
-        deadline_unix_s, time_left_s: See `TasksSubmitted`.
+        deadline_unix_s, time_left_s, principal: See `TasksSubmitted`.
     """
 
     batch: int
@@ -216,6 +218,7 @@ class RecoveredBatch:
     age_s: float
     deadline_unix_s: float = 0.0
     time_left_s: float | None = None
+    principal: str = ""
 
 
 @record

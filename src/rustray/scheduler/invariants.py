@@ -58,6 +58,7 @@ def counts_agree_with_columns(state: SchedulerState) -> None:
     """The counts by state, pending tasks and bytes are those of the columns."""
     counts: Counter[int] = Counter()
     pending = pending_bytes = 0
+    principals: dict[str, tuple[int, int]] = {}
     for session in state.sessions.values():
         for batch in session.batches:
             counts.update(batch.state)
@@ -65,11 +66,17 @@ def counts_agree_with_columns(state: SchedulerState) -> None:
             _require(batch.unfinished == unfinished, "a batch miscounts its unfinished tasks")
             _require((batch.payloads is None) == (unfinished == 0), "payloads outlive their batch")
             pending += unfinished
-            pending_bytes += len(batch.payloads.blob) if batch.payloads else 0
+            size = len(batch.payloads.blob) if batch.payloads else 0
+            pending_bytes += size
+            if unfinished:
+                tasks, held = principals.get(batch.principal, (0, 0))
+                principals[batch.principal] = (tasks + unfinished, held + size)
     for present in TaskState:
         _require(state.counts[present] == counts[present], f"the count of {present.name} is wrong")
     _require(state.pending_tasks == pending, "pending tasks are miscounted")
     _require(state.pending_bytes == pending_bytes, "pending bytes are miscounted")
+    counted = {name: (one.tasks, one.bytes) for name, one in state.principals.items()}
+    _require(counted == principals, "what is pending of a principal is miscounted")
 
 
 def queues_hold_what_is_queued(state: SchedulerState) -> None:

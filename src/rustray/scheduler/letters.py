@@ -14,6 +14,7 @@ from typing import Any
 
 from rustray.common.errors import RustRayError, TaskNotFound, TaskTimeout
 from rustray.scheduler.admission import refusal
+from rustray.scheduler.backpressure import fitting
 from rustray.scheduler.commands import (
     PersistGrant,
     PersistPurge,
@@ -79,10 +80,17 @@ def on_retry(state: SchedulerState, event: RetryRequested) -> None:
             if error is not None or column is None or stored is None:
                 _refuse(state, part, error)
                 continue
+            fit, full = fitting(state, batch.principal, column)
+            if full is not None:
+                _refuse(state, Part(batch, part.low + fit, part.high, part.state), full)
+                if fit == 0:
+                    continue
+                part = Part(batch, part.low, part.low + fit, part.state)
+                column = column.slice(0, fit)
             taken.append((part, column, stored))
             # So that those after it see it in the bounds.
             batch.unfinished += part.count
-            state.pending_tasks += part.count
+            state.count_pending(batch, part.count, 0)
         if taken:
             _restore_arguments(state, batch, [(part.low, column) for part, column, _ in taken])
             for part, column, stored in taken:
@@ -210,7 +218,7 @@ def _restore_arguments(
         items[low : low + len(column)] = column
     batch.payloads = PayloadColumn.of(items)
     had = 0 if payloads is None else len(payloads.blob)
-    state.pending_bytes += len(batch.payloads.blob) - had
+    state.count_pending(batch, 0, len(batch.payloads.blob) - had)
 
 
 def attempts_of_before(batch: Batch, low: int, high: int, attempt: int) -> Iterator[
@@ -289,7 +297,7 @@ def restore_retry(state: SchedulerState, batch: Batch | None, found: RecoveredRe
     _begin_anew(batch, low, high, found.attempts, found.fence, since_s)
     batch.lease[low:high] = array("Q", (0,)) * found.count
     batch.unfinished += found.count
-    state.pending_tasks += found.count
+    state.count_pending(batch, found.count, 0)
     start_batch_timers(state, batch, since_s)
 
 

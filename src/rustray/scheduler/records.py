@@ -72,6 +72,25 @@ class Delay:
 
 
 @dataclass(slots=True, eq=False)
+class Pending:
+    """What a principal, or the whole head, has accepted and not ended.
+
+    Attributes:
+        tasks: How many.
+        bytes: Their arguments; those of a batch count until its last task has ended.
+        ended: How many have ended.
+        pace: Ends a second of late; with ``marked_at_s`` and ``marked_ended``, see `backpressure`.
+    """
+
+    tasks: int = 0
+    bytes: int = 0
+    ended: int = 0
+    pace: float = 0.0
+    marked_at_s: float = 0.0
+    marked_ended: int = 0
+
+
+@dataclass(slots=True, eq=False)
 class Shelf:
     """Outcomes of one kind that are kept.
 
@@ -145,6 +164,7 @@ class Batch:
         crashes: Offset to how it has killed its executors, in words.
         revived: About tasks that were retried on request; None while there are none.
         forced: Tasks whose executor is to be killed, for they were cancelled by force.
+        principal: Who handed it in: the subject of a token.
     """
 
     number: int
@@ -173,6 +193,7 @@ class Batch:
     forced: frozenset[int] = frozenset()
     deadline_s: float | None = None
     revived: Revived | None = None
+    principal: str = ""
 
     def is_past(self, offset: int, limit_s: float, now: float) -> bool:
         """Whether a limit of time that counts from a task's acceptance, or retry, has passed."""

@@ -124,9 +124,9 @@ def _rebuild(state: SchedulerState, found: RecoveredBatch) -> Batch:
     queue.batches += 1
     state.next_batch = max(state.next_batch, found.batch + 1)
     state.insert(batch)
-    state.pending_tasks += count
-    if found.payloads is not None:
-        state.pending_bytes += len(found.payloads.blob)
+    batch.principal = found.principal
+    size = len(found.payloads.blob) if found.payloads is not None else 0
+    state.count_pending(batch, count, size)
     state.counts[TaskState.QUEUED] += count
     state.counters["tasks_recovered"] += count
     return batch
@@ -161,9 +161,9 @@ def _restore_outcome(state: SchedulerState, batch: Batch | None, found: Recovere
         keep(state, stored)
     state.set_state(Part(batch, low, high, TaskState.QUEUED), outcome.state)
     batch.unfinished -= found.count
-    state.pending_tasks -= found.count
+    state.count_pending(batch, -found.count, 0)
     if batch.unfinished == 0 and batch.payloads is not None:
-        state.pending_bytes -= len(batch.payloads.blob)
+        state.count_pending(batch, 0, -len(batch.payloads.blob))
         batch.payloads = None
 
 

@@ -20,6 +20,7 @@ from rustray.scheduler.records import (
     Delay,
     Lease,
     Part,
+    Pending,
     SessionTasks,
     Shelf,
     Span,
@@ -45,6 +46,8 @@ class SchedulerSettings:
         letter_memory_bytes: Dead letters, error and arguments, kept at most; likewise.
         max_pending_tasks: Accepted and unfinished tasks at most.
         max_pending_bytes: Their arguments together at most.
+        principal_pending_tasks: The same of one principal.
+        principal_pending_bytes: Likewise.
         max_payload_bytes: Size of one task's arguments at most.
         prefetch_s: How much run time a worker holds beyond its slots.
         max_leased_tasks: Tasks leased to one worker at most.
@@ -61,6 +64,8 @@ class SchedulerSettings:
     letter_memory_bytes: int = 256 << 20
     max_pending_tasks: int = 20_000_000
     max_pending_bytes: int = 8 << 30
+    principal_pending_tasks: int = 20_000_000
+    principal_pending_bytes: int = 8 << 30
     max_payload_bytes: int = 16 << 20
     prefetch_s: float = 0.05
     max_leased_tasks: int = 4_096
@@ -99,6 +104,7 @@ class SchedulerState:
         letters: How tasks ended that ended badly.
         functions: Announced name to description; remembered after the worker has left.
         code: Hash to cloudpickled function.
+        pending: What has not ended; ``principals``: the same of each principal that has some.
         ghost: After a restart, stands for the workers of before that have not come back:
             has a lease on everything that one of them may hold. Not one of `workers`.
         awaited: Ids of these workers.
@@ -137,8 +143,8 @@ class SchedulerState:
         self.counters: Counter[str] = Counter()
         self.jitter = Lots(settings.seed)
         self.delayed = 0
-        self.pending_tasks = 0
-        self.pending_bytes = 0
+        self.pending = Pending()
+        self.principals: dict[str, Pending] = {}
         self.next_lease = settings.first_lease
         self.next_batch = 1
         self.next_outcome = 1
@@ -217,6 +223,29 @@ class SchedulerState:
             self.commands.append(ForgetCode(code_hash))
 
     # -- changing state ----------------------------------------------------
+
+    @property
+    def pending_tasks(self) -> int:
+        """Tasks that were accepted and have not ended."""
+        return self.pending.tasks
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of their arguments."""
+        return self.pending.bytes
+
+    def count_pending(self, batch: Batch, tasks: int, size: int) -> None:
+        """Count tasks of a batch, and bytes, as pending (negative: as not any more)."""
+        mine = self.principals.get(batch.principal)
+        if mine is None:
+            mine = self.principals[batch.principal] = Pending()
+        for pending in (self.pending, mine):
+            pending.tasks += tasks
+            pending.bytes += size
+            if tasks < 0:
+                pending.ended -= tasks
+        if not (mine.tasks or mine.bytes):
+            del self.principals[batch.principal]
 
     def set_state(self, part: Part, new: TaskState) -> None:
         """Move tasks to another state."""

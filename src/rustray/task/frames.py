@@ -66,12 +66,19 @@ class TaskRange:
 
 @record
 class Rejection:
-    """Tasks that the head refused, and the typed error."""
+    """Tasks that the head refused, and the typed error.
+
+    Attributes:
+        retry_after_s: Above 0: refused for the time being; when to hand them in again, from now.
+        reason: Which limit was reached, or "".
+    """
 
     first: int
     count: int
     code: str
     message: str
+    retry_after_s: float = 0.0
+    reason: str = ""
 
 
 @record

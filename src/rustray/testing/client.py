@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import count
 from typing import Final
 
-from rustray.client.failures import error_from_code
+from rustray.client.failures import error_of_rejection
 from rustray.scheduler.events import CancelRequested
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import (
@@ -178,7 +178,7 @@ class SimClient:
                 history.accepted(number)
         for refused in frame.rejected:
             for number in range(refused.first, refused.first + refused.count):
-                history.rejected(number, error_from_code(refused.code, refused.message))
+                history.rejected(number, error_of_rejection(refused))
         for outcome in frame.outcomes:
             for index in range(len(outcome.payloads)):
                 item = outcome.payloads.slice(index, index + 1)

@@ -403,7 +403,7 @@ def test_a_broken_promise_fails_the_block() -> None:
     """What the scheduler's invariants say is raised, at the event that broke it."""
 
     def miscount(cluster: SimCluster) -> None:
-        cluster._head.driver.scheduler.state.pending_tasks += 1
+        cluster._head.driver.scheduler.state.pending.tasks += 1
 
     with pytest.raises(InvariantError, match="pending"):
         failing(1, miscount)

@@ -302,16 +302,20 @@ class ClientFrame(_message.Message):
     def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[_common_pb2.ClassDefinition, _Mapping]]] = ..., submissions: _Optional[_Iterable[_Union[Submission, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[CancelRange, _Mapping]]] = ..., follow: _Optional[_Iterable[_Union[_common_pb2.TaskRange, _Mapping]]] = ..., token: _Optional[str] = ..., bye: _Optional[bool] = ...) -> None: ...
 
 class Rejection(_message.Message):
-    __slots__ = ("first", "count", "code", "message")
+    __slots__ = ("first", "count", "code", "message", "retry_after_s", "reason")
     FIRST_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    RETRY_AFTER_S_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
     first: int
     count: int
     code: str
     message: str
-    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., code: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+    retry_after_s: float
+    reason: str
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., retry_after_s: _Optional[float] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Outcome(_message.Message):
     __slots__ = ("first", "state", "payloads", "worker_id", "attempts")
