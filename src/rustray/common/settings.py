@@ -403,3 +403,8 @@ class WorkerSettings:
         5.0, "Seconds that a cancelled task gets once it is interrupted.", 0
     )
     kill_grace_s: float = _seconds(5.0, "Seconds between SIGTERM and SIGKILL of a task.", 0)
+    memory_cgroup: bool = _setting(
+        True,
+        "switch",
+        "Have the kernel hold memory limits too, where control groups are delegated to the worker.",
+    )

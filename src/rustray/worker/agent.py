@@ -33,6 +33,7 @@ from rustray.worker.config import WorkerConfig
 from rustray.worker.driver import Pool, PoolFactory, WorkerDriver
 from rustray.worker.executor import ExecutorPool, PoolListener
 from rustray.worker.manager import WorkerManager
+from rustray.worker.memory_groups import MemoryGroups
 from rustray.worker.reconnect import ReconnectManager
 from rustray.worker.session import HeadSession
 from rustray.worker.spool_files import SpoolFiles
@@ -112,7 +113,7 @@ class WorkerAgent:
         self._loop = asyncio.get_running_loop()
         self.started_at = self._loop.time()
         self._is_running = True
-        self._driver.open(self._loop)
+        self._driver.open(self._loop, *self._memory_groups())
         pool = asyncio.create_task(self._start_pool(), name="rustray-pool")
         tasks: list[asyncio.Task[Any]] = [
             pool,
@@ -132,6 +133,16 @@ class WorkerAgent:
                 raise error
         if self._driver.failure is not None:
             raise self._driver.failure
+
+    def _memory_groups(self) -> tuple[MemoryGroups | None, str]:
+        """Find where the kernel may hold memory limits, before there is any other process."""
+        if not self.config.memory_cgroup:
+            return None, ""
+        groups, text = MemoryGroups.find()
+        if groups is None:
+            return None, text
+        logger.info("the kernel holds memory limits too, in control groups below %s", text)
+        return groups, ""
 
     async def _start_pool(self) -> None:
         self.functions = await self._driver.start()

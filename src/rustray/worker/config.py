@@ -51,6 +51,8 @@ class WorkerConfig:
         spool_dir: Where results wait that the memory has no room for; "" for nowhere.
         spool_memory_mb: Megabytes (10**6 bytes) of results that wait for the head in memory.
         spool_disk_mb: Megabytes of them on disk.
+        memory_cgroup: Have the kernel hold memory limits where it has control groups for us; this
+            process may move into one of its own for that.
 
     Raises:
         ValueError: a field is out of range; the message names it and the range.
@@ -76,6 +78,7 @@ class WorkerConfig:
     spool_dir: str = ""
     spool_memory_mb: int = 128
     spool_disk_mb: int = 1024
+    memory_cgroup: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or _NAME.fullmatch(self.name) is None:
@@ -174,4 +177,5 @@ class WorkerConfig:
             spool_dir=worker.spool_dir or spool_dir,
             spool_memory_mb=worker.spool_memory_mb,
             spool_disk_mb=worker.spool_disk_mb,
+            memory_cgroup=worker.memory_cgroup,
         )

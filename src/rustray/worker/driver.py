@@ -20,6 +20,7 @@ from rustray.task.spec import ExecutorKind, TaskClass
 from rustray.worker import events
 from rustray.worker.executor import ExecutorExit, PoolListener, RunChunk
 from rustray.worker.manager import WorkerManager
+from rustray.worker.memory_groups import MemoryGroups
 from rustray.worker.memory_watch import MemoryWatch
 from rustray.worker.records import NEVER
 from rustray.worker.spool_files import SpoolFiles, SpoolKeeper
@@ -113,10 +114,21 @@ class WorkerDriver:
         # Their fences grow over restarts too, up to 16 thousand direct tasks a millisecond.
         self._next_direct = events.DIRECT_LEASES + (time.time_ns() // 1_000_000 << 14)
 
-    def open(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin to take events; nothing before this counts."""
+    def open(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        groups: MemoryGroups | None = None,
+        lacking: str = "",
+    ) -> None:
+        """Begin to take events; nothing before this counts.
+
+        Args:
+            loop: On which all happens.
+            groups: In which the kernel holds memory limits, if it does.
+            lacking: Why it does not, where it should.
+        """
         self._loop = loop
-        self._memory = MemoryWatch(loop, self.apply)
+        self._memory = MemoryWatch(loop, self.apply, groups=groups, lacking=lacking)
         if self._spool_files is not None:
             self._spool = SpoolKeeper(loop, self._spool_files, self.apply)
         self._is_closed = False
@@ -141,6 +153,7 @@ class WorkerDriver:
             if not waiter.done():
                 waiter.set_exception(CommunicationError("the worker has stopped"))
         await self.pool.close(grace_s)
+        await self._memory.release()
         if self._spool is not None:
             await self._spool.close()
 
@@ -322,6 +335,9 @@ class WorkerDriver:
 
     def executor_exited(self, executor_id: int, exit: ExecutorExit) -> None:  # noqa: A002
         """See `PoolListener`."""
+        outgrown = self._memory.has_ended(executor_id, exit.signal)
+        if outgrown is not None:
+            self.apply(outgrown)
         self.apply(
             events.ExecutorExited(
                 executor_id, exit.exit_code, exit.signal, exit.running, exit.log_tail

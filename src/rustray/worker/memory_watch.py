@@ -7,6 +7,7 @@ limit often; the reading happens in a thread, and takes at most a twentieth of t
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +15,10 @@ from typing import Final
 
 from rustray.worker.events import MemoryExceeded, WatchMemory
 from rustray.worker.footprint import Reading, Subject, held_bytes, measure
+from rustray.worker.leases import SIGKILL
+from rustray.worker.memory_groups import MemoryGroups
+
+logger = logging.getLogger("rustray.worker")
 
 GROWTH_BYTES_PER_S: Final = 2e9
 """So fast one thread takes new memory: what has room for a second is not looked at before."""
@@ -45,6 +50,8 @@ class MemoryWatch:
         loop: Where all calls come from and go to.
         on_exceeded: Told once for each order whose task holds too much.
         measure: What measures; another one in tests.
+        groups: Control groups in which the kernel holds the limits as well, if there are any.
+        lacking: Why there are none; said once, when a limit is to be held.
     """
 
     def __init__(
@@ -52,6 +59,8 @@ class MemoryWatch:
         loop: asyncio.AbstractEventLoop,
         on_exceeded: Callable[[MemoryExceeded], None],
         measure: Measure = measure,
+        groups: MemoryGroups | None = None,
+        lacking: str = "",
     ) -> None:
         self._loop = loop
         self._on_exceeded = on_exceeded
@@ -60,17 +69,41 @@ class MemoryWatch:
         self._timer: asyncio.TimerHandle | None = None
         self._thread: ThreadPoolExecutor | None = None
         self._is_measuring = False
+        self._groups = groups
+        self._lacking = lacking
 
     def add(self, order: WatchMemory) -> None:
         """Watch an executor that is about to get a task; what it holds now is not the task's."""
         base = held_bytes(order.pid)
         due = self._loop.time() + period_s(order.limit)
         self._watched[order.executor_id] = _Watched(order, base, due)
+        if self._groups is not None:
+            self._beside().submit(self._limit, self._groups, order)
+        elif self._lacking:
+            logger.warning(
+                "memory limits are held by looking every 10 to 500 ms, not by the kernel: %s",
+                self._lacking,
+            )
+            self._lacking = ""
         self._plan()
 
     def remove(self, executor_id: int) -> None:
         """Watch it no longer."""
         self._watched.pop(executor_id, None)
+        if self._groups is not None:
+            self._beside().submit(self._groups.unlimit, executor_id)
+
+    def has_ended(self, executor_id: int, signal: int | None) -> MemoryExceeded | None:
+        """Say whether the kernel ended an executor because its task held too much."""
+        groups, watched = self._groups, self._watched.get(executor_id)
+        if groups is None:
+            return None
+        was_killed = signal == SIGKILL and watched is not None and groups.has_killed(executor_id)
+        self._beside().submit(groups.remove, executor_id)
+        if watched is None or not was_killed:
+            return None
+        order = watched.order
+        return MemoryExceeded(executor_id, order.lease, order.offset, order.limit, order.limit)
 
     def close(self) -> None:
         """Stop; nobody is told of anything any more."""
@@ -78,8 +111,27 @@ class MemoryWatch:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    async def release(self) -> None:
+        """Let go of thread and groups, when the executors are gone."""
+        if self._groups is not None:
+            await self._loop.run_in_executor(self._beside(), self._groups.close)
         if self._thread is not None:
             self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _beside(self) -> ThreadPoolExecutor:
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="rustray-memory")
+        return self._thread
+
+    def _limit(self, groups: MemoryGroups, order: WatchMemory) -> None:
+        try:
+            groups.limit(order.executor_id, order.pid, order.limit)
+        except OSError as error:
+            # Most likely the executor has died meanwhile; else the watch alone has to do.
+            logger.warning(
+                "the kernel holds no limit for executor %d: %s", order.executor_id, error
+            )
 
     def _plan(self) -> None:
         if self._is_measuring or not self._watched:
@@ -98,11 +150,9 @@ class MemoryWatch:
         if not found:
             self._plan()
             return
-        if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="rustray-memory")
         self._is_measuring = True
         subjects = [each.subject() for each in found]
-        future = self._loop.run_in_executor(self._thread, self._measure, subjects)
+        future = self._loop.run_in_executor(self._beside(), self._measure, subjects)
         future.add_done_callback(lambda done: self._take(found, now, done))
 
     def _take(

@@ -22,6 +22,7 @@ from rustray.worker.footprint import (
     measure,
     share_bytes,
 )
+from rustray.worker.memory_groups import MemoryGroups
 from rustray.worker.memory_watch import MAX_PERIOD_S, MIN_PERIOD_S, MemoryWatch, period_s
 
 MB = 1_000_000
@@ -208,6 +209,7 @@ async def test_only_what_holds_too_much_is_told_of_and_once() -> None:
     watch.add(order(2, 30, lease=6))
     await aeventually(lambda: len(scale.calls) > 5)
     watch.close()
+    await watch.release()
     assert told == [MemoryExceeded(1, 5, 0, 21 * MB, 20 * MB)]
 
 
@@ -229,6 +231,7 @@ async def test_nothing_is_measured_while_nothing_is_watched() -> None:
     await asleep
     assert len(scale.calls) <= before + 1
     watch.close()
+    await watch.release()
 
 
 async def test_an_executor_that_got_another_task_meanwhile_is_not_blamed() -> None:
@@ -248,7 +251,72 @@ async def test_an_executor_that_got_another_task_meanwhile_is_not_blamed() -> No
     watch.add(order(1, 20, lease=1))
     await aeventually(lambda: bool(told))
     watch.close()
+    await watch.release()
     assert told == [MemoryExceeded(1, 2, 0, 41 * MB, 40 * MB)]
+
+
+class Kernel(MemoryGroups):
+    """Control groups that note what they are asked for; the kernel kills whom the test says."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[object, ...]] = []
+        self.killed: set[int] = set()
+
+    def limit(self, executor_id: int, pid: int, limit: int) -> None:
+        self.asked.append(("limit", executor_id, limit))
+        if executor_id == 9:
+            raise OSError(3, "No such process")
+
+    def unlimit(self, executor_id: int) -> None:
+        self.asked.append(("unlimit", executor_id))
+
+    def has_killed(self, executor_id: int) -> bool:
+        return executor_id in self.killed
+
+    def remove(self, executor_id: int) -> None:
+        self.asked.append(("remove", executor_id))
+
+    def close(self) -> None:
+        self.asked.append(("close",))
+
+
+async def test_a_kill_by_the_kernel_within_its_group_is_known_for_what_it_is(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Only the executor whose group has a kill, only by SIGKILL, only while its task runs."""
+    kernel = Kernel()
+    watch = MemoryWatch(asyncio.get_running_loop(), lambda _: None, Scale(), kernel)
+    for executor_id in (1, 2, 3, 9):
+        watch.add(order(executor_id, lease=executor_id))
+    kernel.killed = {1, 2, 3}
+    watch.remove(3)
+    assert watch.has_ended(1, 9) == MemoryExceeded(1, 1, 0, 100 * MB, 100 * MB)
+    assert watch.has_ended(2, 11) is None
+    assert watch.has_ended(3, 9) is None
+    assert watch.has_ended(9, 9) is None
+    watch.close()
+    await watch.release()
+    assert kernel.asked == [
+        *(("limit", n, 100 * MB) for n in (1, 2, 3, 9)),
+        ("unlimit", 3),
+        *(("remove", n) for n in (1, 2, 3, 9)),
+        ("close",),
+    ]
+    assert "no limit for executor" in caplog.text
+
+
+async def test_that_the_kernel_does_not_help_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """At the first limit, with the reason, and never again."""
+    watch = MemoryWatch(
+        asyncio.get_running_loop(), lambda _: None, Scale(), lacking="it has no groups"
+    )
+    assert "it has no groups" not in caplog.text
+    watch.add(order(1))
+    watch.add(order(2))
+    assert caplog.text.count("it has no groups") == 1
+    assert watch.has_ended(1, 9) is None
+    watch.close()
+    await watch.release()
 
 
 def test_what_has_room_is_looked_at_seldom() -> None:
