@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
 PROC: Final = Path("/proc")
 _KIB: Final = 1024
+_START_FIELD: Final = 19
+"""Of ``/proc/PID/stat``, counted from the state on: in ticks since the boot."""
 _HELD: Final = re.compile(rb"^(?:RssAnon|RssShmem|VmSwap):\s*(\d+) kB", re.MULTILINE)
 _RESIDENT: Final = re.compile(rb"^VmRSS:\s*(\d+) kB", re.MULTILINE)
 _SHARE: Final = re.compile(rb"^(?:Pss_Anon|Pss_Shmem|SwapPss):\s*(\d+) kB", re.MULTILINE)
@@ -29,11 +32,14 @@ class Subject(NamedTuple):
         pid: Its process id, which is its session's too.
         base: Bytes that it held before its task.
         limit: Bytes that the task may hold.
+        since: When the task came, as `boot_ticks` has it: what an earlier one has left running is
+            not counted.
     """
 
     pid: int
     base: int
     limit: int
+    since: int = 0
 
 
 class Reading(NamedTuple):
@@ -75,7 +81,12 @@ def measure(subjects: Iterable[Subject], proc: Path = PROC) -> list[Reading]:
     """Measure executors, each with its descendants; takes about 20 µs a process of the machine."""
     wanted = list(subjects)
     families = descendants({subject.pid for subject in wanted}, proc)
-    return [_measure_one(each, families.get(each.pid, ()), proc) for each in wanted]
+    found = []
+    for each in wanted:
+        family = families.get(each.pid, {})
+        young = [pid for pid, started in family.items() if started >= each.since]
+        found.append(_measure_one(each, young, proc))
+    return found
 
 
 def _measure_one(subject: Subject, family: Collection[int], proc: Path) -> Reading:
@@ -94,19 +105,30 @@ def _measure_one(subject: Subject, family: Collection[int], proc: Path) -> Readi
     return Reading(own, max(grown, shares - base))
 
 
-def descendants(roots: Collection[int], proc: Path = PROC) -> dict[int, set[int]]:
-    """Return the processes below each root, or in its session; roots without any are left out."""
+def boot_ticks() -> int:
+    """Return the present time as the kernel notes the start of a process."""
+    return int(time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK"))
+
+
+def descendants(roots: Collection[int], proc: Path = PROC) -> dict[int, dict[int, int]]:
+    """Return the processes below each root, or in its session, and when each was started.
+
+    Roots without any are left out.
+    """
     below: dict[int, list[int]] = {}
+    started: dict[int, int] = {}
     for entry in os.listdir(proc):
         if not entry.isdigit():
             continue
         fields = _read(proc / entry / "stat").rpartition(b")")[2].split()
-        if len(fields) > 3:
+        if len(fields) > _START_FIELD:
+            started[int(entry)] = int(fields[_START_FIELD])
             pid, parent, session = int(entry), int(fields[1]), int(fields[3])
             below.setdefault(parent, []).append(pid)
             if session in roots and session != pid:
                 below.setdefault(session, []).append(pid)
-    return {root: found for root in roots if (found := _all_below(root, below))}
+    families = {root: _all_below(root, below) for root in roots}
+    return {root: {pid: started[pid] for pid in pids} for root, pids in families.items() if pids}
 
 
 def _all_below(root: int, below: dict[int, list[int]]) -> set[int]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from rustray.worker.events import MemoryExceeded, WatchMemory
-from rustray.worker.footprint import Reading, Subject, held_bytes, measure
+from rustray.worker.footprint import Reading, Subject, boot_ticks, held_bytes, measure
 from rustray.worker.leases import SIGKILL
 from rustray.worker.memory_groups import MemoryGroups
 
@@ -36,11 +36,12 @@ class _Watched:
 
     order: WatchMemory
     base: int
+    since: int
     due: float
 
     def subject(self) -> Subject:
         """Return what to measure."""
-        return Subject(self.order.pid, self.base, self.order.limit)
+        return Subject(self.order.pid, self.base, self.order.limit, self.since)
 
 
 class MemoryWatch:
@@ -76,7 +77,7 @@ class MemoryWatch:
         """Watch an executor that is about to get a task; what it holds now is not the task's."""
         base = held_bytes(order.pid)
         due = self._loop.time() + period_s(order.limit)
-        self._watched[order.executor_id] = _Watched(order, base, due)
+        self._watched[order.executor_id] = _Watched(order, base, boot_ticks(), due)
         if self._groups is not None:
             self._beside().submit(self._limit, self._groups, order)
         elif self._lacking:

@@ -36,12 +36,19 @@ from rustray.worker import child, family, wire
 MAX_PACKET: Final = 192 * 1024
 _PR_SET_PDEATHSIG: Final = 1
 _CRASH_EXIT_CODE: Final = 70
+_OOM_SCORE_ADJ: Final = 1000
 
 
 def die_with_parent(signum: int) -> None:
     """Have the kernel send this signal when the parent ends; 0 takes it back."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0)
+
+
+def offer_to_the_kernel() -> None:
+    """Be killed before all others when the machine runs out of memory: a task can be run again."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write(str(_OOM_SCORE_ADJ))
 
 
 class Zygote:
@@ -147,6 +154,7 @@ class Zygote:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             for fd in self._own_fds:
                 os.close(fd)
+            offer_to_the_kernel()
             kind = ExecutorKind(message["kind"])
             child.main(fds, kind, message["concurrency"], self._max_result_bytes)
             code = 0

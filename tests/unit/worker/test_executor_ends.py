@@ -598,3 +598,16 @@ async def test_who_does_not_heed_the_notice_is_interrupted_next(
         b.pool.interrupt(executor, lease, 100)
         state, _ = await b.failure(lease)
         assert state is TaskState.CANCELLED
+
+
+def oom_score_adj() -> str:
+    """Say how much the kernel prefers this process when memory runs out."""
+    return Path("/proc/self/oom_score_adj").read_text().strip()
+
+
+async def test_the_kernel_takes_an_executor_before_its_agent() -> None:
+    """When the machine runs out of memory a task is lost, and not the worker with all of them."""
+    before = oom_score_adj()
+    async with bench() as b:
+        assert await b.value(b.spawn(), oom_score_adj) == "1000"
+        assert oom_score_adj() == before

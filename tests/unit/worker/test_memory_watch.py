@@ -17,6 +17,7 @@ from rustray.worker.events import MemoryExceeded, WatchMemory
 from rustray.worker.footprint import (
     Reading,
     Subject,
+    boot_ticks,
     descendants,
     held_bytes,
     measure,
@@ -131,8 +132,19 @@ def test_what_its_children_take_is_counted(process: Process, new_session: bool) 
 def test_a_child_whose_parent_has_gone_is_counted_by_its_session(process: Process) -> None:
     """A double fork does not get it out of the count, as long as it stays in the session."""
     process.do("orphan()")
-    [child] = descendants({process.pid, 1 << 30})[process.pid]
+    [child] = list(descendants({process.pid, 1 << 30})[process.pid])
     assert psutil.Process(child).ppid() != process.pid
+
+
+def test_what_an_earlier_task_left_running_is_not_counted(process: Process) -> None:
+    """A daemon of 50 MB from before is no fault of the task that comes after it."""
+    process.do("child(50, False)")
+    since = boot_ticks() + 1
+    old = Subject(process.pid, process.base, 10 * MB, since)
+    eventually(lambda: boot_ticks() > since)
+    assert measure([old])[0].grown < 10 * MB
+    process.do("child(50, False)")
+    assert 30 * MB < measure([old])[0].grown < 120 * MB
 
 
 def test_pages_that_forks_share_are_counted_once(process: Process) -> None:
@@ -162,7 +174,8 @@ def test_a_kernel_that_says_less_is_understood(tmp_path: Path) -> None:
     """Without RssAnon the resident size counts; without smaps_rollup, the same."""
     (tmp_path / "7").mkdir()
     (tmp_path / "7" / "status").write_text("Name:\tx\nVmRSS:\t    2000 kB\n")
-    (tmp_path / "7" / "stat").write_text("7 (a ) b) S 1 7 7 0")
+    rest = " ".join("0" * 15)
+    (tmp_path / "7" / "stat").write_text(f"7 (a ) b) S 1 7 7 {rest} 500 1")
     assert held_bytes(7, tmp_path) == share_bytes(7, tmp_path) == 2000 * 1024
     (tmp_path / "7" / "status").write_text(
         "VmRSS:\t 9000 kB\nRssAnon:\t 1000 kB\nRssFile:\t 7000 kB\nRssShmem:\t 1000 kB\n"
@@ -174,8 +187,8 @@ def test_a_kernel_that_says_less_is_understood(tmp_path: Path) -> None:
     assert held_bytes(7, tmp_path) == 2010 * 1024
     assert share_bytes(7, tmp_path) == 405 * 1024
     (tmp_path / "8").mkdir()
-    (tmp_path / "8" / "stat").write_text("8 (c) S 7 8 8 0")
-    assert descendants({7}, tmp_path) == {7: {8}}
+    (tmp_path / "8" / "stat").write_text(f"8 (c) S 7 8 8 {rest} 600 1")
+    assert descendants({7}, tmp_path) == {7: {8: 600}}
 
 
 # ── The watch ─────────────────────────────────────────────────────────────────────────────────
