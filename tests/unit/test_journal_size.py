@@ -9,7 +9,7 @@ import pytest
 
 from helpers.scheduling import PREFIX
 from helpers.waiting import aeventually
-from rustray.head import journal_store
+from rustray.head import journal_room, journal_store
 from rustray.head.journal import GroupCommitJournal
 from rustray.head.journal_store import FILE_NAME, JournalStore
 from rustray.scheduler import commands as c
@@ -72,7 +72,7 @@ async def test_room_that_is_not_needed_any_more_goes_back_to_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a burst, while nothing else is to do, piece by piece; what is kept stays whole."""
-    monkeypatch.setattr(journal_store, "_SPARE_PAGES", 100)
+    monkeypatch.setattr(journal_room, "SPARE_PAGES", 100)
     monkeypatch.setattr(journal_store, "_CHECKPOINT_PAGES", 100)
     path = tmp_path / FILE_NAME
     store = JournalStore(path, "process")

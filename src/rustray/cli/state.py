@@ -25,6 +25,8 @@ def check(state_dir: StateDirFlag = None, as_json: JsonFlag = False) -> None:
     from rustray.head import journal_files
 
     found = journal_files.check(journal_files.path_in(head_state(state_dir)))
+    if found.damage:
+        raise ConfigError(f"{found.damage} are lost. {journal_files.REMEDY}")
     if found.lost:
         raise ConfigError(
             f"{len(found.lost)} of {found.results} large results of {found.path} are missing or "

@@ -16,7 +16,7 @@ from rustray.head.config import HeadConfig
 from rustray.head.core import VERSION, HeadCore, HeadIdentity, Start
 from rustray.head.disk_watch import DiskWatch
 from rustray.head.journal import GroupCommitJournal, Journal, MemoryJournal
-from rustray.head.journal_files import expect_journal, note_journal
+from rustray.head.journal_files import claim, expect_journal, expect_log, note_journal
 from rustray.head.journal_store import FILE_NAME, JournalStore
 from rustray.head.result_reader import ResultReader
 from rustray.head.service import HeadService
@@ -171,6 +171,8 @@ class Head:
                 )
             return MemoryJournal(), None, [], Start.first()
         expect_journal(self._state)
+        self._stack.enter_context(claim(path))
+        expect_log(path)
         store = JournalStore(path, level)
         try:
             recovered = store.load(self.config.leases.ttl_s + RECONNECT_CAP_S)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from rustray.common.errors import ConfigError
+from rustray.head.journal_log import OPEN, damage_of, has_log
 from rustray.head.journal_rows import (
     connect_reader,
+    make_private,
     read_state,
     refuse_foreign,
     unusable,
@@ -30,6 +33,10 @@ from rustray.head.result_files import (
 from rustray.security.state_dir import StateDir
 from rustray.task.columns import StoredColumn
 
+REMEDY: Final = (
+    "Put a backup in the journal's place with 'rustray state restore FILE'; or go on with what is "
+    "left: 'rustray state backup FILE', and restore that"
+)
 _MARK: Final = "journal.mark"
 _RESTORING: Final = f"{FILE_NAME}.restoring"
 _SIDE_FILES: Final = ("-wal", "-shm")
@@ -47,6 +54,7 @@ class JournalSummary:
         results: Large results, each in a file of its own.
         lost: Names of those files that are missing or damaged.
         orphans: Files that nothing refers to; the next start removes them.
+        damage: What was lost of the log, in words; "" if nothing shows.
     """
 
     path: str
@@ -58,6 +66,7 @@ class JournalSummary:
     results: int
     lost: tuple[str, ...]
     orphans: int
+    damage: str = ""
 
 
 def expect_journal(state: StateDir) -> None:
@@ -82,6 +91,24 @@ def expect_journal(state: StateDir) -> None:
         )
 
 
+def expect_log(path: Path) -> None:
+    """Refuse a journal whose log has lost what was acked; nobody else may be using it.
+
+    Raises:
+        ConfigError: says how to go on.
+    """
+    if path.stat().st_size == 0 or Path(f"{path}-journal").exists():
+        return  # a head died while it made the journal: there was nothing to lose yet
+    had_log = has_log(path)
+    try:
+        with contextlib.closing(connect_reader(path)) as db:
+            damage = damage_of(path, db, had_log) if refuse_foreign(db, str(path)) else ""
+    except (sqlite3.Error, OSError) as error:
+        raise unusable(str(path), error) from error
+    if damage:
+        raise ConfigError(f"{damage} are lost. {REMEDY}")
+
+
 def note_journal(state: StateDir) -> None:
     """Remember that there is a journal from now on."""
     state.create_secret(_MARK, b"There is a journal here; see rustray state --help.\n")
@@ -92,19 +119,61 @@ def path_in(state: StateDir) -> Path:
     return state.path / FILE_NAME
 
 
+@contextlib.contextmanager
+def claim(path: Path) -> Iterator[None]:
+    """Hold a journal for one head, whatever becomes of the lock file; makes an absent file.
+
+    It has to end after every connection of this process to the journal: closing a file ends
+    SQLite's own locks on it.
+
+    Raises:
+        ConfigError: another head has it.
+    """
+    try:
+        make_private(path)
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise unusable(str(path), error) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"a head is running already with the journal {path}, though the lock file beside "
+                "it is another one than it was: stop that head first"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_in_use(path: Path) -> bool:
+    """Whether a head holds a journal; ask before it is opened, as `claim` says."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def check(path: Path) -> JournalSummary:
     """Read all of a journal; also while a head uses it. Nothing is changed.
 
     Raises:
         ConfigError: it is absent, damaged, foreign or of a newer rustray.
     """
+    is_in_use, had_log = _is_in_use(path), has_log(path)
     with _reading(path) as db:
         (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
         if verdict != "ok":
             raise ValueError(verdict)
         present = at_present_schema(db)
         read_state(present, 0.0, 0.0, 0)
-        return _summary(path, present, _lost_results(path, db))
+        found = _summary(path, present, _lost_results(path, db))
+        return found if is_in_use else replace(found, damage=damage_of(path, db, had_log))
 
 
 def backup(path: Path, target: Path) -> JournalSummary:
@@ -142,6 +211,7 @@ def _copy(path: Path, db: sqlite3.Connection, target: Path) -> None:
     with contextlib.closing(sqlite3.connect(target, isolation_level=None)) as copy:
         db.backup(copy)
         copy.execute("PRAGMA journal_mode = DELETE")  # one file, also for read-only places
+        copy.execute("DELETE FROM meta WHERE key = ?", (OPEN,))
         files = ResultFiles(target, is_synced=True)
         for number, digest, size in list(_large(copy)):
             try:
@@ -182,7 +252,8 @@ def restore(state: StateDir, source: Path) -> tuple[JournalSummary, Path | None]
     except ConfigError as error:
         raise ConfigError(f"{source} is no sound backup, nothing was changed: {error}") from error
     state.check()
-    with state.lock():
+    present = path_in(state)
+    with state.lock(), claim(present) if present.exists() else contextlib.nullcontext():
         present, fresh = path_in(state), state.path / _RESTORING
         _remove(fresh)
         for suffix in ("-wal", "-shm", "-journal"):

@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from rustray.head import event_rows
+from rustray.head import event_rows, journal_room
+from rustray.head.journal_log import OPEN, close_as_it_is
 from rustray.head.journal_rows import (
     APPLICATION_ID,
     SCHEMA_VERSION,
@@ -42,10 +43,6 @@ LEVELS: Final = {"full": "FULL", "process": "NORMAL"}
 _CHECKPOINT_PAGES: Final = 4_000
 _LOG_LIMIT_BYTES: Final = 64 << 20
 """A log that has grown beyond this (a copy was made under load) is cut when it begins anew."""
-_SPARE_PAGES: Final = 16_000
-"""Unused pages that the file keeps for what comes (64 MB), or a quarter of it."""
-_TIDY_PAGES: Final = 500
-_INCREMENTAL: Final = 2
 
 
 def connect(path: str) -> sqlite3.Connection:
@@ -90,6 +87,7 @@ class JournalStore:
         is_file = path != ":memory:"
         self._files = ResultFiles(path, is_synced=level == "full") if is_file else None
         self._has_written = False
+        self._has_failed = False
         self._doomed: list[tuple[int, bytes]] = []
         self.starts = self.epoch_ms = 0
         self.events: list[c.PersistEvents] = []
@@ -119,7 +117,9 @@ class JournalStore:
             )
         else:
             migrate(self._db)
-        # So that the file by itself is a journal, and is not taken for an empty one.
+        # So that the file by itself is a journal, and is not taken for an empty one; nor is the log
+        # missed that this ends.
+        self._note_open("")
         execute("PRAGMA wal_checkpoint(TRUNCATE)")
         for number, definition in execute("SELECT id, definition FROM class"):
             self._classes[decode_task_class(definition)] = number
@@ -150,6 +150,7 @@ class JournalStore:
                 self._files.sync()
             db.execute("COMMIT")
         except BaseException:
+            self._has_failed = True
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
@@ -165,22 +166,7 @@ class JournalStore:
         Raises:
             sqlite3.Error: as `commit`.
         """
-        db = self._db
-        (unused,) = db.execute("PRAGMA freelist_count").fetchone()
-        (pages,) = db.execute("PRAGMA page_count").fetchone()
-        if unused <= _SPARE_PAGES or 4 * unused <= pages:
-            return False
-        (mode,) = db.execute("PRAGMA auto_vacuum").fetchone()
-        if mode != _INCREMENTAL:
-            return False  # a file of before: it stays as large as it is
-        try:
-            # Not `execute`, which would stop after the first page.
-            db.executescript(f"PRAGMA incremental_vacuum({_TIDY_PAGES});")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
-                raise
-            return False
-        return True
+        return journal_room.tidy(self._db)
 
     def _look_for_files(self) -> None:
         """Notice that somebody has taken the files away: what is written to them is lost then.
@@ -295,6 +281,8 @@ class JournalStore:
             self._begin()
             found = read_state(db, self._wall_clock(), grace_s, self.starts)
             self._sweep(found)
+            # That this head has it open is in the file itself from now on.
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             self.events = event_rows.load(db)
         except (sqlite3.Error, OSError, ValueError, KeyError, TypeError) as error:
             raise unusable(self._path, error) from error
@@ -307,6 +295,11 @@ class JournalStore:
         self.epoch_ms = max(int(self._wall_clock() * 1000), int(meta.get("epoch_ms", 0)) + 1)
         rows = (("starts", self.starts), ("epoch_ms", self.epoch_ms))
         self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+        self._note_open(self.level)
+
+    def _note_open(self, level: str) -> None:
+        """Note at which level a head has the journal open; "": none has."""
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (OPEN, level))
 
     def _sweep(self, found: StateRecovered) -> None:
         """Delete what no batch needs any more."""
@@ -337,8 +330,13 @@ class JournalStore:
             )  # fmt: skip
 
     def close(self) -> None:
-        """Let go of the files."""
-        self._db.close()
+        """Let go of the files, in order: the log goes into the file."""
+        if self.starts and not self._has_failed:
+            self._note_open("")
+        if not self._has_failed or self._files is None:
+            self._db.close()
+            return
+        close_as_it_is(self._db, Path(self._path))
 
 
 def at_present_schema(db: sqlite3.Connection) -> sqlite3.Connection:
