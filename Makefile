@@ -7,11 +7,13 @@ SEEDS ?= 10000
 SEED ?=
 MINUTES ?= 1
 KILLS ?= 50
+TASKS ?= 100000
+REPORT ?= soak.md
 CHAOS := PYTHONPATH=src:tests $(BIN)/python -m chaos $(if $(SEED),--seed $(SEED))
 OTHER_PYTHONS := 3.12 3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt check test test-all bench proto lock sim planted chaos chaos-heads demo clean
+.PHONY: help setup fmt check test test-all bench proto lock sim planted chaos chaos-heads soak demo clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +60,9 @@ chaos: setup  ## Faults by a seed on a real cluster: make chaos SEED=7 MINUTES=1
 
 chaos-heads: setup  ## kill -9 of the head under load, clients may only see pauses: make chaos-heads KILLS=50
 	$(CHAOS) --kill-heads $(KILLS) $(ARGS)
+
+soak: setup  ## Many tasks under faults, memory and files have to stay flat: make soak TASKS=1000000 REPORT=soak.md
+	$(CHAOS) --soak $(TASKS) --report $(REPORT) $(ARGS)
 
 demo:  ## A head, two workers and a tour, on this machine
 	@./start.sh demo

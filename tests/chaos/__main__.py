@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from chaos import namespaces, report
+from chaos import namespaces, report, soak
 from chaos.checker import check
 from chaos.faults import BY_NAME, MIX
 from chaos.history import read
@@ -40,6 +40,8 @@ def main(arguments: list[str]) -> int:
         head_kills=given.kill_heads,
         acts="batch,once,remote,keyed,visit" if given.kill_heads else "",
     )
+    if given.soak:
+        return _soak(soak.plan_of(plan), given)
     print(report.before(plan), flush=True)
     outcome = run(plan)
     print(report.after(plan, outcome), flush=True)
@@ -48,10 +50,26 @@ def main(arguments: list[str]) -> int:
     return 1 if outcome.verdict.violations else 0
 
 
+def _soak(plan: Plan, given: argparse.Namespace) -> int:
+    print(f"soak: seed {plan.seed}, {given.soak} tasks; again: {plan.replay}", flush=True)
+    outcome, found = soak.run_soak(plan, given.soak, given.per_round)
+    if outcome.was_interrupted or outcome.verdict.violations:
+        print(report.after(plan, outcome), flush=True)
+    text = soak.report(plan, outcome, found)
+    print(text, flush=True)
+    if given.report is not None:
+        given.report.write_text(text)
+    if outcome.was_interrupted:
+        return 130
+    return 1 if outcome.verdict.violations or found.growing() else 0
+
+
 def _replay(given: argparse.Namespace) -> str:
     more = f" ARGS='--faults {given.faults}'" if given.faults else ""
     if given.kill_heads:
         return f"make chaos-heads SEED={given.seed} KILLS={given.kill_heads}"
+    if given.soak:
+        return f"make soak SEED={given.seed} TASKS={given.soak}"
     return f"make chaos SEED={given.seed} MINUTES={given.minutes:g}{more}"
 
 
@@ -66,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--kill-heads", type=int, default=0, metavar="N", help="only kill the head, N times"
     )
+    parser.add_argument("--soak", type=int, default=0, metavar="TASKS", help="run in rounds")
+    parser.add_argument("--per-round", type=int, default=5_000, help="tasks of a soak's round")
+    parser.add_argument("--report", type=Path, help="where a soak writes what came of it")
     parser.add_argument("--dir", type=Path, help="where the run's directory is made")
     parser.add_argument("--no-namespaces", action="store_true", help="loopback only")
     parser.add_argument("--check", type=Path, metavar="DIR", help="check a kept history again")

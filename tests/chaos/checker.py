@@ -108,6 +108,7 @@ class Troubles:
     windows: dict[str, list[tuple[float, float, float]]] = field(
         default_factory=lambda: defaultdict(list)
     )
+    frozen: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
 
     def is_any(self, low: float, high: float) -> bool:
         """Whether anything at all went on between two times."""
@@ -250,6 +251,8 @@ class _Check:
 
     def _on_window(self, record: Record) -> None:
         self._troubles.windows[record["w"]].append((record["t"], record["end"], record["tail"]))
+        if record.get("frozen"):
+            self._troubles.frozen[record["w"]].append((record["t"], record["end"]))
 
     def _on_exec_down(self, record: Record) -> None:
         self._troubles.executors[record["w"], record["pid"]] = record["t"]
@@ -361,6 +364,8 @@ class _Check:
                 return "worker died"
         if self._was_away(before.worker, low, high):
             return "worker away beyond its lease"
+        if task.is_exclusive and self._was_stopped(before.worker, low, high):
+            return "exclusive, stopped without the head"
         accepted = task.acked if task.acked is not None else FOR_EVER
         if task.retries and any(
             before.start - slack <= at <= min(after.start, accepted)
@@ -377,6 +382,15 @@ class _Check:
             and end + tail + self._rules.lease_ttl_s >= low
             and min(end + tail, high) - begin >= least
             for begin, end, tail in self._merged(worker)
+        )
+
+    def _was_stopped(self, worker: str, low: float, high: float) -> bool:
+        """Whether a worker may have stopped an exclusive task, as no head answered it."""
+        head = self._troubles.windows.get(HEAD, [])
+        least = self._rules.lease_ttl_s / 2 - self._rules.heartbeat_s - self._rules.slack_s
+        return self._troubles.head_died_between(low - self._rules.slack_s, high) or any(
+            begin <= high and end + tail >= low and end + tail - begin >= least
+            for begin, end, tail in [*head, *self._troubles.windows.get(worker, [])]
         )
 
     def _merged(self, worker: str) -> list[tuple[float, float, float]]:
@@ -398,11 +412,18 @@ class _Check:
             end = min(before.end, self._death_of(before))
             if end <= after.start + self._rules.slack_s / 2:
                 continue
+            if task.is_exclusive and end == FOR_EVER:
+                # Its worker has stopped it, or the nemesis: whoever ends later writes that down.
+                self._verdict.figures["exclusive attempts stopped"] += 1
+                continue
             self._verdict.figures["attempts that overlap"] += 1
             reason = self._why_again(task, before, after)
             is_covered = reason in ("worker away beyond its lease", "head died before the ack")
-            if task.is_exclusive and not self._was_away(before.worker, before.start, end):
-                is_covered = False
+            if task.is_exclusive:  # only a machine that stood still, as a whole, may break it
+                is_covered = any(
+                    begin <= min(end, after.start + self._rules.slack_s) and stop >= before.start
+                    for begin, stop in self._troubles.frozen[before.worker]
+                )
             if not is_covered:
                 self._report("I7", task_id, f"{_shown(before)} overlaps {_shown(after)}")
 

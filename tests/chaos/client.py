@@ -27,6 +27,8 @@ KEYS_ENV: Final = "CHAOS_KEYS"
 RATE_ENV: Final = "CHAOS_IN_FLIGHT"
 LIMIT_ENV: Final = "CHAOS_LIMIT"
 ACTS_ENV: Final = "CHAOS_ACTS"
+BATCH_ENV: Final = "CHAOS_BATCH"
+WATCH_ENV: Final = "CHAOS_WATCH"
 _PAUSE_S: Final = 0.25
 _OTHERS: Final = 20
 _REFUSALS: Final = (
@@ -59,6 +61,8 @@ class Client:
         self._sequence = 0
         self._prefix = random.randbytes(10)
         self._limit = int(os.environ.get(RATE_ENV, "120"))
+        self._batch = int(os.environ.get(BATCH_ENV, "40"))
+        self._watched = float(os.environ.get(WATCH_ENV, "1"))
         self._left = int(os.environ.get(LIMIT_ENV, "0")) or sys.maxsize
         self._stop = asyncio.Event()
         self._waiting: set[asyncio.Task[None]] = set()
@@ -113,10 +117,15 @@ class Client:
 
     async def _hand_in(self, specs: list[rustray.TaskSpec]) -> list[str]:
         """Hand in tasks under names of our own until the head has said what it does with them."""
+        if not specs:
+            return []
         ids = [spec.task_id for spec in specs if spec.task_id is not None]
         retries = 3 if specs[0].max_retries is None else specs[0].max_retries
         key, again = specs[0].idempotency_key or "", bool(specs[0].retry_exceptions)
-        self._history.write("submit", ids=ids, retries=retries, key=key, again=again)
+        exclusive = specs[0].exclusive
+        self._history.write(
+            "submit", ids=ids, retries=retries, key=key, again=again, exclusive=exclusive
+        )
         while True:
             try:
                 answers = await self.head.submit_tasks_batch(specs, return_errors=True)
@@ -130,8 +139,9 @@ class Client:
         for spec, answer in zip(specs, answers, strict=True):
             if not isinstance(answer, str):
                 self._refused(spec.task_id, answer)
-        for task_id in accepted:
-            if task_id not in self.open:
+        for number, task_id in enumerate(accepted, 1):
+            is_watched = number == len(accepted) or self._random.random() < self._watched
+            if is_watched and task_id not in self.open:
                 self.open.add(task_id)
                 self._spawn(self._await_end(task_id))
         return accepted
@@ -156,11 +166,20 @@ class Client:
 
     async def batch(self) -> None:
         """Hand in a batch of default tasks."""
-        await self._hand_in(self._steps(self._take(self._random.randint(1, 40))))
+        await self._hand_in(self._steps(self._take(self._random.randint(1, self._batch))))
 
     async def once(self) -> None:
         """Hand in tasks that run at most once."""
         await self._hand_in(self._steps(self._take(self._random.randint(1, 12)), max_retries=0))
+
+    async def alone(self) -> None:
+        """Hand in tasks of which no two attempts may ever run at a time."""
+        seconds = self._random.choice([0.1, 0.5, 1.5])
+        specs = [
+            rustray.TaskSpec("step", [i, seconds, 0], task_id=self._new_id(), exclusive=True)
+            for i in range(self._take(self._random.randint(1, 4)))
+        ]
+        await self._hand_in(specs)
 
     async def remote(self) -> None:
         """Hand in calls of a function that travels as code, through the session."""
@@ -289,6 +308,7 @@ class Client:
 _ACTS: Final = (
     (Client.batch, 10),
     (Client.once, 4),
+    (Client.alone, 2),
     (Client.remote, 8),
     (Client.keyed, 3),
     (Client.trouble, 2),

@@ -170,10 +170,11 @@ def _freeze(world: World, member: Member, random: Random) -> Strike:
 
     def end() -> None:
         world.signal_all(member, signal.SIGCONT)
-        if member.kind == "worker":
+        if member.kind in ("worker", HEAD):
             # After a long one its sessions are gone, and it has to knock again.
             tail = RECONNECT_S if lasts_s > SHORT_S[1] else 1.0
-            world.history.write("window", at=begin, w=label, end=time.monotonic(), tail=tail)
+            now = time.monotonic()
+            world.history.write("window", at=begin, w=label, end=now, tail=tail, frozen=is_whole)
 
     which = "" if is_whole else " (its executors go on)" if member.kind == "worker" else ""
     return hold(member, Strike(f"freeze {label}{which} for {lasts_s:.1f} s", lasts_s, end))

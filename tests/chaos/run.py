@@ -9,12 +9,12 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from chaos import finals
 from chaos.checker import Rules, Verdict, check
@@ -29,6 +29,7 @@ RULES: Final = Rules(LEASE_TTL_S, HEARTBEAT_S)
 _JOIN_S: Final = 40.0
 _SETTLE_S: Final = 90.0
 _FINALS_S: Final = 60.0
+_ENDS_BETWEEN_KILLS: Final = (20, 200)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +128,32 @@ class Interrupt:
                 signal.signal(number, handler)
 
 
-def make_world(plan: Plan, timeline: Timeline) -> World:
-    """Make the run's directory, and everything but processes."""
+def make_world(
+    plan: Plan,
+    timeline: Timeline,
+    settings: Mapping[str, str] | None = None,
+    **load: Any,
+) -> World:
+    """Make the run's directory, and everything but processes.
+
+    Args:
+        plan: What to run.
+        timeline: Where it says what happens.
+        settings: More of them for the cluster.
+        **load: For the clients; see `World`.
+    """
     directory = Path(tempfile.mkdtemp(prefix=f"chaos-{plan.seed}-", dir=plan.folder))
     spaces = Namespaces(wants_small_disk=plan.seed % 2 == 1)
-    world = World(directory, plan.seed, spaces, timeline.say, plan.in_flight, plan.acts)
+    world = World(
+        directory,
+        plan.seed,
+        spaces,
+        timeline.say,
+        plan.in_flight,
+        plan.acts,
+        settings=settings or {},
+        **load,
+    )
     os.environ["RUSTRAY_STATE_DIR"] = str(world.cluster.state_dir)
     return world
 
@@ -206,7 +228,11 @@ def run(plan: Plan) -> Outcome:
     with interrupt.caught():
         try:
             start_all(world, plan)
-            nemesis.run(_end_of(plan, nemesis))
+            if plan.head_kills:
+                kill_heads(world, nemesis, plan)
+            else:
+                end_at = time.monotonic() + plan.seconds
+                nemesis.run(lambda: time.monotonic() >= end_at)
             if not interrupt.is_set:
                 settle(world, nemesis)
                 ask_for_ends(world)
@@ -225,16 +251,30 @@ def run(plan: Plan) -> Outcome:
     return outcome
 
 
-def _end_of(plan: Plan, nemesis: Nemesis) -> Callable[[], bool]:
-    if plan.head_kills:
-        return lambda: sum(nemesis.counts.values()) >= plan.head_kills
-    end_at = time.monotonic() + plan.seconds
-    return lambda: time.monotonic() >= end_at
+def kill_heads(world: World, nemesis: Nemesis, plan: Plan) -> None:
+    """Kill the head again and again, each time under load: tasks have ended since the last."""
+    reader = Reader(world.history_dir)
+    for number in range(plan.head_kills):
+        random = Random(f"{plan.seed}/{number}")
+        wanted = random.randint(*_ENDS_BETWEEN_KILLS)
+        deadline = time.monotonic() + _JOIN_S
+        reader.new()
+        while wanted > 0 and time.monotonic() < deadline:
+            wanted -= sum(record["k"] == "finish" for record in reader.new())
+            if nemesis.tick():
+                return
+        if wanted > 0:
+            world.problem(f"no work went on within {_JOIN_S:g} s of the head's start")
+        nemesis.strike_with(plan.mix[0], random)
 
 
 def ask_for_ends(world: World) -> None:
     """Ask the head for the end of every task that was handed in."""
-    ids = finals.handed_in(Reader(world.history_dir).new())
+    ask_for(world, finals.handed_in(Reader(world.history_dir).new()))
+
+
+def ask_for(world: World, ids: Collection[str]) -> None:
+    """Ask the head for the end of these tasks."""
     world.say(f"asking for the ends of {len(ids)} tasks")
     where = (world.cluster.host, world.cluster.port)
     asyncio.run(finals.ask(*where, ids, world.history, _FINALS_S))

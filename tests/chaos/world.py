@@ -7,7 +7,6 @@ which its records name it.
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import signal
 import time
@@ -19,7 +18,7 @@ from typing import Final
 import psutil
 
 from chaos import client
-from chaos.history import FOLDER_ENV, HEAD, LABEL_ENV, REFUSED_EXIT, Writer
+from chaos.history import FOLDER_ENV, HEAD, LABEL_ENV, REFUSED_EXIT, SUFFIX, Writer
 from chaos.namespaces import Namespaces
 from chaos.proxy import Network, Proxy
 from chaos.shim import Shim
@@ -87,6 +86,8 @@ class World:
         say: Prints a line of the timeline.
         in_flight: Tasks that one client keeps open.
         acts: What clients do, by name; "" for all of it.
+        batch: Tasks in their largest batches.
+        watched: Part of the tasks whose ends they wait for one by one.
     """
 
     directory: Path
@@ -95,6 +96,8 @@ class World:
     say: Callable[[str], None]
     in_flight: int = 120
     acts: str = ""
+    batch: int = 40
+    watched: float = 1.0
     settings: Mapping[str, str] = field(default_factory=dict)
     members: dict[str, Member] = field(default_factory=dict)
 
@@ -173,6 +176,8 @@ class World:
             client.KEYS_ENV: "500",
             client.RATE_ENV: str(self.in_flight),
             client.ACTS_ENV: self.acts,
+            client.BATCH_ENV: str(self.batch),
+            client.WATCH_ENV: str(self.watched),
         }
         port = member.proxy.port if member.proxy else self.cluster.port
         if member.kind == "worker":
@@ -368,6 +373,18 @@ class World:
                 at = text.index("Traceback (most recent call last)")
                 self.problem(f"{path.name} has a traceback:\n{text[max(at - 300, 0) : at + 2000]}")
 
+    def forget_the_dead(self) -> None:
+        """Remove histories and logs of processes that have ended, and been judged."""
+        for path in self.history_dir.glob(f"*{SUFFIX}"):
+            pid = int(path.stem.split("-")[-2])
+            if not psutil.pid_exists(pid):
+                path.unlink()
+        self.scan_logs()
+        alive = {member.node.log for member in self.members.values() if member.node}
+        for path in self.directory.glob("*.log"):
+            if path not in alive:
+                path.unlink()
+
     def remove(self) -> None:
         """Remove the run's directory."""
         shutil.rmtree(self.directory)
@@ -385,12 +402,3 @@ def is_executor(pid: int) -> bool:
 def hash_of(text: str) -> int:
     """Return a number for a text, the same in every process."""
     return int.from_bytes(text.encode(), "big") % 1_000_003
-
-
-def folder_bytes(folder: Path) -> int:
-    """Return the bytes of all files under a folder."""
-    total = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            total += os.lstat(path).st_size
-    return total

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final, Self
+from typing import Any, Final, Self
 
 import psutil
 import pytest
@@ -125,7 +125,6 @@ class Cluster:
     port: int = 0
     workers: dict[str, Node] = field(default_factory=dict)
     _nodes: list[Node] = field(default_factory=list)
-    _files: list[IO[bytes]] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         return self
@@ -217,17 +216,16 @@ class Cluster:
             **env: Added to its environment.
         """
         log = self.directory / f"{name}-{len(self._nodes)}.log"
-        output = log.open("wb")
-        self._files.append(output)
-        process = subprocess.Popen(
-            [*through, sys.executable, *argv],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=self.directory,
-            env=self.environment(state_dir, **env),
-            start_new_session=True,
-        )
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*through, sys.executable, *argv],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self.directory,
+                env=self.environment(state_dir, **env),
+                start_new_session=True,
+            )
         node = Node(name, process, log)
         self._nodes.append(node)
         return node
@@ -236,9 +234,6 @@ class Cluster:
         """End all processes, the head last; idempotent."""
         for node in reversed(self._nodes):
             node.end()
-        for output in self._files:
-            output.close()
-        self._files.clear()
 
     # ---- talking to it ----------------------------------------------------------------
 

@@ -288,3 +288,12 @@ def test_a_reset_excuses_a_jump_in_the_numbers() -> None:
     """A subscriber that was told so begins anew elsewhere."""
     records = [_events(1.0, (5, "QUEUED", 0)), _at(2.0, "reset", stream="s", reason="x")]
     assert _found(*records, _events(3.0, (9, "RUNNING", 1))) == set()
+
+
+def test_an_exclusive_task_may_be_stopped_and_run_again() -> None:
+    """A worker without an answer for half a lease stops it; what is not exclusive goes on."""
+    runs = [_start(1.0, 1), _start(6.0, 2), _finish(6.5, 2), _final()]
+    away = _at(1.5, "window", w="head", end=4.0, tail=1.0)
+    assert _found(_submit(exclusive=True), _ack(), *runs, away) == set()
+    assert _found(_submit(), _ack(), *runs, away) == {"I3", "I7"}
+    assert "I7" in _found(_submit(exclusive=True), _ack(), *runs, away, _finish(7.0, 1))
