@@ -20,6 +20,8 @@ from chaos.history import HEAD, Record
 
 TERMINAL: Final = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "TIMED_OUT", "POISONED"})
 FOR_EVER: Final = float("inf")
+SLOW: Final = "slow"
+"""In the names of subscribers that may be behind at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,10 @@ class Troubles:
             for begin, end, tail in windows
         )
 
+    def is_killed(self, label: str) -> bool:
+        """Whether a process was killed, and not told to end."""
+        return any(not is_clean for _, is_clean in self.deaths.get(label, ()))
+
     def head_died_between(self, low: float, high: float) -> bool:
         """Whether the head was lost between two times."""
         return any(low <= at <= high for at, _ in self.deaths[HEAD])
@@ -145,6 +151,10 @@ class _Check:
         self._keys: defaultdict[str, set[str]] = defaultdict(set)
         self._events: dict[int, tuple[str, str, int]] = {}
         self._last_revision: dict[str, int] = {}
+        self._jumps: Counter[str] = Counter()
+        self._streams: defaultdict[str, tuple[set[str], set[str]]] = defaultdict(
+            lambda: (set(), set())
+        )
         self._last_result = 0.0
         self._verdict = Verdict()
 
@@ -159,6 +169,7 @@ class _Check:
             self._check_attempts(task_id, task)
             self._check_overlaps(task_id, task)
             self._check_late_starts(task_id, task)
+        self._check_streams()
         self._check_strangers()
         self._check_keys()
         self._count()
@@ -269,15 +280,26 @@ class _Check:
 
     def _on_reset(self, record: Record) -> None:
         self._last_revision.pop(record["stream"], None)
+        self._streams.pop(record["stream"], None)
 
     def _on_events(self, record: Record) -> None:
         stream = record["stream"]
         for revision, task_id, state, attempt in record["ev"]:
             last = self._last_revision.get(stream)
             if last is not None and revision != last + 1:
-                self._report("I8", task_id, f"event {revision} follows {last} in {stream}")
+                self._check_jump(stream, last, revision, task_id)
             self._last_revision[stream] = revision
             self._take_event(revision, task_id, state, attempt)
+            if state == "QUEUED":
+                self._streams[stream][0].add(task_id)
+            elif state in TERMINAL:
+                self._streams[stream][1].add(task_id)
+
+    def _check_jump(self, stream: str, last: int, revision: int, task_id: str) -> None:
+        """Each start of a head begins at higher numbers; nothing else may leave any out."""
+        self._jumps[stream] += 1
+        if revision < last or self._jumps[stream] > len(self._troubles.deaths[HEAD]):
+            self._report("I8", task_id, f"event {revision} follows {last} in {stream}")
 
     def _take_event(self, revision: int, task_id: str, state: str, attempt: int) -> None:
         known = self._events.setdefault(revision, (task_id, state, attempt))
@@ -360,7 +382,10 @@ class _Check:
         if before.is_crash or (died is not None and low <= died <= high):
             return "executor died"
         for at, is_clean in self._troubles.deaths[before.worker]:
-            if low <= at <= high and not (is_clean and before.end < at - slack):
+            if not low <= at <= high:
+                continue
+            # One that was told to end hands in what it has, if there is a head to take it.
+            if not is_clean or before.end >= at - slack or self._was_deaf(before, at):
                 return "worker died"
         if self._was_away(before.worker, low, high):
             return "worker away beyond its lease"
@@ -373,6 +398,13 @@ class _Check:
         ):
             return "head died before the ack"
         return ""
+
+    def _was_deaf(self, run: Run, ended: float) -> bool:
+        """Whether a worker that was told to end could not hand in what it had."""
+        windows = [*self._troubles.windows.get(run.worker, ()), *self._troubles.windows[HEAD]]
+        return self._troubles.head_died_between(run.end - self._rules.slack_s, ended) or any(
+            begin <= ended and end + tail >= run.end for begin, end, tail in windows
+        )
 
     def _was_away(self, worker: str, low: float, high: float) -> bool:
         """Whether a lease of this worker can have run out, with consequences between two times."""
@@ -455,6 +487,16 @@ class _Check:
             self._verdict.figures["starts on a worker that had lost its lease"] += 1
         else:
             self._report("I5", task_id, f"{_shown(run)} started, and {what} before")
+
+    def _check_streams(self) -> None:
+        """I8: who has followed a task from its acceptance, without a reset, is told its end."""
+        for stream, (begun, ended) in self._streams.items():
+            if self._troubles.is_killed(stream) or SLOW in stream:
+                continue
+            for task_id in begun - ended:
+                final = self._tasks[task_id].final
+                if final and final[0] in TERMINAL:
+                    self._report("I8", task_id, f"{stream} was never told its end ({final[0]})")
 
     def _check_strangers(self) -> None:
         """I1: what runs was handed in by somebody; the id of a key is told by its first ack."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import tempfile
@@ -17,7 +18,7 @@ from random import Random
 from typing import Any, Final
 
 from chaos import finals
-from chaos.checker import Rules, Verdict, check
+from chaos.checker import SLOW, TERMINAL, Rules, Verdict, check
 from chaos.faults import MIX, Kind
 from chaos.history import Reader
 from chaos.namespaces import Namespaces
@@ -29,6 +30,7 @@ RULES: Final = Rules(LEASE_TTL_S, HEARTBEAT_S)
 _JOIN_S: Final = 40.0
 _SETTLE_S: Final = 90.0
 _FINALS_S: Final = 60.0
+_TOLD_S: Final = 15.0
 _ENDS_BETWEEN_KILLS: Final = (20, 200)
 
 
@@ -278,6 +280,26 @@ def ask_for(world: World, ids: Collection[str]) -> None:
     world.say(f"asking for the ends of {len(ids)} tasks")
     where = (world.cluster.host, world.cluster.port)
     asyncio.run(finals.ask(*where, ids, world.history, _FINALS_S))
+    wait_for_events(world)
+
+
+def wait_for_events(world: World) -> None:
+    """Give the fast subscriber, which may be away from the head, time to be told everything."""
+    reader, followed, ended = Reader(world.history_dir), set[str](), set[str]()
+    finished = set[str]()
+
+    def is_told() -> bool:
+        world.look_after()
+        for record in reader.new():
+            if record["k"] == "final" and record["state"] in TERMINAL:
+                finished.add(record["id"])
+            if record["k"] == "events" and SLOW not in record["stream"]:
+                followed.update(event[1] for event in record["ev"] if event[2] == "QUEUED")
+                ended.update(event[1] for event in record["ev"] if event[2] in TERMINAL)
+        return not (followed & finished) - ended
+
+    with contextlib.suppress(AssertionError):  # the checker says what is missing
+        eventually(is_told, _TOLD_S)
 
 
 def draw_seed() -> int:

@@ -40,7 +40,7 @@ from chaos.world import World
 RESULT_TTL_S: Final = 120
 _ROUND_S: Final = 60.0
 _HEAD_LIVES_ROUNDS: Final = 8
-"""The head is killed in one round of so many only: what lives a moment cannot show what it leaks."""
+"""The head is killed in one round of so many only: what dies young cannot show its leaks."""
 _ENDS_THE_HEAD: Final = frozenset(
     {
         "kill_head",
@@ -255,16 +255,16 @@ def report(plan: Plan, outcome: Outcome, soak: Soak) -> str:
     skipped = "".join(f"Skipped: {name} ({why}).\n" for name, why in outcome.skipped.items())
     return f"""# Soak
 
-{verdict_of(outcome, soak).capitalize()}. Seed {plan.seed}, {soak.tasks} tasks in {soak.rounds} rounds, \
-{outcome.seconds:.0f} s; again: `{plan.replay}`.
+{verdict_of(outcome, soak).capitalize()}. Seed {plan.seed}, {soak.tasks} tasks in {soak.rounds} \
+rounds, {outcome.seconds:.0f} s; again: `{plan.replay}`.
 
 {sum(outcome.faults.values())} faults: {faults}.
 {skipped}
 ## What has to stay flat
 
 Measured between the rounds, when nothing is open: the second quarter of a process's life, its last,
-and its largest value. Only processes that lived for {_LEAST_SAMPLES} rounds or more. Results are kept \
-for {RESULT_TTL_S} s.
+and its largest value. Only processes that lived for {_LEAST_SAMPLES} rounds or more. Results are \
+kept for {RESULT_TTL_S} s.
 
 | of | what | samples | early | late | largest | flat |
 |---|---|---|---|---|---|---|

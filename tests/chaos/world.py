@@ -133,7 +133,7 @@ class World:
         return [
             member
             for member in self.of_kind(kind)
-            if member.is_up and not member.busy and not member.is_passing
+            if member.is_up and not (member.busy or member.is_passing or member.told)
         ]
 
     # ---- starting ---------------------------------------------------------------------

@@ -237,6 +237,19 @@ def test_a_worker_that_dies_explains_a_second_run() -> None:
         ),
         pytest.param(
             "I8",
+            [*_ONE_RUN, _events(1.0, (1, "QUEUED", 0), (2, "RUNNING", 1)), _final()],
+            id="an end that a subscriber was not told",
+        ),
+        pytest.param(
+            "I8",
+            [
+                _at(0.5, "down", w="head"),
+                _events(1.0, (1, "QUEUED", 0), (900, "RUNNING", 1), (990, "SUCCEEDED", 1)),
+            ],
+            id="more jumps than heads",
+        ),
+        pytest.param(
+            "I8",
             [_events(1.0, (1, "SUCCEEDED", 1), (2, "RUNNING", 2))],
             id="an event after the end",
         ),
@@ -297,3 +310,17 @@ def test_an_exclusive_task_may_be_stopped_and_run_again() -> None:
     assert _found(_submit(exclusive=True), _ack(), *runs, away) == set()
     assert _found(_submit(), _ack(), *runs, away) == {"I3", "I7"}
     assert "I7" in _found(_submit(exclusive=True), _ack(), *runs, away, _finish(7.0, 1))
+
+
+def test_a_new_head_may_number_its_events_anew() -> None:
+    """After each death of a head one jump of the numbers is right; all else is as before it."""
+    events = _events(3.0, (1, "QUEUED", 0), (900, "RUNNING", 1), (901, "SUCCEEDED", 1))
+    assert _found(*_ONE_RUN, _at(0.5, "down", w="head"), events, _final()) == set()
+
+
+def test_a_worker_that_leaves_without_a_head_takes_its_results_along() -> None:
+    """Told to end while the head is away, it can hand nothing in, and its tasks run again."""
+    runs = [*_ONE_RUN, _start(9.0, 2, "worker-2.1"), _finish(9.5, 2), _final()]
+    left = _at(5.0, "down", w="worker-1.1", clean=True)
+    assert _found(*runs, left, _at(3.0, "down", w="head")) == set()
+    assert _found(*runs, left) == {"I3"}
