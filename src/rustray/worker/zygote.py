@@ -85,7 +85,10 @@ class Zygote:
         except OSError:  # the agent is gone
             return
         finally:
+            signal.set_wakeup_fd(-1)  # before its socket: children that die now wake nobody
             self._kill_all()
+            woken.close()
+            waker.close()
 
     def _take_packet(self) -> bool:
         packet, fds, _, _ = socket.recv_fds(self._control, MAX_PACKET, 4)
