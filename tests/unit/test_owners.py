@@ -34,3 +34,15 @@ def test_what_is_not_in_use_is_forgotten() -> None:
         owners.claim(number, caller("user:a"))
     assert len(owners._subjects) < 3_000
     assert not owners.may_use(7, caller("user:b"))
+
+
+def test_what_an_earlier_head_knew_still_holds() -> None:
+    """Regression: after a restart anybody could speak for a session that had been another's."""
+    owners: Owners[bytes] = Owners("this", lambda _: True)
+    owners.restore(b"1", "user:a")
+    owners.restore(b"1", "user:b")
+    owners.restore(b"2", "")
+    with pytest.raises(AuthorizationError, match="user:b"):
+        owners.claim(b"1", caller("user:b"))
+    owners.claim(b"1", caller("user:a"))
+    owners.claim(b"2", caller("user:b"))

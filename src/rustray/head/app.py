@@ -113,6 +113,8 @@ class Head:
             self._stack.push_async_callback(reader.close)
         if recovered is not None:
             core.driver.handle(recovered)
+            for batch in recovered.batches:
+                core.sessions.restore(batch.prefix, batch.principal)
             logger.info(
                 "found %d unfinished tasks of an earlier head and %d workers to wait for",
                 core.driver.scheduler.state.pending_tasks,

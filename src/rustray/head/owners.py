@@ -47,6 +47,11 @@ class Owners(Generic[K]):
             self._prune()
             self._subjects[key] = caller.subject
 
+    def restore(self, key: K, subject: str) -> None:
+        """Bind an id to whom an earlier head knew it of; the first one counts."""
+        if subject:
+            self._subjects.setdefault(key, subject)
+
     def may_use(self, key: K, caller: Caller) -> bool:
         """Whether an id is free, the caller's own, or the caller an administrator."""
         known = self._subjects.get(key)
