@@ -12,7 +12,6 @@ from rustray.task.state import TaskState
 from rustray.worker.events import DIRECT_LEASES, ExecutorExited
 from rustray.worker.leases import (
     SIGKILL,
-    SIGTERM,
     ask_to_stop,
     end_if_retired,
     kill,
@@ -82,7 +81,7 @@ def _let_go(state: WorkerState, executor: Executor, now: float) -> None:
     if not executor.is_extra or executor.phase is not Phase.READY:
         return
     if now >= executor.idle_since + KEEP_IDLE_EXTRA_S:
-        kill(state, executor, SIGTERM)
+        kill(state, executor, SIGKILL)  # a task may have left a handler for SIGTERM behind
     else:
         executor.check_at = executor.idle_since + KEEP_IDLE_EXTRA_S
 
