@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from random import Random
 
 import pytest
 
-from helpers.simulation import RandomHistory, run_histories, run_history
-from rustray.testing import seeds
+from helpers.simulation import RandomHistory, make_cluster, run_histories, run_history, work
+from rustray.common.errors import InvariantError
+from rustray.testing import SimCluster, seeds
+from rustray.worker import dispatch, exclusive
 
 SEEDS_FILE = Path(__file__).with_name("regressions.txt")
 FOUND_SEEDS = [
@@ -73,3 +77,45 @@ def test_a_head_that_dies_costs_no_run(seed: int) -> None:
         cluster.settle()
         history.judge()
         assert {task.number for task in history.tasks if len(task.runs) > 1} <= unacked
+
+
+def run_exclusive(seed: int) -> SimCluster:
+    """Run long exclusive tasks while workers are cut off, crash, and are drained."""
+    with make_cluster(seed) as cluster:
+
+        def duration(number: int) -> float:
+            return 1.0 + Random(f"{seed}/{number}").random() * 30.0
+
+        endless = {"max_retries": -1, "crash_limit": -1}
+        hold = cluster.remote(work, takes_s=duration, exclusive=True, **endless)
+        cluster.network(delay_s=(0.0001, cluster.random.choice([0.002, 0.3])))
+        faults = ("partition", "one_way", "partition", "crash_head", "pause_head", "kill_executor")
+        cluster.chaos(90.0, every_s=5.0, faults=faults)
+        tasks = hold.map(range(10))
+        cluster.advance(90.0)
+        cluster.settle(3_000.0)
+        assert [task.result() for task in tasks] == list(map(work, range(10)))
+    return cluster
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_attempts_of_an_exclusive_task_never_overlap(seed: int) -> None:
+    """I7: `SimCluster` looks at each start whether an earlier attempt still runs somewhere."""
+    cluster = run_exclusive(seed)
+    assert [entry for entry in cluster.history if entry.event == "started"]
+
+
+def test_a_worker_that_does_not_stop_exclusive_tasks_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The histories above would show it: without the stop, attempts do overlap."""
+    monkeypatch.setattr(exclusive, "stop_if_due", lambda state, now: None)
+    monkeypatch.setattr(exclusive, "next_deadline", lambda state: math.inf)
+    monkeypatch.setattr(dispatch, "guard", lambda state, executor, lease: None)
+    overlaps = 0
+    for seed in range(12):
+        try:
+            run_exclusive(seed)
+        except InvariantError as error:
+            overlaps += "is exclusive, and runs on" in str(error)
+    assert overlaps
