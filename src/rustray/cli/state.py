@@ -10,13 +10,13 @@ import typer
 
 from rustray.cli.access import head_state
 from rustray.cli.call import JsonFlag, StateDirFlag
-from rustray.cli.output import Output
+from rustray.cli.output import Output, dumps, write_line
 from rustray.common.errors import ConfigError
 
 if TYPE_CHECKING:
     from rustray.head.journal_files import JournalSummary
 
-app = typer.Typer(help="Check, copy and restore a head's journal.", no_args_is_help=True)
+app = typer.Typer(help="Check, copy, restore and export a head's journal.", no_args_is_help=True)
 
 
 @app.command("check")
@@ -62,6 +62,31 @@ def restore(
     _say(found, "restored", as_json)
     if kept is not None:
         Output(as_json=as_json).note(f"the journal that was there is kept as {kept}")
+
+
+@app.command("export")
+def export(state_dir: StateDirFlag = None) -> None:
+    """Print every task of the journal with state, error and arguments; also if it is damaged.
+
+    One JSON object a line, as `rustray tasks export`. Exit code 2 if some could not be read.
+    """
+    from rustray.cli.letters import letter_as_dict
+    from rustray.head import journal_files
+    from rustray.head.journal_export import JournaledTasks
+
+    tasks = JournaledTasks(journal_files.path_in(head_state(state_dir)))
+    for task in tasks:
+        line = letter_as_dict(task)
+        if not task.failure:
+            line["error"] = None
+        if not task.finished_unix_s:
+            line["finished"] = None
+        write_line(dumps(line))
+    if tasks.damage:
+        raise ConfigError(
+            f"the journal {tasks.path} is damaged, and some of it could not be read "
+            f"({'; '.join(tasks.damage[:5])}); everything else is above"
+        )
 
 
 def _say(found: JournalSummary, word: str, as_json: bool) -> None:
