@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 MAX_TASKS: Final = 10_000
 """Dead letters that one call retries or purges, and looks at."""
+_RECORD: Final = 9
+"""What a look at a record counts beside its tasks: it costs as much as some of them."""
 MAX_BATCH_TASKS: Final = 200_000
 """Tasks of all batches that one call touches: to retry one costs a pass over its batch."""
 MAX_EXPORTED: Final = 1_000
@@ -240,7 +242,7 @@ class _Walk:
                     if present is stored:
                         self.next = LetterCursor(f"{stored.number}.{part.high}", self.horizon)
                         yield part, stored
-            looked_at += max(len(stored.payloads), 1)
+            looked_at += _RECORD + len(stored.payloads)
             if looked_at >= MAX_TASKS:
                 self.next = LetterCursor(f"{stored.number + 1}.0", self.horizon)
                 return

@@ -22,7 +22,8 @@ from rustray.task.result import TaskEvent
 KEPT_RANGES = 100_000
 KEPT_BYTES = 64 << 20
 """Of what tasks said, at most; the older half goes when that is reached."""
-BATCH_EVENTS = 1_000
+BATCH_EVENTS = 200
+"""Events of one message: what a slow subscriber may have in memory, a thousand times over."""
 SCAN_RANGES = 1_000
 """Ranges that one subscriber looks through before others have their turn."""
 

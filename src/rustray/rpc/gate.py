@@ -111,7 +111,7 @@ def _handler(method: Method, caller: Caller, name: str, on_refusal: OnRefusal) -
         async def run_stream(request: bytes, context: Context) -> None:
             try:
                 await stream_out(caller, request, context)
-            except aio.UsageError:
+            except (aio.UsageError, aio.InternalError):
                 return  # the subscriber has gone while it was written to
             except Exception as error:
                 await _abort(context, error, name, on_refusal)

@@ -88,9 +88,18 @@ def _parts(state: SchedulerState, batch: Batch, limit_s: float | None) -> list[P
     found = [Part(batch, a, b, TaskState(byte)) for a, b, byte in runs(batch.state, 0, batch.count)]
     if batch.revived is None or limit_s is None:
         return found
-    open_parts = (part for part in found if not part.state.is_terminal)
-    singles = (one for part in open_parts for one in part.singles())
-    return [one for one in singles if batch.is_past(one.low, limit_s, state.now)]
+    due: list[Part] = []
+    for part in found:
+        if not part.state.is_terminal:
+            flags = bytes(
+                batch.is_past(one, limit_s, state.now) for one in range(part.low, part.high)
+            )
+            due += [
+                Part(batch, part.low + a, part.low + b, part.state)
+                for a, b, is_past in runs(flags, 0, part.count)
+                if is_past
+            ]
+    return due
 
 
 def _expire_queued(state: SchedulerState, part: Part, info: FailureInfo) -> None:

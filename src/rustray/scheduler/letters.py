@@ -27,7 +27,7 @@ from rustray.scheduler.deadlines import start_batch_timers
 from rustray.scheduler.events import PurgeRequested, RecoveredRetry, RetryRequested
 from rustray.scheduler.placement import add_span
 from rustray.scheduler.records import Batch, Part, Revived, Span, StoredOutcome
-from rustray.scheduler.results import evict, size_of
+from rustray.scheduler.results import compact, evict, size_of
 from rustray.scheduler.state import SchedulerState, hold_back, runs
 from rustray.task.columns import NO_PAYLOADS, PayloadColumn
 from rustray.task.state import DEAD_STATES, TaskState
@@ -96,6 +96,7 @@ def on_retry(state: SchedulerState, event: RetryRequested) -> None:
             for part, column, stored in taken:
                 _revive(state, part, column, stored)
             start_batch_timers(state, batch, state.now)
+    compact(state.letters)
 
 
 def _forget_places(chosen: dict[Batch, list[tuple[Part, StoredOutcome | None]]]) -> None:
@@ -250,6 +251,7 @@ def on_purge(state: SchedulerState, event: PurgeRequested) -> None:
                 evict(state, stored)
             else:
                 _cut_out(state, stored, parts)
+    compact(state.letters)
 
 
 def _cut_out(state: SchedulerState, stored: StoredOutcome, parts: list[Part]) -> None:

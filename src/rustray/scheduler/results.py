@@ -93,7 +93,7 @@ def shrink(state: SchedulerState) -> None:
             _expire(state, shelf.delivered.popleft())
         while shelf.queue and shelf.bytes > shelf.limit_bytes:
             _evict_oldest(state, shelf)
-        _compact(shelf)
+        compact(shelf)
 
 
 def expire(state: SchedulerState) -> None:
@@ -128,7 +128,7 @@ def _evict_oldest(state: SchedulerState, shelf: Shelf) -> None:
     shelf.spent -= 1
 
 
-def _compact(shelf: Shelf) -> None:
+def compact(shelf: Shelf) -> None:
     """Let go of records that went out of turn, once they are the greater part."""
     if shelf.spent > _FEW and 2 * shelf.spent > len(shelf.queue):
         kept = [stored for stored in shelf.queue if not stored.is_evicted]
