@@ -49,6 +49,7 @@ def _loaded_by(module: str) -> frozenset[str]:
         ("rustray.worker.reconnect", _IO | _HEAVY | _CLUSTER | {"cloudpickle"}),
         ("rustray.worker.child", _HEAVY | _CLUSTER),
         ("rustray.worker.zygote", _HEAVY | _CLUSTER),
+        ("rustray.testing", _HEAVY - {"google"}),  # the journal's rows are protobuf
     ],
 )
 def test_module_loads_only_what_it_may(module: str, forbidden: frozenset[str]) -> None:

@@ -7,6 +7,7 @@ import sys
 
 import rustray
 from helpers.sources import SRC
+from rustray import testing
 from rustray.common.errors import all_error_classes
 
 _NAMES = {
@@ -52,6 +53,22 @@ def test_every_public_name_loads_and_is_documented() -> None:
         value = getattr(rustray, name)
         assert name == "__version__" or value.__doc__, name
     assert set(rustray.__all__) <= set(dir(rustray))
+
+
+def test_the_names_for_tests_are_pinned_and_documented() -> None:
+    """What ``rustray.testing`` exports is a contract too."""
+    assert set(testing.__all__) == {
+        "FAULTS",
+        "ExecutorCrash",
+        "Faults",
+        "HistoryEntry",
+        "Run",
+        "SimCluster",
+        "SimFunction",
+        "SimTask",
+        "seeds",
+    }
+    assert all(getattr(testing, name).__doc__ for name in testing.__all__)
 
 
 def test_star_import_gives_the_public_names() -> None:

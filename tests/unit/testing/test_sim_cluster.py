@@ -259,6 +259,18 @@ def test_a_head_that_dies_costs_nothing() -> None:
         assert len(task.runs) == 1
 
 
+def test_a_head_that_was_frozen_takes_no_work_away() -> None:
+    """What workers have said meanwhile counts before their leases do."""
+    with SimCluster(4) as cluster:
+        task = cluster.remote(double, takes_s=100.0).remote(1)
+        cluster.run_until(lambda: task.is_accepted and task.is_running)
+        cluster.pause_head()
+        cluster.advance(60.0)
+        cluster.resume_head()
+        assert task.result() == 2
+        assert len(task.runs) == 1
+
+
 def test_a_paused_worker_is_late_and_its_result_is_dropped() -> None:
     """After its lease a frozen worker's task runs elsewhere; the first one's result comes late."""
     with SimCluster(5) as cluster:
