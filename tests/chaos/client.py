@@ -24,6 +24,7 @@ from rustray.client import context
 from rustray.task.spec import MAX_RETRIES_LIMIT
 
 KEYS_ENV: Final = "CHAOS_KEYS"
+ROUND_ENV: Final = "CHAOS_ROUND"
 RATE_ENV: Final = "CHAOS_IN_FLIGHT"
 LIMIT_ENV: Final = "CHAOS_LIMIT"
 ACTS_ENV: Final = "CHAOS_ACTS"
@@ -195,8 +196,10 @@ class Client:
         keys = int(os.environ.get(KEYS_ENV, "0"))
         if keys:
             self._take(1)
-            number = self._random.randrange(keys)
-            spec = rustray.TaskSpec("step", [number, 0.01, 0], idempotency_key=f"key {number}")
+            number, series = self._random.randrange(keys), os.environ.get(ROUND_ENV, "0")
+            spec = rustray.TaskSpec(
+                "step", [number, 0.01, 0], idempotency_key=f"key {series}.{number}"
+            )
             await self._hand_in([spec])
 
     async def trouble(self) -> None:

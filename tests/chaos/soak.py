@@ -219,6 +219,7 @@ def _round(
     sample(soak, world)
     world.forget_the_dead()
     world.say(f"round {soak.rounds} is good: {soak.tasks} tasks so far")
+    world.round = soak.rounds
     for client in world.of_kind("client"):
         client.busy = False
 

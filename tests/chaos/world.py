@@ -114,6 +114,7 @@ class World:
         self.head_starts = 0
         self.has_problem = False
         self.limited: set[int] = set()
+        self.round = 0
         self._join = ""
         self.expected_head_end_until = 0.0
         self.clocks_differ_until = 0.0
@@ -174,6 +175,7 @@ class World:
             FOLDER_ENV: str(self.history_dir),
             LABEL_ENV: member.label,
             client.KEYS_ENV: "500",
+            client.ROUND_ENV: str(self.round),
             client.RATE_ENV: str(self.in_flight),
             client.ACTS_ENV: self.acts,
             client.BATCH_ENV: str(self.batch),
