@@ -188,3 +188,18 @@ def test_what_is_not_sound_is_neither_copied_nor_restored(
         journal_files.backup(bad, tmp_path / "copy.db")
     assert not (tmp_path / "copy.db").exists()
     assert (state.path / FILE_NAME).read_bytes() == before
+
+
+def test_a_directory_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
+    """G12: for the journal, and a file in the place of its directory of results likewise."""
+    (tmp_path / "is-a-directory.db").mkdir()
+    with pytest.raises(ConfigError, match=r"is-a-directory\.db cannot be used now"):
+        JournalStore(tmp_path / "is-a-directory.db")
+    with pytest.raises(ConfigError, match=r"is-a-directory\.db"):
+        journal_files.check(tmp_path / "is-a-directory.db")
+    store = JournalStore(tmp_path / FILE_NAME)
+    store.commit([a_batch(1, 1)])
+    (tmp_path / f"{FILE_NAME}.results").write_bytes(b"a file")
+    with pytest.raises(ConfigError, match=r"journal\.db cannot be used now"):
+        store.load(1.0)
+    store.close()
