@@ -24,6 +24,7 @@ from chaos.proxy import Network, Proxy
 from chaos.shim import Shim
 from helpers.cluster import Cluster, Node
 from helpers.waiting import eventually
+from rustray.cli import exits
 
 LEASE_TTL_S: Final = 4.0
 HEARTBEAT_S: Final = 0.5
@@ -308,7 +309,8 @@ class World:
         assert member.node is not None
         code, tail = member.node.process.returncode, member.node.text()[-1500:]
         is_due = member.kind == HEAD and time.monotonic() < self.expected_head_end_until
-        is_refused = code == REFUSED_EXIT and time.monotonic() < self.clocks_differ_until
+        clocks_differ = time.monotonic() < self.clocks_differ_until
+        is_refused = clocks_differ and code in (REFUSED_EXIT, exits.AUTH)
         if is_refused:
             self.say(f"{member.label} was refused, for the clocks differ")
         elif not member.told and not is_due:
