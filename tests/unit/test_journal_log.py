@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +58,45 @@ def tasks(path: Path) -> int:
     found = store.load(1.0)
     store.close()
     return 0 if found is None else len(found.batches)
+
+
+class FailingDisk(sqlite3.Connection):
+    """A connection whose disk fails once so much has been asked of it."""
+
+    left = 0
+
+    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+        """Fail as SQLite does, within a commit."""
+        if sql.startswith(("INSERT OR REPLACE INTO meta", "PRAGMA wal_checkpoint")):
+            FailingDisk.left -= 1
+            if FailingDisk.left < 0:
+                raise sqlite3.OperationalError("disk I/O error")
+        return super().execute(sql, *args)
+
+
+@pytest.mark.parametrize("good", range(4))
+def test_a_start_that_fails_leaves_the_log_where_it_is(tmp_path: Path, good: int) -> None:
+    """Regression: its end took the log away, and the next start missed it and refused."""
+    path = a_crash(tmp_path)
+    FailingDisk.left = good
+
+    def connect(name: str) -> sqlite3.Connection:
+        return sqlite3.connect(name, isolation_level=None, factory=FailingDisk)
+
+    with pytest.raises(ConfigError, match="disk I/O error"):
+        a_start(path, connect)
+    journal_files.expect_journal(StateDir(path.parent))
+    assert tasks(path) == COMMITS
+
+
+def a_start(path: Path, connect: Callable[[str], Any]) -> None:
+    """Start with a journal as the head does."""
+    store = JournalStore(path, connect=connect)
+    try:
+        store.load(1.0)
+    except BaseException:
+        store.close()
+        raise
 
 
 def test_a_log_as_a_crash_leaves_it_is_whole(tmp_path: Path) -> None:

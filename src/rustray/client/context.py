@@ -300,7 +300,8 @@ def refuse_in_executor() -> None:
     Raises:
         RuntimeError: this is an executor process.
     """
-    if "rustray.worker.child" in sys.modules:
+    child = sys.modules.get("rustray.worker.child")
+    if child is not None and child.is_executor:
         raise RuntimeError(
             "a task cannot start tasks in this version: hand them in from the program itself"
         )

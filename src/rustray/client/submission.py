@@ -20,7 +20,7 @@ from rustray.task.spec import Codec, TaskSpec, class_of, deadline_unix_s
 from rustray.task.state import TaskState
 
 _BACKOFF_FIRST_S: Final = 0.2
-_BACKOFF_CAP_S: Final = 10.0
+_BACKOFF_CAP_S: Final = 2.0
 _SUBMIT_RETRY_S: Final = 30.0
 _CALL_BYTES: Final = 4 << 20
 _CALL_TASKS: Final = 5_000
@@ -145,7 +145,7 @@ def decode_result(raw: RawResult, allow_pickle: bool) -> TaskResult:
 
 
 async def back_off(attempt: int, left_s: float | None) -> int:
-    """Sleep 0.2 s x 2 up to 10 s, with full jitter, and return the next attempt's number."""
+    """Sleep 0.2 s x 2 up to 2 s, with full jitter, and return the next attempt's number."""
     cap = min(_BACKOFF_CAP_S, _BACKOFF_FIRST_S * 2**attempt)
     delay = random.uniform(0, cap)  # noqa: S311 - jitter, no secret
     await asyncio.sleep(delay if left_s is None else min(delay, left_s))

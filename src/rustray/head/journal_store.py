@@ -95,10 +95,15 @@ class JournalStore:
             if is_file:
                 make_private(Path(path))
             self._db: sqlite3.Connection = connect(self._path)
+        except (sqlite3.Error, OSError) as error:
+            raise unusable(self._path, error) from error
+        try:
             self._prepare()
             if is_file:
                 self._inode = os.stat(path).st_ino
         except (sqlite3.Error, OSError, ValueError) as error:
+            self._has_failed = True
+            self.close()
             raise unusable(self._path, error) from error
 
     def _prepare(self) -> None:
@@ -285,6 +290,7 @@ class JournalStore:
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             self.events = event_rows.load(db)
         except (sqlite3.Error, OSError, ValueError, KeyError, TypeError) as error:
+            self._has_failed = True
             raise unusable(self._path, error) from error
         return found if found.batches else None
 

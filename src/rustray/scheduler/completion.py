@@ -191,6 +191,8 @@ def _finish_alike(
     attempts = 1 + batch.reruns.get(low, 0) if was_granted else 0
     if batch.revived is not None:
         attempts += batch.revived.attempts[low]
+    # What a person counts are starts; what orders the events of a task are its leases.
+    attempt = batch.grants.get(low, batch.lost_attempts) + (worker is not None)
     worker_id = worker.info.worker_id if worker is not None else ""
     index = len(batch.outcomes)
     stored = StoredOutcome(
@@ -214,7 +216,7 @@ def _finish_alike(
         batch.payloads = None
         batch.grants.clear()
     state.count_pending(batch, -number, -size)
-    _announce(state, stored)
+    _announce(state, stored, attempt)
     if batch.unfinished == 0:
         state.commands.append(ForgetArguments(batch.number, b"".join(batch.digests or ())))
     shrink(state)
@@ -226,7 +228,7 @@ def _most_grants(batch: Batch, low: int, high: int) -> int:
     return max(grants.get(offset, lost) for offset in range(low, high)) if grants else lost
 
 
-def _announce(state: SchedulerState, stored: StoredOutcome) -> None:
+def _announce(state: SchedulerState, stored: StoredOutcome, attempt: int) -> None:
     """Persist an outcome, then tell whoever wants to know."""
     batch = stored.batch
     outcome = outcome_of(stored, stored.offset, stored.offset + len(stored.payloads))
@@ -249,7 +251,7 @@ def _announce(state: SchedulerState, stored: StoredOutcome) -> None:
             outcome.first,
             len(stored.payloads),
             stored.state,
-            stored.attempts,
+            attempt,
             stored.worker_id,
             batch.queue.task_class.function,
         )

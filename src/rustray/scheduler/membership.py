@@ -52,8 +52,9 @@ from rustray.task.views import WorkerInfo
 
 MAX_CORES = 100_000
 LATE_S = 0.1
-SECOND_LOOK = 0.25
-"""How long, as a part of the lease's time, a head that was frozen listens before it judges."""
+SECOND_LOOK = 1.5
+"""How long, in times of the lease's, a head that was frozen listens before it judges: workers that
+have lost it meanwhile pause up to ten seconds between two tries."""
 RUN_GRACE_S = 5.0
 """How long the head waits beyond a run limit for the worker, which enforces it first."""
 
@@ -309,7 +310,7 @@ def on_expiry(state: SchedulerState, worker: WorkerRecord) -> None:
     """A worker's leases may have run out.
 
     A head that comes to look late was frozen, and could not hear anybody: it finds its timers due
-    before it has read what has arrived meanwhile. So it looks again after a few heartbeats.
+    before it has read what has arrived meanwhile. So it looks again, as late as a restarted one.
     """
     if state.workers.get(worker.worker_id) is not worker and worker is not state.ghost:
         return

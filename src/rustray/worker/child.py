@@ -39,6 +39,8 @@ FLUSH_AFTER_S: Final = 0.000_5
 FLUSH_BYTES: Final = 64 * 1024
 RECEIVE_BYTES: Final = 256 * 1024
 _NOBODY: Final = (0, IDLE)
+is_executor = False
+"""Whether this process is one; asked by name, for the client's side knows nothing of workers."""
 INTERRUPT_SIGNAL: Final = signal.SIGRTMIN + 3 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR1
 
 
@@ -248,6 +250,8 @@ def main(fds: Sequence[int], kind: ExecutorKind, concurrency: int, max_result_by
         concurrency: How many at once, for THREAD and ASYNC.
         max_result_bytes: Limit of one encoded result.
     """
+    global is_executor
+    is_executor = True
     data_fd, control_fd, cell_fd, output_fd = fds
     _redirect_output(output_fd)
     _reset_randomness()

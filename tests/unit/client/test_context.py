@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
-import types
 from collections.abc import Callable
 
 import pytest
@@ -102,7 +100,11 @@ def test_a_forked_child_gets_a_clear_error_and_may_start_anew(head: FakeHead) ->
 def test_a_task_cannot_start_a_cluster(head: FakeHead, monkeypatch: pytest.MonkeyPatch) -> None:
     """Inside an executor process every way in is refused with a reason."""
     rustray.shutdown()
-    monkeypatch.setitem(sys.modules, "rustray.worker.child", types.ModuleType("child"))
+    from rustray.worker import child
+
+    rustray.init()  # loading the module alone makes no executor of this process
+    rustray.shutdown()
+    monkeypatch.setattr(child, "is_executor", True)
     for call in (rustray.init, lambda: double.remote(1), rustray.Executor):
         with pytest.raises(RuntimeError, match="a task cannot start tasks"):
             call()

@@ -156,7 +156,7 @@ def test_a_head_that_was_frozen_hears_its_workers_before_it_judges_them() -> Non
     bench.submit(2)
     bench.now += 25.0
     bench.feed(e.TimePassed())
-    bench.pass_time(2.4)
+    bench.pass_time(14.9)
     bench.heartbeat(worker)
     bench.pass_time(9.9)
     assert sum(map(len, worker.held.values())) == 2
@@ -171,7 +171,7 @@ def test_a_head_that_was_frozen_does_not_wait_for_ever() -> None:
     bench.join("w-1")
     bench.now += 25.0
     bench.feed(e.TimePassed())
-    bench.pass_time(2.4)
+    bench.pass_time(14.9)
     assert list(bench.scheduler.state.workers) == ["w-1"]
     bench.pass_time(0.2)
     assert bench.scheduler.state.workers == {}
@@ -829,3 +829,22 @@ def test_the_same_events_give_the_same_commands() -> None:
         return log
 
     assert play() == play()
+
+
+def test_the_events_of_a_task_tell_one_number_of_its_attempt() -> None:
+    """Regression: its end told how often it was started, and its run the number of the lease."""
+    bench = Bench()
+    worker = bench.join(cpus=1)
+    bench.submit(2)
+    [lease] = worker.held
+    bench.give_back(worker, lease, 0, 2)
+    [lease] = worker.held
+    told: list[c.PublishEvents] = []
+    bench.report(worker, started=[LeaseRange(lease, 0, 1)])
+    told += [one for one in bench.commands if isinstance(one, c.PublishEvents)]
+    bench.end(worker, lease, 0)
+    told += [one for one in bench.commands if isinstance(one, c.PublishEvents)]
+    assert [(one.state.name, one.attempt) for one in told] == [("RUNNING", 2), ("SUCCEEDED", 2)]
+    found = bench.scheduler.task(PREFIX, 0)
+    assert found is not None
+    assert found.attempts == 1
