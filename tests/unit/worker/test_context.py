@@ -6,11 +6,13 @@ import contextlib
 import os
 import socket
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+import cloudpickle
 import pytest
 
 import rustray
@@ -20,6 +22,8 @@ from rustray.task.spec import Codec, ExecutorKind
 from rustray.worker.context import context
 
 from .executor_harness import bench
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 KINDS = [ExecutorKind.PROCESS, ExecutorKind.THREAD, ExecutorKind.ASYNC]
 
