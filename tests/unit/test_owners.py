@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from rustray.client.submission import Submitter
 from rustray.common.errors import AuthorizationError
+from rustray.head.embedded import EmbeddedHead
 from rustray.head.owners import Owners
 from rustray.security.roles import Caller, Role
+from rustray.task.spec import TaskSpec
+from rustray.task.state import TaskState
 
 
 def caller(subject: str, role: Role = Role.SUBMIT) -> Caller:
@@ -46,3 +50,21 @@ def test_what_an_earlier_head_knew_still_holds() -> None:
         owners.claim(b"1", caller("user:b"))
     owners.claim(b"1", caller("user:a"))
     owners.claim(b"2", caller("user:b"))
+
+
+async def test_only_who_handed_a_task_in_may_cancel_it() -> None:
+    """Regression: any token that may submit could cancel anybody's tasks by their ids."""
+    head = EmbeddedHead()
+    await head.start()
+    try:
+        spec = TaskSpec("f")
+        [task_id] = await Submitter().submit(head.api(caller("user:ann")), [spec])
+        assert isinstance(task_id, str)
+        [refused] = await head.api(caller("user:bob")).cancel([task_id], True)
+        assert isinstance(refused.error, AuthorizationError)
+        status = await head.api(caller("user:root", Role.ADMIN)).status()
+        assert status.counters["cancels_refused"] == 1
+        [done] = await head.api(caller("user:ann")).cancel([task_id], False)
+        assert (done.error, done.state) == (None, TaskState.CANCELLED)
+    finally:
+        await head.close()

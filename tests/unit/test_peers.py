@@ -18,10 +18,11 @@ from rustray.head.driver import HeadDriver
 from rustray.head.journal import MemoryJournal
 from rustray.head.notifications import NotificationManager
 from rustray.scheduler.commands import JournalCommand
-from rustray.scheduler.events import TasksSubmitted, WorkerJoined
+from rustray.scheduler.events import CancelRequested, TasksSubmitted, WorkerJoined
 from rustray.scheduler.scheduler import Scheduler
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import (
+    CancelRequest,
     ClassDefinition,
     ClientFrame,
     HeadFrame,
@@ -234,6 +235,31 @@ def test_what_runs_at_most_once_is_not_handed_out_before_its_commit(
         journal.commit()
     given.append([lease.first for frame in link.frames for lease in frame.leases])
     assert given == [[1], [1, 0], [1, 0]]
+
+
+def test_a_cancel_does_not_overtake_a_grant_that_waits_for_its_commit(loop: ProcessLoop) -> None:
+    """Regression: the worker heard of the cancel first, took it for stale, and ran the task."""
+    journal = Pending()
+    driver = HeadDriver(Scheduler(), NotificationManager(), journal, loop)
+    peers = ConnectionManager(driver)
+    info = WorkerInfo("w", 1, "w", "", {"cpu_cores": 1}, functions=(ANYTHING,))
+    driver.handle(WorkerJoined(info, 1))
+    link = Pull(peers.open_worker("w", 1))
+    link.pump.attach(link)
+    link.pump.on_frame(WorkerFrame(number=1, held=[]))
+    once = TaskClass("f", max_retries=0)
+    driver.handle(TasksSubmitted(PREFIX, 0, once, PayloadColumn.of([b"x"]), is_pushed=True))
+    driver.handle(CancelRequested(CancelRequest(PREFIX, 0, 1, force=True)))
+    journal.commit()
+    said = [("grant", one.lease) for frame in link.frames for one in frame.leases]
+    heard = [
+        (kind, one.lease, getattr(one, "force", None))
+        for frame in link.frames
+        for kind, parts in (("grant", frame.leases), ("cancel", frame.cancels))
+        for one in parts
+    ]
+    [(_, lease)] = said
+    assert heard[heard.index(("grant", lease, None)) + 1 :] == [("cancel", lease, True)]
 
 
 def test_a_report_of_a_replaced_session_is_not_acked(loop: ProcessLoop) -> None:

@@ -16,6 +16,7 @@ from rustray.common.errors import InvariantError, ObjectLost, ResourceExhausted
 from rustray.common.ids import task_id
 from rustray.head.journal import Journal
 from rustray.head.notifications import NotificationManager
+from rustray.scheduler.cancellation import stops_of
 from rustray.scheduler.commands import (
     AcceptTasks,
     CancelLease,
@@ -311,6 +312,8 @@ class HeadDriver:
         lease = self.scheduler.state.leases.get(command.lease)
         if lease is not None and lease.remaining == lease.count:
             self._tell_worker(command)
+            for stop in stops_of(lease):  # what was said of it before it was given came to nothing
+                self._tell_worker(stop)
 
     def _deliver(self, command: DeliverOutcome) -> None:
         client = self.clients.get(command.prefix) if command.is_pushed else None

@@ -121,6 +121,7 @@ FOLLOWED_BY: Final[dict[type[Any] | None, tuple[str, ...]]] = {
     ),
     c.ForgetArguments: (
         "UPDATE retry SET ends = NULL, payloads = NULL WHERE batch = ?1 AND ?2 IS NOT NULL",
+        "DELETE FROM crash WHERE batch = ?1 AND ?2 IS NOT NULL",
     ),
     # What a task's earlier life has used up, and that it was to be cancelled, is past.
     c.PersistRetry: (

@@ -279,9 +279,15 @@ class HeadService(LetterService):
         try:
             prefix, sequence = _parse_id(name)
             self._snapshot(prefix, sequence)
+            if not self._core.sessions.may_use(prefix, self._caller):
+                self._driver.scheduler.state.counters["cancels_refused"] += 1
+                raise AuthorizationError(
+                    f"task {name} was handed in with another token than that of "
+                    f"{self._caller.subject}: that one may cancel it, or an administrator"
+                )
             self._driver.handle(CancelRequested(CancelRequest(prefix, sequence, 1, force)))
             return CancelVerdict(name, self._snapshot(prefix, sequence).state)
-        except TaskNotFound as error:
+        except (TaskNotFound, AuthorizationError) as error:
             return CancelVerdict(name, TaskState.QUEUED, error)
 
     async def explain(self, task_id: str) -> Explanation:

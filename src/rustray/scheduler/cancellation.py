@@ -40,22 +40,27 @@ def _cancel_held(state: SchedulerState, part: Part, force: bool) -> None:
     for one in part.singles():
         if one.state is not TaskState.CANCELLING:
             state.set_state(one, TaskState.CANCELLING)
-        _tell(state, state.leases[batch.lease[one.low]], one.low)
+        state.commands.append(_stop(state.leases[batch.lease[one.low]], one.low))
 
 
 def remind(state: SchedulerState, worker: WorkerRecord) -> None:
     """Tell a worker that is back what it is to stop: it may never have heard of it."""
     for lease in worker.leases.values():
-        batch, end = lease.batch, lease.low + lease.count
-        for low, high, byte in runs(batch.state, lease.low, end):
-            if byte == TaskState.CANCELLING:
-                for offset in range(low, high):
-                    if batch.lease[offset] == lease.number:
-                        _tell(state, lease, offset)
+        state.commands += stops_of(lease)
 
 
-def _tell(state: SchedulerState, lease: Lease, offset: int) -> None:
+def stops_of(lease: Lease) -> list[CancelLease]:
+    """Return what its worker is to be told of the tasks of a lease that are to stop."""
+    batch, end = lease.batch, lease.low + lease.count
+    return [
+        _stop(lease, offset)
+        for low, high, byte in runs(batch.state, lease.low, end)
+        if byte == TaskState.CANCELLING
+        for offset in range(low, high)
+        if batch.lease[offset] == lease.number
+    ]
+
+
+def _stop(lease: Lease, offset: int) -> CancelLease:
     force = offset in lease.batch.forced
-    state.commands.append(
-        CancelLease(lease.worker.worker_id, lease.number, offset - lease.low, 1, force)
-    )
+    return CancelLease(lease.worker.worker_id, lease.number, offset - lease.low, 1, force)

@@ -203,6 +203,8 @@ def _finish_alike(
         assert batch.payloads is not None
         stored.arguments = batch.payloads.slice(low, part.high)
         stored.fence = 1 + _most_grants(batch, low, part.high)
+    for offset in range(low, part.high) if batch.crashes else ():
+        batch.crashes.pop(offset, None)
     state.next_outcome += 1
     batch.lease[low : part.high] = array("Q", (index,)) * number
     keep(state, stored)

@@ -16,7 +16,7 @@ from rustray.scheduler.completion import (
 )
 from rustray.scheduler.records import Batch, Lease, Part
 from rustray.scheduler.results import next_expiry
-from rustray.scheduler.state import SchedulerState, runs, unqueue
+from rustray.scheduler.state import FEW_TIMERS, SchedulerState, runs, unqueue
 from rustray.task.result import FailureInfo
 from rustray.task.state import TaskState
 
@@ -182,6 +182,24 @@ def on_run_limit(state: SchedulerState, lease: Lease, low: int, high: int) -> No
     )
     for part in owned_runs(state, lease, low - lease.low, high - low):
         _stop_leased(state, lease, part, info)
+
+
+def drop_idle_timers(state: SchedulerState) -> None:
+    """Forget timers of what is gone; they would keep it in memory until they are due.
+
+    Complexity: O(timers), and called only when their number has doubled.
+    """
+    state.timers = [timer for timer in state.timers if _is_of_use(state, timer[3])]
+    heapq.heapify(state.timers)
+    state.compact_timers_at = 2 * len(state.timers) + FEW_TIMERS
+
+
+def _is_of_use(state: SchedulerState, subject: object) -> bool:
+    if isinstance(subject, tuple):
+        subject = subject[0]
+    if isinstance(subject, Batch):
+        return bool(subject.unfinished or subject.kept)
+    return not isinstance(subject, Lease) or state.leases.get(subject.number) is subject
 
 
 def next_deadline(state: SchedulerState) -> float | None:

@@ -97,7 +97,7 @@ def _restore_attempts(event: StateRecovered, batches: dict[int, Batch]) -> None:
         if number in batches:
             batches[number].oom_reruns[offset] = reruns
     for number, offset, text in event.crashes:
-        if number in batches:
+        if number in batches and batches[number].state[offset] < TaskState.SUCCEEDED:
             batches[number].crashes.setdefault(offset, []).append(text)
     for number, offset, count, is_granted in event.grants:
         if number in batches:

@@ -73,7 +73,9 @@ def on_outcome(state: SchedulerState, worker: WorkerRecord, report: LeaseOutcome
         elif part.state is TaskState.CANCELLING:
             finish(state, part, TaskState.CANCELLED, cancelled_payloads(part.count), worker)
         else:
-            for index, one in enumerate(part.singles()):
+            # From the last to the first, so that each goes to the very front of its queue.
+            for one in reversed(part.singles()):
+                index = one.low - part.low
                 payload = payloads.slice(index, index + 1)
                 if report.state is TaskState.LEASED:
                     _lost_executor(state, lease, one, payload)
@@ -182,8 +184,9 @@ def retry_or_fail(state: SchedulerState, lease: Lease, part: Part, payloads: Pay
         part: The tasks.
         payloads: Encoded failures to end with, one a task.
     """
-    for index, one in enumerate(part.singles()):
+    for one in reversed(part.singles()):
         if not _may_rerun(one):
+            index = one.low - part.low
             item = payloads.slice(index, index + 1)
             finish(state, one, TaskState.FAILED, item, lease.worker)
         else:
@@ -210,6 +213,8 @@ def _count_rerun(state: SchedulerState, lease: Lease, one: Part) -> int:
     batch = one.batch
     used = batch.reruns[one.low] = batch.reruns.get(one.low, 0) + 1
     batch.failed[one.low] = lease.attempt
+    # Also of one that a worker of before may have already: no number comes twice.
+    batch.grants[one.low] = max(lease.attempt, batch.grants.get(one.low, 0))
     state.commands.append(PersistRerun(batch.number, one.low, lease.attempt, used))
     state.counters["tasks_retried"] += 1
     return used

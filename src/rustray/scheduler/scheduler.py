@@ -71,6 +71,8 @@ class Scheduler:
         state.now = now
         state.commands = []
         self._apply(event)
+        if len(state.timers) > state.compact_timers_at:
+            deadlines.drop_idle_timers(state)
         if not state.storage.is_stalled:
             # What is given out comes back as outcomes that wait for the disk too.
             placement.dispatch(state)

@@ -84,6 +84,9 @@ class Progress:
     message: str
 
 
+FEW_TIMERS = 4_096
+
+
 class SchedulerState:
     """The scheduler's data. Invariants are in `invariants.py`.
 
@@ -130,6 +133,7 @@ class SchedulerState:
         self.overfull: dict[WorkerRecord, None] = {}
         self.leases: dict[int, Lease] = {}
         self.timers: list[tuple[float, int, str, object]] = []
+        self.compact_timers_at = FEW_TIMERS
         self.results = Shelf(settings.result_memory_bytes)
         self.large = Shelf(settings.result_disk_bytes)
         self.unstored: dict[int, StoredOutcome] = {}

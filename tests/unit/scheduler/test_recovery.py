@@ -356,3 +356,61 @@ def test_a_restart_does_not_soften_a_cancel(force: bool) -> None:
         head.greet("w-1", session, grant)
         told = [one for one in head.told if isinstance(one, c.CancelLease)]
         assert [(one.lease, one.offset, one.force) for one in told] == [(grant.lease, 0, force)]
+
+
+def test_no_attempt_has_the_number_of_another_one_over_two_restarts() -> None:
+    """Regression: a re-run that waited for a worker of before took the number of its forerunner.
+
+    The next head then had it dropped by the worker that still held it, and run again.
+    """
+    head = Head()
+    sessions = {"w": 1, "v": 2}
+    for name, session in sessions.items():
+        head.join(name, session)
+        head.greet(name, session)
+    head.submit(0, 1, max_retries=9, retry_exceptions=True, retry_delay_s=0.0)
+    for _ in range(3):
+        grant = head.grants[-1]
+        head.end(grant.worker_id, sessions[grant.worker_id], grant, FAILED)
+    grant = head.grants[-1]
+    assert grant.attempt == 4
+    mine, other = grant.worker_id, {"w": "v", "v": "w"}[grant.worker_id]
+    head.restart()
+    head.join(mine, 10)
+    head.greet(mine, 10, grant)
+    head.end(mine, 10, grant, FAILED)
+    head.join(other, 11)
+    head.greet(other, 11)
+    [again] = head.grants
+    assert again.attempt == 5
+    head.restart()
+    for session, name in enumerate(sessions, start=20):
+        head.join(name, session)
+        head.greet(name, session, *([again] if again.worker_id == name else []))
+        assert head.dropped() == set()
+    assert head.grants == []
+
+
+def test_what_raises_together_comes_back_in_its_order() -> None:
+    """Regression: the last one came first, in a lease of its own."""
+    head = Head()
+    head.join("w", 1, cpus=4)
+    head.greet("w", 1)
+    head.submit(0, 4, max_retries=3, retry_exceptions=True, retry_delay_s=0.0)
+    [grant] = head.grants
+    head.end("w", 1, grant, FAILED, 4)
+    assert [(one.first, len(one.payloads)) for one in head.grants[1:]] == [(0, 4)]
+
+
+def test_what_a_task_did_to_its_executors_is_forgotten_with_its_end() -> None:
+    """It would be kept as long as the result; in the journal too."""
+    head = Head()
+    head.join("w", 1)
+    head.greet("w", 1)
+    head.submit(0, 1, max_retries=-1)
+    for state in (TaskState.LEASED, TaskState.LEASED, OK):
+        head.end("w", 1, head.grants[-1], state)
+    assert head.state_of(0) is OK
+    [session] = head.scheduler.state.sessions.values()
+    assert session.batches[0].crashes == {}
+    assert rows(head, "SELECT count(*) FROM crash") == [(0,)]

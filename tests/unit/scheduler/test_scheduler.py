@@ -8,6 +8,7 @@ from helpers.scheduling import ANYTHING, PREFIX, Bench
 from rustray.common.errors import WorkerNotFound
 from rustray.common.resources import ResourceSet
 from rustray.scheduler import commands as c
+from rustray.scheduler import deadlines
 from rustray.scheduler import events as e
 from rustray.task.columns import PayloadColumn
 from rustray.task.failures import decode_failure
@@ -848,3 +849,21 @@ def test_the_events_of_a_task_tell_one_number_of_its_attempt() -> None:
     found = bench.scheduler.task(PREFIX, 0)
     assert found is not None
     assert found.attempts == 1
+
+
+def test_timers_of_what_is_gone_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: a far deadline kept its ended and expired task in memory until then."""
+    monkeypatch.setattr(deadlines, "FEW_TIMERS", 16)
+    bench = Bench(result_ttl_s=5.0, lease_ttl_s=1e9)
+    bench.scheduler.state.compact_timers_at = 16
+    bench.join()
+    for number in range(300):
+        submit_until(bench, 1e6, number)
+        bench.run_all()
+        bench.pass_time(1.0)
+    assert len(bench.scheduler.state.timers) < 60
+    submit_until(bench, 2.0, 300)
+    for worker in bench.workers.values():
+        bench.disconnect(worker)
+    bench.pass_time(4.0)
+    assert bench.ended[300] == [TaskState.TIMED_OUT]
