@@ -182,6 +182,23 @@ async def test_names_that_are_no_letters_are_told_apart(head: EmbeddedHead) -> N
     assert (again.changed, list(again.unchanged)) in ((0, [dead]), (1, []))
 
 
+@pytest.mark.parametrize("kind", ["retry", "purge"])
+async def test_a_task_that_is_named_twice_is_changed_once(head: EmbeddedHead, kind: str) -> None:
+    """Regression: two names of one task, however spelled, hung the head or took its neighbour."""
+    api = head.api()
+    one, other = await submit(api, 2)
+    where = LetterFilter((one, one.upper(), one))
+    change = getattr(api, kind)
+    assert (await change(where, START, True)).changed == 1
+    answer = await change(where, START)
+    assert (answer.changed, answer.error) == (1, None)
+    assert [verdict.is_changed for verdict in answer.verdicts] == [True] * 3
+    left = (await api.export(LetterFilter((other, other)), START)).letters
+    assert [letter.task_id for letter in left] == [other]
+    assert left[0].call() == ((1, "text"), {})
+    assert await submit(api, 1, limit_s=60.0)
+
+
 async def test_age_and_state_choose(head: EmbeddedHead) -> None:
     """Nothing is old enough, or in that state; and nothing at all says which ones."""
     api = head.api()

@@ -49,7 +49,7 @@ def letter_filter(
     """
     if isinstance(task_ids, str):
         raise TypeError("task_ids is a list of ids, not one")
-    named = tuple(task_id(*split_task_id(name)) for name in task_ids)
+    named = tuple(dict.fromkeys(task_id(*split_task_id(name)) for name in task_ids))
     wanted = tuple(states)
     for state in wanted:
         if state not in DEAD_STATES:

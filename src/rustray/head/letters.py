@@ -123,8 +123,10 @@ class Letters:
                 errors[name] = error
                 continue
             sequence = batch.first + offset
-            before[ids.task_id(batch.prefix, sequence)] = _number(batch, offset)
-            ranges.append(LetterRange(batch.prefix, sequence, 1))
+            plain = ids.task_id(batch.prefix, sequence)
+            if plain not in before:
+                before[plain] = _number(batch, offset)
+                ranges.append(LetterRange(batch.prefix, sequence, 1))
         for command in self._feed(kind, ranges, horizon):
             for number in range(command.first, command.first + command.count):
                 errors[ids.task_id(command.prefix, number)] = command.error
@@ -132,7 +134,8 @@ class Letters:
         if kind is None:
             changed = sum(0 < number <= horizon for number in before.values())
         else:
-            changed = sum(verdict.is_changed for verdict in verdicts)
+            # A task that was named twice has two verdicts, and has changed once.
+            changed = len({_key(one.task_id) for one in verdicts if one.is_changed})
         return LetterAnswer(verdicts, changed, horizon, next(iter(errors.values()), None))
 
     def _verdict(
@@ -170,12 +173,16 @@ class Letters:
 
     def _export_named(self, where: LetterFilter, cursor: LetterCursor) -> LetterPage:
         start = _parse(cursor.after)[1]
+        named: dict[str, str] = {}
+        for name in where.task_ids:
+            named.setdefault(_key(name), name)
+        names = tuple(named.values())
         letters: list[DeadLetter] = []
         size = 0
-        for place in range(start, len(where.task_ids)):
+        for place in range(start, len(names)):
             if size >= MAX_EXPORTED_BYTES:
                 return LetterPage(tuple(letters), LetterCursor(f"0.{place}", cursor.horizon))
-            batch, offset = self._find(where.task_ids[place])
+            batch, offset = self._find(names[place])
             for _, stored in letters_in(batch, offset, offset + 1):
                 if stored is not None:
                     letters.append(self._letter(batch, offset, stored))
@@ -262,6 +269,11 @@ def _number(batch: Batch, offset: int) -> int:
     for _, stored in letters_in(batch, offset, offset + 1):
         return stored.number if stored is not None else 0
     return 0
+
+
+def _key(name: str) -> str:
+    """Return what two spellings of a task id have in common."""
+    return name.replace("-", "").lower()
 
 
 def _parse(after: str) -> tuple[int, int]:

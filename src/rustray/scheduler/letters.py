@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rustray.common.errors import RustRayError, TaskNotFound, TaskTimeout
@@ -24,7 +24,7 @@ from rustray.scheduler.commands import (
     ReplaceOutcome,
 )
 from rustray.scheduler.deadlines import start_batch_timers
-from rustray.scheduler.events import PurgeRequested, RecoveredRetry, RetryRequested
+from rustray.scheduler.events import LetterRange, PurgeRequested, RecoveredRetry, RetryRequested
 from rustray.scheduler.placement import add_span
 from rustray.scheduler.records import Batch, Part, Revived, Span, StoredOutcome
 from rustray.scheduler.results import compact, evict, size_of
@@ -48,12 +48,26 @@ def letters_in(batch: Batch, low: int, high: int) -> Iterator[tuple[Part, Stored
             at = stop
 
 
+def _disjoint(ranges: Iterable[LetterRange]) -> Iterator[LetterRange]:
+    """Yield the same tasks without naming one twice, in order within each session."""
+    by_prefix: dict[bytes, list[LetterRange]] = {}
+    for one in ranges:
+        by_prefix.setdefault(one.prefix, []).append(one)
+    for prefix, mine in by_prefix.items():
+        behind = 0
+        for one in sorted(mine, key=lambda one: one.first):
+            first, end = max(one.first, behind), one.first + one.count
+            if first < end:
+                yield LetterRange(prefix, first, end - first)
+                behind = end
+
+
 def _chosen(
     state: SchedulerState, event: RetryRequested | PurgeRequested
 ) -> dict[Batch, list[tuple[Part, StoredOutcome | None]]]:
-    """Return the dead letters that a request means, batch by batch."""
+    """Return the dead letters that a request means, batch by batch, each of them once."""
     found: dict[Batch, list[tuple[Part, StoredOutcome | None]]] = {}
-    for one in event.ranges:
+    for one in _disjoint(event.ranges):
         for batch in state.overlapping(one.prefix, one.first, one.count):
             low = max(one.first - batch.first, 0)
             high = min(one.first + one.count - batch.first, batch.count)

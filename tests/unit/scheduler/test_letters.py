@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from helpers.scheduling import PREFIX, Bench
 from rustray.common.errors import ResourceExhausted, TaskNotFound
@@ -216,6 +218,42 @@ def test_a_purge_forgets_bytes_and_keeps_that_it_has_ended() -> None:
     ]  # fmt: skip
     bench.purge(0, 3)
     assert bench.scheduler.state.counters["tasks_purged"] == 1
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    ranges=st.lists(st.tuples(st.integers(0, 9), st.integers(0, 10)), min_size=1, max_size=6),
+    together=st.lists(st.booleans(), min_size=9, max_size=9),
+    is_retry=st.booleans(),
+)
+def test_ranges_that_overlap_name_each_task_once(
+    ranges: list[tuple[int, int]], together: list[bool], is_retry: bool
+) -> None:
+    """Regression: a task in two ranges of one request hung the head, or took others' letters."""
+    bench = Bench()
+    worker = bench.join(cpus=16)
+    for low, high in ((0, 4), (4, 6), (6, 9)):  # three batches, and nothing behind them
+        submit(bench, [b"argument-%d" % number for number in range(low, high)])
+    while worker.held:
+        lease = min(worker.held)
+        first, offset = worker.grants[lease].first, min(worker.held[lease])
+        count = 1
+        while offset + count in worker.held[lease] and together[first + offset + count]:
+            count += 1
+        bench.end(worker, lease, offset, count, FAILED)
+    meant = {one for first, count in ranges for one in range(first, first + count) if one < 9}
+    kind = e.RetryRequested if is_retry else e.PurgeRequested
+    horizon = bench.scheduler.state.next_outcome - 1
+    # `Bench.feed` checks every invariant.
+    bench.feed(kind(tuple(e.LetterRange(PREFIX, *one) for one in ranges), horizon))
+    if is_retry:
+        again = sorted((number, text) for number, _, text in granted(bench))
+        assert again == [(number, b"argument-%d" % number) for number in sorted(meant)]
+    counted = "tasks_retried_on_request" if is_retry else "tasks_purged"
+    assert bench.scheduler.state.counters[counted] == len(meant)
+    bench.retry(0, 9)
+    left = {number: text for number, _, text in granted(bench)}
+    assert left == {number: b"argument-%d" % number for number in range(9) if number not in meant}
 
 
 def test_a_purged_batch_is_gone() -> None:
