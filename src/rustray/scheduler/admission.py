@@ -27,7 +27,7 @@ from rustray.scheduler.deadlines import end_queued_if_due, start_batch_timers
 from rustray.scheduler.events import CodeReceived, FollowRequested, TasksSubmitted
 from rustray.scheduler.placement import add_span, capacity_of, new_queue
 from rustray.scheduler.records import Batch, ClassQueue
-from rustray.scheduler.state import SchedulerState
+from rustray.scheduler.state import SchedulerState, runs
 from rustray.scheduler.view import outcome_of
 from rustray.task.columns import PayloadColumn
 from rustray.task.functions import near_names
@@ -181,14 +181,24 @@ def _is_same_class(event: TasksSubmitted, known: TaskClass) -> bool:
 
 
 def _are_same_arguments(batch: Batch, low: int, high: int, payloads: PayloadColumn) -> bool:
-    """Compare arguments; those of a session's batch that has ended are taken for the same.
+    """Compare arguments; those of a session that are gone are taken for the same.
 
     A session makes its ids itself and never uses one twice; what it hands in again is what it lost
     the answer of. Ids that a caller has chosen may stand for anything.
     """
-    if batch.payloads is not None:
-        return batch.payloads.slice(low, high) == payloads
-    return batch.digests is None or batch.digests[low:high] == digests(payloads)
+    known = batch.payloads
+    if known is not None and batch.revived is None:
+        return known.slice(low, high) == payloads
+    if batch.digests is not None:
+        return batch.digests[low:high] == digests(payloads)
+    if known is None:
+        return True
+    # After a retry there may be nothing of those that have ended.
+    return all(
+        TaskState(byte).is_terminal
+        or known.slice(start, end) == payloads.slice(start - low, end - low)
+        for start, end, byte in runs(batch.state, low, high)
+    )
 
 
 def digests(payloads: PayloadColumn) -> list[bytes]:

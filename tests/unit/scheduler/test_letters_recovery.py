@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from helpers.scheduling import PREFIX
 from rustray.scheduler import commands as c
 from rustray.scheduler import events as e
 from rustray.scheduler.invariants import check
+from rustray.task.columns import PayloadColumn
 from rustray.task.frames import CancelRequest
+from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 from unit.scheduler.test_recovery import Head, rows
 
@@ -201,6 +205,35 @@ def test_arguments_of_ended_lives_are_dropped() -> None:
     kept = rows(head, "SELECT payloads FROM batch UNION ALL SELECT payloads FROM retry")
     kept += rows(head, "SELECT arguments FROM outcome")
     assert [blob for (blob,) in kept if blob] == []
+
+
+def hand_in(head: Head, first: int, *arguments: bytes, is_pushed: bool) -> list[tuple[str, int]]:
+    """Hand in tasks (again), and return what the head says of how many."""
+    column = PayloadColumn.of(arguments)
+    head.feed(e.TasksSubmitted(PREFIX, first, TaskClass("f", max_retries=3), column, is_pushed))
+    answers = (one for one in head.told if isinstance(one, c.AcceptTasks | c.RejectTasks))
+    return [(type(one).__name__, one.count) for one in answers]
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("is_pushed", [False, True])
+def test_handing_in_again_while_a_letter_is_retried(is_pushed: bool, restarts: bool) -> None:
+    """Regression: the same tasks were refused as others while one of their batch was retried."""
+    head = Head()
+    head.join("w", 1, cpus=8)
+    head.greet("w", 1)
+    head.submit(0, 3, is_pushed=is_pushed, max_retries=3)
+    head.end("w", 1, head.grants[-1], FAILED, 3)
+    retry(head, 1, 1)
+    if restarts:
+        come_back(head)
+    same = b"argument"
+    assert hand_in(head, 0, same, same, same, is_pushed=is_pushed) == [("AcceptTasks", 3)]
+    assert hand_in(head, 2, same, is_pushed=is_pushed) == [("AcceptTasks", 1)]
+    assert hand_in(head, 0, same, b"", is_pushed=is_pushed) == [("RejectTasks", 2)]
+    # Of a session's letter there is nothing to compare with; an id that was chosen is compared.
+    verdict = "AcceptTasks" if is_pushed else "RejectTasks"
+    assert hand_in(head, 0, b"", is_pushed=is_pushed) == [(verdict, 1)]
 
 
 def test_the_horizon_of_a_request_holds_over_a_restart() -> None:
