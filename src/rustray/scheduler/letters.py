@@ -104,9 +104,12 @@ def on_retry(state: SchedulerState, event: RetryRequested) -> None:
             taken.append((part, column, stored))
             # So that those after it see it in the bounds.
             batch.unfinished += part.count
-            state.count_pending(batch, part.count, 0)
+            state.count_pending(batch, part.count, _bytes_to_come(batch, column))
         if taken:
-            _restore_arguments(state, batch, [(part.low, column) for part, column, _ in taken])
+            columns = [(part.low, column) for part, column, _ in taken]
+            counted = sum(_bytes_to_come(batch, column) for _, column in columns)
+            state.count_pending(batch, 0, -counted)
+            _restore_arguments(state, batch, columns)
             for part, column, stored in taken:
                 _revive(state, part, column, stored)
             start_batch_timers(state, batch, state.now)
@@ -221,13 +224,22 @@ def _begin_anew(
     batch.forced = batch.forced.difference(range(low, high))
 
 
+def _has_all_arguments(batch: Batch) -> bool:
+    return batch.payloads is not None and batch.revived is None
+
+
+def _bytes_to_come(batch: Batch, arguments: PayloadColumn) -> int:
+    """Return how many bytes a batch takes on at most when these come back to it."""
+    return 0 if _has_all_arguments(batch) else arguments.size_bytes
+
+
 def _restore_arguments(
     state: SchedulerState, batch: Batch, columns: list[tuple[int, PayloadColumn]]
 ) -> None:
     """Bring arguments back to where leases are cut from; one pass over the batch."""
+    if _has_all_arguments(batch):
+        return
     payloads = batch.payloads
-    if payloads is not None and batch.revived is None:
-        return  # All of them are there still.
     items = [b""] * batch.count if payloads is None else list(payloads)
     for low, column in columns:
         items[low : low + len(column)] = column

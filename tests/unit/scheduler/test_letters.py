@@ -280,6 +280,36 @@ def test_a_retry_is_refused_where_a_submit_would_be() -> None:
     assert isinstance(refused[0].error, ResourceExhausted)
 
 
+@pytest.mark.parametrize("bound", ["max_pending_bytes", "principal_pending_bytes"])
+def test_one_retry_of_many_keeps_within_the_bytes_that_may_be_pending(bound: str) -> None:
+    """Regression: letters that were taken earlier in a call did not count for those behind them."""
+    bench = Bench(**{bound: 100})
+    bench.join(cpus=1)
+    submit(bench, [b"argument"] * 12)
+    fail_all(bench)
+    submit(bench, [b"argument"] * 10)
+    bench.retry(0, 12)
+    refused = [one for one in bench.commands if isinstance(one, c.RefuseLetters)]
+    assert bench.scheduler.state.pending_bytes == 12 * 8
+    assert {one.first + index for one in refused for index in range(one.count)} == {*range(2, 12)}
+    assert {type(one.error) for one in refused} == {ResourceExhausted}
+
+
+def test_arguments_that_are_there_still_are_counted_once() -> None:
+    """A letter of a batch that goes on brings no bytes back, however often it is retried."""
+    bench = Bench(max_pending_bytes=100)
+    worker = bench.join(cpus=8)
+    submit(bench, [b"argument"] * 6)
+    for _ in range(3):
+        lease, offset = next(
+            (number, offset) for number, held in worker.held.items() for offset in held
+            if worker.grants[number].first + offset == 0
+        )  # fmt: skip
+        bench.end(worker, lease, offset, 1, FAILED)
+        bench.retry(0)
+        assert bench.scheduler.state.pending_bytes == 6 * 8
+
+
 def test_evicted_results_do_not_stay_in_memory_behind_an_old_one() -> None:
     """What its client has goes first, and goes at once: its bytes are not held by a queue."""
     bench = Bench(result_memory_bytes=4)
