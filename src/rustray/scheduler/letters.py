@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from rustray.common.errors import RustRayError, TaskNotFound, TaskTimeout
@@ -308,7 +309,22 @@ def _cut_out(state: SchedulerState, stored: StoredOutcome, parts: list[Part]) ->
 # ── After a restart ───────────────────────────────────────────────────────────────────────────
 
 
-def restore_retry(state: SchedulerState, batch: Batch | None, found: RecoveredRetry) -> None:
+@dataclass(slots=True)
+class RestoredLives:
+    """What retries of an earlier head leave to be done once for many of them.
+
+    Attributes:
+        columns: Arguments by their first offset, the oldest retry first.
+        starts: When limits of time began, as monotonic time; a set in order.
+    """
+
+    columns: dict[Batch, list[tuple[int, PayloadColumn]]] = field(default_factory=dict)
+    starts: dict[tuple[Batch, float], None] = field(default_factory=dict)
+
+
+def restore_retry(
+    state: SchedulerState, batch: Batch | None, found: RecoveredRetry, lives: RestoredLives
+) -> None:
     """Take up a retry of an earlier head; what it takes back is restored already."""
     state.next_outcome = max(state.next_outcome, found.number + 1)
     low, high = found.offset, found.offset + found.count
@@ -316,7 +332,7 @@ def restore_retry(state: SchedulerState, batch: Batch | None, found: RecoveredRe
         state.counters["outcomes_out_of_place"] += 1
         return
     if found.arguments is not None:
-        _restore_arguments(state, batch, [(low, found.arguments)])
+        lives.columns.setdefault(batch, []).append((low, found.arguments))
     for part, stored in list(letters_in(batch, low, high)):
         if stored is not None:
             stored.live -= part.count
@@ -326,7 +342,17 @@ def restore_retry(state: SchedulerState, batch: Batch | None, found: RecoveredRe
     batch.lease[low:high] = array("Q", (0,)) * found.count
     batch.unfinished += found.count
     state.count_pending(batch, found.count, 0)
-    start_batch_timers(state, batch, since_s)
+    lives.starts[batch, since_s] = None
+
+
+def resume_lives(state: SchedulerState, lives: RestoredLives) -> None:
+    """Bring back arguments and limits of time of all retries: a pass over each batch."""
+    for batch, columns in lives.columns.items():
+        if batch.unfinished:
+            _restore_arguments(state, batch, columns)
+    for batch, since_s in lives.starts:
+        if batch.unfinished:
+            start_batch_timers(state, batch, since_s)
 
 
 def restore_purge(batch: Batch | None, low: int, count: int) -> None:

@@ -63,11 +63,13 @@ def on_recovered(state: SchedulerState, event: StateRecovered) -> None:
         batches[found.batch] = _rebuild(state, found)
     history: list[RecoveredOutcome | RecoveredRetry] = [*event.outcomes, *event.retries]
     history.sort(key=lambda one: one.number)
+    lives = letters.RestoredLives()
     for ended in history:
         if isinstance(ended, RecoveredRetry):
-            letters.restore_retry(state, batches.get(ended.batch), ended)
+            letters.restore_retry(state, batches.get(ended.batch), ended, lives)
         else:
             _restore_outcome(state, batches.get(ended.batch), ended)
+    letters.resume_lives(state, lives)
     for number, offset, count in event.purges:
         letters.restore_purge(batches.get(number), offset, count)
     _restore_attempts(event, batches)

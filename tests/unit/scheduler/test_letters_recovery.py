@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from helpers.scheduling import PREFIX
@@ -205,6 +207,37 @@ def test_arguments_of_ended_lives_are_dropped() -> None:
     kept = rows(head, "SELECT payloads FROM batch UNION ALL SELECT payloads FROM retry")
     kept += rows(head, "SELECT arguments FROM outcome")
     assert [blob for (blob,) in kept if blob] == []
+
+
+@pytest.mark.parametrize("count", [10, 60])
+def test_a_start_after_many_single_retries_is_one_pass(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: each retry that the journal had cost a pass over its batch, and timers."""
+    head = Head()
+    head.submit(0, count, queue_timeout_s=5.0, total_timeout_s=900.0)
+    head.pass_time(6.0)
+    for number in range(count):
+        retry(head, number, 1)
+    assert rows(head, "SELECT COUNT(*) FROM retry") == [(count,)]
+    packed = 0
+    pack = PayloadColumn.of
+
+    def count_items(items: Sequence[bytes]) -> PayloadColumn:
+        nonlocal packed
+        packed += len(items)
+        return pack(items)
+
+    monkeypatch.setattr(PayloadColumn, "of", count_items)
+    head.restart()
+    assert packed == count
+    # Two limits from the acceptance, and from the one time of all retries.
+    assert len(head.scheduler.state.timers) == 4
+    monkeypatch.undo()
+    head.join("w", 1, cpus=count)
+    head.greet("w", 1)
+    given = [bytes(one) for grant in head.grants for one in grant.payloads]
+    assert given == [b"argument"] * count
 
 
 def hand_in(head: Head, first: int, *arguments: bytes, is_pushed: bool) -> list[tuple[str, int]]:
