@@ -62,14 +62,18 @@ class Throttle:
         """Learn what the head says, and take out what it refuses for the time being.
 
         Returns:
-            Whether everything may pass again.
+            Whether something may be handed in again that had to wait before.
         """
-        is_free = self.is_on and self.hear(frame)
+        was_waiting = self.is_waiting()
+        if self.is_on:
+            self.hear(frame)
         if frame.rejected:
             frame.rejected = [
                 one for one in frame.rejected if one.retry_after_s <= 0 or not self.refuse(one)
             ]
-        return is_free
+            if self._probe is not None:
+                self._end_probe(frame.rejected)
+        return was_waiting and not self.is_waiting()
 
     def note_sent(self, submissions: list[Submission]) -> None:
         """Take what has just been handed in for the probe, if it is time for one."""
@@ -115,6 +119,12 @@ class Throttle:
         self.is_on, self._probe = False, None
         logger.info("the head takes tasks again after %.1f s", self._clock() - self._since_s)
         return True
+
+    def _end_probe(self, final: list[Rejection]) -> None:
+        """Make the next frame the probe if this one was refused for good: no other answer comes."""
+        probe = self._probe
+        if probe is not None and any(one.first <= probe < one.first + one.count for one in final):
+            self._probe = None
 
     def _tell(self, refusal: Rejection) -> None:
         if not self._has_told:

@@ -178,3 +178,65 @@ def test_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
     (record,) = caplog.records
     assert "too many" in record.getMessage()
     assert "60 s" in record.getMessage()
+
+
+def test_a_probe_that_is_refused_for_good_ends_the_wait() -> None:
+    """No other answer to the probe comes, so what waits behind it goes out without a new stream."""
+    desk = Desk()
+    bad = desk.submit(4096)
+    good = desk.submit(3)
+    desk.send()
+    desk.refuse(0, 4099)
+    desk.wait()
+    assert desk.send() == [(0, 4096)]
+    roused = desk.roused
+    desk.session.apply(HeadFrame(rejected=[Rejection(0, 4096, "FUNCTION_NOT_FOUND", "no f")]))
+    assert all(ref.is_done for ref in bad)
+    assert desk.roused > roused
+    assert desk.send() == [(4096, 3)], "the next frame is the probe"
+    desk.submit(1)
+    assert desk.send() == []
+    desk.session.apply(HeadFrame(rejected=[Rejection(4096, 3, "FUNCTION_NOT_FOUND", "no f")]))
+    assert all(ref.is_done for ref in good)
+    assert desk.send() == [(4099, 1)]
+    desk.accept(4099, 1)
+    assert desk.send() == []
+    roused = desk.roused
+    desk.submit(1)
+    assert desk.roused == roused + 1, "an idle session is roused as ever"
+    assert desk.send() == [(4100, 1)]
+
+
+def test_a_probe_refused_in_part_for_good_waits_for_the_rest() -> None:
+    """The refusal for the time being that comes with it makes the wait, whatever their order."""
+    final = Rejection(0, 1, "PAYLOAD", "no")
+    later = Rejection(1, 2, "RESOURCE_EXHAUSTED", "too many", 2.0, "PENDING_TASKS")
+    for rejected in ([final, later], [later, final]):
+        desk = Desk()
+        desk.submit(3)
+        desk.send()
+        desk.refuse(0, 3)
+        desk.wait()
+        assert desk.send() == [(0, 3)]
+        desk.session.apply(HeadFrame(rejected=rejected))
+        assert desk.send() == []
+        desk.wait()
+        assert desk.send() == [(1, 2)]
+
+
+def test_the_end_of_patience_rouses_what_waits_behind_the_probe() -> None:
+    """The next tasks are handed in, and fail in turn: nothing stays behind unasked."""
+    desk = Desk(patience_s=1.0)
+    first = desk.submit(4096)
+    second = desk.submit(1)
+    desk.send()
+    desk.refuse(0, 4097)
+    desk.wait()
+    assert desk.send() == [(0, 4096)]
+    roused = desk.roused
+    desk.refuse(0, 4096)
+    assert all(ref.is_done for ref in first)
+    assert desk.roused > roused
+    assert desk.send() == [(4096, 1)]
+    desk.refuse(4096, 1)
+    assert second[0].is_done
