@@ -234,6 +234,7 @@ class Batch:
         refs: A reference per task; None once that one has ended.
         column: Encoded arguments, from the seal until the head has acked all of them.
         sent: Tasks ``0`` to ``sent - 1`` have gone out in this session's stream.
+        reached: The most that ``sent`` has been.
         unfinished: How many references are not None.
         settled: Which tasks the head has acked or refused.
         cancels: Tasks that shall be cancelled, with ``force``; None for none.
@@ -246,6 +247,7 @@ class Batch:
         "entry",
         "first",
         "owner",
+        "reached",
         "refs",
         "sent",
         "settled",
@@ -261,6 +263,7 @@ class Batch:
         self.size = 0
         self.column: PayloadColumn | None = None
         self.sent = 0
+        self.reached = 0
         self.unfinished = 0
         self.settled = RangeSet()
         self.cancels: dict[int, bool] | None = None

@@ -87,7 +87,7 @@ class ClientSession:
         self._entries: dict[TaskClass, ClassEntry] = {}
         self._open: dict[Batch, None] = {}
         self._outbox: deque[Batch] = deque()
-        self._cancels: deque[tuple[Batch, int, bool]] = deque()
+        self._cancels: deque[tuple[Batch, int]] = deque()
         self._follow: list[TaskRange] = []
 
     # ---- any thread -------------------------------------------------------------------
@@ -171,10 +171,11 @@ class ClientSession:
                 batch = ref._batch
                 if batch.first < 0:
                     self._seal_through(batch)
-                if batch.cancels is None:
-                    batch.cancels = {}
-                batch.cancels[ref._index] = force or batch.cancels.get(ref._index, False)
-                self._cancels.append((batch, ref._index, force))
+                wanted = batch.cancels
+                if wanted is None:  # the loop thread may set it to None again at any time
+                    wanted = batch.cancels = {}
+                wanted[ref._index] = force or wanted.get(ref._index, False)
+                self._cancels.append((batch, ref._index))
             is_needed = (self._is_idle or self._throttle.is_on) and bool(self._cancels)
             self._is_idle = self._is_idle and not is_needed
         if is_needed:
@@ -256,12 +257,12 @@ class ClientSession:
             frame.submissions.append(
                 Submission(entry.number, batch.first + low, part, entry.deadline_unix_s)
             )
-            batch.sent = stop
+            _note_sent(batch, low, stop, self._cancels)
             tasks_left -= stop - low
             bytes_left -= len(part.blob)
         self._throttle.note_sent(frame.submissions)
         if self._cancels:
-            _fill_cancels(frame, self._cancels, self._outbox)
+            _fill_cancels(frame, self._cancels)
         return bool(frame.submissions or frame.classes or frame.follow or frame.cancels)
 
     def rest(self) -> bool:
@@ -297,9 +298,7 @@ class ClientSession:
             self._follow = []
             for batch in self._ledger.unfinished():
                 self._follow.extend(acked_unfinished(batch))
-                for index, force in (batch.cancels or {}).items():
-                    if batch.refs[index] is not None:
-                        self._cancels.append((batch, index, force))
+                self._cancels.extend((batch, index) for index in batch.cancels or ())
 
     def _allowance(self) -> int:
         """Return how many tasks may be handed in with the next frame."""
@@ -347,18 +346,25 @@ class ClientSession:
         self.arrivals.wake(everyone=True)
 
 
-def _fill_cancels(
-    frame: ClientFrame, cancels: deque[tuple[Batch, int, bool]], outbox: deque[Batch]
-) -> None:
-    """Take the cancels whose tasks have been sent; merge neighbours."""
-    while cancels:
-        batch, index, force = cancels[0]
-        if batch.sent <= index < batch.size and batch in outbox:
-            return  # after its submission, in a later frame
-        cancels.popleft()
-        if batch.unfinished == 0 or batch.refs[index] is None:
+def _note_sent(batch: Batch, low: int, stop: int, cancels: deque[tuple[Batch, int]]) -> None:
+    """Count tasks as sent. Their cancels follow, each time: what was refused was not cancelled."""
+    batch.sent = stop
+    batch.reached = max(batch.reached, stop)
+    if batch.cancels:
+        with batch.owner.lock:
+            cancels.extend((batch, index) for index in batch.cancels if low <= index < stop)
+
+
+def _fill_cancels(frame: ClientFrame, cancels: deque[tuple[Batch, int]]) -> None:
+    """Take all cancels, and merge neighbours; `_note_sent` brings those of unsent tasks again."""
+    taken = dict.fromkeys(cancels.popleft() for _ in range(len(cancels)))
+    for batch, index in taken:
+        wanted = batch.cancels
+        if batch.unfinished == 0 or wanted is None or batch.refs[index] is None:
+            continue  # it has ended
+        if index >= batch.reached:
             continue
-        first = batch.first + index
+        first, force = batch.first + index, wanted[index]
         last = frame.cancels[-1] if frame.cancels else None
         if last and last.first + last.count == first and last.force == force:
             frame.cancels[-1] = CancelRequest(b"", last.first, last.count + 1, force)

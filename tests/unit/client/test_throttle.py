@@ -240,3 +240,66 @@ def test_the_end_of_patience_rouses_what_waits_behind_the_probe() -> None:
     assert desk.send() == [(4096, 1)]
     desk.refuse(4096, 1)
     assert second[0].is_done
+
+
+def cancels_of(desk: Desk) -> list[tuple[int, int, bool]]:
+    """Return the cancels of all frames that go out now."""
+    found: list[tuple[int, int, bool]] = []
+    while not desk.session.rest():
+        frame = ClientFrame()
+        if desk.session.fill(frame, set()):
+            found += [(one.first, one.count, one.force) for one in frame.cancels]
+    return found
+
+
+def test_the_cancel_of_a_refused_task_goes_out_with_it_again() -> None:
+    """The head did not have the task when it was cancelled, so each time it gets both."""
+    desk = Desk()
+    refs = desk.submit(2)
+    desk.send()
+    desk.refuse(0, 2)
+    desk.session.cancel([refs[0]], force=True)
+    cancels_of(desk)
+    for _ in range(2):
+        desk.wait()
+        assert cancels_of(desk) == [(0, 1, True)]
+        desk.refuse(0, 2)
+    desk.wait()
+    assert cancels_of(desk) == [(0, 1, True)]
+    desk.accept(0, 2)
+    assert cancels_of(desk) == []
+
+
+def test_the_cancel_of_an_unsent_task_stands_in_nobodys_way() -> None:
+    """While the session waits a running task can be cancelled; the other cancel is kept."""
+    desk = Desk()
+    (running,) = desk.submit(1)
+    desk.send()
+    desk.accept(0, 1)
+    desk.submit(1)
+    desk.send()
+    desk.refuse(1, 1)
+    (unsent,) = desk.submit(1)
+    desk.session.cancel([unsent, running], force=False)
+    assert cancels_of(desk) == [(0, 1, False)]
+    assert desk.session.rest(), "what cannot go out keeps nobody busy"
+    desk.wait()
+    sent = cancels_of(desk)
+    desk.accept(1, 1)
+    assert sent + cancels_of(desk) == [(2, 1, False)]
+
+
+def test_a_cancel_passes_while_its_task_is_about_to_go_out_again() -> None:
+    """A late ack of what was under way at the refusal loses no cancel given in between."""
+    desk = Desk()
+    desk.submit(4096)
+    (late,) = desk.submit(1)
+    desk.send()
+    desk.refuse(0, 4096)
+    desk.wait()
+    assert desk.send() == [(0, 4096)], "the probe; the late one is to follow it"
+    desk.session.cancel([late], force=False)
+    assert cancels_of(desk) == [(4096, 1, False)]
+    desk.accept(4096, 1)
+    desk.accept(0, 4096)
+    assert desk.send() == []
