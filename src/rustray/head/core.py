@@ -135,9 +135,10 @@ class HeadCore:
 
     def __post_init__(self) -> None:
         state = self.driver.scheduler.state
-        clients = self.driver.clients
+        clients, refusals = self.driver.clients, self.driver.refusals
         self.sessions = Owners(
-            "this session of tasks", lambda key: key in state.sessions or key in clients
+            "this session of tasks",
+            lambda key: key in state.sessions or key in clients or key in refusals,
         )
         self.workers = Owners("this worker's id", lambda key: key in state.workers)
 

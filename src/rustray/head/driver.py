@@ -10,12 +10,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Protocol, get_args
+from typing import Any, Protocol, get_args
 
 from rustray.common.errors import InvariantError, ObjectLost, ResourceExhausted
-from rustray.common.ids import task_id
 from rustray.head.journal import Journal
 from rustray.head.notifications import NotificationManager
+from rustray.head.refusals import Refusals
 from rustray.scheduler.cancellation import stops_of
 from rustray.scheduler.commands import (
     AcceptTasks,
@@ -38,13 +38,8 @@ from rustray.scheduler.commands import (
 from rustray.scheduler.events import Event, ResultsStored, StorageChanged, TimePassed
 from rustray.scheduler.scheduler import Scheduler
 from rustray.task.columns import PayloadColumn, StoredColumn
-from rustray.task.state import TaskState
-from rustray.task.views import Explanation
 
 logger = logging.getLogger("rustray.head")
-
-
-MAX_REFUSED: Final = 1_000
 
 
 class WorkerOutbox(Protocol):
@@ -99,7 +94,7 @@ class HeadDriver:
         scheduler: The pure core; others read it, only the driver changes it.
         workers: Worker id to the outbox of its present session.
         clients: Session prefix to the outbox of its present stream.
-        refused: Prefix to the last refusal for the time being, of the last sessions that had one.
+        refusals: Which tasks were refused for the time being.
         on_outcome: Called with each `DeliverOutcome`; wakes unary calls that wait.
         results: Reads large results back; None where all are in memory.
         loop: Its clock is the scheduler's; a simulation brings a virtual one.
@@ -119,7 +114,7 @@ class HeadDriver:
         self.workers: dict[str, WorkerOutbox] = {}
         self.clients: dict[bytes, ClientOutbox] = {}
         self.on_outcome: Callable[[DeliverOutcome], None] | None = None
-        self.refused: dict[bytes, RejectTasks] = {}
+        self.refusals = Refusals()
         self.results: ResultSource | None = None
         self.loop = loop
         self._timer: asyncio.TimerHandle | None = None
@@ -131,7 +126,7 @@ class HeadDriver:
         self._held: deque[tuple[int, Callable[[Any], None], Any]] = deque()
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._large: deque[tuple[int, int]] = deque()
-        self._reject_once_safe = self._once_safe(self._tell_client)
+        self._tell_once_safe = self._once_safe(self._tell_client)
         journal.on_commit = self._on_commit
         self._publish = self._once_safe(notifications.publish)
         notifications.on_drop = self._forget_events
@@ -141,10 +136,10 @@ class HeadDriver:
             PersistOutcome: self._persist_outcome,
             DeliverOutcome: self._once_safe(self._deliver),
             PublishEvents: self._number,
-            AcceptTasks: self._once_safe(self._tell_client),
+            AcceptTasks: self._accept,
             RejectTasks: self._reject,
             RefuseLetters: _tell_nobody,
-            ReportUnknown: self._once_safe(self._tell_client),
+            ReportUnknown: self._tell_once_safe,
             GrantLease: self._grant,
             CancelLease: self._tell_worker,
             RecallLease: self._tell_worker,
@@ -277,25 +272,15 @@ class HeadDriver:
 
     def _reject(self, command: RejectTasks) -> None:
         if isinstance(command.error, ResourceExhausted):
-            self.refused.pop(command.prefix, None)
-            self.refused[command.prefix] = command
-            if len(self.refused) > MAX_REFUSED:
-                del self.refused[next(iter(self.refused))]
+            self.refusals.note(command)
             self._tell_client(command)  # it rests on no fact, and the disk may be why
         else:
-            self._reject_once_safe(command)
+            self.refusals.settle(command)
+            self._tell_once_safe(command)
 
-    def explain_refused(self, prefix: bytes, sequence: int) -> Explanation | None:
-        """Say what keeps a task out that its session hands in again and again, or None."""
-        refused = self.refused.get(prefix)
-        if refused is None or sequence < refused.first:
-            return None
-        return Explanation(
-            task_id(prefix, sequence),
-            TaskState.QUEUED,
-            f"it is not accepted yet: {refused.error}.",
-            advice="its session hands it in again by itself; what a call hands in is not.",
-        )
+    def _accept(self, command: AcceptTasks) -> None:
+        self.refusals.settle(command)
+        self._tell_once_safe(command)
 
     def _grant(self, command: GrantLease) -> None:
         task_class = command.task_class

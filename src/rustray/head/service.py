@@ -295,7 +295,8 @@ class HeadService(LetterService):
         await self._driver.safe()
         prefix, sequence = _parse_id(task_id)
         found = self._driver.scheduler.explain(prefix, sequence, self._driver.now())
-        found = found or self._driver.explain_refused(prefix, sequence)
+        if found is None and self._core.sessions.may_use(prefix, self._caller):
+            found = self._driver.refusals.explain(prefix, sequence)  # it may name the principal
         if found is None:
             self._snapshot(prefix, sequence)
             raise TaskNotFound(f"no task {task_id} is known here")
