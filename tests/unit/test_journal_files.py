@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 
@@ -203,3 +204,20 @@ def test_a_directory_in_the_place_of_a_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"journal\.db cannot be used now"):
         store.load(1.0)
     store.close()
+
+
+@pytest.mark.parametrize("content", ["one byte", "no tables"])
+def test_what_sqlite_takes_for_empty_does_not_replace_a_journal(
+    state: StateDir, content: str
+) -> None:
+    """Regression: a head began with an empty journal though its mark said that there was one."""
+    journal_files.note_journal(state)
+    path = journal_files.path_in(state)
+    path.unlink()
+    if content == "one byte":
+        path.write_bytes(b"x")
+    else:
+        with contextlib.closing(sqlite3.connect(path)) as db:
+            db.executescript("CREATE TABLE t (x); DROP TABLE t; VACUUM;")
+    with pytest.raises(ConfigError, match="missing or empty"):
+        journal_files.expect_journal(state)

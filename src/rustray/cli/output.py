@@ -16,6 +16,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TextIO
 
+from rustray.common.errors import PayloadError
+
 _ESCAPES: Final = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
     r"|\x1b[\]PX^_].*?(?:\x07|\x1b\\|\Z)"  # OSC and other strings: titles, links, clipboard
@@ -51,7 +53,10 @@ def to_json(value: Any, depth: int = 0) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if depth >= _MAX_DEPTH:
-        return "..."
+        raise PayloadError(
+            f"the value is nested deeper than {_MAX_DEPTH} levels, which is not shown here: fetch "
+            "it in a program, with HeadNode.get_task_result"
+        )
     if isinstance(value, Mapping):
         return {_key(key): to_json(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):

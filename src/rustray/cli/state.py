@@ -60,6 +60,11 @@ def restore(
 
     found, kept = journal_files.restore(head_state(state_dir), Path(file))
     _say(found, "restored", as_json)
+    if found.lost:
+        Output(as_json=as_json).note(
+            f"{len(found.lost)} of its {found.results} large results were not beside it, in "
+            f"{Path(file).name}.results: whoever asks for them gets an error"
+        )
     if kept is not None:
         Output(as_json=as_json).note(f"the journal that was there is kept as {kept}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 from rustray.client.submission import back_off
@@ -11,6 +11,7 @@ from rustray.rpc.api import EventFilter, HeadApi
 from rustray.task.codec import decode_value
 from rustray.task.result import TaskEvent
 from rustray.task.spec import Codec
+from rustray.task.state import TaskState
 
 
 async def follow(api: Callable[[], HeadApi], where: EventFilter) -> AsyncIterator[TaskEvent]:
@@ -46,6 +47,23 @@ async def follow(api: Callable[[], HeadApi], where: EventFilter) -> AsyncIterato
             if not has_begun or was_cut_off:
                 raise
             was_cut_off = True
+
+
+def event_filter(
+    task_ids: Sequence[str], functions: Sequence[str], states: Sequence[TaskState], cursor: int
+) -> EventFilter:
+    """Make a filter of what a caller wrote.
+
+    Raises:
+        ValueError: one name stands where several are meant, or a state is none.
+    """
+    for name, texts in (("task_ids", task_ids), ("functions", functions)):
+        if isinstance(texts, str):
+            raise ValueError(f"{name} must be several names, such as [{texts!r:.80}]")
+    for state in states:
+        if not isinstance(state, TaskState):
+            raise ValueError(f"states must be of rustray.TaskState, not {state!r:.80}")
+    return EventFilter(tuple(task_ids), tuple(functions), tuple(states), cursor)
 
 
 def check_cursor(cursor: object) -> None:

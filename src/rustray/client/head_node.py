@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final, Literal, overload
 
-from rustray.client.following import follow
+from rustray.client.following import event_filter, follow
 from rustray.client.letters import LetterCalls
 from rustray.client.submission import (
     Submitter,
@@ -22,7 +22,7 @@ from rustray.common.errors import (
     TaskNotFound,
 )
 from rustray.common.ids import TaskId, split_task_id
-from rustray.rpc.api import EventFilter, HeadApi, TaskFilter
+from rustray.rpc.api import HeadApi, TaskFilter
 from rustray.task.result import TaskEvent, TaskResult
 from rustray.task.spec import TaskSpec
 from rustray.task.state import TaskState
@@ -286,9 +286,9 @@ class HeadNode(LetterCalls):
 
         Raises:
             RustRayError: the head no longer keeps what followed the cursor.
-            ValueError: the cursor is no revision.
+            ValueError: the cursor is no revision, or a state is none.
         """
-        where = EventFilter(tuple(task_ids), tuple(functions), tuple(states), cursor)
+        where = event_filter(task_ids, functions, states, cursor)
         async for event in follow(lambda: self._connected, where):
             yield event
 

@@ -83,12 +83,23 @@ def expect_journal(state: StateDir) -> None:
         )
     if state.find_secret(_MARK) is None:
         return
-    if not path.exists() or path.stat().st_size == 0:
+    if not _holds_something(path):
         raise ConfigError(
             f"the journal {path} is missing or empty, and a head has kept one there: put a backup "
             f"in its place with 'rustray state restore FILE'; or remove {state.path / _MARK} to "
             "start empty, and all tasks in it are lost"
         )
+
+
+def _holds_something(path: Path) -> bool:
+    """Whether there is more than SQLite takes for an empty database; damage counts as more."""
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    try:
+        with contextlib.closing(connect_reader(path)) as db:
+            return refuse_foreign(db, str(path))
+    except sqlite3.Error:
+        return True
 
 
 def expect_log(path: Path) -> None:

@@ -16,7 +16,7 @@ from rustray.scheduler.state import SchedulerState
 from rustray.task.columns import PayloadColumn
 
 LEAST_HINT_S: Final = 0.1
-MOST_HINT_S: Final = 30.0
+MOST_HINT_S: Final = 5.0
 UNKNOWN_HINT_S: Final = 1.0
 """Hint while nothing has ended for long enough to know a pace."""
 PACE_S: Final = 1.0
@@ -87,4 +87,6 @@ def _hint(state: SchedulerState, used: Pending, refused: int) -> float:
         used.marked_at_s, used.marked_ended = state.now, used.ended
     if used.pace <= 0:
         return UNKNOWN_HINT_S
-    return min(max(min(refused, _ROUND_TASKS) / used.pace, LEAST_HINT_S), MOST_HINT_S)
+    # Who waits until more than half has ended leaves workers idle before it is back.
+    wanted = min(refused, _ROUND_TASKS, max(used.tasks // 2, 1))
+    return min(max(wanted / used.pace, LEAST_HINT_S), MOST_HINT_S)

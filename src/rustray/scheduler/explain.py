@@ -87,7 +87,7 @@ def _explain_leased(
         TaskState.RUNNING: "runs it",
         TaskState.CANCELLING: "was told to stop it, and has not confirmed yet",
     }[present]
-    summary = f"worker {worker.worker_id} {verb} (attempt {1 + batch.reruns.get(offset, 0)})."
+    summary = f"worker {worker.worker_id} {verb} (attempt {lease.attempt})."
     progress = state.progress.get((batch.number, offset))
     if progress is not None:
         summary += f" It said that it is {progress.fraction:.0%} done"

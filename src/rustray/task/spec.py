@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
@@ -148,7 +147,7 @@ class TaskSpec:
     retry_exceptions: bool | type[BaseException] | str | Sequence[type[BaseException] | str] = False
     retry_delay_s: float | None = None
     crash_limit: int = DEFAULT_CRASH_LIMIT
-    oom_retries: int = 0
+    oom_retries: int | None = 0
     deadline: float | Moment | None = None
     idempotency_key: str | None = None
     on_duplicate: Literal["use_existing", "reject"] = "use_existing"
@@ -292,7 +291,7 @@ def class_of(spec: TaskSpec, codec: Codec) -> TaskClass:
         retry_exceptions=exception_names(spec.retry_exceptions),
         retry_delay_s=spec.retry_delay_s,
         crash_limit=spec.crash_limit,
-        oom_retries=spec.oom_retries,
+        oom_retries=spec.oom_retries or 0,
         exclusive=spec.exclusive,
         is_detached=spec.lifetime == "detached",
         timeout_s=spec.timeout_s or 0.0,
@@ -423,7 +422,7 @@ def check_seconds(field_name: str, seconds: object) -> None:
         return
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise ValueError(f"{field_name} must be a number of seconds, not {seconds!r:.80}")
-    if math.isnan(seconds) or not 0 < seconds <= MAX_SECONDS:
+    if not 0 < seconds <= MAX_SECONDS:  # which NaN is not either
         raise ValueError(
             f"{field_name}={seconds} is outside (0, {MAX_SECONDS:g}] seconds; "
             "leave it out for no limit"

@@ -96,10 +96,10 @@ class TaskContext:
         """
         if isinstance(fraction, bool) or not isinstance(fraction, int | float):
             raise ValueError(f"progress must be a number from 0 to 1, not {fraction!r:.80}")
-        if math.isnan(fraction):
+        if isinstance(fraction, float) and math.isnan(fraction):
             raise ValueError("progress must be a number from 0 to 1, not NaN")
         text = "" if message is None else str(message)[:MAX_NEWS_TEXT]
-        self._news().progress(self._chunk, self._index, min(max(float(fraction), 0.0), 1.0), text)
+        self._news().progress(self._chunk, self._index, float(min(max(fraction, 0), 1)), text)
 
     def emit(self, name: str, value: Any = None) -> None:
         """Tell subscribers a value; it never waits for them.

@@ -124,6 +124,7 @@ class ExecutorHandle:
         self._unsent: deque[memoryview] = deque()
         self._splitter = wire.MessageSplitter()
         self._tail = b""
+        self._is_ending = False
         self._open_channels()
 
     def _open_channels(self) -> None:
@@ -289,6 +290,8 @@ class ExecutorHandle:
         out.settled += count
         if out.left <= 0:
             self._forget(number, out)
+            if not self._is_ending:
+                self._begin_tail()
         return LeaseOutcome(lease, offset, _STATES[state], payloads, run_us)
 
     def _forget(self, number: int, out: _Out) -> None:
@@ -339,6 +342,13 @@ class ExecutorHandle:
             self._on_text(self.executor_id, data)
         return True
 
+    def _begin_tail(self) -> None:
+        """Leave behind what earlier tasks have printed: the next may be somebody else's."""
+        for _ in range(_MAX_DRAIN_BYTES // (_READ_BYTES // 4)):
+            if not self._on_output():
+                break
+        self._tail = b""
+
     def add_to_tail(self, data: bytes) -> None:
         """Note printed bytes; the last 8 KiB are kept."""
         self._tail = (self._tail + data)[-TAIL_BYTES:]
@@ -347,6 +357,7 @@ class ExecutorHandle:
 
     def drain(self) -> str:
         """Take all that a dead executor had sent; return the tail of its output."""
+        self._is_ending = True
         while self._on_data():
             pass
         while self._on_control():

@@ -13,6 +13,7 @@ import pytest
 
 import rustray.cli
 from rustray.cli.output import clean, dumps, utc
+from rustray.common.errors import PayloadError
 
 DIRTY = [
     ("plain", "plain"),
@@ -69,12 +70,13 @@ def test_arrays_become_lists():
     assert json.loads(dumps(numpy.eye(2))) == [[1.0, 0.0], [0.0, 1.0]]
 
 
-def test_a_bottomless_value_is_cut():
-    """A value nested without end does not exhaust the stack."""
+def test_a_bottomless_value_is_an_error():
+    """Regression: it was cut in silence, and a program took that for the value."""
     value: list[object] = []
     for _ in range(10_000):
         value = [value]
-    assert '"..."' in dumps(value)
+    with pytest.raises(PayloadError, match="nested deeper"):
+        dumps(value)
 
 
 @pytest.mark.parametrize(("unix_s", "expected"), [(None, None), (0, "1970-01-01T00:00:00.000Z")])

@@ -237,6 +237,18 @@ async def test_a_cursor_is_a_revision(node: HeadNode, cursor: Any) -> None:
             pass
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"states": ["FAILED"]}, {"functions": "boom"}, {"task_ids": "0" * 32}]
+)
+async def test_a_filter_that_means_nothing_is_refused(
+    node: HeadNode, wrong: dict[str, Any]
+) -> None:
+    """Regression: a text was taken letter by letter, and no event ever came."""
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        async for _ in node.subscribe(**wrong):
+            pass
+
+
 async def test_a_subscription_that_never_began_raises(node: HeadNode, fake: Recording) -> None:
     """A head that is not there is an error, not an endless wait."""
     fake.dial_errors = [HeadUnavailable("nobody")]

@@ -127,6 +127,7 @@ def test_an_exclusive_function_runs_in_a_process() -> None:
         {"retry_exceptions": [int]},
         {"retry_exceptions": ["not a name"]},
         {"retry_delay_s": -1},
+        {"retry_delay_s": 10**400},
         {"crash_limit": 0},
         {"lifetime": "for ever"},
         {"crash_limit": True},

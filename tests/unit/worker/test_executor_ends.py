@@ -284,6 +284,21 @@ async def test_the_log_tail_is_the_end_of_what_was_printed() -> None:
         assert len(tail) <= 8 * 1024
 
 
+def say_and_return(text: str) -> None:
+    """Print."""
+    print(text, flush=True)
+
+
+async def test_the_log_tail_has_nothing_of_earlier_tasks() -> None:
+    """Regression: the last words of a task were those of somebody else's before it."""
+    async with bench() as b:
+        executor = b.spawn()
+        assert await b.value(executor, say_and_return, "a secret") is None
+        b.run(executor, b.define(executor, print_much), (3,))
+        tail = (await b.exit_of(executor)).log_tail
+        assert tail == "line 0\nline 1\nline 2\n"
+
+
 def scribble() -> None:
     """Write nonsense into every socket that the process has."""
     for fd in range(3, 30):
