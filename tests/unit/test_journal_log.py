@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -40,7 +41,7 @@ def a_crash(directory: Path, level: str = "full") -> Path:
         store.commit([a_batch(number)])
     state = StateDir(directory / "state")
     state.create()
-    for name in (FILE_NAME, f"{FILE_NAME}-wal"):
+    for name in (FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-seen"):
         shutil.copyfile(work / name, state.path / name)
         (state.path / name).chmod(0o600)
     store.close()
@@ -143,6 +144,41 @@ def test_a_log_that_was_taken_away_is_refused(tmp_path: Path) -> None:
     assert not the_log(orderly).exists()
     journal_files.expect_log(orderly)
     assert tasks(orderly) == COMMITS
+
+
+def test_a_log_that_somebody_else_has_written_into_the_journal_is_not_missed(
+    tmp_path: Path,
+) -> None:
+    """Regression: SQLite's shell, opened after a crash, ended the log, and no head started."""
+    path = a_crash(tmp_path)
+    with contextlib.closing(sqlite3.connect(path)) as shell:
+        shell.execute("SELECT count(*) FROM batch").fetchone()
+    assert not the_log(path).exists()
+    journal_files.expect_log(path)
+    assert tasks(path) == COMMITS
+
+
+def test_a_journal_that_somebody_has_locked_is_waited_for(tmp_path: Path) -> None:
+    """Regression: a head that started in such a moment refused."""
+    path = a_crash(tmp_path)
+    tries: list[int] = []
+
+    def use() -> int:
+        tries.append(1)
+        try:
+            with contextlib.closing(sqlite3.connect(path, timeout=0)) as other:
+                other.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            stranger.rollback()
+            raise ConfigError("locked") from error
+        return len(tries)
+
+    with contextlib.closing(sqlite3.connect(path)) as stranger:
+        stranger.execute("BEGIN IMMEDIATE")
+        assert journal_files.when_unlocked(use) == 2
+        stranger.execute("BEGIN IMMEDIATE")
+        with pytest.raises(ConfigError, match="locked"):
+            journal_files.when_unlocked(use, within_s=-1.0)
 
 
 def test_a_torn_last_commit_is_no_damage(tmp_path: Path) -> None:

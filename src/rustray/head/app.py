@@ -10,13 +10,20 @@ import signal
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 from rustray.common.errors import ConfigError, HeadUnavailable
 from rustray.head.config import HeadConfig
 from rustray.head.core import VERSION, HeadCore, HeadIdentity, Start
 from rustray.head.disk_watch import DiskWatch
 from rustray.head.journal import GroupCommitJournal, Journal, MemoryJournal
-from rustray.head.journal_files import claim, expect_journal, expect_log, note_journal
+from rustray.head.journal_files import (
+    claim,
+    expect_journal,
+    expect_log,
+    note_journal,
+    when_unlocked,
+)
 from rustray.head.journal_store import FILE_NAME, JournalStore
 from rustray.head.result_reader import ResultReader
 from rustray.head.service import HeadService
@@ -174,13 +181,7 @@ class Head:
             return MemoryJournal(), None, [], Start.first()
         expect_journal(self._state)
         self._stack.enter_context(claim(path))
-        expect_log(path)
-        store = JournalStore(path, level)
-        try:
-            recovered = store.load(self.config.leases.ttl_s + RECONNECT_CAP_S)
-        except BaseException:
-            store.close()
-            raise
+        store, recovered = when_unlocked(lambda: self._load(path, level))
         if store.starts == 1:
             logger.info("starting with an empty journal, %s", path)
         note_journal(self._state)
@@ -190,6 +191,15 @@ class Head:
         self._stack.push_async_callback(journal.close)
         start = Start(store.epoch_ms, is_first=store.starts == 1)
         return journal, recovered, store.events, start
+
+    def _load(self, path: Path, level: str) -> tuple[JournalStore, StateRecovered | None]:
+        expect_log(path)
+        store = JournalStore(path, level)
+        try:
+            return store, store.load(self.config.leases.ttl_s + RECONNECT_CAP_S)
+        except BaseException:
+            store.close()
+            raise
 
     def _fail(self, error: BaseException) -> None:
         """Stop: from now on nothing that the head says would be true."""

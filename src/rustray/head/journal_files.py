@@ -7,13 +7,14 @@ import fcntl
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from rustray.common.errors import ConfigError
-from rustray.head.journal_log import OPEN, damage_of, has_log
+from rustray.head.journal_log import OPEN, SEEN, damage_of, has_log
 from rustray.head.journal_rows import (
     connect_reader,
     make_private,
@@ -33,13 +34,15 @@ from rustray.head.result_files import (
 from rustray.security.state_dir import StateDir
 from rustray.task.columns import StoredColumn
 
+T = TypeVar("T")
+
 REMEDY: Final = (
     "Put a backup in the journal's place with 'rustray state restore FILE'; or go on with what is "
     "left: 'rustray state backup FILE', and restore that"
 )
 _MARK: Final = "journal.mark"
 _RESTORING: Final = f"{FILE_NAME}.restoring"
-_SIDE_FILES: Final = ("-wal", "-shm")
+_SIDE_FILES: Final = ("-wal", "-shm", SEEN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,26 @@ def expect_log(path: Path) -> None:
         raise unusable(str(path), error) from error
     if damage:
         raise ConfigError(f"{damage} are lost. {REMEDY}")
+
+
+def when_unlocked(use: Callable[[], T], within_s: float = 10.0) -> T:
+    """Use a journal once whoever else has it locked has let go of it.
+
+    Raises:
+        ConfigError: what ``use`` raises; that it is locked only after so long.
+    """
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            return use()
+        except ConfigError as error:
+            cause = error.__cause__
+            is_locked = isinstance(cause, sqlite3.OperationalError) and (
+                cause.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+            )
+            if not is_locked or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def note_journal(state: StateDir) -> None:

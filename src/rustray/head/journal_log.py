@@ -10,6 +10,7 @@ gone. So does a log that is missing though the head before did not end in order.
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import struct
 from dataclasses import dataclass
@@ -65,11 +66,55 @@ def damage_of(path: Path, db: sqlite3.Connection, had_log: bool) -> str:
     if not level:
         return ""
     if not had_log:
+        if _has_all_that_was_seen(path, db):
+            return ""  # whoever else had it open last has written the log into it
         return f"{log} is missing, though the last head did not end in order: its last commits"
     if level != "full":
         return ""  # nothing was synced: a power cut may leave any part of it
     lost = commits_lost(log.read_bytes())
     return f"{log} is damaged: at least {lost} commits" if lost else ""
+
+
+SEEN: Final = "-seen"
+"""Ends the name of the file beside a journal that says how many commits there were.
+
+It is written after each commit and not synced: of a process that is killed it has the last one.
+"""
+COMMITS: Final = "commits"
+"""Key in ``meta``: how many commits there were, itself a part of each."""
+_COUNT: Final = struct.Struct(">Q")
+
+
+class Seen:
+    """Notes outside of a journal how many commits it had."""
+
+    def __init__(self, path: str, count: int) -> None:
+        """Open or make the file; ``count`` is what the journal says."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._file = os.open(f"{path}{SEEN}", flags, 0o600)
+        self._count = count
+
+    def one_more(self) -> None:
+        """Note a commit."""
+        self._count += 1
+        os.pwrite(self._file, _COUNT.pack(self._count), 0)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._file)
+
+
+def _has_all_that_was_seen(path: Path, db: sqlite3.Connection) -> bool:
+    try:
+        content = Path(f"{path}{SEEN}").read_bytes()
+    except FileNotFoundError:
+        return False
+    found = db.execute("SELECT value FROM meta WHERE key = ?", (COMMITS,)).fetchone()
+    return (
+        len(content) == _COUNT.size
+        and found is not None
+        and (int(found[0]) >= _COUNT.unpack(content)[0])
+    )
 
 
 def commits_lost(content: bytes) -> int:

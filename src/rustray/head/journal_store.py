@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rustray.head import event_rows, journal_room
-from rustray.head.journal_log import OPEN, close_as_it_is
+from rustray.head.journal_log import COMMITS, OPEN, Seen, close_as_it_is
 from rustray.head.journal_rows import (
     APPLICATION_ID,
     SCHEMA_VERSION,
@@ -88,6 +88,7 @@ class JournalStore:
         self._files = ResultFiles(path, is_synced=level == "full") if is_file else None
         self._has_written = False
         self._has_failed = False
+        self._seen: Seen | None = None
         self._doomed: list[tuple[int, bytes]] = []
         self.starts = self.epoch_ms = 0
         self.events: list[c.PersistEvents] = []
@@ -153,12 +154,16 @@ class JournalStore:
             self._write(kind, rows)
             if self._has_written and self._files is not None:
                 self._files.sync()
+            if self._seen is not None:
+                db.execute("UPDATE meta SET value = value + 1 WHERE key = ?", (COMMITS,))
             db.execute("COMMIT")
         except BaseException:
             self._has_failed = True
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
+        if self._seen is not None:
+            self._seen.one_more()
         self._look_for_files()
         self._remove_files()
 
@@ -284,6 +289,9 @@ class JournalStore:
             if verdict != "ok":
                 raise ValueError(verdict)
             self._begin()
+            if self._files is not None:
+                query = "SELECT value FROM meta WHERE key = ?"
+                self._seen = Seen(self._path, int(db.execute(query, (COMMITS,)).fetchone()[0]))
             found = read_state(db, self._wall_clock(), grace_s, self.starts)
             self._sweep(found)
             # That this head has it open is in the file itself from now on.
@@ -301,6 +309,7 @@ class JournalStore:
         self.epoch_ms = max(int(self._wall_clock() * 1000), int(meta.get("epoch_ms", 0)) + 1)
         rows = (("starts", self.starts), ("epoch_ms", self.epoch_ms))
         self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+        self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, 0)", (COMMITS,))
         self._note_open(self.level)
 
     def _note_open(self, level: str) -> None:
@@ -319,30 +328,34 @@ class JournalStore:
         if not found.batches:
             db.execute("DELETE FROM worker")  # nobody holds anything of ours
         if self._files is not None:
-            self._collect_files(self._files)
-
-    def _collect_files(self, files: ResultFiles) -> None:
-        """Remove what a power cut has left over, and say what is missing."""
-        known = list(self._db.execute("SELECT id, digest FROM large"))
-        orphans = files.collect(known)
-        if orphans:
-            logger.info("removed %d files of results that were never committed", orphans)
-        missing = {name_of(*one) for one in known} - files.names()
-        if missing:
-            logger.error(
-                "%d large results are lost, e.g. %s: whoever asks for them gets an error; "
-                "'rustray state check' lists what is damaged",
-                len(missing), files.path / min(missing),
-            )  # fmt: skip
+            _collect_files(db, self._files)
 
     def close(self) -> None:
         """Let go of the files, in order: the log goes into the file."""
+        if self._seen is not None:
+            self._seen.close()
+            self._seen = None
         if self.starts and not self._has_failed:
             self._note_open("")
         if not self._has_failed or self._files is None:
             self._db.close()
             return
         close_as_it_is(self._db, Path(self._path))
+
+
+def _collect_files(db: sqlite3.Connection, files: ResultFiles) -> None:
+    """Remove what a power cut has left over, and say what is missing."""
+    known = list(db.execute("SELECT id, digest FROM large"))
+    orphans = files.collect(known)
+    if orphans:
+        logger.info("removed %d files of results that were never committed", orphans)
+    missing = {name_of(*one) for one in known} - files.names()
+    if missing:
+        logger.error(
+            "%d large results are lost, e.g. %s: whoever asks for them gets an error; "
+            "'rustray state check' lists what is damaged",
+            len(missing), files.path / min(missing),
+        )  # fmt: skip
 
 
 def at_present_schema(db: sqlite3.Connection) -> sqlite3.Connection:
