@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import resource
 import socket
 import sqlite3
 import ssl
+import threading
 import time
 from random import Random
 from typing import Final
@@ -146,9 +148,14 @@ def lock_journal(world: World, random: Random) -> Strike | None:
         return None  # the head has it locked itself, as it may
 
     def end() -> None:
-        database.execute("ROLLBACK")
-        database.close()
+        with contextlib.suppress(sqlite3.Error):  # the timer was here before
+            database.execute("ROLLBACK")
+            database.close()
 
+    # By itself: the runner waits for a head that it starts, and that head for this lock.
+    timer = threading.Timer(lasts_s, end)
+    timer.daemon = True
+    timer.start()
     return Strike(f"a stranger locks the journal for {lasts_s:g} s", lasts_s, end)
 
 
