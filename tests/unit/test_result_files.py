@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from helpers.scheduling import ANYTHING, PREFIX
 from helpers.waiting import aeventually
 from rustray.common.errors import ObjectLost, TaskNotFound
-from rustray.head import journal_files
+from rustray.head import journal_files, result_reader
 from rustray.head.client_peer import ClientPeer
 from rustray.head.driver import HeadDriver
 from rustray.head.journal import GroupCommitJournal
@@ -117,6 +119,28 @@ async def test_what_is_not_what_was_written_is_never_handed_out(
         await read(state, column)
     found = journal_files.check(state.path / FILE_NAME)
     assert (found.results, found.lost) == (1, (path.name,))
+
+
+async def test_a_machine_that_is_short_of_descriptors_has_lost_no_result(
+    state: StateDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: a result that could not be opened for a moment was told to be lost."""
+    monkeypatch.setattr(result_reader, "PAUSES_S", (0.0,) * 3)
+    errors: list[Exception] = [
+        sqlite3.OperationalError("unable to open database file"),
+        OSError(errno.EMFILE, "too many open files"),
+    ]
+    reader = ResultReader(state.path / FILE_NAME)
+    whole = reader._read_whole
+
+    def scarce(number: int) -> PayloadColumn | None:
+        if errors:
+            raise errors.pop()
+        return whole(number)
+
+    monkeypatch.setattr(reader, "_read_whole", scarce)
+    assert list(await reader.read(the_column(state))) == [b"first", BIG, b"last"]
+    await reader.close()
 
 
 async def test_an_expired_result_takes_its_file_along(state: StateDir) -> None:

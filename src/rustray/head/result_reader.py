@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import sqlite3
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +17,10 @@ from rustray.head.result_files import SUFFIX, DamagedFile, read_file
 from rustray.task.columns import PayloadColumn, StoredColumn
 
 logger = logging.getLogger("rustray.head")
+
+PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
+"""Between the tries to read a result while the machine is short of something."""
+_SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class ResultReader:
@@ -39,7 +45,7 @@ class ResultReader:
     def read_now(self, column: StoredColumn) -> PayloadColumn:
         """Do as `read`, in this thread."""
         try:
-            whole = self._read_whole(column.number)
+            whole = self._read_patiently(column.number)
         except (DamagedFile, OSError, sqlite3.Error, ValueError) as error:
             logger.error("a result is lost: %s", error)
             raise ObjectLost(
@@ -50,6 +56,18 @@ class ResultReader:
         if whole is None:
             raise TaskNotFound("the result has expired (it was kept for its time to live)")
         return whole.slice(column.skip, column.skip + len(column))
+
+    def _read_patiently(self, number: int) -> PayloadColumn | None:
+        """Read it, again and again for a while if what is short is only descriptors, or a lock."""
+        for pause_s in PAUSES_S:
+            try:
+                return self._read_whole(number)
+            except (OSError, sqlite3.OperationalError) as error:
+                if isinstance(error, OSError) and error.errno not in _SHORT_OF:
+                    raise
+                logger.warning("a result cannot be read now: %s", error)
+                time.sleep(pause_s)
+        return self._read_whole(number)
 
     def _read_whole(self, number: int) -> PayloadColumn | None:
         found = self._row(number)
