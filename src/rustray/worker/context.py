@@ -106,7 +106,7 @@ class TaskContext:
 
         As `progress`, it is not kept. It comes after what the task has said before; up to 256
         may wait to be sent (200 a second are), and what is beyond that is dropped and counted
-        (``news_dropped`` in the worker's status).
+        (counted as ``news_dropped``).
 
         Args:
             name: What it is, at most 256 characters.
