@@ -32,6 +32,7 @@ class Rules:
         lease_ttl_s: Lease of a worker.
         heartbeat_s: Time between two heartbeats: a lease may be that old when trouble begins.
         slack_s: How late a record may be, for a process that was busy.
+        exclusive_s: No exclusive task takes longer, unless its executor is frozen.
         cancel_s: How long a cancel may need to reach its worker, where nothing is in the way.
         only_pauses: The head was never away for long: no call may give up.
     """
@@ -39,6 +40,7 @@ class Rules:
     lease_ttl_s: float
     heartbeat_s: float
     slack_s: float = 1.0
+    exclusive_s: float = 1.5
     cancel_s: float = 5.0
     only_pauses: bool = False
 
@@ -444,8 +446,7 @@ class _Check:
             end = min(before.end, self._death_of(before))
             if end <= after.start + self._rules.slack_s / 2:
                 continue
-            if task.is_exclusive and end == FOR_EVER:
-                # Its worker has stopped it, or the nemesis: whoever ends later writes that down.
+            if task.is_exclusive and self._must_have_ended(before, end):
                 self._verdict.figures["exclusive attempts stopped"] += 1
                 continue
             self._verdict.figures["attempts that overlap"] += 1
@@ -458,6 +459,11 @@ class _Check:
                 )
             if not is_covered:
                 self._report("I7", task_id, f"{_shown(before)} overlaps {_shown(after)}")
+
+    def _must_have_ended(self, run: Run, end: float) -> bool:
+        """Whether an exclusive attempt would have written its end, had nobody stopped it before."""
+        allowed = self._rules.exclusive_s + self._rules.slack_s
+        return run.end == FOR_EVER and end > run.start + allowed
 
     def _death_of(self, run: Run) -> float:
         """Return when an attempt that wrote no end was stopped; infinite where nobody knows."""

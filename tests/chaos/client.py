@@ -58,6 +58,7 @@ class Client:
         self.head = rustray.HeadNode(host, port, allow_pickle=True)
         self.address = f"rustray://{host}:{port}"
         self.open: set[str] = set()
+        self._unacked: set[str] = set()
         self._random, self._history = random, history
         self._sequence = 0
         self._prefix = random.randbytes(10)
@@ -189,6 +190,7 @@ class Client:
         ids = [ref.task_id for ref in refs]
         self._history.write("submit", ids=ids, retries=3, key="", again=False)
         self.open.update(ids)
+        self._unacked.update(ids)
         self._spawn(self._await_refs(refs))
 
     async def keyed(self) -> None:
@@ -252,6 +254,10 @@ class Client:
             except rustray.HeadUnavailable:
                 self._history.write("away", call="cancel_task")
                 continue
+            except rustray.TaskNotFound:
+                if task_id not in self._unacked:
+                    raise
+                continue  # the head has restarted, and this one is still to be handed in again
             self._history.write("cancel", id=task_id, state=state.name)
 
     async def visit(self) -> None:
@@ -304,6 +310,7 @@ class Client:
             except rustray.TaskError as error:
                 value = type(error).__name__
             self._history.write("ack", ids=[ref.task_id], key="")
+            self._unacked.discard(ref.task_id)
             self._history.write("value", id=ref.task_id, hash=value)
             await self._await_end(ref.task_id)
 

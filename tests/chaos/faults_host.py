@@ -62,10 +62,13 @@ def fail_sync(world: World, random: Random) -> Strike | None:
     world.head_shim.set(sync_errno=errno.EIO)
     reader = Reader(world.history_dir)
     reader.new()
+    starts = world.head_starts
 
     def end() -> None:
-        found = reader.new()  # nobody else was told anything before the head could sync again
+        until = world.head_start_s if world.head_starts != starts else time.monotonic()
         world.head_shim.set(sync_errno=0)
+        # The next head can sync, and may ack; this one could not.
+        found = [record for record in reader.new() if record["t"] < until]
         asked = {name for record in found if record["k"] == "submit" for name in record["ids"]}
         acked = {name for record in found if record["k"] == "ack" for name in record["ids"]}
         if asked & acked:

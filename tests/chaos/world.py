@@ -113,6 +113,7 @@ class World:
         self.worker_shim = self._shim("worker")
         self.head = self.members[HEAD] = Member(HEAD)
         self.head_starts = 0
+        self.head_start_s = 0.0
         self.has_problem = False
         self.limited: set[int] = set()
         self.round = 0
@@ -148,6 +149,7 @@ class World:
     def launch_head(self) -> None:
         """Start the head without waiting."""
         self.head_starts += 1
+        self.head_start_s = time.monotonic()
         argv = ["-m", "rustray", "head", "--address", self.spaces.host]
         argv += ["--port", str(self.cluster.port)]
         self.head.node = self._launch(self.head, argv, self.head_shim.environment)
@@ -325,7 +327,11 @@ class World:
         if member.kind == HEAD:
             self.head_shim.heal()
             self.spaces.empty_disk()
-            self.start_head()
+            try:
+                self.start_head()
+            except AssertionError as error:
+                self.problem(f"the head does not start: {error}")
+                self.kill(self.head)
         else:
             self.start(member)
 

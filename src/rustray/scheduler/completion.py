@@ -24,6 +24,9 @@ from rustray.task.frames import LeaseRange
 from rustray.task.result import FailureInfo
 from rustray.task.state import DEAD_STATES, TaskState
 
+EXCLUSIVE_PAUSE_S = 0.5
+"""How long exclusive tasks wait that a worker gave back by itself."""
+
 
 def owned_runs(state: SchedulerState, lease: Lease, offset: int, count: int) -> list[Part]:
     """Return the runs of a lease's range that are really still under this lease.
@@ -74,28 +77,31 @@ def release(state: SchedulerState, lease: Lease, number: int) -> None:
     state.charge(worker, lease.batch.queue, -number)
 
 
-def requeue(state: SchedulerState, lease: Lease, part: Part) -> None:
+def requeue(state: SchedulerState, lease: Lease, part: Part, pause_s: float = 0.0) -> None:
     """Put released tasks back at the head of their queue, under the next attempt number.
 
-    Those that never started, and whose queue limit has passed, end instead.
+    Those that never started, and whose queue limit has passed, end instead; exclusive ones are
+    not given away for so long.
     """
     batch = part.batch
     if not batch.is_overdue:
-        _put_back(state, lease, part)
+        _put_back(state, lease, part, pause_s)
         return
     limit_s = batch.queue.task_class.queue_timeout_s
     for one in reversed(part.singles()):
         if one.low in batch.reruns or not batch.is_past(one.low, limit_s, state.now):
-            _put_back(state, lease, one)
+            _put_back(state, lease, one, pause_s)
         else:
             end_overdue(state, one)
 
 
-def _put_back(state: SchedulerState, lease: Lease, part: Part) -> None:
+def _put_back(state: SchedulerState, lease: Lease, part: Part, pause_s: float) -> None:
     take_from(state, lease, part)
     worker, is_exclusive = lease.worker, part.batch.queue.task_class.exclusive
     # A lost worker's executors may outlive it, but not its lease.
     if is_exclusive and worker.is_lost and hold_back(state, part, worker.expires_at_s):
+        return
+    if is_exclusive and pause_s and hold_back(state, part, state.now + pause_s):
         return
     push_front(part.batch.queue, part.batch, part.low, part.high)
     enqueue(state, part.batch.queue)
@@ -132,13 +138,17 @@ def give_back(state: SchedulerState, worker: WorkerRecord, returned: LeaseRange)
     if lease is None:
         state.counters["stale_reports"] += max(returned.count, 1)
         return
+    # One that hears nothing of the head gives back at once whatever exclusive it is given. (What
+    # was asked back has another worker waiting for it.)
+    is_asked = worker.state != "ready" or state.now < worker.recall_until_s
+    pause_s = 0.0 if is_asked else EXCLUSIVE_PAUSE_S
     for part in reversed(owned_runs(state, lease, returned.offset, returned.count)):
         release(state, lease, part.count)
         if part.state is TaskState.CANCELLING:
             finish(state, part, TaskState.CANCELLED, cancelled_payloads(part.count), worker)
         else:
             state.counters["tasks_returned"] += part.count
-            requeue(state, lease, part)
+            requeue(state, lease, part, pause_s)
 
 
 def finish(

@@ -51,7 +51,8 @@ def _explain_delayed(state: SchedulerState, batch: Batch, offset: int, name: str
         return Explanation(
             name,
             TaskState.QUEUED,
-            "it is exclusive, and an earlier attempt may still run on a worker that was lost, for "
+            "it is exclusive, and an earlier attempt may still run on a worker that was lost, or "
+            "its worker gave it back because it hears nothing of the head; it waits for "
             f"{max(delay.due_s - state.now, 0.0):.1f} s at most.",
             advice="it starts when that time is over.",
         )

@@ -310,6 +310,8 @@ def test_an_exclusive_task_may_be_stopped_and_run_again() -> None:
     assert _found(_submit(exclusive=True), _ack(), *runs, away) == set()
     assert _found(_submit(), _ack(), *runs, away) == {"I3", "I7"}
     assert "I7" in _found(_submit(exclusive=True), _ack(), *runs, away, _finish(7.0, 1))
+    later = _at(30.0, "down", w="worker-1.1", clean=False)
+    assert _found(_submit(exclusive=True), _ack(), *runs, away, later) == set()
 
 
 def test_a_new_head_may_number_its_events_anew() -> None:

@@ -149,3 +149,18 @@ def test_after_a_restart_its_worker_takes_it_up_again() -> None:
     assert head.grants == []
     head.end("w-1", 2, grant, TaskState.SUCCEEDED)
     assert head.state_of(0) is TaskState.SUCCEEDED
+
+
+def test_one_that_comes_back_unstarted_is_not_given_away_again_at_once() -> None:
+    """A worker that cannot hear the head gives back whatever comes: that must not go in circles."""
+    bench = Bench()
+    worker = bench.join("w-1", cpus=1)
+    bench.submit(1, ALONE)
+    bench.give_back(worker, next(iter(worker.held)), 0, 1)
+    assert grants(bench) == []
+    bench.pass_time(0.4)
+    assert grants(bench) == []
+    bench.pass_time(0.2)
+    assert grants(bench) == [0]
+    bench.run_all()
+    assert bench.ended == {0: [TaskState.SUCCEEDED]}
