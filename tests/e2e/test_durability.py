@@ -229,3 +229,17 @@ def test_a_head_that_was_frozen_takes_no_work_away(tmp_path: Path) -> None:
                 head.signal(signal.SIGCONT)
             assert rustray.get(refs, timeout=60) == [0, 1]
         assert functions.executions(marks) == {0: 1, 1: 1}
+
+
+def test_what_is_known_of_tokens_survives(tmp_path: Path) -> None:
+    """The next head lists the tokens that the killed one had handed out, and not the tokens."""
+    with Cluster(tmp_path) as cluster:
+        cluster.start_head()
+        made = cluster.json("token", "create", "--role", "submit", "--allow-code", "--ttl", "8h")
+        cluster.restart_head()
+        answer = cluster.json("token", "list")
+    [found] = answer["tokens"]
+    assert (found["role"], found["scopes"], found["audience"]) == ("submit", "code", "head")
+    assert found["created_by"] == "user:local-admin"
+    assert found["expires_unix_s"] - found["issued_unix_s"] == 8 * 3600
+    assert made["token"] not in str(answer)

@@ -42,6 +42,7 @@ from rustray.task.views import (
     Registered,
     TaskPage,
     TaskView,
+    TokenInfo,
     WorkerInfo,
     WorkerReason,
     WorkerView,
@@ -223,6 +224,9 @@ class FakeHead:
     ) -> str:
         self.note("create_token", (role, ttl_s, allow_code, audience))
         return "made"
+
+    async def list_tokens(self) -> list[TokenInfo]:
+        return [TokenInfo("t-1", "user:ann", "submit", "code", "head", 1.5, 2.5, 3.5, "user:bob")]
 
 
 class FakeAuth:

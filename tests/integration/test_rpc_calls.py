@@ -97,6 +97,7 @@ async def test_every_view_arrives_as_it_was(client: GrpcHeadClient, head: FakeHe
     await client.drain_worker("w-1")
     assert await client.create_token("submit", 60.0, True, "worker") == "made"
     assert head.calls[-1] == ("create_token", ("submit", 60.0, True, "worker"))
+    assert await client.list_tokens() == await head.list_tokens()
     assert await client.renew_token() == "fresh"
     names = [name for name, _ in head.calls]
     assert names[-4:] == ["cancel", "drain_worker", "create_token", "renew_token"]

@@ -176,6 +176,7 @@ _LATER = {
     ),
     8: "ALTER TABLE cancel DROP COLUMN force;",
     9: "ALTER TABLE batch DROP COLUMN principal;",
+    10: "DROP TABLE token;",
 }
 """Schema version to what takes its novelty away."""
 

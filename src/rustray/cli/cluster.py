@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Annotated, Any, Final
 
 import typer
@@ -15,14 +18,14 @@ from rustray.cli.output import Output, is_terminal, write_line
 from rustray.cli.values import parse_address, parse_duration
 from rustray.common.errors import UsageProblem
 from rustray.security.bind import is_loopback, is_unspecified, join_host_port, split_host_port
-from rustray.task.views import ClusterStatus, WorkerView
+from rustray.task.views import ClusterStatus, TokenInfo, WorkerView
 
 ROLES: Final = ("worker", "submit", "observe", "admin")
 AUDIENCES: Final = ("head", "worker")
 _CLEAR: Final = "\x1b[H\x1b[2J"
 
 workers_app = typer.Typer(help="List and drain workers.", no_args_is_help=True)
-token_app = typer.Typer(help="Make access tokens.", no_args_is_help=True)
+token_app = typer.Typer(help="Make and list access tokens.", no_args_is_help=True)
 
 
 async def status(call: Call) -> int:
@@ -204,6 +207,49 @@ async def create_token(
     if is_join and not call.output.as_json:
         _explain_join(str(reachable), call.output)
     return exits.OK
+
+
+@client_command(token_app, "list")
+async def list_tokens(call: Call) -> int:
+    """Show what is known of the tokens that were made here and can still be good."""
+    async with call.head() as api:
+        found = await api.list_tokens()
+    call.output.value(
+        {"tokens": [asdict(token) for token in found]}, lambda out: _render_tokens(found, out)
+    )
+    return exits.OK
+
+
+def _render_tokens(found: Sequence[TokenInfo], output: Output) -> None:
+    now = time.time()
+    rows = [
+        (
+            token.token_id,
+            token.subject,
+            token.role,
+            token.scopes or "-",
+            token.audience,
+            token.created_by,
+            _span(now - token.issued_unix_s),
+            _span(token.expires_unix_s - now) if token.expires_unix_s > now else "ended",
+            _span(token.renewable_unix_s - now) if token.renewable_unix_s > now else "no more",
+        )
+        for token in found
+    ]
+    output.table(
+        (
+            "TOKEN",
+            "SUBJECT",
+            "ROLE",
+            "SCOPES",
+            "FOR",
+            "MADE BY",
+            "AGE",
+            "GOOD FOR",
+            "RENEWABLE",
+        ),
+        rows,
+    )
 
 
 def _address_for_others(listens: str, used: str) -> str:

@@ -27,7 +27,6 @@ from rustray.head.journal_files import (
 from rustray.head.journal_store import FILE_NAME, JournalStore
 from rustray.head.result_reader import ResultReader
 from rustray.head.service import HeadService
-from rustray.scheduler.commands import PersistEvents
 from rustray.scheduler.events import StateRecovered
 from rustray.scheduler.state import SchedulerSettings
 from rustray.security.auth import AuthManager
@@ -98,7 +97,7 @@ class Head:
         auth, identity = self._load_keys()
         host = config.listen.address
         self.security = self._security_text(auth)
-        journal, recovered, events, start = self._open_journal()
+        journal, recovered, store, start = self._open_journal()
         core = HeadCore.create(
             HeadIdentity(
                 auth.cluster_id if auth else "open",
@@ -112,21 +111,16 @@ class Head:
             default_max_retries=config.scheduling.max_retries,
             journal=journal,
         )
-        core.notifications.go_on(events, start.revision)
+        if store is not None:
+            core.issued.restore(store.tokens)
+        core.notifications.go_on(store.events if store else [], start.revision)
         await self._watch_disk(core, journal)
         if journal.level != MemoryJournal.level:
             reader = ResultReader(self._state.path / FILE_NAME)
             core.driver.results = reader
             self._stack.push_async_callback(reader.close)
         if recovered is not None:
-            core.driver.handle(recovered)
-            for batch in recovered.batches:
-                core.sessions.restore(batch.prefix, batch.principal)
-            logger.info(
-                "found %d unfinished tasks of an earlier head and %d workers to wait for",
-                core.driver.scheduler.state.pending_tasks,
-                len(recovered.workers),
-            )
+            _take_over(core, recovered)
         if identity is not None:
             document = auth.verification_document() if auth is not None else None
             now = datetime.fromtimestamp(time.time(), UTC)
@@ -169,8 +163,8 @@ class Head:
 
     def _open_journal(
         self,
-    ) -> tuple[Journal, StateRecovered | None, list[PersistEvents], Start]:
-        """Return the journal, what an earlier head has left and told, and how to go on."""
+    ) -> tuple[Journal, StateRecovered | None, JournalStore | None, Start]:
+        """Return the journal, what an earlier head has left in its store, and how to go on."""
         level = self.config.scheduling.durability
         path = self._state.path / FILE_NAME
         if level == MemoryJournal.level:
@@ -178,7 +172,7 @@ class Head:
                 logger.warning(
                     "%s keeps tasks of an earlier head; at durability=memory they stay there", path
                 )
-            return MemoryJournal(), None, [], Start.first()
+            return MemoryJournal(), None, None, Start.first()
         expect_journal(self._state)
         self._stack.enter_context(claim(path))
         store, recovered = when_unlocked(lambda: self._load(path, level))
@@ -190,7 +184,7 @@ class Head:
         )
         self._stack.push_async_callback(journal.close)
         start = Start(store.epoch_ms, is_first=store.starts == 1)
-        return journal, recovered, store.events, start
+        return journal, recovered, store, start
 
     def _load(self, path: Path, level: str) -> tuple[JournalStore, StateRecovered | None]:
         expect_log(path)
@@ -240,6 +234,18 @@ class Head:
     async def close(self) -> None:
         """Stop serving and give the state directory free."""
         await self._stack.aclose()
+
+
+def _take_over(core: HeadCore, recovered: StateRecovered) -> None:
+    """Have the scheduler go on where an earlier head stopped."""
+    core.driver.handle(recovered)
+    for batch in recovered.batches:
+        core.sessions.restore(batch.prefix, batch.principal)
+    logger.info(
+        "found %d unfinished tasks of an earlier head and %d workers to wait for",
+        core.driver.scheduler.state.pending_tasks,
+        len(recovered.workers),
+    )
 
 
 async def _republish(publish: Callable[[], float], due_unix_s: float) -> None:

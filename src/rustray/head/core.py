@@ -13,6 +13,7 @@ from rustray.head import liveness
 from rustray.head.client_peer import ClientPeer
 from rustray.head.connections import ConnectionManager
 from rustray.head.driver import HeadDriver
+from rustray.head.issued import IssuedTokens
 from rustray.head.journal import Journal, MemoryJournal
 from rustray.head.notifications import NotificationManager
 from rustray.head.owners import Owners
@@ -89,6 +90,9 @@ class TokenDesk(Protocol):
     def renew_for(self, caller: Caller, now_unix_s: float) -> str:
         """Sign a fresh token for a caller whose present one is good."""
 
+    def verify(self, token: str | None, now_unix_s: float, audience: str = "head") -> Caller:
+        """Answer who holds a token."""
+
 
 @dataclass(frozen=True, slots=True)
 class HeadIdentity:
@@ -113,6 +117,7 @@ class HeadCore:
         sessions: Whose tokens may hand in tasks under which prefix.
         workers: Whose tokens may speak as which worker.
         registrar: Signs certificates of workers; None without TLS.
+        issued: What is known of tokens that were made.
         next_session: Number of the next worker session; grows over restarts too.
     """
 
@@ -128,6 +133,7 @@ class HeadCore:
     host_key: str
     next_session: int
     registrar: Registrar | None = None
+    issued: IssuedTokens = field(init=False)
     worker_hosts: dict[str, tuple[int, int, str]] = field(default_factory=dict)
     sessions: Owners[bytes] = field(init=False)
     workers: Owners[str] = field(init=False)
@@ -136,6 +142,7 @@ class HeadCore:
     def __post_init__(self) -> None:
         state = self.driver.scheduler.state
         clients, refusals = self.driver.clients, self.driver.refusals
+        self.issued = IssuedTokens(self.driver.journal.append)
         self.sessions = Owners(
             "this session of tasks",
             lambda key: key in state.sessions or key in clients or key in refusals,

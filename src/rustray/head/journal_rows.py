@@ -27,7 +27,7 @@ from rustray.task.state import TaskState
 
 APPLICATION_ID: Final = 0x52525931
 """Marks the file as ours: "RRY1"."""
-SCHEMA_VERSION: Final = 9
+SCHEMA_VERSION: Final = 10
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:

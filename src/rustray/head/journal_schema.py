@@ -39,6 +39,13 @@ CREATE INDEX purge_batch ON purge (batch);
 """
 _FORCE: Final = "ALTER TABLE cancel ADD COLUMN force INTEGER NOT NULL DEFAULT 0;"
 _PRINCIPAL: Final = "ALTER TABLE batch ADD COLUMN principal TEXT NOT NULL DEFAULT '';"
+_TOKENS: Final = """
+CREATE TABLE token (
+  id TEXT PRIMARY KEY, subject TEXT NOT NULL, role TEXT NOT NULL, scopes TEXT NOT NULL,
+  audience TEXT NOT NULL, issued REAL NOT NULL, expires REAL NOT NULL, renewable REAL NOT NULL,
+  created_by TEXT NOT NULL
+);
+"""
 MIGRATIONS: Final = {
     1: _CRASHES,
     2: _OOM_RERUNS,
@@ -48,6 +55,7 @@ MIGRATIONS: Final = {
     6: _LETTERS,
     7: _FORCE,
     8: _PRINCIPAL,
+    9: _TOKENS,
 }
 """Schema version to what makes the next one of it."""
 SCHEMA: Final = f"""
@@ -80,7 +88,7 @@ CREATE INDEX granted_batch ON granted (batch);
   batch INTEGER NOT NULL, place INTEGER NOT NULL, attempt INTEGER NOT NULL, reruns INTEGER NOT NULL,
   PRIMARY KEY (batch, place)
 ) WITHOUT ROWID;
-{_LETTERS}"""
+{_LETTERS}{_TOKENS}"""
 _BATCH: Final = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?)"
 _OUTCOME: Final = "INSERT INTO outcome VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 STATEMENTS: Final[dict[type[Any], str]] = {
@@ -109,6 +117,8 @@ STATEMENTS: Final[dict[type[Any], str]] = {
     c.ForgetBatch: "DELETE FROM batch WHERE id = ?",
     c.ForgetCode: "DELETE FROM code WHERE hash = ?",
     c.ForgetWorker: "DELETE FROM worker WHERE id = ?",
+    c.PersistToken: "INSERT OR REPLACE INTO token VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    c.ForgetTokens: "DELETE FROM token WHERE max(expires, renewable) < ?",
     **event_rows.STATEMENTS,
 }
 _TABLES_OF_BATCHES: Final = (
@@ -153,5 +163,6 @@ COLUMNS: Final[dict[type[Any], tuple[str, ...]]] = {
     c.ForgetBatch: ("batch",),
     c.ForgetCode: ("code_hash",),
     c.ForgetWorker: ("worker_id",),
+    c.ForgetTokens: ("ended_unix_s",),
 }
 """What of a command goes into its statement, in order, where that is a value as it is."""

@@ -14,6 +14,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +35,7 @@ from rustray.scheduler import commands as c
 from rustray.scheduler.events import StateRecovered
 from rustray.task.columns import NO_PAYLOADS, PayloadColumn
 from rustray.task.spec import TaskClass
+from rustray.task.views import TokenInfo
 
 logger = logging.getLogger("rustray.head")
 
@@ -58,6 +60,7 @@ class JournalStore:
         starts: How many heads have started with this journal; 0 before `load`.
         epoch_ms: Unix milliseconds of this start, above those of all earlier ones; 0 before `load`.
         events: What earlier heads have told, in order; empty before `load`.
+        tokens: What is known of tokens that earlier heads made; empty before `load`.
     """
 
     def __init__(
@@ -92,6 +95,7 @@ class JournalStore:
         self._doomed: list[tuple[int, bytes]] = []
         self.starts = self.epoch_ms = 0
         self.events: list[c.PersistEvents] = []
+        self.tokens: list[TokenInfo] = []
         try:
             if is_file:
                 make_private(Path(path))
@@ -245,6 +249,8 @@ class JournalStore:
                 self._doom(command.number)
             case c.PersistEvents() | c.ForgetEvents():
                 return event_rows.row_of(command)
+            case c.PersistToken():
+                return astuple(command.token)
         return tuple(getattr(command, name) for name in COLUMNS[type(command)])
 
     def _put_away(self, command: c.PersistOutcome) -> None:
@@ -297,6 +303,7 @@ class JournalStore:
             # That this head has it open is in the file itself from now on.
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             self.events = event_rows.load(db)
+            self.tokens = [TokenInfo(*row) for row in db.execute("SELECT * FROM token")]
         except (sqlite3.Error, OSError, ValueError, KeyError, TypeError) as error:
             self._has_failed = True
             raise unusable(self._path, error) from error

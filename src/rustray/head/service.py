@@ -24,6 +24,7 @@ from rustray.common.errors import (
 )
 from rustray.common.resources import ResourceSet
 from rustray.head.core import HeadCore, TokenDesk
+from rustray.head.issued import info_of
 from rustray.head.letters import LetterService
 from rustray.head.listing import cluster_status, list_tasks
 from rustray.rpc.api import (
@@ -61,6 +62,7 @@ from rustray.task.views import (
     OfferedFunction,
     Registered,
     TaskPage,
+    TokenInfo,
     WorkerInfo,
     WorkerView,
 )
@@ -350,12 +352,20 @@ class HeadService(LetterService):
     async def create_token(
         self, role: str, ttl_s: float, allow_code: bool, audience: str = "head"
     ) -> str:
-        """Mint a token."""
+        """Mint a token; what is known of it is committed before it is handed out."""
         kind = "worker" if role == "worker" else "user"
-        subject = f"{kind}:{secrets.token_hex(4)}"
-        return self._desk().mint(
-            role, subject, time.time(), ttl_s, allow_code=allow_code, audience=audience
-        )
+        subject, now = f"{kind}:{secrets.token_hex(4)}", time.time()
+        desk = self._desk()
+        token = desk.mint(role, subject, now, ttl_s, allow_code=allow_code, audience=audience)
+        holder = desk.verify(token, now, audience)
+        self._core.issued.note(info_of(holder, audience, self._caller))
+        await self._driver.safe()
+        return token
+
+    async def list_tokens(self) -> list[TokenInfo]:
+        """Return what is known of the tokens that were made here."""
+        self._desk()
+        return self._core.issued.current(time.time())
 
     def _desk(self) -> TokenDesk:
         if self._core.tokens is None:

@@ -24,6 +24,7 @@ from rustray.task.views import (
     OfferedFunction,
     Registered,
     TaskPage,
+    TokenInfo,
     WorkerInfo,
     WorkerView,
 )
@@ -297,5 +298,6 @@ class HeadApi(Protocol):
     async def create_token(
         self, role: str, ttl_s: float, allow_code: bool, audience: str = "head"
     ) -> str: ...
+    async def list_tokens(self) -> list[TokenInfo]: ...
     async def enroll_worker(self, worker_id: str, signing_request: bytes) -> Enrollment:
         """Give a worker on another machine what its own service needs."""

@@ -59,6 +59,7 @@ from rustray.task.views import (
     OfferedFunction,
     Registered,
     TaskPage,
+    TokenInfo,
     WorkerInfo,
     WorkerView,
 )
@@ -376,3 +377,8 @@ class GrpcHeadClient:
         )
         answer = await self._call("CreateToken", request, wire.CreateTokenResponse)
         return answer.token
+
+    async def list_tokens(self) -> list[TokenInfo]:
+        """Return what is known of the tokens that the head has made."""
+        request = wire.ListTokensRequest()
+        return views.get_tokens(await self._call("ListTokens", request, wire.ListTokensResponse))

@@ -116,6 +116,10 @@ async def _create_token(api: HeadApi, request: wire.CreateTokenRequest) -> Any:
     return wire.CreateTokenResponse(token=token)
 
 
+async def _list_tokens(api: HeadApi, _: wire.ListTokensRequest) -> Any:
+    return views.put_tokens(await api.list_tokens())
+
+
 async def _renew_token(api: HeadApi, _: wire.RenewTokenRequest) -> Any:
     return wire.RenewTokenResponse(token=await api.renew_token())
 
@@ -147,6 +151,7 @@ _UNARY: Final[dict[str, tuple[Any, Callable[[HeadApi, Any], Awaitable[Any]]]]] =
     "GetStatus": (wire.GetStatusRequest, _get_status),
     "DrainWorker": (wire.DrainWorkerRequest, _drain_worker),
     "CreateToken": (wire.CreateTokenRequest, _create_token),
+    "ListTokens": (wire.ListTokensRequest, _list_tokens),
     "RenewToken": (wire.RenewTokenRequest, _renew_token),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from typing import Final
 
 from rustray.proto.rustray.v1 import common_pb2 as common
@@ -33,6 +33,7 @@ from rustray.task.views import (
     Registered,
     TaskPage,
     TaskView,
+    TokenInfo,
     WorkerInfo,
     WorkerReason,
     WorkerView,
@@ -153,6 +154,17 @@ def put_heartbeat_reply(reply: HeartbeatReply) -> wire.HeartbeatResponse:
 def get_heartbeat_reply(message: wire.HeartbeatResponse) -> HeartbeatReply:
     """Decode the answer to a heartbeat."""
     return HeartbeatReply(message.is_known)
+
+
+def put_tokens(tokens: Iterable[TokenInfo]) -> wire.ListTokensResponse:
+    """Encode what is known of tokens."""
+    return wire.ListTokensResponse(tokens=[wire.TokenInfo(**asdict(token)) for token in tokens])
+
+
+def get_tokens(message: wire.ListTokensResponse) -> list[TokenInfo]:
+    """Decode what is known of tokens."""
+    names = [field.name for field in fields(TokenInfo)]
+    return [TokenInfo(*(getattr(one, name) for name in names)) for one in message.tokens]
 
 
 def put_workers(workers: Iterable[WorkerView]) -> wire.ListWorkersResponse:

@@ -14,6 +14,7 @@ from rustray.task.columns import PayloadColumn
 from rustray.task.frames import LeaseNews, Outcome
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
+from rustray.task.views import TokenInfo
 
 
 @record
@@ -295,6 +296,20 @@ class PersistEvents:
 
 
 @record
+class PersistToken:
+    """Commit what is known of a token; the shell's own."""
+
+    token: TokenInfo
+
+
+@record
+class ForgetTokens:
+    """Drop what is known of the tokens that ended before this time; the shell's own."""
+
+    ended_unix_s: float
+
+
+@record
 class ForgetEvents:
     """Drop the events before a revision."""
 
@@ -385,6 +400,8 @@ JournalCommand = (
     | ForgetWorker
     | PersistEvents
     | ForgetEvents
+    | PersistToken
+    | ForgetTokens
 )
 """What a journal takes: what `StateRecovered` brings back, and what was told of it."""
 

@@ -92,6 +92,7 @@ METHOD_ROLES: Final[Mapping[str, frozenset[Role]]] = MappingProxyType(
         HEAD_SERVICE + "Subscribe": _READERS,
         HEAD_SERVICE + "DrainWorker": _ADMINS,
         HEAD_SERVICE + "CreateToken": _ADMINS,
+        HEAD_SERVICE + "ListTokens": _ADMINS,
         HEAD_SERVICE + "RenewToken": _ALL,
         WORKER_SERVICE + "ExecuteTask": _ADMINS,
         WORKER_SERVICE + "GetStatus": _ALL,

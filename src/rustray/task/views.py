@@ -16,6 +16,38 @@ from rustray.task.state import TaskState
 
 
 @dataclass(frozen=True, slots=True)
+class TokenInfo:
+    """What is known of an access token that the head has made; never the token itself.
+
+    Attributes:
+        token_id: Its ``jti``.
+        subject: Whom it names; a renewed token has the same.
+        role: What its holder is.
+        scopes: What its holder may beyond that, comma-separated; "code" or nothing.
+        audience: Kind of node that takes it: head or worker.
+        issued_unix_s: When it was made.
+        expires_unix_s: When it ends, unless it is renewed.
+        renewable_unix_s: Until when it can be.
+        created_by: Subject of who asked for it.
+    """
+
+    token_id: str
+    subject: str
+    role: str
+    scopes: str
+    audience: str
+    issued_unix_s: float
+    expires_unix_s: float
+    renewable_unix_s: float
+    created_by: str
+
+    @property
+    def ends_unix_s(self) -> float:
+        """When it is of no use to anybody any more."""
+        return max(self.expires_unix_s, self.renewable_unix_s)
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerInfo:
     """What a worker says of itself when it registers.
 

@@ -36,7 +36,7 @@ _EXPECTED = {
         "GetStatus",
         "Subscribe",
     ],
-    "admin": ["DrainWorker", "CreateToken"],
+    "admin": ["DrainWorker", "CreateToken", "ListTokens"],
     "worker submit observe admin": ["RenewToken"],
 }
 

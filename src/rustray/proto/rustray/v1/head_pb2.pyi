@@ -842,6 +842,38 @@ class CreateTokenResponse(_message.Message):
     token: str
     def __init__(self, token: _Optional[str] = ...) -> None: ...
 
+class ListTokensRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class TokenInfo(_message.Message):
+    __slots__ = ("token_id", "subject", "role", "scopes", "audience", "issued_unix_s", "expires_unix_s", "renewable_unix_s", "created_by")
+    TOKEN_ID_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    SCOPES_FIELD_NUMBER: _ClassVar[int]
+    AUDIENCE_FIELD_NUMBER: _ClassVar[int]
+    ISSUED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    RENEWABLE_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    CREATED_BY_FIELD_NUMBER: _ClassVar[int]
+    token_id: str
+    subject: str
+    role: str
+    scopes: str
+    audience: str
+    issued_unix_s: float
+    expires_unix_s: float
+    renewable_unix_s: float
+    created_by: str
+    def __init__(self, token_id: _Optional[str] = ..., subject: _Optional[str] = ..., role: _Optional[str] = ..., scopes: _Optional[str] = ..., audience: _Optional[str] = ..., issued_unix_s: _Optional[float] = ..., expires_unix_s: _Optional[float] = ..., renewable_unix_s: _Optional[float] = ..., created_by: _Optional[str] = ...) -> None: ...
+
+class ListTokensResponse(_message.Message):
+    __slots__ = ("tokens",)
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    tokens: _containers.RepeatedCompositeFieldContainer[TokenInfo]
+    def __init__(self, tokens: _Optional[_Iterable[_Union[TokenInfo, _Mapping]]] = ...) -> None: ...
+
 class RenewTokenRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

@@ -136,6 +136,11 @@ class HeadServiceStub:
                 request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.CreateTokenRequest.SerializeToString,
                 response_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.CreateTokenResponse.FromString,
                 _registered_method=True)
+        self.ListTokens = channel.unary_unary(
+                '/rustray.v1.HeadService/ListTokens',
+                request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ListTokensRequest.SerializeToString,
+                response_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ListTokensResponse.FromString,
+                _registered_method=True)
         self.RenewToken = channel.unary_unary(
                 '/rustray.v1.HeadService/RenewToken',
                 request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.RenewTokenRequest.SerializeToString,
@@ -292,6 +297,13 @@ class HeadServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListTokens(self, request, context):
+        """What is known of the tokens that were made and are still of use; never the tokens.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RenewToken(self, request, context):
         """A fresh token with the caller's own rights.
         """
@@ -401,6 +413,11 @@ def add_HeadServiceServicer_to_server(servicer, server):
                     servicer.CreateToken,
                     request_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.CreateTokenRequest.FromString,
                     response_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.CreateTokenResponse.SerializeToString,
+            ),
+            'ListTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTokens,
+                    request_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ListTokensRequest.FromString,
+                    response_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ListTokensResponse.SerializeToString,
             ),
             'RenewToken': grpc.unary_unary_rpc_method_handler(
                     servicer.RenewToken,
@@ -950,6 +967,33 @@ class HeadService:
             '/rustray.v1.HeadService/CreateToken',
             rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.CreateTokenRequest.SerializeToString,
             rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.CreateTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rustray.v1.HeadService/ListTokens',
+            rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ListTokensRequest.SerializeToString,
+            rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ListTokensResponse.FromString,
             options,
             channel_credentials,
             insecure,
