@@ -30,6 +30,7 @@ LIMIT_ENV: Final = "CHAOS_LIMIT"
 ACTS_ENV: Final = "CHAOS_ACTS"
 BATCH_ENV: Final = "CHAOS_BATCH"
 WATCH_ENV: Final = "CHAOS_WATCH"
+PACE_ENV: Final = "CHAOS_PACE"
 _PAUSE_S: Final = 0.25
 _OTHERS: Final = 20
 _REFUSALS: Final = (
@@ -65,6 +66,7 @@ class Client:
         self._limit = int(os.environ.get(RATE_ENV, "120"))
         self._batch = int(os.environ.get(BATCH_ENV, "40"))
         self._watched = float(os.environ.get(WATCH_ENV, "1"))
+        self._pace = float(os.environ.get(PACE_ENV, "1"))
         self._left = int(os.environ.get(LIMIT_ENV, "0")) or sys.maxsize
         self._stop = asyncio.Event()
         self._waiting: set[asyncio.Task[None]] = set()
@@ -159,7 +161,7 @@ class Client:
         return [
             rustray.TaskSpec(
                 "step",
-                [i, round(random.choice([0.0, 0.0, 0.01, 0.05, 0.3]), 3), padding],
+                [i, round(self._pace * random.choice([0.0, 0.0, 0.01, 0.05, 0.3]), 4), padding],
                 task_id=self._new_id(),
                 **options,
             )

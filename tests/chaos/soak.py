@@ -37,8 +37,8 @@ from chaos.run import (
 )
 from chaos.world import World
 
-RESULT_TTL_S: Final = 120
-_ROUND_S: Final = 60.0
+RESULT_TTL_S: Final = 300
+_ROUND_S: Final = 90.0
 _HEAD_LIVES_ROUNDS: Final = 8
 """The head is killed in one round of so many only: what dies young cannot show its leaks."""
 _ENDS_THE_HEAD: Final = frozenset(
@@ -157,7 +157,7 @@ def run_soak(plan: Plan, tasks: int, per_round: int) -> tuple[Outcome, Soak]:
     """
     timeline, interrupt, soak = Timeline(), Interrupt(), Soak()
     settings = {"SCHEDULER__RESULT_TTL_S": str(RESULT_TTL_S)}
-    world = make_world(plan, timeline, settings, batch=200, watched=0.1)
+    world = make_world(plan, timeline, settings, batch=200, watched=0.1, pace=0.02)
     outcome = Outcome(Verdict(), world.directory)
     with interrupt.caught():
         try:
@@ -281,4 +281,4 @@ kept for {RESULT_TTL_S} s.
 
 def plan_of(plan: Plan) -> Plan:
     """Return the plan as a soak needs it: fewer open watched tasks, larger batches."""
-    return replace(plan, in_flight=60)
+    return replace(plan, in_flight=150)

@@ -89,6 +89,7 @@ class World:
         acts: What clients do, by name; "" for all of it.
         batch: Tasks in their largest batches.
         watched: Part of the tasks whose ends they wait for one by one.
+        pace: Factor of the time that most tasks take.
     """
 
     directory: Path
@@ -99,6 +100,7 @@ class World:
     acts: str = ""
     batch: int = 40
     watched: float = 1.0
+    pace: float = 1.0
     settings: Mapping[str, str] = field(default_factory=dict)
     members: dict[str, Member] = field(default_factory=dict)
 
@@ -183,6 +185,7 @@ class World:
             client.ACTS_ENV: self.acts,
             client.BATCH_ENV: str(self.batch),
             client.WATCH_ENV: str(self.watched),
+            client.PACE_ENV: str(self.pace),
         }
         port = member.proxy.port if member.proxy else self.cluster.port
         if member.kind == "worker":
