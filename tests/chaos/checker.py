@@ -113,6 +113,9 @@ class Troubles:
         default_factory=lambda: defaultdict(list)
     )
     frozen: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+    mild: dict[str, list[tuple[float, float, float]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
 
     def is_any(self, low: float, high: float) -> bool:
         """Whether anything at all went on between two times."""
@@ -263,7 +266,11 @@ class _Check:
         self._verdict.figures[f"{kind} {how}"] += 1
 
     def _on_window(self, record: Record) -> None:
-        self._troubles.windows[record["w"]].append((record["t"], record["end"], record["tail"]))
+        window = (record["t"], record["end"], record["tail"])
+        if record.get("mild"):
+            self._troubles.mild[record["w"]].append(window)
+            return
+        self._troubles.windows[record["w"]].append(window)
         if record.get("frozen"):
             self._troubles.frozen[record["w"]].append((record["t"], record["end"]))
 
@@ -420,11 +427,15 @@ class _Check:
 
     def _was_stopped(self, worker: str, low: float, high: float) -> bool:
         """Whether a worker may have stopped an exclusive task, as no head answered it."""
-        head = self._troubles.windows.get(HEAD, [])
+        windows = [
+            *self._troubles.windows.get(HEAD, ()),
+            *self._troubles.windows.get(worker, ()),
+            *self._troubles.mild.get(worker, ()),
+        ]
         least = self._rules.lease_ttl_s / 2 - self._rules.heartbeat_s - self._rules.slack_s
         return self._troubles.head_died_between(low - self._rules.slack_s, high) or any(
             begin <= high and end + tail >= low and end + tail - begin >= least
-            for begin, end, tail in [*head, *self._troubles.windows.get(worker, [])]
+            for begin, end, tail in windows
         )
 
     def _merged(self, worker: str) -> list[tuple[float, float, float]]:
@@ -444,8 +455,8 @@ class _Check:
         runs = task.in_order()
         for before, after in itertools.pairwise(runs):
             end = min(before.end, self._death_of(before))
-            if end <= after.start + self._rules.slack_s / 2:
-                continue
+            if end <= after.start + self._rules.slack_s / 2 or before.start >= after.end:
+                continue  # (one that begins after the later one's end is I5's)
             if task.is_exclusive and self._must_have_ended(before, end):
                 self._verdict.figures["exclusive attempts stopped"] += 1
                 continue

@@ -117,8 +117,9 @@ def _disturb(
         world.network.do(proxy.heal)
         if after is not None:
             world.network.do(lambda: after(proxy))
-        if kind == "worker" and not is_mild:
-            world.history.write("window", at=begin, w=label, end=time.monotonic(), tail=RECONNECT_S)
+        if kind == "worker":
+            now, tail = time.monotonic(), 1.0 if is_mild else RECONNECT_S
+            world.history.write("window", at=begin, w=label, end=now, tail=tail, mild=is_mild)
 
     return hold(member, Strike(f"{label}: {what}", lasts_s, end))
 

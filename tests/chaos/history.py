@@ -25,7 +25,8 @@ raised     task        id, a, l: it is about to raise
 crash      task        id, a, l, pid, w: it is about to kill its own executor
 down       nemesis     w: a process has died; clean: it was told to stop, and had time
 window     nemesis     w, end, tail, frozen: it was frozen (with its executors), or cut off, from t
-                       to end, and may need ``tail`` more seconds to come back
+                       to end, and may need ``tail`` more seconds to come back; mild: what it said
+                       and heard came late, and no lease may end by that
 exec_down  nemesis     w, pid: an executor was killed
 final      runner      id, state, hash, attempts; state "" where the head knows no such task
 problem    runner      text: what is wrong by itself (a traceback, an orphan, a strange death)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -381,3 +382,43 @@ async def test_nothing_is_committed_after_a_commit_that_failed() -> None:
     store.gate.release(5)
     await journal.close()
     assert (store.groups, failures, journal.committed) == ([], [store.error], 0)
+
+
+class _Filling:
+    """A database whose disk fills up."""
+
+    def __init__(self, path: str) -> None:
+        self._db = sqlite3.connect(path, isolation_level=None)
+        self.is_full = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+    def execute(self, statement: str, *values: Any) -> Any:
+        if self.is_full and not statement.startswith("SELECT"):
+            raise sqlite3.OperationalError("database or disk is full")
+        return self._db.execute(statement, *values)
+
+
+def test_a_disk_that_is_full_at_the_end_is_no_bug(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A head that was told to stop stops; the next one finds all that was committed."""
+    made: list[_Filling] = []
+
+    def connect(path: str) -> _Filling:
+        made.append(_Filling(path))
+        return made[-1]
+
+    path = tmp_path / "journal.db"
+    store = JournalStore(path, connect=connect)
+    store.load(1.0)
+    store.commit([a_batch(1, b"a")])
+    made[0].is_full = True
+    store.close()
+    assert "left as after a crash" in caplog.text
+    assert (tmp_path / "journal.db-wal").stat().st_size > 0
+    journal_files.expect_log(path)
+    found = JournalStore(path).load(1.0)
+    assert found is not None
+    assert [batch.batch for batch in found.batches] == [1]

@@ -343,7 +343,11 @@ class JournalStore:
             self._seen.close()
             self._seen = None
         if self.starts and not self._has_failed:
-            self._note_open("")
+            try:
+                self._note_open("")
+            except sqlite3.Error as error:
+                self._has_failed = True
+                logger.warning("the journal is left as after a crash, with all it has: %s", error)
         if not self._has_failed or self._files is None:
             self._db.close()
             return

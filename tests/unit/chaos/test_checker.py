@@ -326,3 +326,19 @@ def test_a_worker_that_leaves_without_a_head_takes_its_results_along() -> None:
     left = _at(5.0, "down", w="worker-1.1", clean=True)
     assert _found(*runs, left, _at(3.0, "down", w="head")) == set()
     assert _found(*runs, left) == {"I3"}
+
+
+def test_late_words_may_stop_an_exclusive_task_and_nothing_else() -> None:
+    """Latency takes half a lease's answers away for a while; no lease may end by it."""
+    runs = [_start(1.0, 1), _start(4.0, 2), _finish(4.5, 2), _final()]
+    late = {**_window(0.5, 3.5), "mild": True}
+    assert _found(_submit(exclusive=True), _ack(), *runs, late) == set()
+    assert "I3" in _found(_submit(), _ack(), *runs, late)
+
+
+def test_an_old_attempt_that_begins_after_the_later_one_does_not_overlap_it() -> None:
+    """Its worker stood still, and began what it held in the moment when it woke up."""
+    runs = [_start(3.0, 2, "worker-2.1"), _finish(3.1, 2), _start(9.0, 1)]
+    crash = _at(9.1, "crash", id=_ID, a=1, l=101, pid=7, w="worker-1.1")
+    asleep = _at(0.5, "window", w="worker-1.1", end=8.9, tail=1.0, frozen=True)
+    assert _found(_submit(), _ack(), *runs, crash, asleep, _final()) == set()
