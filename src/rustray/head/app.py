@@ -37,7 +37,7 @@ from rustray.security.certificates import (
 )
 from rustray.security.enrollment import Registrar
 from rustray.security.local import publish_local_credentials, withdraw_local_credentials
-from rustray.security.state_dir import StateDir
+from rustray.security.state_dir import StateDir, is_read_only
 
 logger = logging.getLogger("rustray.head")
 
@@ -227,9 +227,16 @@ class Head:
             return publish_local_credentials(self._state, auth, self.address, time.time())
 
         due = publish()
-        self._stack.callback(withdraw_local_credentials, self._state)
+        self._stack.callback(self._withdraw)
         task = asyncio.get_running_loop().create_task(_republish(publish, due))
         self._stack.callback(task.cancel)
+
+    def _withdraw(self) -> None:
+        """Remove the local credentials, if that can be: the reason of the end must not get lost."""
+        try:
+            withdraw_local_credentials(self._state)
+        except ConfigError as error:
+            logger.error("%s; commands here look in vain for this head until another starts", error)
 
     async def close(self) -> None:
         """Stop serving and give the state directory free."""
@@ -284,5 +291,15 @@ async def run_head(config: HeadConfig) -> None:
     if head.failed.done():
         raise HeadUnavailable(
             f"the head has stopped, for the journal in {config.state_dir} cannot be written: "
-            f"{head.failed.result()}. Nothing was acked since; see to the disk, and start it again"
+            f"{head.failed.result()}. Nothing was acked since; {_remedy(config)}, and start it again"
         )
+
+
+def _remedy(config: HeadConfig) -> str:
+    """Say what to do about a journal that cannot be written."""
+    if is_read_only(config.state_dir):
+        return (
+            "the file system there is read-only now, as one is after an error of its disk: look "
+            "into the kernel's log (dmesg), mount it for writing"
+        )
+    return "see to the disk"

@@ -108,7 +108,7 @@ class StateDir:
         except (OSError, ValueError) as error:
             raise ConfigError(
                 f"cannot create the state directory {self.path}: {_why(error)}; "
-                "choose another with --state-dir or RUSTRAY_STATE_DIR"
+                f"{_remedy(error)}choose another with --state-dir or RUSTRAY_STATE_DIR"
             ) from error
         self.check()
 
@@ -242,7 +242,10 @@ class StateDir:
         try:
             descriptor = os.open(path, flags, 0o600)
         except OSError as error:
-            raise ConfigError(f"cannot open the lock file {path}: {_why(error)}") from error
+            raise ConfigError(
+                f"cannot open the lock file {path}: {_why(error)}; a head has to be able to write "
+                f"there: {_remedy(error)}choose another place with --state-dir"
+            ) from error
         try:
             self._claim(descriptor)
         except BaseException:
@@ -329,6 +332,22 @@ def _check_private(path: Path, found: os.stat_result, remedy: str) -> None:
             f"{path} is open to other users (mode {mode:04o}); look whether its secrets leaked, "
             f"then run: {remedy}"
         )
+
+
+def is_read_only(path: Path) -> bool:
+    """Whether the file system of a directory of ours takes no writes any more."""
+    probe = path / f"{_TEMPORARY}{secrets.token_hex(8)}"
+    try:
+        os.close(os.open(probe, _CREATE_FLAGS, 0o600))
+        probe.unlink()
+    except OSError as error:
+        return error.errno == errno.EROFS
+    return False
+
+
+def _remedy(error: OSError | ValueError) -> str:
+    is_known = isinstance(error, OSError) and error.errno == errno.EROFS
+    return "mount it for writing (mount -o remount,rw), or " if is_known else ""
 
 
 def _why(error: OSError | ValueError) -> str:
