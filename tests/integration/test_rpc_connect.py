@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
@@ -198,6 +199,25 @@ async def test_the_token_is_renewed_before_it_ends_and_reaches_open_streams():
     keeper.start()
     await aeventually(lambda: keeper.current() == fresh)
     assert heard == [fresh]
+    await keeper.close()
+
+
+@pytest.mark.parametrize("ahead_s", [-3e8, -7200.0, 7200.0, 3e8])
+async def test_a_clock_that_is_wrong_renews_tokens_as_often_as_a_right_one(ahead_s: float):
+    """What counts of a renewed token is its life, and not when this clock says that it ends."""
+    asked: list[int] = []
+
+    async def renew() -> str:
+        asked.append(1)
+        return jwt(f"fresh {len(asked)}", 3600)
+
+    first = jwt("first", 0.3)
+    keeper = tokens.TokenKeeper(tokens.StaticToken(first), renew, lambda: time.time() + ahead_s)
+    keeper.start()
+    await aeventually(lambda: keeper.current() != first)
+    for _ in range(200):  # turns of the loop in which it could ask again, if it thought it had to
+        await asyncio.sleep(0)
+    assert len(asked) == 1
     await keeper.close()
 
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rustray.common.errors import ConfigError, HeadUnavailable
+from rustray.common.wall_clock import unix_s
 from rustray.head.config import HeadConfig
 from rustray.head.core import VERSION, HeadCore, HeadIdentity, Start
 from rustray.head.disk_watch import DiskWatch
@@ -113,6 +114,7 @@ class Head:
         )
         if store is not None:
             core.issued.restore(store.tokens)
+        core.next_session = max(core.next_session, start.epoch_ms)
         core.notifications.go_on(store.events if store else [], start.revision)
         await self._watch_disk(core, journal)
         if journal.level != MemoryJournal.level:
@@ -123,7 +125,7 @@ class Head:
             _take_over(core, recovered)
         if identity is not None:
             document = auth.verification_document() if auth is not None else None
-            now = datetime.fromtimestamp(time.time(), UTC)
+            now = datetime.fromtimestamp(unix_s(), UTC)
             core.registrar = Registrar(load_authority(self._state, now), document)
         self._stack.callback(core.close)
         server = HeadServer(
@@ -188,7 +190,7 @@ class Head:
 
     def _load(self, path: Path, level: str) -> tuple[JournalStore, StateRecovered | None]:
         expect_log(path)
-        store = JournalStore(path, level)
+        store = JournalStore(path, level, unix_s)
         try:
             return store, store.load(self.config.leases.ttl_s + RECONNECT_CAP_S)
         except BaseException:
@@ -212,7 +214,7 @@ class Head:
         identity = None
         if security.tls:
             hosts = [self.config.listen.address]
-            identity = load_server_identity(self._state, hosts, time.time())
+            identity = load_server_identity(self._state, hosts, unix_s())
         return auth, identity
 
     def _security_text(self, auth: AuthManager | None) -> str:
@@ -224,7 +226,7 @@ class Head:
         """Write local credentials now, and again each time before they end."""
 
         def publish() -> float:
-            return publish_local_credentials(self._state, auth, self.address, time.time())
+            return publish_local_credentials(self._state, auth, self.address, unix_s())
 
         due = publish()
         self._stack.callback(self._withdraw)
@@ -257,12 +259,12 @@ def _take_over(core: HeadCore, recovered: StateRecovered) -> None:
 
 async def _republish(publish: Callable[[], float], due_unix_s: float) -> None:
     while True:
-        await asyncio.sleep(max(due_unix_s - time.time(), 0.5))
+        await asyncio.sleep(max(due_unix_s - unix_s(), 0.5))
         try:
             due_unix_s = publish()
         except ConfigError as error:
             logger.error("cannot renew the local credentials: %s", error)
-            due_unix_s = time.time() + 10.0
+            due_unix_s = unix_s() + 10.0
 
 
 async def run_head(config: HeadConfig) -> None:
@@ -291,7 +293,8 @@ async def run_head(config: HeadConfig) -> None:
     if head.failed.done():
         raise HeadUnavailable(
             f"the head has stopped, for the journal in {config.state_dir} cannot be written: "
-            f"{head.failed.result()}. Nothing was acked since; {_remedy(config)}, and start it again"
+            f"{head.failed.result()}. Nothing was acked since; {_remedy(config)}, and "
+            "start it again"
         )
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from hashlib import blake2b
@@ -23,6 +22,7 @@ from rustray.common.errors import (
     TaskNotFound,
 )
 from rustray.common.resources import ResourceSet
+from rustray.common.wall_clock import unix_s
 from rustray.head.core import HeadCore, TokenDesk
 from rustray.head.issued import info_of
 from rustray.head.letters import LetterService
@@ -347,14 +347,14 @@ class HeadService(LetterService):
 
     async def renew_token(self) -> str:
         """Return a fresh token with the caller's rights."""
-        return self._desk().renew_for(self._caller, time.time())
+        return self._desk().renew_for(self._caller, unix_s())
 
     async def create_token(
         self, role: str, ttl_s: float, allow_code: bool, audience: str = "head"
     ) -> str:
         """Mint a token; what is known of it is committed before it is handed out."""
         kind = "worker" if role == "worker" else "user"
-        subject, now = f"{kind}:{secrets.token_hex(4)}", time.time()
+        subject, now = f"{kind}:{secrets.token_hex(4)}", unix_s()
         desk = self._desk()
         token = desk.mint(role, subject, now, ttl_s, allow_code=allow_code, audience=audience)
         holder = desk.verify(token, now, audience)
@@ -365,7 +365,7 @@ class HeadService(LetterService):
     async def list_tokens(self) -> list[TokenInfo]:
         """Return what is known of the tokens that were made here."""
         self._desk()
-        return self._core.issued.current(time.time())
+        return self._core.issued.current(unix_s())
 
     def _desk(self) -> TokenDesk:
         if self._core.tokens is None:

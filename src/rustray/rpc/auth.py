@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from rustray.common.errors import AuthenticationError, RustRayError
+from rustray.common.wall_clock import unix_s
 from rustray.security.auth import token_from_authorization
 from rustray.security.roles import SCOPE_CODE, Caller, Role, authorize
 
@@ -43,12 +43,12 @@ class Guard:
     Attributes:
         auth: None where the node runs without authentication.
         audience: Kind of node that this one is.
-        clock: Wall clock, seconds since 1970.
+        clock: Unix seconds; see `rustray.common.wall_clock`.
     """
 
     auth: Authenticator | None
     audience: str
-    clock: Callable[[], float] = time.time
+    clock: Callable[[], float] = unix_s
 
     def admit(self, method: str, metadata: Iterable[tuple[str, str | bytes]]) -> Caller:
         """Return the caller of a method, from the metadata of its call.

@@ -123,6 +123,12 @@ def explain_unavailable(shown: str, details: str, *, insecure: bool) -> str:
 
 _SIGNS: Final = (
     (
+        ("certificate has expired", "certificate is not yet valid", "certificate not yet valid"),
+        "its certificate is not valid at the time that this machine's clock shows. Set the clock "
+        "right, here and on the head's machine; if both are right, start the head again, which "
+        "makes a new certificate",
+    ),
+    (
         ("certificate_verify_failed", "certificate verify failed", "unable to get local issuer"),
         "its certificate was not issued by the authority (CA) that this side trusts. It is another "
         "cluster, or its state directory was made anew: use that head's own join string or CA "

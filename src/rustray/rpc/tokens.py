@@ -7,12 +7,12 @@ import base64
 import json
 import logging
 import random
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from rustray.common.errors import RustRayError
+from rustray.common.wall_clock import unix_s
 
 logger = logging.getLogger("rustray.rpc")
 
@@ -67,20 +67,22 @@ class TokenKeeper:
         self,
         source: TokenSource,
         renew: Callable[[], Awaitable[str]],
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = unix_s,
     ) -> None:
         """Hold a token.
 
         Args:
             source: Gives the first one; one that it changes to later replaces ours.
             renew: Asks the head for a fresh one.
-            clock: Wall clock.
+            clock: Unix seconds.
         """
         self._source = source
         self._renew = renew
         self._clock = clock
         self._from = source.current()
         self._token = self._from
+        # How far this clock is from that of whoever made the token: then its life is what counts.
+        self._clock_ahead_s = 0.0
         self._task: asyncio.Task[None] | None = None
         self.listeners: set[Callable[[str], None]] = set()
 
@@ -89,6 +91,7 @@ class TokenKeeper:
         given = self._source.current()
         if given != self._from:
             self._from = self._token = given
+            self._clock_ahead_s = 0.0
         return self._token
 
     def start(self) -> None:
@@ -110,13 +113,18 @@ class TokenKeeper:
             if life is None:
                 return
             issued, expires = life
-            wait_s = issued + share * (expires - issued) - self._clock()
+            # One that is from the future was made just now, by a clock that is ahead of this one.
+            self._clock_ahead_s = min(self._clock_ahead_s, self._clock() - issued)
+            wait_s = issued + share * (expires - issued) - self._head_clock()
             if wait_s > 0:
                 await asyncio.sleep(min(wait_s, LONGEST_SLEEP_S))
                 continue
             if not await self._renew_once():
-                left_s = expires - self._clock()
+                left_s = expires - self._head_clock()
                 await asyncio.sleep(min(max(left_s / 10, 0.1), RETRY_S))
+
+    def _head_clock(self) -> float:
+        return self._clock() - self._clock_ahead_s
 
     async def _renew_once(self) -> bool:
         before = self.current()
@@ -125,10 +133,12 @@ class TokenKeeper:
         except RustRayError as error:
             logger.warning("the access token could not be renewed yet: %s", error)
             return False
-        if token_life(fresh) == token_life(before):
+        life = token_life(fresh)
+        if life == token_life(before):
             return False  # as good as none: wait as after a failure
         if self.current() == before:
             self._token = fresh
+            self._clock_ahead_s = self._clock() - life[0] if life is not None else 0.0
             for listener in list(self.listeners):
                 listener(fresh)
         return True

@@ -51,6 +51,9 @@ from rustray.task.result import FailureInfo
 from rustray.task.state import TaskState
 from rustray.task.views import WorkerInfo
 
+KEEP_AFTER_START_S = 3600.0
+"""Ages of results are counted by the wall clock over a restart: if that is wrong, people have so
+long to set it right and start the head again before anything is deleted for its age."""
 GHOST = "(not back since the restart)"
 _OPEN = (TaskState.QUEUED, TaskState.LEASED, TaskState.CANCELLING)
 
@@ -75,6 +78,7 @@ def on_recovered(state: SchedulerState, event: StateRecovered) -> None:
     _restore_attempts(event, batches)
     state.awaited = set(event.workers)
     state.exclusive_from_s = state.now + state.settings.lease_ttl_s
+    state.keep_until_s = state.now + min(state.settings.result_ttl_s, KEEP_AFTER_START_S)
     if state.awaited or any(batch.begun for batch in batches.values()):
         _raise_ghost(state, event.grace_s if state.awaited else 0.0)
     for restored in batches.values():

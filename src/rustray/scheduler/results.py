@@ -97,7 +97,9 @@ def shrink(state: SchedulerState) -> None:
 
 
 def expire(state: SchedulerState) -> None:
-    """Drop what has been kept for its time to live."""
+    """Drop what has been kept for its time to live; nothing soon after a restart."""
+    if state.now < state.keep_until_s:
+        return
     horizon = state.now - state.settings.result_ttl_s
     for shelf in _shelves(state):
         queue, delivered = shelf.queue, shelf.delivered
@@ -110,7 +112,9 @@ def expire(state: SchedulerState) -> None:
 def next_expiry(state: SchedulerState) -> float | None:
     """Return when the oldest of what is kept is due, or None."""
     oldest = [shelf.queue[0].finished_at_s for shelf in _shelves(state) if shelf.queue]
-    return min(oldest) + state.settings.result_ttl_s if oldest else None
+    if not oldest:
+        return None
+    return max(min(oldest) + state.settings.result_ttl_s, state.keep_until_s)
 
 
 def _shelf_of(state: SchedulerState, stored: StoredOutcome) -> Shelf:

@@ -113,6 +113,7 @@ class SchedulerState:
         awaited: Ids of these workers.
         delayed: QUEUED tasks that pause before another attempt.
         jitter: Draws lots for these pauses.
+        keep_until_s: After a restart: nothing that is kept expires before.
         exclusive_from_s: After a restart: when no worker of before can run an exclusive task any
             more that it has not told of.
         progress: (batch number, offset) to how far a running task said that it is.
@@ -154,6 +155,7 @@ class SchedulerState:
         self.next_outcome = 1
         self.next_order = 1
         self.next_worker = 1
+        self.keep_until_s = 0.0
         self.exclusive_from_s = 0.0
         self.progress: dict[tuple[int, int], Progress] = {}
         self.news_allowed = 0.0

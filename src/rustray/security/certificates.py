@@ -109,7 +109,9 @@ class Authority:
             .issuer_name(self.certificate.subject)
             .public_key(public_key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - _BACKDATED)
+            # From the authority's own start on: so it is good for peers whose clock is behind, and
+            # when this one's was ahead for a while.
+            .not_valid_before(self.certificate.not_valid_before_utc)
             .not_valid_after(until)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(authority=False), critical=True)
@@ -313,7 +315,9 @@ def _fits(
         return False
     if now < certificate.not_valid_before_utc:
         return False
-    if now > certificate.not_valid_after_utc - REISSUE_BEFORE_EXPIRY:
+    left = certificate.not_valid_after_utc - now
+    # One that lasts too long was made when the clock was ahead.
+    if not REISSUE_BEFORE_EXPIRY <= left <= SERVER_LIFETIME + _BACKDATED:
         return False
     return wanted <= _covered_hosts(certificate)
 

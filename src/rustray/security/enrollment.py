@@ -8,7 +8,6 @@ Callers expect that name of whatever answers at a worker's address.
 from __future__ import annotations
 
 import hashlib
-import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
@@ -19,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from rustray.common.errors import ConfigError
+from rustray.common.wall_clock import unix_s
 from rustray.security.certificates import (
     UNREADABLE,
     Authority,
@@ -103,7 +103,7 @@ class Registrar:
                 of key than P-256.
         """
         public_key = _read(signing_request)
-        now = datetime.fromtimestamp(time.time(), UTC)
+        now = datetime.fromtimestamp(unix_s(), UTC)
         host = worker_host(worker_id)
         certificate = self._authority.sign(public_key, "rustray worker", [host], now)
         return Enrollment(

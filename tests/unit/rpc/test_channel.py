@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rustray.common.errors import ConfigError
-from rustray.rpc.channel import open_channel, parse_address
+from rustray.rpc.channel import explain_unavailable, open_channel, parse_address
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,12 @@ def test_a_ca_that_is_no_certificate_is_refused():
     """A wrong file in the place of the CA is found before anything is sent."""
     with pytest.raises(ConfigError, match="PEM"):
         open_channel("h", 1, ca_pem=b"junk", insecure=False, max_message_bytes=1)
+
+
+@pytest.mark.parametrize("reason", ["certificate has expired", "certificate is not yet valid"])
+def test_a_certificate_out_of_its_time_names_the_clock(reason: str):
+    """Most likely a clock is wrong; it is not taken for another cluster's certificate."""
+    details = f"OPENSSL_internal:CERTIFICATE_VERIFY_FAILED: {reason}"
+    text = explain_unavailable("h:1", details, insecure=False)
+    assert "clock" in text
+    assert "another cluster" not in text

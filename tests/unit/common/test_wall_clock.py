@@ -1,0 +1,81 @@
+"""Unix time over jumps of the wall clock (F23)."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from rustray.common.wall_clock import FOLLOWED_S, LASTING_S, WallClock
+
+YEAR = 365 * 86_400.0
+
+
+class Hands:
+    """Both clocks of a machine, moved by the test."""
+
+    def __init__(self) -> None:
+        self.wall_s, self.elapsed_s = 1_800_000_000.0, 500.0
+        self.clock = WallClock(lambda: self.wall_s, lambda: self.elapsed_s)
+
+    def pass_s(self, seconds: float) -> None:
+        """Let time go by."""
+        self.wall_s += seconds
+        self.elapsed_s += seconds
+
+
+@pytest.mark.parametrize("jump_s", [3600.0, -3600.0, 10 * YEAR, -10 * YEAR])
+def test_a_jump_changes_nothing_until_it_has_lasted(
+    jump_s: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Time goes on as before, is followed after an hour, and both are said once."""
+    hands = Hands()
+    start = hands.clock()
+    hands.wall_s += jump_s
+    for _ in range(59):
+        hands.pass_s(LASTING_S / 60)
+        assert hands.clock() == pytest.approx(start + hands.elapsed_s - 500.0)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert f"{jump_s:+.0f} s" in caplog.text
+    hands.pass_s(LASTING_S / 30)
+    hands.clock()
+    assert hands.clock() == pytest.approx(hands.wall_s)
+    assert len(caplog.records) == 2
+
+
+def test_a_jump_that_is_mended_leaves_nothing_behind(caplog: pytest.LogCaptureFixture) -> None:
+    """Back again, and away again: the time that must pass begins anew."""
+    hands = Hands()
+    for _ in range(3):
+        hands.wall_s += YEAR
+        hands.clock()
+        hands.pass_s(LASTING_S - 60)
+        right = hands.wall_s - YEAR
+        assert hands.clock() == pytest.approx(right)
+        hands.wall_s -= YEAR
+        assert hands.clock() == pytest.approx(right)
+    assert len(caplog.records) == 3
+
+
+def test_small_steps_are_followed_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    """As a time server makes them; however many."""
+    hands = Hands()
+    for step_s in (FOLLOWED_S, -FOLLOWED_S / 2, FOLLOWED_S, 0.1):
+        hands.wall_s += step_s
+        assert hands.clock() == pytest.approx(hands.wall_s)
+    assert not caplog.records
+
+
+def test_a_second_jump_begins_the_wait_anew() -> None:
+    """A clock that wanders is not followed until it stays somewhere."""
+    hands = Hands()
+    hands.wall_s += 1000.0
+    hands.clock()
+    hands.pass_s(LASTING_S - 1)
+    hands.wall_s += 1000.0
+    hands.clock()
+    hands.pass_s(LASTING_S - 1)
+    assert hands.clock() == pytest.approx(hands.wall_s - 2000.0)
+    hands.pass_s(2.0)
+    hands.clock()
+    assert hands.clock() == pytest.approx(hands.wall_s)
