@@ -9,11 +9,12 @@ MINUTES ?= 1
 KILLS ?= 50
 TASKS ?= 100000
 REPORT ?= soak.md
+WORKERS ?= 200
 CHAOS := PYTHONPATH=src:tests $(BIN)/python -m chaos $(if $(SEED),--seed $(SEED))
 OTHER_PYTHONS := 3.12 3.13
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fmt check test test-all bench proto lock sim planted chaos chaos-heads soak demo clean
+.PHONY: help setup fmt check test test-all bench proto lock sim planted chaos chaos-heads herd soak demo clean
 
 help:  ## Show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +61,9 @@ chaos: setup  ## Faults by a seed on a real cluster: make chaos SEED=7 MINUTES=1
 
 chaos-heads: setup  ## kill -9 of the head under load, clients may only see pauses: make chaos-heads KILLS=50
 	$(CHAOS) --kill-heads $(KILLS) $(ARGS)
+
+herd: setup  ## Many workers come back at once after a kill -9 of the head: make herd WORKERS=200
+	HERD_WORKERS=$(WORKERS) PYTHONPATH=src:tests $(BIN)/python -m pytest -q -s tests/e2e/test_herd.py
 
 soak: setup  ## Many tasks under faults, memory and files have to stay flat: make soak TASKS=1000000 REPORT=soak.md
 	$(CHAOS) --soak $(TASKS) --report $(REPORT) $(ARGS)
