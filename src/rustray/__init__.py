@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         TaskPoisoned,
         TaskTimeout,
         UsageProblem,
+        VersionMismatch,
         WorkerLost,
         WorkerNotFound,
     )
@@ -101,6 +102,7 @@ __all__ = [
     "TaskState",
     "TaskTimeout",
     "UsageProblem",
+    "VersionMismatch",
     "WorkerLost",
     "WorkerNotFound",
     "__version__",

@@ -229,10 +229,12 @@ async def test_a_batch_with_bad_items_gets_a_verdict_each(port: int, head: FakeH
         ),
         (
             "RegisterWorker",
-            head_pb2.RegisterWorkerRequest(worker_id="w", name="w", resources={"cpu_cores": -1}),
+            head_pb2.RegisterWorkerRequest(
+                worker_id="w", name="w", resources={"cpu_cores": -1}, protocol=1
+            ),
             StatusCode.INVALID_ARGUMENT,
         ),
-        ("RegisterWorker", head_pb2.RegisterWorkerRequest(), StatusCode.INVALID_ARGUMENT),
+        ("RegisterWorker", head_pb2.RegisterWorkerRequest(protocol=1), StatusCode.INVALID_ARGUMENT),
         (
             "CancelTask",
             head_pb2.CancelTaskRequest(task_ids=["x"] * 10_001),

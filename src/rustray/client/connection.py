@@ -16,6 +16,7 @@ from rustray.common.errors import (
     CommunicationError,
     ConfigError,
     RustRayError,
+    VersionMismatch,
 )
 from rustray.rpc.api import HeadApi, Link
 from rustray.task.frames import ClientFrame, HeadFrame
@@ -224,4 +225,5 @@ class Connection:
 
 def _is_final(error: RustRayError | None) -> bool:
     """Say whether coming back cannot help: the head is there and refuses us."""
-    return isinstance(error, AuthenticationError | AuthorizationError | ConfigError)
+    final = (AuthenticationError, AuthorizationError, ConfigError, VersionMismatch)
+    return isinstance(error, final)

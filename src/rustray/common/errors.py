@@ -9,7 +9,8 @@ do next (in the message)::
     ├─ AuthenticationError      yours: no token, or one that is not good (any more)
     ├─ AuthorizationError       yours: the token is good, its role does not allow this
     ├─ CommunicationError       the network's, or a peer that broke the protocol
-    │  └─ HeadUnavailable       no head answers there (a retry helps)
+    │  ├─ HeadUnavailable       no head answers there (a retry helps)
+    │  └─ VersionMismatch       two releases that do not fit (says which one to upgrade)
     ├─ WorkerNotFound           yours: no such worker
     ├─ TaskNotFound             yours: no such task, or its result has expired
     ├─ DuplicateTask            yours: the task id is taken by a task with other content
@@ -84,6 +85,12 @@ class HeadUnavailable(CommunicationError):
 
     code = "HEAD_UNAVAILABLE"
     retryable = True
+
+
+class VersionMismatch(CommunicationError):
+    """The peer is of a release that speaks no version of the protocol that this one speaks."""
+
+    code = "VERSION_MISMATCH"
 
 
 class WorkerNotFound(RustRayError):

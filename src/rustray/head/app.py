@@ -38,6 +38,7 @@ from rustray.security.certificates import (
 )
 from rustray.security.enrollment import Registrar
 from rustray.security.local import publish_local_credentials, withdraw_local_credentials
+from rustray.security.renewal import HEAD_BEFORE_S, keep_identity
 from rustray.security.state_dir import StateDir, is_read_only
 
 logger = logging.getLogger("rustray.head")
@@ -90,8 +91,6 @@ class Head:
         Raises:
             ConfigError: another head has the directory or the port, or a file is not right.
         """
-        from rustray.rpc.server import HeadServer
-
         config = self.config
         self._state.create()
         self._stack.enter_context(self._state.lock())
@@ -128,13 +127,22 @@ class Head:
             now = datetime.fromtimestamp(unix_s(), UTC)
             core.registrar = Registrar(load_authority(self._state, now), document)
         self._stack.callback(core.close)
+        await self._serve(core, auth, identity)
+
+    async def _serve(
+        self, core: HeadCore, auth: AuthManager | None, identity: ServerIdentity | None
+    ) -> None:
+        """Open the port, and say to this machine where it is."""
+        from rustray.rpc.server import HeadServer
+
+        host = self.config.listen.address
         server = HeadServer(
             make_api=lambda caller: HeadService(core, caller),
             endpoint=core,
             auth=auth,
             identity=identity,
             address=host,
-            port=config.listen.port,
+            port=self.config.listen.port,
         )
         server.count_refusals(core.count_refusal)
         port = await server.start()
@@ -143,8 +151,18 @@ class Head:
         core.identity = HeadIdentity(
             core.identity.cluster_id, VERSION, self.address, core.identity.security
         )
+        if identity is not None:
+            keeping = keep_identity(
+                identity, self._load_identity, server.renew, before_s=HEAD_BEFORE_S
+            )
+            task = asyncio.get_running_loop().create_task(keeping)
+            self._stack.callback(task.cancel)
         if auth is not None and identity is not None:
             self._publish(auth)
+
+    async def _load_identity(self, now_unix_s: float) -> ServerIdentity:
+        hosts = [self.config.listen.address]
+        return await asyncio.to_thread(load_server_identity, self._state, hosts, now_unix_s)
 
     async def _watch_disk(self, core: HeadCore, journal: Journal) -> None:
         """Have the scheduler know how the disk does, from before the first task on."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rustray.head import event_rows, journal_room
+from rustray.head.journal_clock import next_epoch_ms
 from rustray.head.journal_log import COMMITS, OPEN, Seen, close_as_it_is
 from rustray.head.journal_rows import (
     APPLICATION_ID,
@@ -42,10 +43,6 @@ logger = logging.getLogger("rustray.head")
 FILE_NAME: Final = "journal.db"
 LEVELS: Final = {"full": "FULL", "process": "NORMAL"}
 """Durability level to SQLite's ``synchronous``: FULL syncs at each commit."""
-_BACK_STEP_MS: Final = 3_600_000
-"""So much of the epoch is left to an earlier head whose clock was ahead."""
-_LONG_AGO_MS: Final = 86_400_000
-_STAMPS: Final = (("batch", "accepted"), ("outcome", "arrived"), ("retry", "asked"))
 _CHECKPOINT_PAGES: Final = 4_000
 _LOG_LIMIT_BYTES: Final = 64 << 20
 """A log that has grown beyond this (a copy was made under load) is cut when it begins anew."""
@@ -317,29 +314,12 @@ class JournalStore:
         """Count this start, and take a time that no earlier head had, whatever the clock says."""
         meta = dict(self._db.execute("SELECT key, value FROM meta"))
         self.starts = int(meta.get("starts", 0)) + 1
-        now_ms, before_ms = int(self._wall_clock() * 1000), int(meta.get("epoch_ms", 0))
-        last_ms = max(before_ms, int(self._last_write_s() * 1000))
-        # A clock that was set back says nothing of how much the heads of before have given out.
-        self.epoch_ms = now_ms if now_ms > last_ms else last_ms + _BACK_STEP_MS
-        if last_ms:
-            _warn_of_jump(last_ms - now_ms)
+        before_ms = int(meta.get("epoch_ms", 0))
+        self.epoch_ms = next_epoch_ms(self._db, self._wall_clock(), before_ms)
         rows = (("starts", self.starts), ("epoch_ms", self.epoch_ms))
         self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
         self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, 0)", (COMMITS,))
         self._note_open(self.level)
-
-    def _last_write_s(self) -> float:
-        """Return when an earlier head has written last, by its clock; 0.0 if none has."""
-        return max(
-            (
-                stamp
-                for table, column in _STAMPS
-                for (stamp,) in self._db.execute(
-                    f"SELECT {column} FROM {table} ORDER BY id DESC LIMIT 1"  # noqa: S608
-                )
-            ),
-            default=0.0,
-        )
 
     def _note_open(self, level: str) -> None:
         """Note at which level a head has the journal open; "": none has."""
@@ -374,23 +354,6 @@ class JournalStore:
             self._db.close()
             return
         close_as_it_is(self._db, Path(self._path))
-
-
-def _warn_of_jump(ahead_ms: int) -> None:
-    """Say that the journal is from the future, or from long ago."""
-    if ahead_ms > 0:
-        logger.warning(
-            "the journal was last written %.0f s after what the wall clock says now: see that the "
-            "clock is right",
-            ahead_ms / 1000,
-        )  # fmt: skip
-    elif ahead_ms < -_LONG_AGO_MS:
-        logger.warning(
-            "the journal was last written %.1f days ago, says the wall clock. If that is wrong, "
-            "set the clock and start the head again within the hour: then results are deleted "
-            "that are older than [scheduler] result_ttl_s",
-            -ahead_ms / 86_400_000,
-        )  # fmt: skip
 
 
 def _collect_files(db: sqlite3.Connection, files: ResultFiles) -> None:

@@ -11,6 +11,7 @@ from rustray.rpc.api import FramePump
 from rustray.rpc.codec import BYE, OPEN_KEY, encode_token
 from rustray.rpc.grpcio import aio
 from rustray.rpc.links import DRAIN_S, FrameLink
+from rustray.rpc.versions import check_answer
 
 OPEN_S: Final = 10.0
 """How long a head may take to let a stream in."""
@@ -53,9 +54,11 @@ class ClientLink(FrameLink):
         """
         try:
             found = await self._call.initial_metadata()
-            if not any(key == OPEN_KEY for key, _ in found or ()):
+            answers = [value for key, value in found or () if key == OPEN_KEY]
+            if not answers:
                 await self._call.read()  # raises what the head said
                 raise CommunicationError("what answers there is not a head of rustray")
+            check_answer(str(answers[0]))
         except aio.AioRpcError as error:
             raise self._translate(error) from None
 

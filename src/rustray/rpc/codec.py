@@ -13,6 +13,7 @@ from typing import Any, Final
 from rustray.common.ids import MAX_SEQUENCE, PREFIX_BYTES
 from rustray.proto.rustray.v1 import common_pb2 as common
 from rustray.proto.rustray.v1 import head_pb2 as wire
+from rustray.rpc import versions
 from rustray.rpc.convert import (
     MAX_CLASS_NUMBER,
     MAX_RANGE,
@@ -47,12 +48,10 @@ from rustray.task.frames import (
 )
 from rustray.task.state import TaskState
 
-PROTOCOL: Final = 1
-"""Version of the streams' protocol."""
 HELLO_KEY: Final = "rustray-hello-bin"
 """Metadata of a call that opens a stream."""
 OPEN_KEY: Final = "rustray-stream"
-"""Initial metadata that answers it."""
+"""Initial metadata that answers it, with the version of the protocol that both speak."""
 BYE: Final = wire.ClientFrame(bye=True).SerializeToString()
 """Last message of a stream that ends in order; the same bytes from clients and workers."""
 MAX_LISTED: Final = 1 << 18
@@ -195,19 +194,23 @@ def encode_client_frame(frame: ClientFrame) -> bytes:
 
 def encode_client_hello(prefix: bytes) -> bytes:
     """Encode who opens a client's stream."""
-    return wire.ClientHello(prefix=prefix, protocol=PROTOCOL).SerializeToString()
+    hello = wire.ClientHello(
+        prefix=prefix, protocol=versions.PROTOCOL, oldest_protocol=versions.OLDEST_PROTOCOL
+    )
+    return hello.SerializeToString()
 
 
 @total("hello of a client")
-def decode_client_hello(data: bytes) -> bytes:
-    """Return the session prefix.
+def decode_client_hello(data: bytes) -> tuple[bytes, int]:
+    """Return (session prefix, version of the protocol to speak).
 
     Raises:
-        CommunicationError: it is not a hello, or of another protocol.
+        CommunicationError: it is not a hello.
+        VersionMismatch: there is no version that both speak.
     """
     message = parse(wire.ClientHello, data, "hello of a client")
-    _check_protocol(message.protocol)
-    return _prefix(message.prefix)
+    chosen = versions.agree(message.protocol, message.oldest_protocol, "client")
+    return _prefix(message.prefix), chosen
 
 
 @total("frame of a client")
@@ -243,14 +246,6 @@ def _get_cancel(message: wire.CancelRange) -> CancelRequest:
         count_from_wire(message.count, message.first, _SEQUENCES),
         message.force,
     )
-
-
-def _check_protocol(version: int) -> None:
-    if version != PROTOCOL:
-        raise ValueError(
-            f"the peer speaks version {version} of the protocol, this node version {PROTOCOL}; "
-            "run the same release of rustray on both"
-        )
 
 
 def _prefix(prefix: bytes) -> bytes:
@@ -426,20 +421,26 @@ def encode_worker_frame(frame: WorkerFrame) -> bytes:
 
 def encode_worker_hello(worker_id: str, session: int) -> bytes:
     """Encode who opens a worker's stream."""
-    hello = wire.WorkerHello(worker_id=text(worker_id), session=session, protocol=PROTOCOL)
+    hello = wire.WorkerHello(
+        worker_id=text(worker_id),
+        session=session,
+        protocol=versions.PROTOCOL,
+        oldest_protocol=versions.OLDEST_PROTOCOL,
+    )
     return hello.SerializeToString()
 
 
 @total("hello of a worker")
-def decode_worker_hello(data: bytes) -> tuple[str, int]:
-    """Return (worker id, session).
+def decode_worker_hello(data: bytes) -> tuple[str, int, int]:
+    """Return (worker id, session, version of the protocol to speak).
 
     Raises:
-        CommunicationError: it is not a hello, or of another protocol.
+        CommunicationError: it is not a hello.
+        VersionMismatch: there is no version that both speak.
     """
     message = parse(wire.WorkerHello, data, "hello of a worker")
-    _check_protocol(message.protocol)
-    return message.worker_id, message.session
+    chosen = versions.agree(message.protocol, message.oldest_protocol, "worker")
+    return message.worker_id, message.session, chosen
 
 
 @total("frame of a worker")

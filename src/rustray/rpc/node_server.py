@@ -115,6 +115,7 @@ class NodeServer:
         self._port = port
         self._limits = limits or Limits()
         self._server: aio.Server | None = None
+        self._renewed: grpc.ServerCertificateConfiguration | None = None
         self.on_refusal: OnRefusal = _nobody_counts
 
     async def start(self) -> int:
@@ -139,14 +140,25 @@ class NodeServer:
             if self._identity is None:
                 port = server.add_insecure_port(target)
             else:
-                pair = (self._identity.key_pem, self._identity.certificate_pem)
-                credentials = grpc.ssl_server_credentials([pair])
+                credentials = grpc.dynamic_ssl_server_credentials(
+                    _certificate(self._identity),
+                    self._take_renewed,  # type: ignore[arg-type] # None: the same as before
+                )
                 port = server.add_secure_port(target, credentials)
         except RuntimeError as error:
             raise ConfigError(_bind_problem(self._host, self._port)) from error
         await server.start()
         self._server = server
         return port
+
+    def renew(self, identity: Identity) -> None:
+        """Show another certificate to whoever connects from now on; what is connected stays so."""
+        self._renewed = _certificate(identity)
+
+    def _take_renewed(self) -> grpc.ServerCertificateConfiguration | None:
+        """Give gRPC, on a thread of its own, a certificate that it does not have yet, or None."""
+        renewed, self._renewed = self._renewed, None
+        return renewed
 
     async def stop(self, grace_s: float) -> None:
         """Say NOT_SERVING, take no more calls, and end those that last longer than the grace."""
@@ -158,6 +170,10 @@ class NodeServer:
     async def retire(self) -> None:
         """Say NOT_SERVING to those who ask for this node's health."""
         await self._health.retire()
+
+
+def _certificate(identity: Identity) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(identity.key_pem, identity.certificate_pem)])
 
 
 def check_tables(services: tuple[Any, ...], methods: Mapping[str, Method]) -> None:

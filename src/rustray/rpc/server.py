@@ -31,7 +31,6 @@ from rustray.rpc.status import abort
 from rustray.security.auth import AUDIENCE_HEAD
 from rustray.security.roles import HEAD_SERVICE, Caller
 
-STREAM_OPEN: Final = ((OPEN_KEY, "1"),)
 LONGEST_TIMER_S: Final = 86_400.0
 
 
@@ -61,8 +60,10 @@ class ServerLink(FrameLink):
         context: Context,
         codec: tuple[Callable[[Any], bytes], Callable[[bytes], Any]],
         stream_pass: StreamPass,
+        protocol: int,
     ) -> None:
         super().__init__(pump, context, *codec)
+        self._protocol = protocol
         self._attach = pump.attach
         self._context = context
         self._pass = stream_pass
@@ -73,7 +74,7 @@ class ServerLink(FrameLink):
     async def serve(self) -> None:
         """Run until the stream is over, then end the call with its status."""
         try:
-            await self._context.send_initial_metadata(STREAM_OPEN)
+            await self._context.send_initial_metadata(((OPEN_KEY, str(self._protocol)),))
             self._attach(self)
             self._watch_token()
             self._reader = self._loop.create_task(self.read_on())
@@ -178,6 +179,10 @@ class HeadServer:
         """Have each error that ends a call counted."""
         self._node.on_refusal = count
 
+    def renew(self, identity: Identity) -> None:
+        """See `NodeServer.renew`."""
+        self._node.renew(identity)
+
     async def start(self) -> int:
         """Listen.
 
@@ -202,16 +207,20 @@ class HeadServer:
         await asyncio.gather(*(link.join() for link in links))
 
     async def _client_stream(self, caller: Caller, context: Context) -> None:
-        prefix = decode_client_hello(_hello(context))
+        prefix, protocol = decode_client_hello(_hello(context))
         pump = self._endpoint.client_pump(caller, prefix)
         codec = (encode_head_frame, decode_client_frame)
-        await self._serve(pump, context, codec, StreamPass(self._guard, caller, _CLIENT_STREAM))
+        await self._serve(
+            pump, context, codec, StreamPass(self._guard, caller, _CLIENT_STREAM), protocol
+        )
 
     async def _worker_stream(self, caller: Caller, context: Context) -> None:
-        worker_id, session = decode_worker_hello(_hello(context))
+        worker_id, session, protocol = decode_worker_hello(_hello(context))
         pump = self._endpoint.worker_pump(caller, worker_id, session)
         codec = (encode_assign_frame, decode_worker_frame)
-        await self._serve(pump, context, codec, StreamPass(self._guard, caller, _WORKER_STREAM))
+        await self._serve(
+            pump, context, codec, StreamPass(self._guard, caller, _WORKER_STREAM), protocol
+        )
 
     async def _serve(
         self,
@@ -219,8 +228,9 @@ class HeadServer:
         context: Context,
         codec: tuple[Callable[[Any], bytes], Callable[[bytes], Any]],
         stream_pass: StreamPass,
+        protocol: int,
     ) -> None:
-        link = ServerLink(pump, context, codec, stream_pass)
+        link = ServerLink(pump, context, codec, stream_pass, protocol)
         self._links.add(link)
         try:
             await link.serve()

@@ -39,6 +39,7 @@ from rustray.common.errors import (
     TaskPoisoned,
     TaskTimeout,
     UsageProblem,
+    VersionMismatch,
     WorkerLost,
     WorkerNotFound,
 )
@@ -61,6 +62,7 @@ STATUS: Final[dict[type[RustRayError], StatusCode]] = {
     AuthorizationError: StatusCode.PERMISSION_DENIED,
     CommunicationError: StatusCode.INVALID_ARGUMENT,
     HeadUnavailable: StatusCode.UNAVAILABLE,
+    VersionMismatch: StatusCode.FAILED_PRECONDITION,
     WorkerNotFound: StatusCode.NOT_FOUND,
     TaskNotFound: StatusCode.NOT_FOUND,
     UsageProblem: StatusCode.INVALID_ARGUMENT,

@@ -8,6 +8,7 @@ from typing import Final
 
 from rustray.proto.rustray.v1 import common_pb2 as common
 from rustray.proto.rustray.v1 import head_pb2 as wire
+from rustray.rpc import versions
 from rustray.rpc.api import RawResult
 from rustray.rpc.convert import (
     amounts_from_wire,
@@ -56,6 +57,8 @@ def put_worker_info(info: WorkerInfo) -> wire.RegisterWorkerRequest:
         version=text(info.version),
         pid=info.pid,
         host_key=text(info.host_key),
+        protocol=versions.PROTOCOL,
+        oldest_protocol=versions.OLDEST_PROTOCOL,
     )
     put_amounts(message.resources, info.resources)
     put_texts(message.labels, info.labels)
@@ -69,7 +72,9 @@ def get_worker_info(message: wire.RegisterWorkerRequest) -> WorkerInfo:
 
     Raises:
         ValueError: a field is out of range.
+        VersionMismatch: there is no version of the protocol that both speak.
     """
+    versions.agree(message.protocol, message.oldest_protocol, "worker")
     check_name("worker_id", message.worker_id)
     check_name("name", message.name)
     if message.ByteSize() > MAX_REGISTRATION_BYTES:

@@ -66,6 +66,10 @@ class WorkerServer:
         """Listen; see `NodeServer.start`."""
         return await self._node.start()
 
+    def renew(self, identity: Identity) -> None:
+        """See `NodeServer.renew`."""
+        self._node.renew(identity)
+
     async def stop(self, grace_s: float = 2.0) -> None:
         """Say NOT_SERVING, then end all calls within the grace."""
         await self._node.stop(grace_s)

@@ -20,6 +20,7 @@ from rustray.common.errors import (
     CommunicationError,
     ConfigError,
     RustRayError,
+    VersionMismatch,
 )
 from rustray.common.ids import WorkerId
 from rustray.common.resources import UNIT
@@ -107,13 +108,14 @@ class WorkerAgent:
             ConfigError: a function module cannot be imported, the head refuses the worker for
                 its settings, or the system allows too few file descriptors.
             AuthorizationError: the token does not allow to be a worker.
+            VersionMismatch: the head is of a release that does not fit.
             InvariantError: a bug in rustray.
         """
         detect.allow_descriptors(self.config.limits().slots)
         self._loop = asyncio.get_running_loop()
         self.started_at = self._loop.time()
         self._is_running = True
-        self._driver.open(self._loop, *self._memory_groups())
+        self._driver.open(self._loop, *_memory_groups(self.config))
         pool = asyncio.create_task(self._start_pool(), name="rustray-pool")
         tasks: list[asyncio.Task[Any]] = [
             pool,
@@ -133,16 +135,6 @@ class WorkerAgent:
                 raise error
         if self._driver.failure is not None:
             raise self._driver.failure
-
-    def _memory_groups(self) -> tuple[MemoryGroups | None, str]:
-        """Find where the kernel may hold memory limits, before there is any other process."""
-        if not self.config.memory_cgroup:
-            return None, ""
-        groups, text = MemoryGroups.find()
-        if groups is None:
-            return None, text
-        logger.info("the kernel holds memory limits too, in control groups below %s", text)
-        return groups, ""
 
     async def _start_pool(self) -> None:
         self.functions = await self._driver.start()
@@ -221,6 +213,9 @@ class WorkerAgent:
         except (AuthorizationError, ConfigError):
             raise
         except RustRayError as error:
+            if isinstance(error, VersionMismatch) and not self._connected.is_set():
+                raise
+            # A head that was of another release before may become that again, and take the results.
             return error
         self._link = link
         self._reconnect.session_opened(self._loop.time())
@@ -344,3 +339,14 @@ class WorkerAgent:
     def used(self) -> dict[str, float]:
         """Return what tasks hold of each resource, in the user's units."""
         return {name: units / UNIT for name, units in self.manager.used.items()}
+
+
+def _memory_groups(config: WorkerConfig) -> tuple[MemoryGroups | None, str]:
+    """Find where the kernel may hold memory limits, before there is any other process."""
+    if not config.memory_cgroup:
+        return None, ""
+    groups, text = MemoryGroups.find()
+    if groups is None:
+        return None, text
+    logger.info("the kernel holds memory limits too, in control groups below %s", text)
+    return groups, ""

@@ -21,6 +21,7 @@ from rustray.common.errors import (
     ResourceNotAvailable,
     TaskCancelled,
     TaskNotFound,
+    VersionMismatch,
 )
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import ClientFrame, HeadFrame, Outcome, Rejection, TaskRange
@@ -285,6 +286,17 @@ def test_a_head_that_restarted_says_task_not_found(head: FakeHead) -> None:
     head.known.clear()
     on_loop(lambda: head.links[-1].cut())
     with pytest.raises(TaskNotFound, match="the head restarted"):
+        rustray.get(ref, timeout=30)
+
+
+def test_a_head_of_another_release_ends_the_session(head: FakeHead) -> None:
+    """Knocking on cannot help: who waits learns what to upgrade."""
+    head.hold = True
+    ref = double.remote(1)
+    eventually(lambda: head.held)
+    head.dial_errors = [VersionMismatch("upgrade rustray on the client's machine")]
+    on_loop(lambda: head.links[-1].cut(HeadUnavailable("gone")))
+    with pytest.raises(VersionMismatch, match="upgrade"):
         rustray.get(ref, timeout=30)
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rustray.common.errors import CommunicationError
+from rustray.common.errors import CommunicationError, VersionMismatch
 from rustray.common.resources import ResourceSet
 from rustray.proto.rustray.v1 import common_pb2, head_pb2
 from rustray.rpc import codec
@@ -188,9 +188,9 @@ def test_worker_frames_round_trip(frame: WorkerFrame):
 @given(prefixes, words, u63)
 def test_hellos_round_trip(prefix: bytes, worker_id: str, session: int):
     """Who opens a stream arrives equal."""
-    assert codec.decode_client_hello(codec.encode_client_hello(prefix)) == prefix
+    assert codec.decode_client_hello(codec.encode_client_hello(prefix)) == (prefix, 1)
     hello = codec.encode_worker_hello(worker_id, session)
-    assert codec.decode_worker_hello(hello) == (worker_id, session)
+    assert codec.decode_worker_hello(hello) == (worker_id, session, 1)
 
 
 @pytest.mark.parametrize("decode", DECODERS)
@@ -304,9 +304,9 @@ def test_long_ranges_are_cut_to_what_the_wire_allows():
 
 
 def test_another_protocol_is_refused_with_advice():
-    """A peer of another version learns that both sides need the same release."""
+    """A peer of another version learns both versions and whom to upgrade."""
     hello = head_pb2.ClientHello(prefix=b"0123456789", protocol=2).SerializeToString()
-    with pytest.raises(CommunicationError, match="same release"):
+    with pytest.raises(VersionMismatch, match=r"version 2 .* version 1: upgrade .* the head"):
         codec.decode_client_hello(hello)
 
 

@@ -26,6 +26,7 @@ from rustray.common.errors import (
     ResourceExhausted,
     ResourceNotAvailable,
     RustRayError,
+    VersionMismatch,
 )
 from rustray.common.resources import ResourceSet
 from rustray.rpc.api import SubmitItem
@@ -98,6 +99,26 @@ async def test_without_functions_it_registers_while_the_pool_starts() -> None:
     async with c.running():
         c.head.grant([b"x"], CLASS)
         await c.told(1)
+
+
+async def test_a_head_of_another_release_ends_a_new_worker_and_not_one_that_has_worked() -> None:
+    """A head may be rolled back: until then the worker keeps what it has, and knocks."""
+    mismatch = VersionMismatch("upgrade rustray on the head's machine")
+    c = Cluster()
+    c.head.refuse = [mismatch]
+    with pytest.raises(VersionMismatch, match="upgrade"):
+        await c.agent.run()
+    async with Cluster().running() as c:
+        c.pool.is_held = True
+        lease = c.head.grant([b"a"], CLASS)
+        await aeventually(lambda: any(c.pool.executors.values()))
+        c.head.refuse = [mismatch, mismatch]
+        assert c.head.link is not None
+        c.head.link.break_off(HeadUnavailable("gone"))
+        await aeventually(lambda: not c.head.refuse and len(c.head.infos) == 2)
+        for executor_id in list(c.pool.executors):
+            c.pool.release(executor_id)
+        assert await c.told(1) == {(lease, 0): (OK, b"a")}
 
 
 async def test_the_greeting_names_what_is_held() -> None:

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RegisterWorkerRequest(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "name", "address", "resources", "labels", "functions", "version", "pid", "host_key")
+    __slots__ = ("worker_id", "incarnation", "name", "address", "resources", "labels", "functions", "version", "pid", "host_key", "protocol", "oldest_protocol")
     class ResourcesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -33,6 +33,8 @@ class RegisterWorkerRequest(_message.Message):
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     HOST_KEY_FIELD_NUMBER: _ClassVar[int]
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     incarnation: int
     name: str
@@ -43,7 +45,9 @@ class RegisterWorkerRequest(_message.Message):
     version: str
     pid: int
     host_key: str
-    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., name: _Optional[str] = ..., address: _Optional[str] = ..., resources: _Optional[_Mapping[str, float]] = ..., labels: _Optional[_Mapping[str, str]] = ..., functions: _Optional[_Iterable[_Union[_common_pb2.Function, _Mapping]]] = ..., version: _Optional[str] = ..., pid: _Optional[int] = ..., host_key: _Optional[str] = ...) -> None: ...
+    protocol: int
+    oldest_protocol: int
+    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., name: _Optional[str] = ..., address: _Optional[str] = ..., resources: _Optional[_Mapping[str, float]] = ..., labels: _Optional[_Mapping[str, str]] = ..., functions: _Optional[_Iterable[_Union[_common_pb2.Function, _Mapping]]] = ..., version: _Optional[str] = ..., pid: _Optional[int] = ..., host_key: _Optional[str] = ..., protocol: _Optional[int] = ..., oldest_protocol: _Optional[int] = ...) -> None: ...
 
 class EnrollWorkerRequest(_message.Message):
     __slots__ = ("worker_id", "signing_request")
@@ -110,14 +114,16 @@ class HeartbeatResponse(_message.Message):
     def __init__(self, is_known: _Optional[bool] = ...) -> None: ...
 
 class WorkerHello(_message.Message):
-    __slots__ = ("worker_id", "session", "protocol")
+    __slots__ = ("worker_id", "session", "protocol", "oldest_protocol")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     session: int
     protocol: int
-    def __init__(self, worker_id: _Optional[str] = ..., session: _Optional[int] = ..., protocol: _Optional[int] = ...) -> None: ...
+    oldest_protocol: int
+    def __init__(self, worker_id: _Optional[str] = ..., session: _Optional[int] = ..., protocol: _Optional[int] = ..., oldest_protocol: _Optional[int] = ...) -> None: ...
 
 class LeaseRange(_message.Message):
     __slots__ = ("lease", "offset", "count")
@@ -250,12 +256,14 @@ class AssignFrame(_message.Message):
     def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[_common_pb2.ClassDefinition, _Mapping]]] = ..., leases: _Optional[_Iterable[_Union[LeaseGrant, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[LeaseCancel, _Mapping]]] = ..., recall: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., drain: _Optional[bool] = ...) -> None: ...
 
 class ClientHello(_message.Message):
-    __slots__ = ("prefix", "protocol")
+    __slots__ = ("prefix", "protocol", "oldest_protocol")
     PREFIX_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     prefix: bytes
     protocol: int
-    def __init__(self, prefix: _Optional[bytes] = ..., protocol: _Optional[int] = ...) -> None: ...
+    oldest_protocol: int
+    def __init__(self, prefix: _Optional[bytes] = ..., protocol: _Optional[int] = ..., oldest_protocol: _Optional[int] = ...) -> None: ...
 
 class Submission(_message.Message):
     __slots__ = ("class_number", "first", "payloads", "deadline_unix_s")

@@ -178,7 +178,7 @@ class HeadServiceServicer:
 
     def WorkerStream(self, request_iterator, context):
         """Work to the worker, outcomes back. The call's metadata `rustray-hello-bin` is a WorkerHello.
-        The head answers with initial metadata, `rustray-stream: 1`, once it has let the stream in.
+        The head answers with initial metadata, `rustray-stream: VERSION`, once it has let it in.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -277,7 +277,7 @@ class HeadServiceServicer:
     def ClientStream(self, request_iterator, context):
         """-- the fast path of rustray's own client
         Tasks to the head, outcomes back. The call's metadata `rustray-hello-bin` is a ClientHello.
-        The head answers with initial metadata, `rustray-stream: 1`, once it has let the stream in.
+        The head answers with initial metadata, `rustray-stream: VERSION`, once it has let it in.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
