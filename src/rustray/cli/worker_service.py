@@ -10,7 +10,6 @@ from typing import Final
 
 from rustray.cli.load import Loaded, Surroundings, state_dir
 from rustray.common.errors import ConfigError, HeadUnavailable
-from rustray.common.wall_clock import unix_s
 from rustray.rpc.api import HeadApi
 from rustray.rpc.worker_server import WorkerServer
 from rustray.security.auth import AuthManager
@@ -19,6 +18,7 @@ from rustray.security.certificates import ServerIdentity, load_server_identity
 from rustray.security.enrollment import Enrollment, SigningRequest
 from rustray.security.renewal import WORKER_BEFORE_S, keep_identity
 from rustray.security.state_dir import CA_KEY, StateDir
+from rustray.security.wall_clock import unix_s
 from rustray.worker.app import Serve, Server
 from rustray.worker.config import WorkerConfig
 from rustray.worker.service import WorkerService

@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rustray.common.errors import ConfigError, HeadUnavailable
-from rustray.common.wall_clock import unix_s
 from rustray.head.config import HeadConfig
 from rustray.head.core import VERSION, HeadCore, HeadIdentity, Start
 from rustray.head.disk_watch import DiskWatch
@@ -40,6 +39,7 @@ from rustray.security.enrollment import Registrar
 from rustray.security.local import publish_local_credentials, withdraw_local_credentials
 from rustray.security.renewal import HEAD_BEFORE_S, keep_identity
 from rustray.security.state_dir import StateDir, is_read_only
+from rustray.security.wall_clock import unix_s
 
 logger = logging.getLogger("rustray.head")
 

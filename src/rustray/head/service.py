@@ -22,7 +22,6 @@ from rustray.common.errors import (
     TaskNotFound,
 )
 from rustray.common.resources import ResourceSet
-from rustray.common.wall_clock import unix_s
 from rustray.head.core import HeadCore, TokenDesk
 from rustray.head.issued import info_of
 from rustray.head.letters import LetterService
@@ -48,6 +47,7 @@ from rustray.scheduler.events import (
 )
 from rustray.scheduler.view import TaskSnapshot, worker_view
 from rustray.security.roles import Caller
+from rustray.security.wall_clock import unix_s
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import CancelRequest
 from rustray.task.functions import FunctionInfo

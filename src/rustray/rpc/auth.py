@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from rustray.common.errors import AuthenticationError, RustRayError
-from rustray.common.wall_clock import unix_s
 from rustray.security.auth import token_from_authorization
 from rustray.security.roles import SCOPE_CODE, Caller, Role, authorize
+from rustray.security.wall_clock import unix_s
 
 logger = logging.getLogger("rustray.rpc")
 
@@ -43,7 +43,7 @@ class Guard:
     Attributes:
         auth: None where the node runs without authentication.
         audience: Kind of node that this one is.
-        clock: Unix seconds; see `rustray.common.wall_clock`.
+        clock: Unix seconds; see `rustray.security.wall_clock`.
     """
 
     auth: Authenticator | None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from rustray.common.errors import RustRayError
-from rustray.common.wall_clock import unix_s
+from rustray.security.wall_clock import unix_s
 
 logger = logging.getLogger("rustray.rpc")
 

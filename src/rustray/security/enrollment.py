@@ -18,7 +18,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from rustray.common.errors import ConfigError
-from rustray.common.wall_clock import unix_s
 from rustray.security.certificates import (
     UNREADABLE,
     Authority,
@@ -26,6 +25,7 @@ from rustray.security.certificates import (
     new_key,
     private_pem,
 )
+from rustray.security.wall_clock import unix_s
 
 _MAX_REQUEST_BYTES: Final = 8 * 1024
 _PEM: Final = serialization.Encoding.PEM

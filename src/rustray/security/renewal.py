@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from rustray.common.errors import RustRayError
-from rustray.common.wall_clock import unix_s
 from rustray.security.certificates import ServerIdentity
+from rustray.security.wall_clock import unix_s
 
 logger = logging.getLogger("rustray.security")
 

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from rustray.common.wall_clock import FOLLOWED_S, LASTING_S, WallClock
+from rustray.security.wall_clock import FOLLOWED_S, LASTING_S, WallClock
 
 YEAR = 365 * 86_400.0
 
