@@ -314,8 +314,7 @@ class JournalStore:
         """Count this start, and take a time that no earlier head had, whatever the clock says."""
         meta = dict(self._db.execute("SELECT key, value FROM meta"))
         self.starts = int(meta.get("starts", 0)) + 1
-        before_ms = int(meta.get("epoch_ms", 0))
-        self.epoch_ms = next_epoch_ms(self._db, self._wall_clock(), before_ms)
+        self.epoch_ms = next_epoch_ms(self._db, self._wall_clock(), int(meta.get("epoch_ms", 0)))
         rows = (("starts", self.starts), ("epoch_ms", self.epoch_ms))
         self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
         self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, 0)", (COMMITS,))
