@@ -20,6 +20,8 @@ from chaos.history import HEAD, Record
 
 TERMINAL: Final = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "TIMED_OUT", "POISONED"})
 FOR_EVER: Final = float("inf")
+BEFORE_ACK: Final = "head died before the ack"
+"""Reason of a re-run that is no broken promise: the head had not accepted the task."""
 SLOW: Final = "slow"
 """In the names of subscribers that may be behind at the end."""
 
@@ -368,9 +370,10 @@ class _Check:
         runs = task.in_order()
         for before, after in itertools.pairwise(runs):
             self._verdict.figures["re-runs"] += 1
-            if after.attempt <= before.attempt:
-                self._report("I3", task_id, f"{_shown(before)} came before {_shown(after)}")
             reason = self._why_again(task, before, after)
+            # (A head that never heard of the task numbers its attempts from 1; the fence grows.)
+            if after.attempt <= before.attempt and reason != BEFORE_ACK:
+                self._report("I3", task_id, f"{_shown(before)} came before {_shown(after)}")
             self._verdict.figures[f"re-runs: {reason or 'without a reason'}"] += 1
             if not reason:
                 self._report("I3", task_id, f"{_shown(after)} though {_shown(before)} was not lost")
@@ -405,7 +408,7 @@ class _Check:
             before.start - slack <= at <= min(after.start, accepted)
             for at, _ in self._troubles.deaths[HEAD]
         ):
-            return "head died before the ack"
+            return BEFORE_ACK
         return ""
 
     def _was_deaf(self, run: Run, ended: float) -> bool:
@@ -462,7 +465,10 @@ class _Check:
                 continue
             self._verdict.figures["attempts that overlap"] += 1
             reason = self._why_again(task, before, after)
-            is_covered = reason in ("worker away beyond its lease", "head died before the ack")
+            slack = self._rules.slack_s
+            is_covered = reason == BEFORE_ACK or self._was_away(
+                before.worker, before.start - slack, after.start + slack
+            )
             if task.is_exclusive:  # only a machine that stood still, as a whole, may break it
                 is_covered = any(
                     begin <= min(end, after.start + self._rules.slack_s) and stop >= before.start

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
 
 from helpers.scheduling import ANYTHING, PREFIX
 from helpers.waiting import aeventually
-from rustray.common.errors import ObjectLost, TaskNotFound
+from rustray.common.errors import HeadUnavailable, ObjectLost, TaskNotFound
 from rustray.head import journal_files, result_reader
 from rustray.head.client_peer import ClientPeer
 from rustray.head.driver import HeadDriver
@@ -124,12 +125,11 @@ async def test_what_is_not_what_was_written_is_never_handed_out(
 async def test_a_machine_that_is_short_of_descriptors_has_lost_no_result(
     state: StateDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Regression: a result that could not be opened for a moment was told to be lost."""
+    """Regression: a result that could not be opened for a while was told to be lost."""
     monkeypatch.setattr(result_reader, "PAUSES_S", (0.0,) * 3)
-    errors: list[Exception] = [
-        sqlite3.OperationalError("unable to open database file"),
-        OSError(errno.EMFILE, "too many open files"),
-    ]
+    no_file = sqlite3.OperationalError("unable to open database file")
+    no_file.sqlite_errorcode = sqlite3.SQLITE_CANTOPEN
+    errors = [OSError(errno.EMFILE, "too many open files"), no_file] * 10
     reader = ResultReader(state.path / FILE_NAME)
     whole = reader._read_whole
 
@@ -141,6 +141,40 @@ async def test_a_machine_that_is_short_of_descriptors_has_lost_no_result(
     monkeypatch.setattr(reader, "_read_whole", scarce)
     assert list(await reader.read(the_column(state))) == [b"first", BIG, b"last"]
     await reader.close()
+
+
+async def test_a_disk_that_cannot_read_loses_the_result(
+    state: StateDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is no shortage which passes, so whoever asks is told at once."""
+    reader = ResultReader(state.path / FILE_NAME)
+
+    def broken(_: int) -> PayloadColumn | None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(reader, "_read_whole", broken)
+    with pytest.raises(ObjectLost):
+        await reader.read(the_column(state))
+    await reader.close()
+
+
+async def test_a_head_that_stops_does_not_wait_for_descriptors(
+    state: StateDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one who asked is told to ask again, and not that anything is lost."""
+    reader = ResultReader(state.path / FILE_NAME)
+    has_tried = threading.Event()
+
+    def scarce(_: int) -> PayloadColumn | None:
+        has_tried.set()
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(reader, "_read_whole", scarce)
+    reading = asyncio.create_task(reader.read(the_column(state)))
+    await asyncio.to_thread(has_tried.wait)
+    await reader.close()
+    with pytest.raises(HeadUnavailable):
+        await reading
 
 
 async def test_an_expired_result_takes_its_file_along(state: StateDir) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 from rustray.common.errors import (
     AuthorizationError,
     CommunicationError,
+    HeadUnavailable,
     PayloadError,
     ResourceExhausted,
     RustRayError,
@@ -139,6 +140,8 @@ class ClientPeer(Peer):
             self._outcomes.append(replace(outcome, payloads=payloads))
         except TaskNotFound:
             self._unknown.append(TaskRange(outcome.first, count))
+        except HeadUnavailable:
+            pass  # the head stops: the client comes back to the next one, and asks
         except RustRayError as error:
             lost = failure_payloads(count, FailureInfo(error.code, str(error)))
             self._outcomes.append(replace(outcome, state=TaskState.FAILED, payloads=lost))

@@ -7,20 +7,23 @@ import contextlib
 import errno
 import logging
 import sqlite3
-import time
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, repeat
 from pathlib import Path
 
-from rustray.common.errors import ObjectLost, TaskNotFound
+from rustray.common.errors import HeadUnavailable, ObjectLost, TaskNotFound
 from rustray.head.journal_rows import connect_reader
 from rustray.head.result_files import SUFFIX, DamagedFile, read_file
 from rustray.task.columns import PayloadColumn, StoredColumn
 
 logger = logging.getLogger("rustray.head")
 
-PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0, 4.0)
-"""Between the tries to read a result while the machine is short of something."""
+PAUSES_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+"""Between the tries to read a result while the machine is short of something; the last again and
+again: what is there is not told to be lost, however long that takes."""
 _SHORT_OF = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM)
 
 
 class ResultReader:
@@ -32,6 +35,7 @@ class ResultReader:
         self._files = Path(f"{database}{SUFFIX}")
         self._db: sqlite3.Connection | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="rustray-results")
+        self._is_closing = threading.Event()
 
     async def read(self, column: StoredColumn) -> PayloadColumn:
         """Return what a column stands for.
@@ -39,6 +43,7 @@ class ResultReader:
         Raises:
             TaskNotFound: the result has expired meanwhile.
             ObjectLost: its file is missing, damaged or cannot be read.
+            HeadUnavailable: the head stops, and could not read it by then.
         """
         return await asyncio.get_running_loop().run_in_executor(self._pool, self.read_now, column)
 
@@ -58,16 +63,17 @@ class ResultReader:
         return whole.slice(column.skip, column.skip + len(column))
 
     def _read_patiently(self, number: int) -> PayloadColumn | None:
-        """Read it, again and again for a while if what is short is only descriptors, or a lock."""
-        for pause_s in PAUSES_S:
+        """Read it, again and again while the machine is only short of something."""
+        for pause_s in chain(PAUSES_S, repeat(PAUSES_S[-1])):
             try:
                 return self._read_whole(number)
             except (OSError, sqlite3.OperationalError) as error:
-                if isinstance(error, OSError) and error.errno not in _SHORT_OF:
+                if not _is_shortage(error):
                     raise
                 logger.warning("a result cannot be read now: %s", error)
-                time.sleep(pause_s)
-        return self._read_whole(number)
+            if self._is_closing.wait(pause_s):
+                break
+        raise HeadUnavailable("the head stops, and the result could not be read; ask again")
 
     def _read_whole(self, number: int) -> PayloadColumn | None:
         found = self._row(number)
@@ -95,7 +101,15 @@ class ResultReader:
 
     async def close(self) -> None:
         """Let go of the thread and the connection."""
+        self._is_closing.set()
         await asyncio.to_thread(self._pool.shutdown)
         if self._db is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._db.close()
+
+
+def _is_shortage(error: OSError | sqlite3.OperationalError) -> bool:
+    """Whether the file may well be there and whole."""
+    if isinstance(error, OSError):
+        return error.errno in _SHORT_OF
+    return error.sqlite_errorcode & 0xFF in _BUSY

@@ -342,3 +342,13 @@ def test_an_old_attempt_that_begins_after_the_later_one_does_not_overlap_it() ->
     crash = _at(9.1, "crash", id=_ID, a=1, l=101, pid=7, w="worker-1.1")
     asleep = _at(0.5, "window", w="worker-1.1", end=8.9, tail=1.0, frozen=True)
     assert _found(_submit(), _ack(), *runs, crash, asleep, _final()) == set()
+
+
+def test_a_head_that_never_heard_of_a_task_may_count_its_attempts_anew() -> None:
+    """It had not accepted it, so that it ran is no promise; one that was acked goes on counting."""
+    again = _at(6.0, "start", id=_ID, a=1, l=200, pid=8, w="worker-2.1")
+    end = _at(6.5, "finish", id=_ID, a=1, l=200, hash=_GOOD)
+    runs = [_start(1.0, 1), _finish(1.5, 1), _at(2.0, "down", w="head"), again, end, _final()]
+    late = {**_ack(), "t": 7.0}
+    assert _found(_submit(), late, *runs) == set()
+    assert "I3" in _found(_submit(), _ack(), *runs)
