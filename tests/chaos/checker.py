@@ -372,7 +372,8 @@ class _Check:
             self._verdict.figures["re-runs"] += 1
             reason = self._why_again(task, before, after)
             # (A head that never heard of the task numbers its attempts from 1; the fence grows.)
-            if after.attempt <= before.attempt and reason != BEFORE_ACK:
+            is_growing = after.attempt > before.attempt
+            if not is_growing and not self._was_unheard_of(task, before, after):
                 self._report("I3", task_id, f"{_shown(before)} came before {_shown(after)}")
             self._verdict.figures[f"re-runs: {reason or 'without a reason'}"] += 1
             if not reason:
@@ -403,13 +404,15 @@ class _Check:
             return "worker away beyond its lease"
         if task.is_exclusive and self._was_stopped(before.worker, low, high):
             return "exclusive, stopped without the head"
-        accepted = task.acked if task.acked is not None else FOR_EVER
-        if task.retries and any(
-            before.start - slack <= at <= min(after.start, accepted)
-            for at, _ in self._troubles.deaths[HEAD]
-        ):
+        if task.retries and self._was_unheard_of(task, before, after):
             return BEFORE_ACK
         return ""
+
+    def _was_unheard_of(self, task: Task, before: Run, after: Run) -> bool:
+        """Whether a head died between two attempts and before anybody acked the task."""
+        until = after.start if task.acked is None else min(after.start, task.acked)
+        since = before.start - self._rules.slack_s
+        return any(since <= at <= until for at, _ in self._troubles.deaths[HEAD])
 
     def _was_deaf(self, run: Run, ended: float) -> bool:
         """Whether a worker that was told to end could not hand in what it had."""

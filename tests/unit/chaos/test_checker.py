@@ -351,4 +351,5 @@ def test_a_head_that_never_heard_of_a_task_may_count_its_attempts_anew() -> None
     runs = [_start(1.0, 1), _finish(1.5, 1), _at(2.0, "down", w="head"), again, end, _final()]
     late = {**_ack(), "t": 7.0}
     assert _found(_submit(), late, *runs) == set()
+    assert _found(_submit(), late, *runs, _at(2.1, "down", w="worker-1.1")) == set()
     assert "I3" in _found(_submit(), _ack(), *runs)
