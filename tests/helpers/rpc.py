@@ -134,6 +134,9 @@ class FakeHead:
     async def open_client_stream(self, prefix: bytes, pump: FramePump) -> Link:
         raise NotImplementedError
 
+    def note_rejected(self, error: RustRayError) -> None:
+        self.calls.append(("note_rejected", error))
+
     async def submit(self, items: Sequence[SubmitItem]) -> list[SubmitVerdict]:
         self.note("submit", list(items))
         return [

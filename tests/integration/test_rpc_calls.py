@@ -209,7 +209,8 @@ async def test_a_batch_with_bad_items_gets_a_verdict_each(port: int, head: FakeH
     refused = [verdict.HasField("error") for verdict in answer.verdicts]
     assert refused == [False, *[True] * len(bad), False]
     assert {verdict.error.code for verdict in answer.verdicts[1:-1]} == {"PAYLOAD"}
-    assert len(head.calls[0][1]) == 2
+    assert [name for name, _ in head.calls] == ["note_rejected"] * len(bad) + ["submit"]
+    assert len(head.calls[-1][1]) == 2
 
 
 @pytest.mark.parametrize(

@@ -300,6 +300,11 @@ class InvariantError(RustRayError):
     code = "INTERNAL"
 
 
+def reason_of(error: RustRayError) -> str:
+    """Return the stable name of the limit that was reached, or "" where the code says it all."""
+    return error.reason if isinstance(error, ResourceExhausted) else ""
+
+
 def all_error_classes() -> dict[str, type[RustRayError]]:
     """Map each stable code to its class, over the whole tree."""
     found: dict[str, type[RustRayError]] = {}

@@ -10,6 +10,7 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Final
 
+from rustray.common.counting import count_refused
 from rustray.common.errors import (
     AuthorizationError,
     CommunicationError,
@@ -72,7 +73,7 @@ class ClientPeer(Peer):
         may_touch: Callable[[bytes], bool],
         principal: str = "",
     ) -> None:
-        super().__init__(driver.loop)
+        super().__init__(driver.loop, driver.scheduler.state.counters)
         self.prefix = prefix
         self._driver = driver
         self._may_send_code = may_send_code
@@ -117,7 +118,7 @@ class ClientPeer(Peer):
         is_stored = isinstance(command.outcome.payloads, StoredColumn)
         (self._stored if is_stored else self._outcomes).append(command.outcome)
         if len(self._outcomes) + len(self._stored) > MAX_OUTBOX_RANGES:
-            self.shut("the client does not read its outcomes")
+            self.shut("the client does not read its outcomes", "slow_reader")
             return
         self._read_next()
         self.wake()
@@ -182,22 +183,26 @@ class ClientPeer(Peer):
         return accepted
 
     def on_frame(self, frame: ClientFrame) -> None:
-        """Take what a client submits, cancels and asks for."""
+        """Take what a client submits, cancels and asks for.
+
+        Raises:
+            CommunicationError: it names a class that was never defined, or acks a frame that was
+                never sent; what comes before that in the frame stands.
+        """
         if not self.is_fresh(frame.number):
             return
         if frame.has_content:
             self.need_ack()
         for definition in frame.classes:
             self._define(definition)
-        if not all(map(self._submit, frame.submissions)):
-            return
+        for submission in frame.submissions:
+            self._submit(submission)
         for cancel in frame.cancels:
             self._cancel(cancel)
         for asked in frame.follow:
             self._driver.handle(FollowRequested(self.prefix, asked.first, asked.count))
         if frame.ack > self.sent:
-            self.shut(f"frame {frame.ack} is acked, and was never sent")
-            return
+            raise CommunicationError(f"frame {frame.ack} is acked, and was never sent")
         self._confirmed = frame.ack
         if len(self._unconfirmed) > MAX_UNCONFIRMED:
             self._confirm()
@@ -208,22 +213,21 @@ class ClientPeer(Peer):
     def _cancel(self, cancel: CancelRequest) -> None:
         prefix = cancel.prefix or self.prefix
         if not self._may_touch(prefix):
-            self._driver.scheduler.state.counters["cancels_refused"] += 1
+            refused = AuthorizationError("the session is another token's")
+            count_refused(self._counters, "cancels_refused", refused)
             return
         request = CancelRequest(prefix, cancel.first, cancel.count, cancel.force)
         self._driver.handle(CancelRequested(request))
 
-    def _submit(self, submission: Submission) -> bool:
-        """Hand in tasks; False if that made no sense, and the stream ends."""
+    def _submit(self, submission: Submission) -> None:
         used = self._classes.get(submission.class_number)
         if used is None:
-            self.shut(f"class {submission.class_number} was never defined")
-            return False
+            raise CommunicationError(f"class {submission.class_number} was never defined")
         if self._bad_classes:
             error = self._bad_classes.get(submission.class_number)
             if error is not None:
                 self._refuse(submission.first, len(submission.payloads), error)
-                return True
+                return
         self._bring_code(used)
         self._driver.handle(
             TasksSubmitted(
@@ -237,7 +241,6 @@ class ClientPeer(Peer):
                 principal=self._principal,
             )
         )
-        return True
 
     def _ripen(self) -> None:
         self._confirm()

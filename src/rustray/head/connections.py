@@ -32,7 +32,7 @@ class ConnectionManager:
         peer = WorkerPeer(self._driver, worker_id, session)
         self._driver.workers[worker_id] = peer
         if isinstance(old, WorkerPeer):
-            old.shut("a newer session of this worker took its place")
+            old.shut("a newer session of this worker took its place", "replaced")
         return peer
 
     def open_client(
@@ -54,5 +54,5 @@ class ConnectionManager:
         peer = ClientPeer(self._driver, prefix, may_send_code, may_touch, principal)
         self._driver.clients[prefix] = peer
         if isinstance(old, ClientPeer):
-            old.shut("a newer stream of this session took its place")
+            old.shut("a newer stream of this session took its place", "replaced")
         return peer

@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from rustray.common.counting import count_refused
 from rustray.common.errors import RustRayError
 from rustray.head import liveness
 from rustray.head.client_peer import ClientPeer
@@ -193,7 +194,7 @@ class HeadCore:
             AuthorizationError: the worker has registered with another token.
             CommunicationError: the session is not the present one.
         """
-        self.workers.claim(worker_id, caller)
+        self.workers.check(worker_id, caller)
         peer = self.connections.open_worker(worker_id, session)
         peer.when_closed = self.watch_worker
         return peer
@@ -213,10 +214,8 @@ class HeadCore:
         )
 
     def count_refusal(self, error: RustRayError) -> None:
-        """Count a call that ended with an error: all, and by the error's code."""
-        counters = self.driver.scheduler.state.counters
-        counters["calls_refused"] += 1
-        counters[f"calls_refused_{error.code.lower()}"] += 1
+        """Count a call that ended with an error: all, by the error's code, and by its reason."""
+        count_refused(self.driver.scheduler.state.counters, "calls_refused", error)
 
     def watch_worker(self, worker_id: str) -> None:
         """After a stream broke: find out whether the worker's process is gone."""

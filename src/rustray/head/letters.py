@@ -14,6 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from rustray.common import ids
+from rustray.common.counting import count_refused
 from rustray.common.errors import PayloadError, RustRayError, TaskNotFound
 from rustray.head.driver import HeadDriver
 from rustray.rpc.api import (
@@ -41,10 +42,15 @@ _RECORD: Final = 9
 MAX_BATCH_TASKS: Final = 200_000
 """Tasks of all batches that one call touches: to retry one costs a pass over its batch."""
 MAX_EXPORTED: Final = 1_000
+MAX_CURSOR: Final = 64
 MAX_EXPORTED_BYTES: Final = 2 << 20
 
 MayUse = Callable[[bytes], bool]
 Kind = type[RetryRequested] | type[PurgeRequested]
+_FAMILIES: Final[dict[Kind, str]] = {
+    RetryRequested: "retries_refused",
+    PurgeRequested: "purges_refused",
+}
 
 
 class Letters:
@@ -121,6 +127,8 @@ class Letters:
                 batch, offset = self._find(name)
             except TaskNotFound as error:
                 errors[name] = error
+                if kind is not None:
+                    count_refused(self._state.counters, _FAMILIES[kind], error)
                 continue
             sequence = batch.first + offset
             plain = ids.task_id(batch.prefix, sequence)
@@ -280,7 +288,8 @@ def _parse(after: str) -> tuple[int, int]:
     number, dot, offset = after.partition(".")
     if not after:
         return (0, 0)
-    if not (dot and all(n.isascii() and n.isdigit() for n in (number, offset))):
+    is_number = all(n.isascii() and n.isdigit() for n in (number, offset))
+    if not (dot and is_number and len(after) <= MAX_CURSOR):
         raise PayloadError(f"{after[:40]!r} is not a cursor of an earlier call")
     return (int(number), int(offset))
 

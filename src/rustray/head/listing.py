@@ -18,6 +18,7 @@ from rustray.task.state import TaskState
 from rustray.task.views import ClusterStatus, TaskPage, TaskView
 
 MAX_PAGE = 10_000
+MAX_CURSOR = 64
 
 
 def list_tasks(driver: HeadDriver, where: TaskFilter, cursor: str, limit: int) -> TaskPage:
@@ -55,9 +56,8 @@ def _parse_cursor(cursor: str) -> tuple[int, int]:
     if not cursor:
         return (0, 0)
     number, dot, offset = cursor.partition(".")
-    if not (
-        dot and number.isascii() and number.isdigit() and offset.isascii() and offset.isdigit()
-    ):
+    is_number = all(n.isascii() and n.isdigit() for n in (number, offset))
+    if not (dot and is_number and len(cursor) <= MAX_CURSOR):
         raise PayloadError(f"{cursor[:40]!r} is not a cursor of an earlier page")
     return (int(number), int(offset))
 

@@ -113,7 +113,8 @@ class NotificationManager:
             raise ResourceExhausted(
                 f"the events after revision {where.cursor} are not known to this head, whose "
                 f"newest is {self.revision}: it was restarted without them; subscribe again with "
-                "cursor 0, and read the tasks' present states for what was missed"
+                "cursor 0, and read the tasks' present states for what was missed",
+                reason="EVENTS_GONE",
             )
         cursor = self.revision if where.cursor < 0 else max(where.cursor, self._begin)
         wanted = _Wanted(where)
@@ -146,7 +147,8 @@ class NotificationManager:
             raise ResourceExhausted(
                 f"events after revision {cursor} are not all kept any more; "
                 f"subscribe again with cursor {self.oldest_revision - 1} and read the tasks' "
-                "present states for what was missed"
+                "present states for what was missed",
+                reason="EVENTS_GONE",
             )
         found: list[TaskEvent] = []
         for _ in range(SCAN_RANGES):

@@ -38,14 +38,22 @@ class Owners(Generic[K]):
         Raises:
             AuthorizationError: it is another subject's.
         """
+        self.check(key, caller)
+        if key not in self._subjects:
+            self._prune()
+            self._subjects[key] = caller.subject
+
+    def check(self, key: K, caller: Caller) -> None:
+        """Let only its owner use an id, and bind it to nobody.
+
+        Raises:
+            AuthorizationError: it is another subject's.
+        """
         if not self.may_use(key, caller):
             raise AuthorizationError(
                 f"{self._what} belongs to another token: it was first used by somebody else than "
                 f"{caller.subject}"
             )
-        if key not in self._subjects:
-            self._prune()
-            self._subjects[key] = caller.subject
 
     def restore(self, key: K, subject: str) -> None:
         """Bind an id to whom an earlier head knew it of; the first one counts."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from typing import Final
 
 from rustray.rpc.api import Link
@@ -28,11 +29,12 @@ class Peer:
         received: Number of the last frame taken from it.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, counters: Counter[str]) -> None:
         self.sent = 0
         self.received = 0
         self.is_closed = False
         self._loop = loop
+        self._counters = counters
         self._link: Link | None = None
         self._owed = 0
         self._ack_timer: asyncio.TimerHandle | None = None
@@ -58,7 +60,7 @@ class Peer:
             self.received = number
             return True
         if number > self.received:
-            self.shut(f"frame {number} came after frame {self.received}")
+            self.shut(f"frame {number} came after frame {self.received}", "frame_gap")
         return False
 
     def need_ack(self) -> None:
@@ -93,10 +95,17 @@ class Peer:
         """Return the last frame that may be acked."""
         return self.received
 
-    def shut(self, reason: str) -> None:
-        """Close the link; the other side will come back."""
-        if self.is_closed or self._link is None:
+    def shut(self, reason: str, why: str) -> None:
+        """Close the link in order; the other side will come back.
+
+        Args:
+            reason: In words, for the log.
+            why: Stable name, for the counters.
+        """
+        if self.is_closed or self._link is None or self._closing is not None:
             return
+        self._counters["streams_closed"] += 1
+        self._counters[f"streams_closed_{why}"] += 1
         logger.info("closing a stream: %s", reason)
         self._closing = self._loop.create_task(self._link.close())
 

@@ -13,6 +13,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from rustray.common import ids
+from rustray.common.counting import count_refused
 from rustray.common.errors import (
     AuthorizationError,
     ConfigError,
@@ -37,6 +38,7 @@ from rustray.rpc.api import (
     TaskFilter,
 )
 from rustray.rpc.memory_link import memory_link_pair
+from rustray.scheduler.admission import count_refusal
 from rustray.scheduler.commands import AcceptTasks, RefuseWorker, RejectTasks
 from rustray.scheduler.events import (
     CancelRequested,
@@ -112,7 +114,7 @@ class HeadService(LetterService):
 
     async def heartbeat(self, beat: Heartbeat) -> HeartbeatReply:
         """Renew a worker's leases."""
-        self._core.workers.claim(beat.worker_id, self._caller)
+        self._core.workers.check(beat.worker_id, self._caller)
         peer = self._driver.workers.get(beat.worker_id)
         in_step = peer is not None and peer.compare(beat.sent, beat.received)
         self._driver.handle(
@@ -152,6 +154,7 @@ class HeadService(LetterService):
                 self._core.sessions.claim(item.prefix, self._caller)
                 classes.append(self._resolve(item))
             except RustRayError as error:
+                self.note_rejected(error)
                 classes.append(None)
                 name = ids.task_id(item.prefix, item.sequence)
                 verdicts[position] = SubmitVerdict(name, error)
@@ -169,6 +172,10 @@ class HeadService(LetterService):
         ):
             await self._driver.safe()
         return [verdict for verdict in verdicts if verdict is not None]
+
+    def note_rejected(self, error: RustRayError) -> None:
+        """Count a task that the scheduler never sees."""
+        count_refusal(self._driver.scheduler.state, error, 1)
 
     def _named(self, item: SubmitItem) -> SubmitItem:
         """Give a task the id that its key stands for, to this caller.
@@ -282,7 +289,6 @@ class HeadService(LetterService):
             prefix, sequence = _parse_id(name)
             self._snapshot(prefix, sequence)
             if not self._core.sessions.may_use(prefix, self._caller):
-                self._driver.scheduler.state.counters["cancels_refused"] += 1
                 raise AuthorizationError(
                     f"task {name} was handed in with another token than that of "
                     f"{self._caller.subject}: that one may cancel it, or an administrator"
@@ -290,6 +296,7 @@ class HeadService(LetterService):
             self._driver.handle(CancelRequested(CancelRequest(prefix, sequence, 1, force)))
             return CancelVerdict(name, self._snapshot(prefix, sequence).state)
         except (TaskNotFound, AuthorizationError) as error:
+            count_refused(self._driver.scheduler.state.counters, "cancels_refused", error)
             return CancelVerdict(name, TaskState.QUEUED, error)
 
     async def explain(self, task_id: str) -> Explanation:

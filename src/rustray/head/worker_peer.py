@@ -49,7 +49,7 @@ class WorkerPeer(Peer):
     """
 
     def __init__(self, driver: HeadDriver, worker_id: str, session: int) -> None:
-        super().__init__(driver.loop)
+        super().__init__(driver.loop, driver.scheduler.state.counters)
         self.worker_id = worker_id
         self.session = session
         self.when_closed: Callable[[str], None] | None = None
@@ -93,7 +93,7 @@ class WorkerPeer(Peer):
     def close(self, session: int, reason: str) -> None:
         """End this session."""
         if session == self.session:
-            self.shut(reason)
+            self.shut(reason, "by_scheduler")
 
     # -- FramePump ------------------------------------------------------------
 
@@ -148,7 +148,7 @@ class WorkerPeer(Peer):
         if not self._driver.scheduler.knows_session(self.worker_id, self.session):
             # The scheduler would drop the report, and the worker forgets what is acked.
             self.received = frame.number - 1
-            self.shut("the worker has registered again")
+            self.shut("the worker has registered again", "old_session")
             return
         # What the report leads to may send a frame at once: it must not ack the report.
         self._in_hand = frame.number
@@ -212,5 +212,7 @@ class WorkerPeer(Peer):
         if is_behind:
             self._stalled_beats += 1
             if self._stalled_beats > MAX_STALLED_BEATS:
-                self.shut(f"frames are missing (of {sent} sent, {self.received} arrived)")
+                self.shut(
+                    f"frames are missing (of {sent} sent, {self.received} arrived)", "frame_lost"
+                )
         return not (is_behind or self._grants or self._driver.grants_held)

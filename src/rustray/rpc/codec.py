@@ -19,6 +19,7 @@ from rustray.rpc.convert import (
     MAX_RANGE,
     count_from_wire,
     get_task_class,
+    moment_from_wire,
     parse,
     put_task_class,
     seconds_from_wire,
@@ -235,7 +236,7 @@ def decode_client_frame(data: bytes) -> ClientFrame:
 def _get_submission(message: wire.Submission) -> Submission:
     first = message.first
     payloads = _get_ordered_payloads(message.payloads, first, _SEQUENCES)
-    deadline_unix_s = seconds_from_wire("deadline_unix_s", message.deadline_unix_s)
+    deadline_unix_s = moment_from_wire(message.deadline_unix_s)
     return Submission(_class_number(message.class_number), first, payloads, deadline_unix_s)
 
 

@@ -14,7 +14,7 @@ from rustray.common.resources import MAX_AMOUNT, MAX_NAMES, UNIT, ResourceSet
 from rustray.proto.rustray.v1 import common_pb2 as common
 from rustray.task.functions import FunctionInfo, Parameter
 from rustray.task.retries import RetryOn, exception_names
-from rustray.task.spec import DEFAULT_CRASH_LIMIT, Codec, ExecutorKind, TaskClass
+from rustray.task.spec import DEFAULT_CRASH_LIMIT, MAX_UNIX_S, Codec, ExecutorKind, TaskClass
 from rustray.task.state import TaskState
 
 P = ParamSpec("P")
@@ -158,6 +158,17 @@ def seconds_from_wire(name: str, value: float) -> float:
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"{name}={value} must be a finite number of seconds of at least 0")
     return value
+
+
+def moment_from_wire(unix_s: float) -> float:
+    """Check a deadline, 0 meaning none.
+
+    Raises:
+        ValueError: it is no moment before the year 10,000.
+    """
+    if not 0 <= unix_s < MAX_UNIX_S:  # which NaN is not either
+        raise ValueError(f"deadline_unix_s={unix_s} is not a moment in seconds of Unix time")
+    return unix_s
 
 
 def put_task_class(message: common.TaskClass, task_class: TaskClass) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any, Final, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from typing import Any, Final, Protocol, TypeVar
 
-from rustray.common.errors import ConfigError, PayloadError, ResourceExhausted
+from rustray.common.errors import ConfigError, PayloadError, ResourceExhausted, RustRayError
+from rustray.proto.rustray.v1 import common_pb2 as common
 from rustray.proto.rustray.v1 import head_pb2 as wire
 from rustray.rpc import letter_codec as letters
 from rustray.rpc import request_codec as requests
@@ -16,7 +17,16 @@ from rustray.rpc.gate import Context, Method, Unary
 from rustray.security.auth import AUDIENCE_HEAD
 from rustray.security.roles import HEAD_SERVICE, Caller
 
-MakeApi = Callable[[Caller], HeadApi]
+
+class ServedHead(HeadApi, Protocol):
+    """What the server asks of a head beside what its callers do."""
+
+    def note_rejected(self, error: RustRayError) -> None:
+        """Count a task that was refused before the head has seen it."""
+
+
+MakeApi = Callable[[Caller], ServedHead]
+MAX_SHOWN_ID: Final = 80
 Request = TypeVar("Request")
 
 
@@ -28,33 +38,39 @@ async def _heartbeat(api: HeadApi, request: wire.HeartbeatRequest) -> Any:
     return views.put_heartbeat_reply(await api.heartbeat(views.get_heartbeat(request)))
 
 
-async def _submit_task(api: HeadApi, request: wire.SubmitTaskRequest) -> Any:
-    item = requests.get_item(request.task, requests.new_prefix(), 0)
-    (verdict,) = await api.submit([item])
+async def _submit_task(api: ServedHead, request: wire.SubmitTaskRequest) -> Any:
+    (verdict,) = await _submit(api, [request.task])
     if verdict.error is not None:
         raise verdict.error
     return wire.SubmitTaskResponse(task_id=verdict.task_id, deduplicated=verdict.deduplicated)
 
 
-async def _submit_tasks(api: HeadApi, request: wire.SubmitTasksRequest) -> Any:
-    """Submit the good ones; each bad one gets its verdict in its place."""
+async def _submit_tasks(api: ServedHead, request: wire.SubmitTasksRequest) -> Any:
     count = len(request.tasks)
     if count > requests.MAX_BATCH:
         raise ResourceExhausted(
-            f"{count} tasks in one call; at most {requests.MAX_BATCH} are allowed"
+            f"{count} tasks in one call; at most {requests.MAX_BATCH} are allowed",
+            reason="CALL_TASKS",
         )
+    return requests.put_verdicts(await _submit(api, request.tasks))
+
+
+async def _submit(api: ServedHead, tasks: Sequence[common.TaskRequest]) -> list[SubmitVerdict]:
+    """Submit the good ones; each bad one gets its verdict in its place."""
     prefix = requests.new_prefix()
     items: list[SubmitItem] = []
     refused: dict[int, SubmitVerdict] = {}
-    for position, message in enumerate(request.tasks):
+    for position, message in enumerate(tasks):
         try:
             items.append(requests.get_item(message, prefix, position))
         except PayloadError as error:
-            refused[position] = SubmitVerdict(message.task_id, error)
+            api.note_rejected(error)
+            refused[position] = SubmitVerdict(message.task_id[:MAX_SHOWN_ID], error)
     accepted = iter(await api.submit(items) if items else ())
-    return requests.put_verdicts(
-        refused[position] if position in refused else next(accepted) for position in range(count)
-    )
+    return [
+        refused[position] if position in refused else next(accepted)
+        for position in range(len(tasks))
+    ]
 
 
 async def _get_task_result(api: HeadApi, request: wire.GetTaskResultRequest) -> Any:
@@ -66,7 +82,9 @@ async def _get_task_result(api: HeadApi, request: wire.GetTaskResultRequest) -> 
 
 async def _cancel_task(api: HeadApi, request: wire.CancelTaskRequest) -> Any:
     if len(request.task_ids) > requests.MAX_CANCELS:
-        raise ResourceExhausted(f"at most {requests.MAX_CANCELS} tasks can be cancelled at once")
+        raise ResourceExhausted(
+            f"at most {requests.MAX_CANCELS} tasks can be cancelled at once", reason="CALL_TASKS"
+        )
     return requests.put_cancel_verdicts(await api.cancel(list(request.task_ids), request.force))
 
 
@@ -133,7 +151,7 @@ async def _enroll_worker(api: HeadApi, request: wire.EnrollWorkerRequest) -> Any
     )
 
 
-_UNARY: Final[dict[str, tuple[Any, Callable[[HeadApi, Any], Awaitable[Any]]]]] = {
+_UNARY: Final[dict[str, tuple[Any, Callable[[ServedHead, Any], Awaitable[Any]]]]] = {
     "RegisterWorker": (wire.RegisterWorkerRequest, _register_worker),
     "EnrollWorker": (wire.EnrollWorkerRequest, _enroll_worker),
     "Heartbeat": (wire.HeartbeatRequest, _heartbeat),
@@ -176,7 +194,7 @@ def unary_method(
 def head_methods(make_api: MakeApi) -> dict[str, Method]:
     """Return HeadService's methods but the two frame streams, by full name."""
 
-    def bind(run: Callable[[HeadApi, Any], Awaitable[Any]]) -> Callable[[Caller, Any], Any]:
+    def bind(run: Callable[[ServedHead, Any], Awaitable[Any]]) -> Callable[[Caller, Any], Any]:
         return lambda caller, request: run(make_api(caller), request)
 
     async def subscribe(caller: Caller, data: bytes, context: Context) -> None:

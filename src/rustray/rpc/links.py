@@ -161,7 +161,12 @@ class FrameLink:
     def fail(self, error: BaseException) -> None:
         """End the stream for something that was wrong at this end, or in what came."""
         if not self.ended.done():
-            self.finish(for_peer(error, f"a stream of {type(self._pump).__name__}"))
+            told = for_peer(error, f"a stream of {type(self._pump).__name__}")
+            self.note_fault(told)
+            self.finish(told)
+
+    def note_fault(self, error: RustRayError) -> None:
+        """The stream is about to end with this error of `fail`; a server counts it."""
 
     def lose(self, error: BaseException | None) -> None:
         """End the stream because the connection under it is gone."""

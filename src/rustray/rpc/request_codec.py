@@ -29,6 +29,7 @@ from rustray.rpc.convert import (
     codec_from_wire,
     get_retry_on,
     get_task_class,
+    moment_from_wire,
     put_task_class,
     seconds_from_wire,
     state_from_wire,
@@ -142,7 +143,7 @@ def get_item(message: common.TaskRequest, prefix: bytes, sequence: int) -> Submi
             check_name("idempotency_key", key)
         return replace(
             item,
-            deadline_unix_s=seconds_from_wire("deadline_unix_s", message.deadline_unix_s),
+            deadline_unix_s=moment_from_wire(message.deadline_unix_s),
             idempotency_key=key,
             rejects_duplicate=message.reject_duplicate,
         )
@@ -289,6 +290,10 @@ def get_event_filter(message: wire.SubscribeRequest) -> EventFilter:
     """
     if len(message.task_ids) > MAX_WATCHED:
         raise ValueError(f"{len(message.task_ids)} task ids, at most {MAX_WATCHED} can be watched")
+    if len(message.functions) > MAX_WATCHED or len(message.states) > MAX_WATCHED:
+        raise ValueError(f"at most {MAX_WATCHED} functions or states can be watched")
+    for function in message.functions:
+        check_name("function", function)
     return EventFilter(
         tuple(ids.task_id(*ids.split_task_id(name)) for name in message.task_ids),
         tuple(message.functions),

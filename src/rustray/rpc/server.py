@@ -61,9 +61,11 @@ class ServerLink(FrameLink):
         codec: tuple[Callable[[Any], bytes], Callable[[bytes], Any]],
         stream_pass: StreamPass,
         protocol: int,
+        on_refusal: OnRefusal,
     ) -> None:
         super().__init__(pump, context, *codec)
         self._protocol = protocol
+        self._on_refusal = on_refusal
         self._attach = pump.attach
         self._context = context
         self._pass = stream_pass
@@ -109,6 +111,10 @@ class ServerLink(FrameLink):
             self.finish(None)
         else:
             self.lose(None)
+
+    def note_fault(self, error: RustRayError) -> None:
+        """Count what ends the stream, as what ends any other call."""
+        self._on_refusal(error)
 
     def explain_loss(self, error: BaseException | None) -> RustRayError:
         """Say that the peer is gone."""
@@ -230,7 +236,7 @@ class HeadServer:
         stream_pass: StreamPass,
         protocol: int,
     ) -> None:
-        link = ServerLink(pump, context, codec, stream_pass, protocol)
+        link = ServerLink(pump, context, codec, stream_pass, protocol, self._node.on_refusal)
         self._links.add(link)
         try:
             await link.serve()

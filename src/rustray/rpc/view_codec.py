@@ -12,6 +12,7 @@ from rustray.rpc import versions
 from rustray.rpc.api import RawResult
 from rustray.rpc.convert import (
     amounts_from_wire,
+    clip,
     codec_from_wire,
     get_function,
     put_amounts,
@@ -41,6 +42,9 @@ from rustray.task.views import (
 )
 
 MAX_REGISTRATION_BYTES: Final = 1 << 20
+MAX_LISTED_BYTES: Final = 2_000
+"""Of an error in a list: a page of a thousand tasks has to fit into one message."""
+MAX_CODE_BYTES: Final = 100
 MAX_HELD: Final = 100_000
 """Leases that a heartbeat may list."""
 
@@ -137,6 +141,7 @@ def get_heartbeat(message: wire.HeartbeatRequest) -> Heartbeat:
     """Decode a heartbeat; loads that are no numbers count as zero."""
     if len(message.held) > MAX_HELD:
         raise ValueError(f"{len(message.held)} leases in a heartbeat, at most {MAX_HELD} count")
+    check_name("worker_id", message.worker_id)
     load, memory = message.cpu_load_ratio, message.memory_used_mb
     return Heartbeat(
         message.worker_id,
@@ -312,8 +317,8 @@ def put_task_page(page: TaskPage) -> wire.ListTasksResponse:
             worker_id=text(view.worker_id),
             submitted_unix_s=view.submitted_unix_s,
             finished_unix_s=view.finished_unix_s,
-            error_code=text(view.error_code),
-            error_message=text(view.error_message),
+            error_code=clip(view.error_code, MAX_CODE_BYTES),
+            error_message=clip(view.error_message, MAX_LISTED_BYTES),
             progress=view.progress,
             message=text(view.message),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from hashlib import blake2b
 
+from rustray.common.counting import count_refused
 from rustray.common.errors import (
     DuplicateTask,
     FunctionNotFound,
@@ -76,6 +77,7 @@ def _accept_fresh(state: SchedulerState, event: TasksSubmitted, low: int, high: 
     if fit == 0:
         if queue.batches == 0:
             del state.queues[event.task_class]
+            state.forget_code(event.task_class.code_hash)
         return
     payloads = payloads.slice(0, fit)
     batch = Batch(
@@ -132,11 +134,7 @@ def _refuse(
 
 def count_refusal(state: SchedulerState, error: RustRayError, count: int) -> None:
     """Count refused tasks: all, by the error's code, and by the limit that was reached."""
-    counters = state.counters
-    counters["tasks_rejected"] += count
-    counters[f"tasks_rejected_{error.code.lower()}"] += count
-    if isinstance(error, ResourceExhausted) and error.reason:
-        counters[f"tasks_rejected_{error.reason.lower()}"] += count
+    count_refused(state.counters, "tasks_rejected", error, count)
 
 
 def _match_known(

@@ -16,6 +16,7 @@ from rustray.scheduler.commands import (
 from rustray.scheduler.placement import enqueue
 from rustray.scheduler.records import Batch, Lease, Part, StoredOutcome, WorkerRecord
 from rustray.scheduler.results import is_large, keep, shrink
+from rustray.scheduler.stale import ENDED, MOVED, OUT_OF_RANGE, count_stale, lease_of
 from rustray.scheduler.state import SchedulerState, hold_back, push_front, runs
 from rustray.scheduler.view import outcome_of
 from rustray.task.columns import PayloadColumn
@@ -35,7 +36,7 @@ def owned_runs(state: SchedulerState, lease: Lease, offset: int, count: int) -> 
     meanwhile, an offset that a lying worker made up) is counted as stale and left out.
     """
     if offset < 0 or count <= 0 or offset + count > lease.count:
-        state.counters["stale_reports"] += max(count, 1)
+        count_stale(state, OUT_OF_RANGE, max(count, 1))
         return []
     batch = lease.batch
     low = lease.low + offset
@@ -50,7 +51,7 @@ def owned_runs(state: SchedulerState, lease: Lease, offset: int, count: int) -> 
     found: list[Part] = []
     for start, end, byte in runs(batch.state, low, high):
         if byte >= TaskState.SUCCEEDED or byte == TaskState.QUEUED:
-            state.counters["stale_reports"] += end - start
+            count_stale(state, MOVED if byte == TaskState.QUEUED else ENDED, end - start)
             continue
         run_start = -1
         for index in range(start, end + 1):
@@ -62,7 +63,7 @@ def owned_runs(state: SchedulerState, lease: Lease, offset: int, count: int) -> 
                     found.append(Part(batch, run_start, index, TaskState(byte)))
                     run_start = -1
                 if index < end:
-                    state.counters["stale_reports"] += 1
+                    count_stale(state, MOVED)
     return found
 
 
@@ -134,9 +135,8 @@ def end_overdue(state: SchedulerState, part: Part) -> None:
 
 def give_back(state: SchedulerState, worker: WorkerRecord, returned: LeaseRange) -> None:
     """Take back tasks that a worker has not started and never will."""
-    lease = worker.leases.get(returned.lease)
+    lease = lease_of(state, worker, returned.lease, returned.count)
     if lease is None:
-        state.counters["stale_reports"] += max(returned.count, 1)
         return
     # One that hears nothing of the head gives back at once whatever exclusive it is given. (What
     # was asked back has another worker waiting for it.)

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from rustray.common.counting import count_refused
 from rustray.common.errors import RustRayError, TaskNotFound, TaskTimeout
 from rustray.scheduler.admission import refusal
 from rustray.scheduler.backpressure import fitting
@@ -162,8 +163,7 @@ def _refusal(
 
 def _refuse(state: SchedulerState, part: Part, error: RustRayError | None) -> None:
     assert error is not None
-    state.counters["retries_refused"] += part.count
-    state.counters[f"retries_refused_{error.code.lower()}"] += part.count
+    count_refused(state.counters, "retries_refused", error, part.count)
     first = part.batch.first + part.low
     state.commands.append(RefuseLetters(part.batch.prefix, first, part.count, error))
 

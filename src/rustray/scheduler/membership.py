@@ -40,10 +40,11 @@ from rustray.scheduler.events import (
     WorkerReported,
 )
 from rustray.scheduler.load_balancer import WorkerLoad
-from rustray.scheduler.news import on_news
+from rustray.scheduler.news import may_speak, on_news
 from rustray.scheduler.placement import unblock_all
 from rustray.scheduler.records import Part, WorkerRecord
 from rustray.scheduler.retrying import on_outcome, retry_or_fail
+from rustray.scheduler.stale import OLD_SESSION, OUT_OF_RANGE, count_stale, lease_of
 from rustray.scheduler.state import SchedulerState
 from rustray.task.frames import HeldRange, LeaseRange
 from rustray.task.result import FailureInfo
@@ -65,22 +66,23 @@ def on_joined(state: SchedulerState, event: WorkerJoined) -> None:
     try:
         total = ResourceSet.of(info.resources)
     except ValueError as error:
-        _refuse(state, event, f"its resources are not plausible: {error}", ConfigError)
+        text = f"its resources are not plausible: {error}"
+        _refuse(state, event, "resources", text, ConfigError)
         return
     if total.units.get(CPU, 0) > MAX_CORES * UNIT:
         text = f"it claims {info.resources[CPU]:g} cores, at most {MAX_CORES} count"
-        _refuse(state, event, text, ConfigError)
+        _refuse(state, event, "resources", text, ConfigError)
         return
     try:
         for function in info.functions:
             ResourceSet.of(function.resources)
     except ValueError as error:
         text = f"the needs of its function {function.name} make no sense: {error}"
-        _refuse(state, event, text, ConfigError)
+        _refuse(state, event, "function", text, ConfigError)
         return
     worker = state.workers.get(info.worker_id)
     if worker is not None and info.incarnation < worker.info.incarnation:
-        _refuse(state, event, "a newer start of this worker is registered")
+        _refuse(state, event, "incarnation", "a newer start of this worker is registered")
         return
     if worker is not None and info.incarnation > worker.info.incarnation:
         lose(state, worker, "it was started anew")
@@ -105,10 +107,12 @@ def on_joined(state: SchedulerState, event: WorkerJoined) -> None:
 def _refuse(
     state: SchedulerState,
     event: WorkerJoined,
+    why: str,
     reason: str,
     kind: type[RustRayError] = CommunicationError,
 ) -> None:
     state.counters["workers_refused"] += 1
+    state.counters[f"workers_refused_{why}"] += 1
     error = kind(f"the head refuses worker {event.info.worker_id}: {reason}")
     state.commands.append(RefuseWorker(event.info.worker_id, event.session, error))
 
@@ -166,7 +170,7 @@ def on_reported(state: SchedulerState, event: WorkerReported) -> None:
     """Take a frame of a worker's stream."""
     worker = state.workers.get(event.worker_id)
     if worker is None or worker.session != event.session:
-        state.counters["stale_reports"] += len(event.outcomes) + len(event.returned) + 1
+        count_stale(state, OLD_SESSION, len(event.outcomes) + len(event.returned) + 1)
         return
     worker.last_seen_s = state.now
     if event.held is not None:
@@ -175,6 +179,8 @@ def on_reported(state: SchedulerState, event: WorkerReported) -> None:
     elif event.is_draining:
         _set_state(state, worker, "draining")
     for item in event.news:
+        if not may_speak(state, worker, item):
+            continue
         # Who speaks has started; and it spoke before it ended.
         _on_started(state, worker, LeaseRange(item.lease, item.offset, 1))
         on_news(state, worker, item)
@@ -203,7 +209,10 @@ def _reconcile(state: SchedulerState, worker: WorkerRecord, held: tuple[HeldRang
         lease = worker.leases.get(number) or recovery.adopt(state, worker, parts)
         for part in parts:
             if lease is None or part.offset < 0 or part.offset + part.count > lease.count:
-                state.counters["stale_reports"] += 1
+                if lease is None:
+                    lease_of(state, worker, number, 1)
+                else:
+                    count_stale(state, OUT_OF_RANGE)
                 state.commands.append(
                     CancelLease(worker.worker_id, number, part.offset, part.count, force=True)
                 )
@@ -224,9 +233,8 @@ def _reconcile(state: SchedulerState, worker: WorkerRecord, held: tuple[HeldRang
 
 
 def _on_started(state: SchedulerState, worker: WorkerRecord, started: LeaseRange) -> None:
-    lease = worker.leases.get(started.lease)
+    lease = lease_of(state, worker, started.lease, 1)
     if lease is None:
-        state.counters["stale_reports"] += 1
         return
     batch = lease.batch
     timeout_s = batch.queue.task_class.timeout_s
@@ -259,6 +267,8 @@ def on_heartbeat(state: SchedulerState, event: HeartbeatReceived) -> bool:
     worker = state.workers.get(event.worker_id)
     if worker is None or worker.session != event.session:
         state.counters["stale_heartbeats"] += 1
+        why = "unknown_worker" if worker is None else OLD_SESSION
+        state.counters[f"stale_heartbeats_{why}"] += 1
         return False
     worker.last_seen_s = state.now
     worker.expires_at_s = state.now + state.settings.lease_ttl_s

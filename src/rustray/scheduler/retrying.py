@@ -23,6 +23,7 @@ from rustray.scheduler.completion import (
 )
 from rustray.scheduler.placement import enqueue
 from rustray.scheduler.records import Batch, Delay, Lease, Part, WorkerRecord
+from rustray.scheduler.stale import OUT_OF_RANGE, count_stale, lease_of
 from rustray.scheduler.state import SchedulerState, haunt, push_front
 from rustray.task.columns import PayloadColumn
 from rustray.task.failures import decode_failure
@@ -50,10 +51,12 @@ MAX_REASON = 200
 
 def on_outcome(state: SchedulerState, worker: WorkerRecord, report: LeaseOutcome) -> None:
     """Take a worker's report of how consecutive tasks of a lease ended."""
-    lease = worker.leases.get(report.lease)
     count = len(report.payloads)
-    if lease is None or report.state not in REPORTABLE:
-        state.counters["stale_reports"] += max(count, 1)
+    lease = lease_of(state, worker, report.lease, count)
+    if lease is None:
+        return
+    if report.state not in REPORTABLE:  # the codec lets none through
+        count_stale(state, OUT_OF_RANGE, max(count, 1))
         return
     queue = lease.batch.queue
     if report.state is TaskState.SUCCEEDED and count:

@@ -221,9 +221,10 @@ class SchedulerState:
         if queue.batches == 0 and self.queues.get(queue.task_class) is queue:
             del self.queues[queue.task_class]
             self.blocked.pop(queue, None)
-            self._forget_code(queue.task_class.code_hash)
+            self.forget_code(queue.task_class.code_hash)
 
-    def _forget_code(self, code_hash: bytes) -> None:
+    def forget_code(self, code_hash: bytes) -> None:
+        """Forget a function's code, unless a queue still needs it."""
         if code_hash in self.code and all(other.code_hash != code_hash for other in self.queues):
             del self.code[code_hash]
             self.commands.append(ForgetCode(code_hash))
