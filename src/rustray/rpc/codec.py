@@ -452,6 +452,12 @@ def decode_worker_frame(data: bytes) -> WorkerFrame:
         CommunicationError: it is malformed.
     """
     message = parse(wire.WorkerFrame, data, "frame of a worker")
+    # Before any of them is looked at: a wrapper of each would take many times its bytes.
+    if (
+        len(message.held) + len(message.outcomes) + len(message.returned)
+        + len(message.started) + len(message.news) > MAX_LISTED
+    ):  # fmt: skip
+        raise ValueError(f"more than {MAX_LISTED} entries in a frame of a worker")
     return WorkerFrame(
         number=message.number if message.token else _number(message.number),
         ack=message.ack,

@@ -162,6 +162,9 @@ class FrameLink:
         """End the stream for something that was wrong at this end, or in what came."""
         if not self.ended.done():
             told = for_peer(error, f"a stream of {type(self._pump).__name__}")
+            # Kept as long as the stream's call: without the frames of its traceback, for they hold
+            # the message, up to 32 MB, and what was made of it.
+            told.__cause__ = told.__context__ = told.__traceback__ = None
             self.note_fault(told)
             self.finish(told)
 

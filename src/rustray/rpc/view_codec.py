@@ -25,7 +25,7 @@ from rustray.rpc.convert import (
     total,
 )
 from rustray.task.result import TaskEvent
-from rustray.task.spec import check_name
+from rustray.task.spec import check_label, check_name
 from rustray.task.views import (
     ClusterStatus,
     Explanation,
@@ -88,6 +88,12 @@ def get_worker_info(message: wire.RegisterWorkerRequest) -> WorkerInfo:
         )
     for function in message.functions:
         check_name("function name", function.name)
+        for parameter in function.parameters:
+            check_name(f"a parameter of {function.name}", parameter.name)
+    for key, value in message.labels.items():
+        check_label(key, value)
+    for what in ("address", "version", "host_key"):
+        _check_words(what, getattr(message, what))
     return WorkerInfo(
         message.worker_id,
         message.incarnation,
@@ -100,6 +106,11 @@ def get_worker_info(message: wire.RegisterWorkerRequest) -> WorkerInfo:
         message.pid,
         message.host_key,
     )
+
+
+def _check_words(what: str, words: str) -> None:
+    if not words.isprintable():
+        raise ValueError(f"{what} {ascii(words)[:80]} has characters that cannot be shown")
 
 
 def put_registered(value: Registered) -> wire.RegisterWorkerResponse:

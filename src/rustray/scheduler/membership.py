@@ -184,12 +184,12 @@ def on_reported(state: SchedulerState, event: WorkerReported) -> None:
         # Who speaks has started; and it spoke before it ended.
         _on_started(state, worker, LeaseRange(item.lease, item.offset, 1))
         on_news(state, worker, item)
+    for started in event.started:  # before the ends: what is told of both had started first
+        _on_started(state, worker, started)
     for outcome in event.outcomes:
         on_outcome(state, worker, outcome)
     for returned in event.returned:
         give_back(state, worker, returned)
-    for started in event.started:
-        _on_started(state, worker, started)
     if event.has_drained:
         lose(state, worker, "it left")
 

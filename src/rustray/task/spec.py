@@ -275,6 +275,8 @@ class TaskClass:
             raise ValueError(f"code_hash must be 0 or 32 bytes, not {len(self.code_hash)}")
         if len(self.kwarg_names) > MAX_NAME or len(self.labels) > MAX_NAME:
             raise ValueError(f"at most {MAX_NAME} keyword arguments and labels are allowed")
+        for key, value in self.labels:
+            check_label(key, value)
 
 
 def class_of(spec: TaskSpec, codec: Codec) -> TaskClass:
@@ -339,6 +341,17 @@ def check_name(field_name: str, name: object) -> None:
         raise ValueError(f"{field_name} has {len(name)} characters, at most {MAX_NAME} are allowed")
     if not name.isprintable():
         raise ValueError(f"{field_name} {ascii(name)[:80]} has characters that cannot be shown")
+
+
+def check_label(key: object, value: object) -> None:
+    """Refuse labels whose name or value is over 256 characters, or not printable.
+
+    Raises:
+        ValueError: as said.
+    """
+    check_name("label", key)
+    if value != "":
+        check_name(f"the value of label {key!r:.80}", value)
 
 
 def check_priority(priority: object) -> None:
