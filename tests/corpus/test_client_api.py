@@ -20,8 +20,8 @@ from corpus.conftest import MAX_PAYLOAD_BYTES
 from helpers.bad_input import CALL_S, Answer, BadInput, answer_of
 from helpers.waiting import eventually
 from rustray.proto.rustray.v1 import common_pb2, head_pb2, worker_pb2
-from rustray.rpc.codec import PROTOCOL
 from rustray.rpc.grpcio import StatusCode, grpc
+from rustray.rpc.versions import PROTOCOL
 from rustray.security.roles import HEAD_SERVICE
 from rustray.task.failures import decode_failure
 from rustray.task.state import TaskState
@@ -571,7 +571,7 @@ def submission(number: int = 1, first: int = 0, **fields: Any) -> head_pb2.Submi
 Frame = head_pb2.ClientFrame
 STREAMS: dict[str, tuple[Any, Any, StatusCode, str]] = {
     "hello of no protobuf": (b"\xff", None, INVALID, "COMMUNICATION"),
-    "hello of another protocol": (hello(protocol=9), None, INVALID, "COMMUNICATION"),
+    "hello of another protocol": (hello(protocol=9), None, FAILED, "VERSION_MISMATCH"),
     "hello without a prefix": (hello(b""), None, INVALID, "COMMUNICATION"),
     "hello for a session of somebody else": (
         hello(b"code's own"), None, DENIED, "PERMISSION_DENIED"

@@ -15,15 +15,15 @@ import pytest
 from helpers.bad_input import CALL_S, Answer, BadInput, RawStream
 from helpers.waiting import eventually
 from rustray.proto.rustray.v1 import common_pb2, head_pb2
-from rustray.rpc.codec import PROTOCOL
 from rustray.rpc.grpcio import StatusCode
+from rustray.rpc.versions import PROTOCOL
 
 pytestmark = pytest.mark.slow
 
 NAN, INF = float("nan"), float("inf")
 ESC, BIDI = "\x1b[31m", "\u202e"
 OK, INVALID = StatusCode.OK, StatusCode.INVALID_ARGUMENT
-DENIED = StatusCode.PERMISSION_DENIED
+DENIED, MISFIT = StatusCode.PERMISSION_DENIED, StatusCode.FAILED_PRECONDITION
 SUCCEEDED = common_pb2.TASK_STATE_SUCCEEDED
 FAILED = common_pb2.TASK_STATE_FAILED
 Register, Frame = head_pb2.RegisterWorkerRequest, head_pb2.WorkerFrame
@@ -69,6 +69,7 @@ class Liar:
         asked = Register(
             worker_id=self.worker_id,
             incarnation=incarnation,
+            protocol=PROTOCOL,
             name="liar",
             resources={"cpu_cores": self._cpus},
             functions=[common_pb2.Function(name=self.function)],
@@ -306,6 +307,29 @@ def test_a_failure_that_nobody_can_read_fails_its_task(head: BadInput, liar: Lia
     head.assert_unharmed(before)
 
 
+def test_what_a_worker_says_is_shown_without_what_steers_a_terminal(
+    head: BadInput, liar: Liar
+) -> None:
+    """C7, D14: errors and docstrings reach people with such characters escaped or taken out."""
+    [name] = liar.take()
+    said = f"red{ESC} {BIDI}drawkcab \x00".encode()
+    failure = b"\x82\xa4code\xabTASK_FAILED\xa7message\xd9" + bytes((len(said),)) + said
+    liar.say(outcomes=[liar.outcome(failure, state=FAILED)])
+    assert head.result(name).state == FAILED
+    for command in (
+        ("tasks", "list", "--state", "FAILED"),
+        ("tasks", "explain", name),
+        ("tasks", "get", name),
+        ("tasks", "export", "--state", "FAILED"),
+        ("workers", "list"),
+    ):
+        for flags in ((),) if command[1] == "export" else ((), ("--json",)):
+            shown = head.cluster.run(*command, *flags)
+            text = shown.stdout + shown.stderr
+            assert not any(mark in text for mark in (ESC, BIDI, "\x00")), ascii(text)
+    assert "drawkcab" in head.cluster.run("tasks", "get", name).stderr
+
+
 # ── Sessions ────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -349,9 +373,7 @@ def test_a_newer_start_fences_the_older_one(head: BadInput, liar: Liar) -> None:
     liar.open()
     liar.places.clear()
     assert liar.next_lease() != old_lease
-    late = Register(
-        worker_id=liar.worker_id, incarnation=1, name="liar", resources={"cpu_cores": 1}
-    )
+    late = Register(worker_id=liar.worker_id, incarnation=1, protocol=PROTOCOL, name="liar")
     refused = head.call("RegisterWorker", late, "worker")
     assert (refused.status, refused.code) == (INVALID, "COMMUNICATION")
     beat = liar.beat(session=old_session)
@@ -443,6 +465,7 @@ def joining(why: str = "", **fields: Any) -> tuple[str, Any, StatusCode, str, st
     """Register a worker that is good but for what is given."""
     good: dict[str, Any] = {
         "worker_id": "bad-00000000", "name": "bad", "resources": {"cpu_cores": 1},
+        "protocol": PROTOCOL,
     }  # fmt: skip
     return "RegisterWorker", Register(**{**good, **fields}), INVALID, "CONFIG", why
 
@@ -485,6 +508,13 @@ CALLS: dict[str, tuple[str, Any, StatusCode, str, str]] = {
     "D12 a worker of 1 MB": beating(worker_id="x" * 1_000_000),
     "D12 ESC for a worker": beating(worker_id=ESC),
     "D16 100,001 leases": beating(worker_id="a-1", held=HELD),
+    "D18 version N+2": (
+        "RegisterWorker",
+        Register(worker_id="a-1", name="a", protocol=PROTOCOL + 2),
+        MISFIT,
+        "VERSION_MISMATCH",
+        "",
+    ),
     "D9 no protobuf": ("RegisterWorker", b"\xff\xff", INVALID, "COMMUNICATION", ""),
     "D12 no protobuf": ("Heartbeat", b"\xff\xff", INVALID, "COMMUNICATION", ""),
     "a certificate for garbage": (
@@ -606,9 +636,11 @@ def test_a_million_entries_are_refused_before_they_are_looked_at(
 
 HELLOS: dict[str, tuple[Callable[[Liar], Any], str, StatusCode, str]] = {
     "D18 version N+2": (
-        lambda liar: liar.hello(protocol=PROTOCOL + 2), "worker", INVALID, "COMMUNICATION"
+        lambda liar: liar.hello(protocol=PROTOCOL + 2), "worker", MISFIT, "VERSION_MISMATCH"
     ),
-    "D18 version 0": (lambda liar: liar.hello(protocol=0), "worker", INVALID, "COMMUNICATION"),
+    "D18 version 0": (
+        lambda liar: liar.hello(protocol=0), "worker", MISFIT, "VERSION_MISMATCH"
+    ),
     "D18 garbage": (lambda liar: b"\xff", "worker", INVALID, "COMMUNICATION"),
     "D7 a session of the future": (
         lambda liar: liar.hello(FAR), "worker", INVALID, "COMMUNICATION"

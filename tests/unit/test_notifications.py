@@ -101,6 +101,17 @@ async def test_a_cursor_of_an_earlier_head_is_refused_by_name() -> None:
     assert await read(log, EventFilter(cursor=1002), 1) == [1003]
 
 
+async def test_a_cursor_whose_events_are_gone_is_refused_by_name() -> None:
+    """C23: the reason is a code, and the message has a cursor that works."""
+    log = NotificationManager(kept_ranges=2)
+    for first in range(0, 40, 10):
+        tell(log, PublishEvents(PREFIX, first, 10, TaskState.QUEUED, 0, "", "f"), 1.0)
+    with pytest.raises(ResourceExhausted, match="with cursor 20 ") as refused:
+        await read(log, EventFilter(cursor=19), 1)
+    assert refused.value.reason == "EVENTS_GONE"
+    assert (await read(log, EventFilter(cursor=20), 1))[0] == 21
+
+
 async def test_a_log_goes_on_where_an_earlier_head_ended() -> None:
     """What that has told comes first, under the old numbers; then its own, above them."""
     earlier = a_log(3, 2)

@@ -30,6 +30,15 @@ def test_an_id_is_of_whoever_used_it_first() -> None:
     assert owners.may_use(b"2", caller("user:b"))
 
 
+def test_to_be_checked_binds_no_id() -> None:
+    """Regression: a heartbeat of any id bound it, so that its worker could not register."""
+    owners: Owners[bytes] = Owners("this", lambda _: True)
+    owners.check(b"1", caller("user:b"))
+    owners.claim(b"1", caller("user:a"))
+    with pytest.raises(AuthorizationError, match="user:b"):
+        owners.check(b"1", caller("user:b"))
+
+
 def test_what_is_not_in_use_is_forgotten() -> None:
     """Bindings do not outgrow what the head knows."""
     alive = {7}

@@ -146,7 +146,7 @@ class HeadService(LetterService):
 
     async def submit(self, items: Sequence[SubmitItem]) -> list[SubmitVerdict]:
         """Submit tasks one by one; each gets its own verdict."""
-        items = [self._named(item) if item.idempotency_key else item for item in items]
+        items = [_named(item, self._caller) if item.idempotency_key else item for item in items]
         verdicts: list[SubmitVerdict | None] = [None] * len(items)
         classes: list[TaskClass | None] = []
         for position, item in enumerate(items):
@@ -176,16 +176,6 @@ class HeadService(LetterService):
     def note_rejected(self, error: RustRayError) -> None:
         """Count a task that the scheduler never sees."""
         count_refusal(self._driver.scheduler.state, error, 1)
-
-    def _named(self, item: SubmitItem) -> SubmitItem:
-        """Give a task the id that its key stands for, to this caller.
-
-        The id is committed with the task, and so is the key: there is no table that could disagree.
-        """
-        name = f"{self._caller.subject}\0{item.idempotency_key}".encode()
-        digest = blake2b(name, digest_size=ids.PREFIX_BYTES + ids.SEQUENCE_BITS // 8).digest()
-        sequence = int.from_bytes(digest[ids.PREFIX_BYTES :])
-        return replace(item, prefix=digest[: ids.PREFIX_BYTES], sequence=sequence)
 
     def _submit_run(
         self,
@@ -378,6 +368,17 @@ class HeadService(LetterService):
         if self._core.tokens is None:
             raise ConfigError("this head runs without authentication, so it has no tokens")
         return self._core.tokens
+
+
+def _named(item: SubmitItem, caller: Caller) -> SubmitItem:
+    """Give a task the id that its key stands for, to this caller.
+
+    The id is committed with the task, and so is the key: there is no table that could disagree.
+    """
+    name = f"{caller.subject}\0{item.idempotency_key}".encode()
+    digest = blake2b(name, digest_size=ids.PREFIX_BYTES + ids.SEQUENCE_BITS // 8).digest()
+    sequence = int.from_bytes(digest[ids.PREFIX_BYTES :])
+    return replace(item, prefix=digest[: ids.PREFIX_BYTES], sequence=sequence)
 
 
 def _continues(

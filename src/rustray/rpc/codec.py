@@ -311,12 +311,11 @@ def _get_rejection(message: wire.Rejection) -> Rejection:
 
 
 def _get_outcome(message: wire.Outcome) -> Outcome:
-    first = message.first
-    payloads = _get_payloads(message.payloads, first, _SEQUENCES)
+    payloads = _get_payloads(message.payloads, message.first, _SEQUENCES)
     state = state_from_wire(message.state)
     if not state.is_terminal:
         raise ValueError(f"an outcome cannot be {state.name}")
-    return Outcome(first, state, payloads, message.worker_id, message.attempts)
+    return Outcome(message.first, state, payloads, message.worker_id, message.attempts)
 
 
 # ── Head to worker ──────────────────────────────────────────────────────────────────────────────
@@ -452,11 +451,8 @@ def decode_worker_frame(data: bytes) -> WorkerFrame:
         CommunicationError: it is malformed.
     """
     message = parse(wire.WorkerFrame, data, "frame of a worker")
-    # Before any of them is looked at: a wrapper of each would take many times its bytes.
-    if (
-        len(message.held) + len(message.outcomes) + len(message.returned)
-        + len(message.started) + len(message.news) > MAX_LISTED
-    ):  # fmt: skip
+    parts = (message.held, message.outcomes, message.returned, message.started, message.news)
+    if sum(map(len, parts)) > MAX_LISTED:  # before any is looked at: its wrapper takes 100 bytes
         raise ValueError(f"more than {MAX_LISTED} entries in a frame of a worker")
     return WorkerFrame(
         number=message.number if message.token else _number(message.number),

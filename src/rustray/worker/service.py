@@ -93,7 +93,9 @@ class WorkerService:
         """
         agent = self._agent
         if agent.state in ("draining", "starting"):
-            raise ResourceExhausted(f"the worker is {agent.state}; ask another one, or later")
+            raise ResourceExhausted(
+                f"the worker is {agent.state}; ask another one, or later", reason="WORKER_STATE"
+            )
         task_class = self._resolve(item)
         outcome = await agent.run_direct(task_class, item.prefix, item.sequence, item.payload)
         # LEASED means that the executor died, and there is nobody here to try again.

@@ -46,6 +46,7 @@ listed = st.integers(1, codec.MAX_LISTED // 3)
 class_numbers = st.integers(1, 2**31 - 1)
 prefixes = st.binary(min_size=10, max_size=10)
 names = st.text(st.characters(categories=("L", "N", "P")), min_size=1, max_size=20)
+shown = names | st.just("")
 words = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 columns = st.lists(st.binary(max_size=20), min_size=1, max_size=20).map(PayloadColumn.of)
 seconds = st.floats(0.001, 1e6) | st.just(0.0)
@@ -67,7 +68,7 @@ classes = st.builds(
     nargs=st.integers(-1, 1000),
     kwarg_names=st.lists(names, max_size=3, unique=True).map(lambda n: tuple(sorted(n))),
     resources=st.dictionaries(names, st.integers(1, 10**15), max_size=3).map(ResourceSet),
-    labels=st.dictionaries(names, words, max_size=3).map(lambda d: tuple(sorted(d.items()))),
+    labels=st.dictionaries(names, shown, max_size=3).map(lambda d: tuple(sorted(d.items()))),
     priority=st.integers(-(2**31), 2**31 - 1),
     max_retries=st.integers(-1, 1_000_000),
     oom_retries=st.integers(-1, 1_000_000),

@@ -180,3 +180,24 @@ async def test_a_pump_that_fails_at_its_end_harms_nobody(
     link.fail(InvariantError("x"))
     assert link.ended.done()
     assert "boom" in caplog.text
+
+
+async def test_what_ended_a_stream_keeps_nothing_of_the_message(
+    link: FrameLink, pump: ScriptedPump
+) -> None:
+    """Regression: the error's traceback held a bad frame of 32 MB until the next collection."""
+
+    def decode(message: bytes) -> bytes:
+        try:
+            raise ValueError("no frame")
+        except ValueError as error:
+            raise CommunicationError(f"{len(message)} bytes that are no frame") from error
+
+    try:
+        decode(b"x" * 1000)
+    except CommunicationError as error:
+        link.fail(error)
+    told = link.ended.result()
+    assert isinstance(told, CommunicationError)
+    assert (told.__traceback__, told.__cause__, told.__context__) == (None, None, None)
+    assert pump.closed == [told]
