@@ -150,8 +150,11 @@ def lock_journal(world: World, random: Random) -> Strike | None:
     except sqlite3.Error:
         return None  # the head has it locked itself, as it may
 
+    ending = threading.Lock()
+
     def end() -> None:
-        with contextlib.suppress(sqlite3.Error):  # the timer was here before
+        # Timer and nemesis come at the same moment, and a connection is for one thread at a time.
+        with ending, contextlib.suppress(sqlite3.Error):  # the other one was here before
             database.execute("ROLLBACK")
             database.close()
 
