@@ -28,7 +28,7 @@ from rustray.task.codec import (
     failure_from_exception,
 )
 from rustray.task.columns import PayloadColumn
-from rustray.task.frames import ClientFrame, HeadFrame, Outcome, Rejection, TaskRange
+from rustray.task.frames import AcceptedRange, ClientFrame, HeadFrame, Outcome, Rejection, TaskRange
 from rustray.task.functions import registry
 from rustray.task.result import FailureInfo, TaskEvent
 from rustray.task.spec import Codec, TaskClass
@@ -139,7 +139,7 @@ class FakeHead:
                 reply.rejected.append(Rejection(submission.first, count, error.code, str(error)))
                 continue
             if self.ack:
-                reply.accepted.append(TaskRange(submission.first, count))
+                reply.accepted.append(AcceptedRange(submission.first, count))
             for outcome in self._run(link, submission.first, task_class, code, submission.payloads):
                 self._keep(link, outcome, reply)
         self._follow(link, frame.follow, reply)

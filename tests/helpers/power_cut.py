@@ -169,7 +169,7 @@ def write_files(directory: Path, files: dict[str, bytes]) -> None:
 
 
 class RecordingOs:
-    """The module ``os`` as the files of results use it, with every write and sync remembered."""
+    """The module ``os`` as the files beside a journal use it; writes and syncs are remembered."""
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
@@ -178,14 +178,15 @@ class RecordingOs:
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)
 
-    def open(self, path: Path, flags: int, mode: int = 0o777) -> int:
+    def open(self, path: Path | str, flags: int, mode: int = 0o777) -> int:
         """Open, and note a file that is made."""
+        is_new = flags & os.O_CREAT and not os.path.lexists(path)
         descriptor = os.open(path, flags, mode)
-        if flags & os.O_CREAT:
-            self._names[descriptor] = f"{path.parent.name}/{path.name}"
+        self._names.pop(descriptor, None)
+        if not flags & os.O_DIRECTORY:
+            self._names[descriptor] = _name_of(path)
+        if is_new:
             self._disk.note(Step("create", self._names[descriptor]))
-        else:
-            self._names.pop(descriptor, None)
         return descriptor
 
     def write(self, descriptor: int, data: bytes) -> int:
@@ -195,16 +196,27 @@ class RecordingOs:
         self._disk.note(Step("write", self._names[descriptor], at, half))
         return os.write(descriptor, half)
 
+    def pwrite(self, descriptor: int, data: bytes, at: int) -> int:
+        """Write at a place."""
+        self._disk.note(Step("write", self._names[descriptor], at, bytes(data)))
+        return os.pwrite(descriptor, data, at)
+
     def unlink(self, path: Path) -> None:
         """Remove a name."""
         os.unlink(path)
-        self._disk.note(Step("delete", f"{path.parent.name}/{path.name}"))
+        self._disk.note(Step("delete", _name_of(path)))
 
     def fsync(self, descriptor: int) -> None:
         """Sync a file or a directory."""
         os.fsync(descriptor)
         name = self._names.get(descriptor)
         self._disk.note(Step("names") if name is None else Step("sync", name))
+
+
+def _name_of(path: Path | str) -> str:
+    """Return a file's name below the directory of the journal."""
+    file = Path(path)
+    return f"{file.parent.name}/{file.name}" if file.parent.suffix == ".results" else file.name
 
 
 class _File(apsw.VFSFile):

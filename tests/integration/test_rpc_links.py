@@ -22,7 +22,7 @@ from rustray.rpc.head_client import GrpcHeadClient, connect
 from rustray.rpc.memory_link import memory_link_pair
 from rustray.rpc.server import HeadServer
 from rustray.task.columns import PayloadColumn
-from rustray.task.frames import ClientFrame, HeadFrame, Submission, TaskRange
+from rustray.task.frames import AcceptedRange, ClientFrame, HeadFrame, Submission
 
 PREFIX = b"0123456789"
 Open = Callable[[ScriptedPump], Awaitable[ScriptedPump]]
@@ -96,7 +96,7 @@ async def test_frames_arrive_in_order_on_both_ways(open_stream: Open):
     pump = ScriptedPump()
     peer = await open_stream(pump)
     frames = [submit(number) for number in range(1, 101)]
-    answers = [HeadFrame(number=n, ack=n, accepted=[TaskRange(n, 1)]) for n in range(1, 101)]
+    answers = [HeadFrame(number=n, ack=n, accepted=[AcceptedRange(n, 1)]) for n in range(1, 101)]
     for frame, answer in zip(frames, answers, strict=True):
         pump.send(frame)
         peer.send(answer)

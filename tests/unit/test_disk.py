@@ -116,7 +116,7 @@ class StallingStore:
         self.gate = threading.Semaphore(0)
         self.commands = 0
 
-    def commit(self, commands: Sequence[c.JournalCommand]) -> None:
+    def commit(self, commands: Sequence[c.JournalCommand], is_synced: bool) -> None:
         self.gate.acquire()
         self.commands += len(commands)
 

@@ -178,6 +178,7 @@ _LATER = {
     8: "ALTER TABLE cancel DROP COLUMN force;",
     9: "ALTER TABLE batch DROP COLUMN principal;",
     10: "DROP TABLE token;",
+    11: "ALTER TABLE batch DROP COLUMN durability;",
 }
 """Schema version to what takes its novelty away."""
 
@@ -266,12 +267,14 @@ class SlowStore:
         self.gate = threading.Semaphore(0)
         self.error: BaseException | None = None
         self.groups: list[list[c.JournalCommand]] = []
+        self.syncs: list[bool] = []
 
-    def commit(self, commands: Sequence[c.JournalCommand]) -> None:
+    def commit(self, commands: Sequence[c.JournalCommand], is_synced: bool) -> None:
         self.gate.acquire()
         if self.error is not None:
             raise self.error
         self.groups.append(list(commands))
+        self.syncs.append(is_synced)
 
     def tidy(self) -> bool:
         return False
@@ -349,8 +352,8 @@ class Counting(JournalStore):
 
     commands = 0
 
-    def commit(self, commands: Sequence[c.JournalCommand]) -> None:
-        super().commit(commands)
+    def commit(self, commands: Sequence[c.JournalCommand], is_synced: bool | None = None) -> None:
+        super().commit(commands, is_synced)
         self.commands += len(commands)
 
 

@@ -11,6 +11,7 @@ import pytest
 from helpers.scheduling import ANYTHING
 from rustray.client.connection import MAX_UNCONFIRMED, _Stream
 from rustray.client.session import ClientSession
+from rustray.common.durability import Durability
 from rustray.common.errors import CommunicationError, RustRayError
 from rustray.head.client_peer import ACK_FRAMES
 from rustray.head.connections import ConnectionManager
@@ -22,6 +23,7 @@ from rustray.scheduler.events import CancelRequested, TasksSubmitted, WorkerJoin
 from rustray.scheduler.scheduler import Scheduler
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import (
+    AcceptedRange,
     CancelRequest,
     ClassDefinition,
     ClientFrame,
@@ -29,7 +31,6 @@ from rustray.task.frames import (
     LeaseOutcome,
     Outcome,
     Submission,
-    TaskRange,
     WorkerFrame,
 )
 from rustray.task.spec import Codec, TaskClass
@@ -165,7 +166,7 @@ def test_what_was_never_acked_says_so_when_a_session_closes() -> None:
     stream_defined: set[int] = set()
     acked = session.submit(entry, b"x")
     session.fill(ClientFrame(), stream_defined)
-    session.apply(HeadFrame(accepted=[TaskRange(0, 1)]))
+    session.apply(HeadFrame(accepted=[AcceptedRange(0, 1)]))
     unsent = session.submit(entry, b"x")
     session.close(RustRayError("gone on"), RustRayError("never sent"))
     assert (str(acked.error()), str(unsent.error())) == ("gone on", "never sent")
@@ -176,12 +177,14 @@ class Pending(MemoryJournal):
 
     level = "full"
 
-    def append(self, command: JournalCommand) -> None:
+    def append(self, command: JournalCommand, durability: Durability = Durability.DEFAULT) -> None:
         self.appended += 1
+        if durability in (Durability.DEFAULT, Durability.FULL):
+            self.to_sync = self.appended
 
     def commit(self) -> None:
-        """Commit everything."""
-        self.committed = self.appended
+        """Commit everything, and sync it."""
+        self.committed = self.synced = self.appended
         self.on_commit()
 
 

@@ -32,6 +32,7 @@ _TABLE: Final[tuple[tuple[type[errors.RustRayError], int], ...]] = (
     (errors.UsageProblem, USAGE),
     (errors.ConfigError, USAGE),
     (errors.PayloadError, USAGE),
+    (errors.DurabilityNotAvailable, USAGE),
     (errors.GetTimeout, TIMED_OUT),
 )
 

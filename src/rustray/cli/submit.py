@@ -25,6 +25,7 @@ from rustray.cli.values import (
     parse_labels,
 )
 from rustray.common import ids
+from rustray.common.durability import parse_durability
 from rustray.common.errors import UsageProblem
 from rustray.rpc.api import SubmitItem
 from rustray.task.codec import encode_call
@@ -43,7 +44,7 @@ _FLAGS: Final = (
     "--wait-for-resources", "--ca-file", "--json", "--help", "--label", "--resource",
     "--queue-timeout", "--total-timeout", "--retry-exception", "--retry-delay", "--crash-limit",
     "--oom-retries", "--exclusive", "--detached",
-    "--deadline", "--idempotency-key", "--on-duplicate",
+    "--deadline", "--idempotency-key", "--on-duplicate", "--durability",
 )  # fmt: skip
 
 Function = Annotated[str, typer.Argument(metavar="FUNCTION", help="Name of the function.")]
@@ -129,6 +130,14 @@ Deadline = Annotated[
 Detached = Annotated[
     bool, typer.Option("--detached", help="Keep its result for its full time, whoever has it.")
 ]
+Level = Annotated[
+    str | None,
+    typer.Option(
+        "--durability",
+        metavar="LEVEL",
+        help="What it survives once accepted: full, process or memory; else the head's level.",
+    ),
+]
 
 
 async def submit(  # noqa: PLR0913 - a command line has as many flags as it has
@@ -159,6 +168,7 @@ async def submit(  # noqa: PLR0913 - a command line has as many flags as it has
     idempotency_key: Key = None,
     on_duplicate: OnDuplicate = "use-existing",
     deadline: Deadline = None,
+    durability: Level = None,
     wait_for_resources: Queue = False,
 ) -> int:
     """Submit a task for a registered function, and print its id (or its result)."""
@@ -173,7 +183,11 @@ async def submit(  # noqa: PLR0913 - a command line has as many flags as it has
         if wait or limit_s is not None:
             result = await wait_with_progress(api, verdict.task_id, limit_s, call.output)
             return show_result(result, call.output)
-    shown = {"task_id": verdict.task_id, "deduplicated": verdict.deduplicated}
+    shown = {
+        "task_id": verdict.task_id,
+        "deduplicated": verdict.deduplicated,
+        "durability": verdict.durability.label,
+    }
     call.output.value(shown, lambda out: out.text(verdict.task_id))
     return exits.OK
 
@@ -213,6 +227,7 @@ def _spec_of(flags: Mapping[str, Any]) -> TaskSpec:
             on_duplicate=flags["on_duplicate"].replace("-", "_"),
             exclusive=flags["exclusive"],
             lifetime="detached" if flags["detached"] else None,
+            durability=flags["durability"],
         )
     except ValueError as error:
         raise UsageProblem(str(error)) from None
@@ -241,6 +256,7 @@ def item_of(spec: TaskSpec, prefix: bytes) -> SubmitItem:
         deadline_unix_s=deadline_unix_s(spec.deadline),
         idempotency_key=spec.idempotency_key or "",
         rejects_duplicate=spec.on_duplicate == "reject",
+        durability=parse_durability(spec.durability),
     )
 
 

@@ -100,6 +100,7 @@ def task_as_dict(view: TaskView) -> dict[str, Any]:
         "error": error,
         "progress": view.progress,
         "message": view.message or None,
+        "durability": view.durability.label or None,
     }
 
 
@@ -182,6 +183,7 @@ async def explain(call: Call, task_id: TaskId) -> int:
             for each in found.workers
         ],
         "advice": found.advice or None,
+        "durability": found.durability.label or None,
     }
 
     def render(output: Output) -> None:
@@ -195,6 +197,8 @@ async def explain(call: Call, task_id: TaskId) -> int:
             output.table(("WORKER", "COULD RUN IT", "WHY"), rows)
         if found.advice:
             output.text(found.advice)
+        if found.durability:
+            output.text(f"accepted at the level {found.durability.label}")
 
     call.output.value(shown, render)
     return exits.OK

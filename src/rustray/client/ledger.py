@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any, Final, cast
 
 from rustray.client.failures import error_of_rejection
+from rustray.client.ranges import RangeSet
 from rustray.client.refs import CANCELLED, FAILED, SUCCEEDED, Batch, Callback, Failure, TaskRef
 from rustray.client.waiters import Arrivals
 from rustray.common.errors import RustRayError, TaskCancelled, TaskNotFound
@@ -58,8 +59,13 @@ class Ledger:
                 found.append(batch)
         return found
 
-    def apply(self, frame: HeadFrame) -> None:
-        """Take what the head says."""
+    def apply(self, frame: HeadFrame) -> bool:
+        """Take what the head says.
+
+        Returns:
+            Whether tasks that it had acked are to be handed in again.
+        """
+        are_lost = False
         for accepted in frame.accepted:
             for batch, low, high in self._spans(accepted.first, accepted.count):
                 _settle(batch, low, high)
@@ -73,8 +79,10 @@ class Ledger:
                 self._finish(outcome)
         for lost in frame.unknown:
             for batch, low, high in self._spans(lost.first, lost.count):
+                are_lost |= self._take_back(batch, low, high)
                 self._fail_lost(batch, low, high)
         self._arrivals.wake()
+        return are_lost
 
     def fail(self, batch: Batch, low: int, high: int, error: RustRayError) -> None:
         """End tasks here, without the head."""
@@ -125,6 +133,20 @@ class Ledger:
                         ref._data = Failure(payload, outcome.worker_id, outcome.attempts)
                         ref._state = state
             self._ended(batch, low, refs, state)
+
+    def _take_back(self, batch: Batch, low: int, high: int) -> bool:
+        """Count tasks as not acked that a head had before they were safe; once in each stream."""
+        asked = batch.asked
+        if asked is None or batch.column is None:
+            return False
+        lost = RangeSet()
+        for index in range(low, high):
+            if index in asked and batch.refs[index] is not None:
+                lost.add(index, index + 1)
+        for start, end in lost:
+            asked.discard(start, end)
+            batch.settled.discard(start, end)
+        return bool(lost.count)
 
     def _fail_lost(self, batch: Batch, low: int, high: int) -> None:
         for index in range(low, high):
@@ -179,6 +201,17 @@ def settle_finished(batch: Batch) -> None:
                 batch.settled.add(index, index + 1)
 
 
+def ask_for(batch: Batch) -> list[TaskRange]:
+    """Return what a new stream has to ask for of a batch, and note that of what may be lost."""
+    acked = list(acked_unfinished(batch))
+    if batch.entry.may_be_lost:
+        batch.asked = RangeSet()
+        for one in acked:
+            low = one.first - batch.first
+            batch.asked.add(low, low + one.count)
+    return acked
+
+
 def acked_unfinished(batch: Batch) -> Iterator[TaskRange]:
     """Yield the acked tasks whose outcomes are still missing."""
     for low, high in batch.settled:
@@ -194,7 +227,7 @@ def acked_unfinished(batch: Batch) -> Iterator[TaskRange]:
 
 def _settle(batch: Batch, low: int, high: int) -> None:
     batch.settled.add(low, high)
-    if batch.settled.count == batch.size:
+    if batch.settled.count == batch.size and not batch.entry.may_be_lost:
         batch.column = None
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import cloudpickle
 
+from rustray.common.durability import parse_durability
 from rustray.common.errors import PayloadError
 from rustray.common.resources import CPU, GPU, MEMORY, ResourceSet, to_units
 from rustray.task.functions import parse_executor
@@ -37,6 +38,7 @@ from rustray.task.spec import (
 VALID: Final = (
     "crash_limit",
     "deadline",
+    "durability",
     "exclusive",
     "lifetime",
     "executor",
@@ -83,6 +85,7 @@ def check_options(options: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} must be True or False, not {options[name]!r:.80}")
     deadline_unix_s(options.get("deadline"))
     check_lifetime(options.get("lifetime"))
+    parse_durability(options.get("durability"))
     exception_names(options.get("retry_exceptions", False))
     check_delay(options.get("retry_delay_s"))
     if options.get("crash_limit") is not None:

@@ -38,6 +38,14 @@ class RangeSet:
         highs[start:stop] = [high]
         self.count += high - low
 
+    def discard(self, low: int, high: int) -> None:
+        """Take out ``low`` to ``high - 1``; what is not there need not be."""
+        kept = list(zip(self._lows, self._highs, strict=True))
+        self._lows, self._highs, self.count = [], [], 0
+        for start, end in kept:
+            self.add(start, min(end, low))
+            self.add(max(start, high), end)
+
     def gaps(self, low: int, high: int) -> Iterator[tuple[int, int]]:
         """Yield the (low, high) ranges between the bounds that are not in the set."""
         index = bisect_left(self._highs, low + 1)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 from rustray.client.failures import error_of, is_interrupt, undecodable
 from rustray.client.ranges import RangeSet
 from rustray.client.waiters import Arrivals, LoopWaiter
+from rustray.common.durability import Durability
 from rustray.common.errors import PayloadError, ResourceExhausted, RustRayError, TaskError
 from rustray.common.ids import SessionPrefix, TaskId, task_id
 from rustray.task.codec import decode_value
@@ -205,9 +206,19 @@ class ClassEntry:
         submit: The session's, bound once.
         open_batch: Where the next task goes, or None. Guarded by the session's lock.
         deadline_unix_s: When its tasks are ended wherever they are; 0 for never.
+        durability: What its tasks ask for.
     """
 
-    __slots__ = ("code", "deadline_unix_s", "number", "open_batch", "owner", "submit", "task_class")
+    __slots__ = (
+        "code",
+        "deadline_unix_s",
+        "durability",
+        "number",
+        "open_batch",
+        "owner",
+        "submit",
+        "task_class",
+    )
 
     def __init__(
         self,
@@ -216,14 +227,26 @@ class ClassEntry:
         task_class: TaskClass,
         code: bytes,
         deadline_unix_s: float = 0.0,
+        durability: Durability = Durability.DEFAULT,
     ) -> None:
         self.owner = owner
         self.deadline_unix_s = deadline_unix_s
+        self.durability = durability
         self.submit = owner.submit
         self.number = number
         self.task_class = task_class
         self.code = code
         self.open_batch: Batch | None = None
+
+    @property
+    def may_be_lost(self) -> bool:
+        """Whether its tasks are handed in again where a new head does not know them.
+
+        They were told to be at the head before they were safe there. Of those that run once at
+        most nobody could tell whether they have begun.
+        """
+        is_repeatable = bool(self.task_class.max_retries) and not self.task_class.exclusive
+        return self.durability == Durability.MEMORY and is_repeatable
 
 
 class Batch:
@@ -232,16 +255,19 @@ class Batch:
     Attributes:
         first: Sequence of the first task; -1 until the batch is sealed.
         refs: A reference per task; None once that one has ended.
-        column: Encoded arguments, from the seal until the head has acked all of them.
+        column: Encoded arguments, from the seal until the head has acked all of them; where they
+            may be lost there, until all have ended.
         sent: Tasks ``0`` to ``sent - 1`` have gone out in this session's stream.
         reached: The most that ``sent`` has been.
         unfinished: How many references are not None.
         settled: Which tasks the head has acked or refused.
+        asked: Acked ones that the present stream has asked the head for.
         cancels: Tasks that shall be cancelled, with ``force``; None for none.
     """
 
     __slots__ = (
         "_watchers",
+        "asked",
         "cancels",
         "column",
         "entry",
@@ -266,6 +292,7 @@ class Batch:
         self.reached = 0
         self.unfinished = 0
         self.settled = RangeSet()
+        self.asked: RangeSet | None = None
         self.cancels: dict[int, bool] | None = None
         self._watchers: dict[int, list[Callback]] | None = None
 

@@ -11,6 +11,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, overload
 from rustray.client import context
 from rustray.client.options import check_options, pickle_function, task_class
 from rustray.client.refs import ClassEntry, TaskRef
+from rustray.common.durability import parse_durability
 from rustray.common.errors import PayloadError
 from rustray.task.codec import encode_call
 from rustray.task.pickling import ATOMS, PROTOCOL, dumps_call
@@ -87,6 +88,7 @@ class RemoteFunction(Generic[P, T]):
             task_class(self._function, code_hash, self._options),
             code,
             deadline_unix_s(self._options.get("deadline")),
+            parse_durability(self._options.get("durability")),
         )
         self._entry = entry
         return entry
@@ -131,7 +133,9 @@ def remote(function: Any = None, /, **options: Any) -> Any:
             datetime with a time zone, at which it is ended wherever it is), executor ("process",
             "thread" or "async"), wait_for_resources, name, exclusive (its attempts never overlap: a
             worker without the head stops it before the head gives it away; in a process), lifetime
-            ("detached": the head keeps its result for its full time also after you have it).
+            ("detached": the head keeps its result for its full time also after you have it),
+            durability ("full", "process" or "memory": what it survives once accepted; without it
+            the head's level).
 
     Raises:
         ValueError: an unknown option, or a value out of range.

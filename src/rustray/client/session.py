@@ -16,10 +16,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from rustray.client.ledger import Ledger, acked_unfinished
+from rustray.client.ledger import Ledger, ask_for
 from rustray.client.refs import PENDING, Batch, ClassEntry, TaskRef
 from rustray.client.throttle import Throttle
 from rustray.client.waiters import Arrivals
+from rustray.common.durability import Durability
 from rustray.common.errors import PayloadError, RustRayError
 from rustray.common.ids import PREFIX_BYTES, SessionPrefix
 from rustray.task.columns import PayloadColumn
@@ -93,15 +94,18 @@ class ClientSession:
     # ---- any thread -------------------------------------------------------------------
 
     def define(
-        self, task_class: TaskClass, code: bytes, deadline_unix_s: float = 0.0
+        self,
+        task_class: TaskClass,
+        code: bytes,
+        deadline_unix_s: float = 0.0,
+        durability: Durability = Durability.DEFAULT,
     ) -> ClassEntry:
-        """Return the session's entry for a class; equal classes share one.
+        """Return the session's entry for a class; equal ones share one, but for what follows it.
 
         Args:
             task_class: The class.
             code: Of its function, where that travels.
-            deadline_unix_s: When its tasks are ended wherever they are; 0 for never. They come
-                into batches of their own.
+            deadline_unix_s, durability: Of its tasks, see `Submission`.
 
         Raises:
             PayloadError: the code is more than the way to the head can carry.
@@ -113,9 +117,9 @@ class ClientSession:
             if entry is None:
                 number = len(self._entries) + 1
                 entry = self._entries[task_class] = ClassEntry(self, number, task_class, code)
-        if not deadline_unix_s:
+        if not (deadline_unix_s or durability):
             return entry
-        return ClassEntry(self, entry.number, task_class, code, deadline_unix_s)
+        return ClassEntry(self, entry.number, task_class, code, deadline_unix_s, durability)
 
     def submit(self, entry: ClassEntry, payload: bytes) -> TaskRef[Any]:
         """Hand in one task.
@@ -248,15 +252,11 @@ class ClientSession:
             if entry.number not in defined:
                 if len(entry.code) > bytes_left and frame.submissions:
                     break
-                defined.add(entry.number)
-                frame.classes.append(ClassDefinition(entry.number, entry.task_class, entry.code))
-                bytes_left -= len(entry.code)
+                bytes_left -= _introduce(entry, frame, defined)
                 if bytes_left <= 0:
                     break  # big code travels alone, its tasks follow
             part = column.slice(low, stop)
-            frame.submissions.append(
-                Submission(entry.number, batch.first + low, part, entry.deadline_unix_s)
-            )
+            frame.submissions.append(_submission(batch, low, part))
             _note_sent(batch, low, stop, self._cancels)
             tasks_left -= stop - low
             bytes_left -= len(part.blob)
@@ -297,7 +297,7 @@ class ClientSession:
             self._cancels.clear()
             self._follow = []
             for batch in self._ledger.unfinished():
-                self._follow.extend(acked_unfinished(batch))
+                self._follow.extend(ask_for(batch))
                 self._cancels.extend((batch, index) for index in batch.cancels or ())
 
     def _allowance(self) -> int:
@@ -322,7 +322,9 @@ class ClientSession:
         """Take what the head says; what concerns no unfinished task of ours is ignored."""
         if self._throttle.take(frame):
             self._rouse()
-        self._ledger.apply(frame)
+        if self._ledger.apply(frame):
+            self._throttle.must_requeue = True
+            self._rouse()
 
     def close(self, error: RustRayError, unsent: RustRayError | None = None) -> None:
         """Fail everything unfinished and refuse what comes; idempotent.
@@ -344,6 +346,18 @@ class ClientSession:
                 self._ledger.fail(batch, low, high, unsent or error)
             self._ledger.fail(batch, 0, batch.size, error)
         self.arrivals.wake(everyone=True)
+
+
+def _introduce(entry: ClassEntry, frame: ClientFrame, defined: set[int]) -> int:
+    """Define a class for this stream, and return the size of its code."""
+    defined.add(entry.number)
+    frame.classes.append(ClassDefinition(entry.number, entry.task_class, entry.code))
+    return len(entry.code)
+
+
+def _submission(batch: Batch, low: int, part: PayloadColumn) -> Submission:
+    entry, first = batch.entry, batch.first + low
+    return Submission(entry.number, first, part, entry.deadline_unix_s, entry.durability)
 
 
 def _note_sent(batch: Batch, low: int, stop: int, cancels: deque[tuple[Batch, int]]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from rustray.client.failures import error_of
+from rustray.common.durability import parse_durability
 from rustray.common.errors import HeadUnavailable, PayloadError, RustRayError
 from rustray.common.ids import PREFIX_BYTES, TaskId, split_task_id, task_id
 from rustray.rpc.api import HeadApi, RawResult, SubmitItem, SubmitVerdict
@@ -78,6 +79,7 @@ class Submitter:
             deadline_unix_s=deadline_unix_s(spec.deadline),
             idempotency_key=spec.idempotency_key or "",
             rejects_duplicate=spec.on_duplicate == "reject",
+            durability=parse_durability(spec.durability),
         )
 
 

@@ -14,6 +14,7 @@ do next (in the message)::
     ├─ WorkerNotFound           yours: no such worker
     ├─ TaskNotFound             yours: no such task, or its result has expired
     ├─ DuplicateTask            yours: the task id is taken by a task with other content
+    ├─ DurabilityNotAvailable   yours: the head cannot keep a task as safe as it was asked to
     ├─ NotInTask                yours: `rustray.context()` where no task runs
     ├─ TaskExecutionFailed      the task's: user code raised (`.cause` has the exception)
     ├─ TaskCancelled            somebody cancelled it
@@ -109,6 +110,12 @@ class DuplicateTask(RustRayError):
     """The task id or key belongs to a task already, with other content or not to be had twice."""
 
     code = "DUPLICATE_TASK"
+
+
+class DurabilityNotAvailable(RustRayError):
+    """The head cannot keep a task at the level of durability that was asked for."""
+
+    code = "DURABILITY_NOT_AVAILABLE"
 
 
 class NotInTask(RustRayError):

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from rustray.common.durability import DURABILITIES
+
 STRATEGIES: Final = (
     "LeastLoaded",
     "RoundRobin",
@@ -23,7 +25,6 @@ STRATEGIES: Final = (
     "Spread",
     "LocalityAware",
 )
-DURABILITIES: Final = ("full", "process", "memory")
 MIN_SECRET_BYTES: Final = 32
 MAX_TEXT: Final = 4096
 _TEN_YEARS_S: Final = 10 * 365 * 86_400

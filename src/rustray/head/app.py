@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from rustray.common.durability import Durability
 from rustray.common.errors import ConfigError, HeadUnavailable
 from rustray.head.config import HeadConfig
 from rustray.head.core import VERSION, HeadCore, HeadIdentity, Start
@@ -200,7 +201,14 @@ class Head:
             logger.info("starting with an empty journal, %s", path)
         note_journal(self._state)
         journal = GroupCommitJournal(
-            store, level, asyncio.get_running_loop(), on_failure=self._fail
+            store,
+            level,
+            asyncio.get_running_loop(),
+            on_failure=self._fail,
+            least=max(
+                (batch.durability for batch in recovered.batches) if recovered else (),
+                default=Durability.DEFAULT,
+            ),
         )
         self._stack.push_async_callback(journal.close)
         start = Start(store.epoch_ms, is_first=store.starts == 1)

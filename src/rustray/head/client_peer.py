@@ -39,6 +39,7 @@ from rustray.scheduler.events import (
 )
 from rustray.task.columns import StoredColumn
 from rustray.task.frames import (
+    AcceptedRange,
     CancelRequest,
     ClassDefinition,
     ClientFrame,
@@ -81,7 +82,8 @@ class ClientPeer(Peer):
         self._principal = principal
         self._classes: dict[int, ClassDefinition] = {}
         self._bad_classes: dict[int, RustRayError] = {}
-        self._accepted: list[TaskRange] = []
+        self._level = driver.scheduler.state.settings.durability
+        self._accepted: list[AcceptedRange] = []
         self._rejected: list[Rejection] = []
         self._outcomes: deque[Outcome] = deque()
         self._stored: deque[Outcome] = deque()
@@ -95,10 +97,11 @@ class ClientPeer(Peer):
     def accept(self, command: AcceptTasks) -> None:
         """Ack tasks; an outcome that comes soon carries it along."""
         last = self._accepted[-1] if self._accepted else None
-        if last is not None and last.first + last.count == command.first:
-            self._accepted[-1] = TaskRange(last.first, last.count + command.count)
+        level = command.durability
+        if last is None or last.first + last.count != command.first or last.durability != level:
+            self._accepted.append(AcceptedRange(command.first, command.count, level))
         else:
-            self._accepted.append(TaskRange(command.first, command.count))
+            self._accepted[-1] = AcceptedRange(last.first, last.count + command.count, level)
         self._owed = max(self._owed, 1)
         self._arm_ack()
 
@@ -172,10 +175,10 @@ class ClientPeer(Peer):
             self._unconfirmed.append((frame.number, sent))
         return frame
 
-    def _unsaid(self, outcomes: list[Outcome]) -> list[TaskRange]:
+    def _unsaid(self, outcomes: list[Outcome]) -> list[AcceptedRange]:
         """Return the acks that the outcomes do not imply; a task alone needs none."""
         accepted = self._accepted
-        if len(accepted) == 1 and outcomes:
+        if len(accepted) == 1 and outcomes and accepted[0].durability == self._level:
             only, first = accepted[0], outcomes[0]
             end = first.first + len(first.payloads)
             if first.first <= only.first and only.first + only.count <= end:
@@ -239,6 +242,7 @@ class ClientPeer(Peer):
                 deadline_unix_s=submission.deadline_unix_s,
                 time_left_s=self._driver.time_left_s(submission.deadline_unix_s),
                 principal=self._principal,
+                durability=submission.durability,
             )
         )
 

@@ -64,7 +64,7 @@ class Scheduling:
     Attributes:
         strategy: One of `rustray.common.settings.STRATEGIES`.
         max_retries: Re-runs after a lost worker, for tasks that say nothing; -1: no limit.
-        durability: One of `rustray.common.settings.DURABILITIES`.
+        durability: One of `rustray.common.durability.DURABILITIES`.
     """
 
     strategy: str = "LeastLoaded"

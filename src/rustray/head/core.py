@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
 from rustray.common.counting import count_refused
+from rustray.common.durability import Durability
 from rustray.common.errors import RustRayError
 from rustray.head import liveness
 from rustray.head.client_peer import ClientPeer
@@ -163,12 +164,10 @@ class HeadCore:
     ) -> HeadCore:
         """Build a head core on the running event loop."""
         notifications = NotificationManager()
-        driver = HeadDriver(
-            Scheduler(settings),
-            notifications,
-            journal or MemoryJournal(),
-            asyncio.get_running_loop(),
-        )
+        journal = journal or MemoryJournal()
+        settings = replace(settings, durability=Durability[journal.level.upper()])
+        loop = asyncio.get_running_loop()
+        driver = HeadDriver(Scheduler(settings), notifications, journal, loop)
         waiters = ResultWaiters()
         driver.on_outcome = waiters.on_outcome
         return cls(

@@ -10,8 +10,9 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol, get_args
+from typing import Any, Final, Protocol, get_args
 
+from rustray.common.durability import Durability
 from rustray.common.errors import InvariantError, ObjectLost, ResourceExhausted
 from rustray.head.journal import Journal
 from rustray.head.notifications import NotificationManager
@@ -24,9 +25,14 @@ from rustray.scheduler.commands import (
     Command,
     DeliverOutcome,
     DrainWorker,
+    ForgetArguments,
+    ForgetBatch,
     ForgetEvents,
+    ForgetResults,
     GrantLease,
     JournalCommand,
+    PersistBatch,
+    PersistDurability,
     PersistOutcome,
     PublishEvents,
     RecallLease,
@@ -40,6 +46,9 @@ from rustray.scheduler.scheduler import Scheduler
 from rustray.task.columns import PayloadColumn, StoredColumn
 
 logger = logging.getLogger("rustray.head")
+
+_FULL: Final = Durability.FULL  # a name of this module is found faster than a member of an enum
+_MEMORY: Final = Durability.MEMORY
 
 
 class WorkerOutbox(Protocol):
@@ -122,9 +131,10 @@ class HeadDriver:
         self._deferred: deque[Command] = deque()
         self._is_executing = False
         self.grants_held = 0
-        # What tells of a fact waits, in order, until the fact is committed; leases do not wait.
-        self._held: deque[tuple[int, Callable[[Any], None], Any]] = deque()
-        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        # What tells of a fact waits, in order, until the journal has committed up to the first
+        # number, and synced up to the second; leases do not wait.
+        self._held: deque[tuple[int, int, Callable[[Any], None], Any]] = deque()
+        self._waiters: deque[tuple[int, int, asyncio.Future[None]]] = deque()
         self._large: deque[tuple[int, int]] = deque()
         self._tell_once_safe = self._once_safe(self._tell_client)
         journal.on_commit = self._on_commit
@@ -133,6 +143,7 @@ class HeadDriver:
         # By class and not by `match`, which tries one class after the other: this is per batch.
         self._actions: dict[type[Command], Callable[[Any], None]] = {
             **dict.fromkeys(get_args(JournalCommand), journal.append),
+            **dict.fromkeys(_AS_ASKED, self._append_as_asked),
             PersistOutcome: self._persist_outcome,
             DeliverOutcome: self._once_safe(self._deliver),
             PublishEvents: self._number,
@@ -191,39 +202,51 @@ class HeadDriver:
 
     @property
     def is_safe(self) -> bool:
-        """Whether all that has happened is committed."""
-        return self.journal.committed == self.journal.appended
+        """Whether all that has happened is committed, and synced what has to be."""
+        journal = self.journal
+        return journal.committed == journal.appended and journal.synced >= journal.to_sync
 
-    async def safe(self) -> None:
-        """Wait until all that has happened up to now is committed."""
-        if self.is_safe:
+    async def safe(self, level: Durability = Durability.FULL) -> None:
+        """Wait until all that has happened up to now is as safe as it was asked to be.
+
+        At the level PROCESS that is without the syncs; at MEMORY there is no wait.
+        """
+        journal = self.journal
+        to_sync = journal.to_sync if level == Durability.FULL else 0
+        if level <= Durability.MEMORY or (
+            journal.committed == journal.appended and journal.synced >= to_sync
+        ):
             return
         waiter: asyncio.Future[None] = self.loop.create_future()
-        self._waiters.append((self.journal.appended, waiter))
+        self._waiters.append((journal.appended, to_sync, waiter))
         await waiter
 
     def _forget_events(self, revision: int) -> None:
         self.journal.append(ForgetEvents(revision))
 
     def _once_safe(self, action: Callable[[Any], None]) -> Callable[[Any], None]:
-        """Make an action wait for the commit of what came before its command."""
+        """Make an action wait for the commit of what came before, as its ``durability`` says.
+
+        All that waits is in one order. Only what need not be safe at all overtakes it.
+        """
         journal, held = self.journal, self._held
-        if journal.level == "memory":
-            return action
 
         def act(command: Any) -> None:
-            if held or journal.committed != journal.appended:
-                held.append((journal.appended, action, command))
+            level = command.durability
+            to_sync = journal.to_sync if level == _FULL else 0
+            is_waiting = held or journal.committed != journal.appended or journal.synced < to_sync
+            if is_waiting and level != _MEMORY:
+                held.append((journal.appended, to_sync, action, command))
             else:
                 action(command)
 
         return act
 
     def _on_commit(self) -> None:
-        committed = self.journal.committed
+        committed, synced = self.journal.committed, self.journal.synced
         held, waiters = self._held, self._waiters
-        while held and held[0][0] <= committed:
-            _, action, command = held.popleft()
+        while held and held[0][0] <= committed and held[0][1] <= synced:
+            _, _, action, command = held.popleft()
             try:
                 action(command)
             except Exception:  # a bug of ours: what others wait for must not wait for ever
@@ -233,8 +256,8 @@ class HeadDriver:
             stored.append(self._large.popleft()[1])
         if stored:
             self.handle(ResultsStored(tuple(stored)))
-        while waiters and waiters[0][0] <= committed:
-            waiter = waiters.popleft()[1]
+        while waiters and waiters[0][0] <= committed and waiters[0][1] <= synced:
+            waiter = waiters.popleft()[2]
             if not waiter.done():
                 waiter.set_result(None)
 
@@ -265,8 +288,11 @@ class HeadDriver:
 
     # -- carrying out ------------------------------------------------------------
 
+    def _append_as_asked(self, command: Any) -> None:
+        self.journal.append(command, command.durability)
+
     def _persist_outcome(self, command: PersistOutcome) -> None:
-        self.journal.append(command)
+        self.journal.append(command, command.durability)
         if command.is_large:
             self._large.append((self.journal.appended, command.number))
 
@@ -290,7 +316,8 @@ class HeadDriver:
         # What may run once at most, or not beside itself, is not begun before it is known to be: a
         # head after this one could not tell.
         self.grants_held += 1
-        self._held.append((self.journal.appended, self._grant_held, command))
+        journal = self.journal
+        self._held.append((journal.appended, journal.to_sync, self._grant_held, command))
 
     def _grant_held(self, command: GrantLease) -> None:
         self.grants_held -= 1
@@ -311,7 +338,7 @@ class HeadDriver:
         """Note events under their numbers, and tell of them once they are safe."""
         kept = self.notifications.number(command, self.loop.time() + self.clock_offset_s)
         if command.news is None:
-            self.journal.append(kept)
+            self.journal.append(kept, kept.durability)
         self._publish(kept)
 
     def _tell_client(self, command: AcceptTasks | RejectTasks | ReportUnknown) -> None:
@@ -368,6 +395,10 @@ class HeadDriver:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+_AS_ASKED = (PersistBatch, PersistDurability, ForgetArguments, ForgetResults, ForgetBatch)
+"""Is as safe as its task was asked to be; the rest of what is committed as the head has it."""
 
 
 def _tell_nobody(_: Command) -> None:

@@ -3,7 +3,9 @@
 The driver appends what the scheduler wants to be committed, in order, and holds back whatever
 tells somebody of it until the commit. A journal commits groups: all that was appended while the
 commit before was under way goes together in the next. So there is one sync for thousands of
-tasks under load, and no wait for a timer when there is just one.
+tasks under load, and no wait for a timer when there is just one. A group is as safe as the safest
+in it has to be: one in which nothing asks for a sync goes without. A sync is one of all that was
+committed before, so that what has to be safe never rests on what is not.
 """
 
 from __future__ import annotations
@@ -15,9 +17,13 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from rustray.common.durability import Durability
 from rustray.scheduler.commands import JournalCommand, PersistOutcome
 
 logger = logging.getLogger("rustray.head")
+
+_FULL: Final = Durability.FULL
+_DEFAULT: Final = Durability.DEFAULT
 
 MAX_WAITING: Final = 100_000
 """Commands (each a batch, or how a part of one ended) that wait to be committed."""
@@ -32,38 +38,41 @@ class Journal(Protocol):
         level: "full" (survives a power cut), "process" (survives the death of the process), or
             "memory" (survives nothing).
         appended: Number of the last command appended.
-        committed: Number of the last command that is as safe as the level promises.
-        on_commit: Called on the event loop when `committed` has grown.
+        to_sync: Number of the last command that has to be synced.
+        committed: Number of the last command that is committed: it survives the process.
+        synced: Number of the last command that is committed and synced.
+        on_commit: Called on the event loop when `committed` has grown, and perhaps `synced`.
     """
 
     level: str
     appended: int
+    to_sync: int
     committed: int
+    synced: int
     on_commit: Callable[[], None]
 
-    def append(self, command: JournalCommand) -> None:
-        """Take one command."""
+    def append(self, command: JournalCommand, durability: Durability = Durability.DEFAULT) -> None:
+        """Take one command, and how safe it has to be."""
 
 
 class MemoryJournal:
     """Durability level "memory": the scheduler's own state is the record."""
 
     level = "memory"
-    appended = 0
-    committed = 0
+    appended = to_sync = committed = synced = 0
 
     def __init__(self) -> None:
         self.on_commit: Callable[[], None] = _nothing
 
-    def append(self, command: JournalCommand) -> None:
+    def append(self, command: JournalCommand, durability: Durability = Durability.DEFAULT) -> None:
         """Keep nothing beside what the scheduler holds: that is what this level promises."""
 
 
 class Store(Protocol):
     """What commits; `rustray.head.journal_store.JournalStore` is one."""
 
-    def commit(self, commands: Sequence[JournalCommand]) -> None:
-        """Commit all or nothing, and return when it is safe."""
+    def commit(self, commands: Sequence[JournalCommand], is_synced: bool) -> None:
+        """Commit all or nothing, and return when it is committed (and synced, with all before)."""
 
     def tidy(self) -> bool:
         """Do a little of what can wait, and return whether there is more of it."""
@@ -87,6 +96,7 @@ class GroupCommitJournal:
         loop: asyncio.AbstractEventLoop,
         *,
         on_failure: Callable[[BaseException], None],
+        least: Durability = Durability.DEFAULT,
     ) -> None:
         """Start the thread.
 
@@ -96,10 +106,13 @@ class GroupCommitJournal:
             loop: On which everything but the commits happens.
             on_failure: Called on the loop when a commit failed: nothing is safe from then on, and
                 the head has to stop without telling anybody that it is.
+            least: The highest level of a task that is there already.
         """
         self.level = level
-        self.appended = 0
-        self.committed = 0
+        self.appended = self.to_sync = 0
+        self.committed = self.synced = 0
+        # What belongs to no task, or is not told apart: as safe as the safest task has to be.
+        self._default = max(Durability[level.upper()], least)
         self.on_commit: Callable[[], None] = _nothing
         self._loop = loop
         self._store = store
@@ -111,15 +124,19 @@ class GroupCommitJournal:
         self._is_planned = False
         self._is_committing = False
         self._has_failed = False
-        self._groups: queue.SimpleQueue[tuple[int, list[JournalCommand]] | None]
+        self._groups: queue.SimpleQueue[tuple[int, list[JournalCommand], bool] | None]
         self._groups = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="rustray-journal", daemon=True)
         self._thread.start()
 
-    def append(self, command: JournalCommand) -> None:
+    def append(self, command: JournalCommand, durability: Durability = _DEFAULT) -> None:
         """Take one command; it is committed with all others of this turn of the loop."""
         self._waiting.append(command)
         self.appended += 1
+        if durability > self._default:
+            self._default = durability
+        if (durability or self._default) == _FULL:
+            self.to_sync = self.appended
         if type(command) is PersistOutcome:
             self._waiting_bytes += command.outcome.payloads.size_bytes
         if not self.is_stalled and (
@@ -135,9 +152,12 @@ class GroupCommitJournal:
         self._is_planned = False
         if self._waiting and not (self._is_committing or self._has_failed):
             self._is_committing = True
-            group, self._waiting = self._waiting, []
             self._committing_bytes, self._waiting_bytes = self._waiting_bytes, 0
-            self._groups.put((self.appended, group))
+            self._put_group()
+
+    def _put_group(self) -> None:
+        group, self._waiting = self._waiting, []
+        self._groups.put((self.appended, group, self.to_sync > self.synced))
 
     def _note_stall(self, is_stalled: bool) -> None:
         self.is_stalled = is_stalled
@@ -147,25 +167,25 @@ class GroupCommitJournal:
 
     def _run(self) -> None:
         while True:
-            number, error = 0, None
+            number, is_synced, error = 0, False, None
             try:
                 while self._groups.empty() and self._store.tidy():
                     pass
                 item = self._groups.get()
                 if item is None:
                     return
-                number, group = item
-                self._store.commit(group)
+                number, group, is_synced = item
+                self._store.commit(group, is_synced)
             except BaseException as caught:
                 error = caught
             try:
-                self._loop.call_soon_threadsafe(self._done, number, error)
+                self._loop.call_soon_threadsafe(self._done, number, is_synced, error)
             except RuntimeError:  # the loop has closed: nobody is there to be told
                 return
             if error is not None:
                 return
 
-    def _done(self, number: int, error: BaseException | None) -> None:
+    def _done(self, number: int, is_synced: bool, error: BaseException | None) -> None:
         self._is_committing = False
         if error is not None:
             # Never again: after a failed sync nobody knows what the disk has (PostgreSQL's lesson
@@ -175,6 +195,8 @@ class GroupCommitJournal:
             self._on_failure(error)
             return
         self.committed = number
+        if is_synced:
+            self.synced = number
         self._committing_bytes = 0
         try:
             self.on_commit()
@@ -190,8 +212,7 @@ class GroupCommitJournal:
     async def close(self) -> None:
         """Commit what waits, end the thread, close the store."""
         if self._waiting:
-            group, self._waiting = self._waiting, []
-            self._groups.put((self.appended, group))
+            self._put_group()
         self._groups.put(None)
         await asyncio.to_thread(self._thread.join)
         await asyncio.sleep(0)  # the last commit's news have been left to the loop

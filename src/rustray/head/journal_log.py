@@ -4,7 +4,9 @@ The log (``-wal``) holds what was committed since it was last written into the f
 that is not sound SQLite ignores the rest, for that is what a power cut leaves of the last commit,
 which nobody was told of. But a commit is synced before the next one is written: so more than one
 commit behind a frame that is not sound means that the log was damaged, and that what was acked is
-gone. So does a log that is missing though the head before did not end in order.
+gone. So does a log that is missing though the head before did not end in order. Where not every
+commit is synced (a level below "full", or tasks that asked for less), a file beside the journal
+says how many are.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ _FRAME: Final = struct.Struct(">6I")
 _MAGIC: Final = 0x377F0682
 _WORD: Final = 0xFFFF_FFFF
 OPEN: Final = "open"
-"""Key in ``meta``: the level at which a head has the journal open; "" once it ended in order."""
+"""Key in ``meta``: "full" if a head has the journal open and syncs every commit, "process" if it
+does not, "" once it ended in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,28 +64,38 @@ def damage_of(path: Path, db: sqlite3.Connection, had_log: bool) -> str:
         sqlite3.Error, OSError: it cannot be read.
     """
     log = Path(f"{path}-wal")
-    found = db.execute("SELECT value FROM meta WHERE key = ?", (OPEN,)).fetchone()
-    level = found[0] if found is not None else ""
+    level = opened_at(db)
     if not level:
         return ""
     if not had_log:
         if _has_all_that_was_seen(path, db):
             return ""  # whoever else had it open last has written the log into it
         return f"{log} is missing, though the last head did not end in order: its last commits"
-    if level != "full":
-        return ""  # nothing was synced: a power cut may leave any part of it
+    if level != "full":  # a power cut may leave any part of what came after the last sync
+        lost = _seen_beside(path)[1] - max(_commits_of(db), 0)
+        return f"{log} is damaged: at least {lost} commits" if lost > 0 else ""
     lost = commits_lost(log.read_bytes())
     return f"{log} is damaged: at least {lost} commits" if lost else ""
 
 
-SEEN: Final = "-seen"
-"""Ends the name of the file beside a journal that says how many commits there were.
+def opened_at(db: sqlite3.Connection) -> str:
+    """Return the level at which a head has or had a journal open; "" if it ended in order."""
+    found = db.execute("SELECT value FROM meta WHERE key = ?", (OPEN,)).fetchone()
+    return str(found[0]) if found is not None else ""
 
-It is written after each commit and not synced: of a process that is killed it has the last one.
+
+SEEN: Final = "-seen"
+"""Ends the name of the file beside a journal that says how many commits there were, and up to which
+one they are synced.
+
+It is written after each commit and not synced: of a process that is killed it has the last one, and
+after a power cut it says less than is true at most.
 """
 COMMITS: Final = "commits"
 """Key in ``meta``: how many commits there were, itself a part of each."""
+_COUNTS: Final = struct.Struct(">2Q")
 _COUNT: Final = struct.Struct(">Q")
+"""What earlier releases have written: how many commits, and nothing of syncs."""
 
 
 class Seen:
@@ -93,11 +106,14 @@ class Seen:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         self._file = os.open(f"{path}{SEEN}", flags, 0o600)
         self._count = count
+        self._synced = 0
 
-    def one_more(self) -> None:
-        """Note a commit."""
+    def one_more(self, *, is_synced: bool) -> None:
+        """Note a commit, and whether it and all before it are synced."""
         self._count += 1
-        os.pwrite(self._file, _COUNT.pack(self._count), 0)
+        if is_synced:
+            self._synced = self._count
+        os.pwrite(self._file, _COUNTS.pack(self._count, self._synced), 0)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -105,16 +121,25 @@ class Seen:
 
 
 def _has_all_that_was_seen(path: Path, db: sqlite3.Connection) -> bool:
+    seen = _seen_beside(path)[0]
+    return seen >= 0 and _commits_of(db) >= seen
+
+
+def _seen_beside(path: Path) -> tuple[int, int]:
+    """Return how many commits were seen (-1: nobody knows), and up to which they are synced."""
     try:
         content = Path(f"{path}{SEEN}").read_bytes()
     except FileNotFoundError:
-        return False
+        return -1, 0
+    if len(content) == _COUNT.size:
+        return _COUNT.unpack(content)[0], 0
+    return _COUNTS.unpack(content) if len(content) == _COUNTS.size else (-1, 0)
+
+
+def _commits_of(db: sqlite3.Connection) -> int:
+    """Return how many commits a journal has had, -1 if it does not say."""
     found = db.execute("SELECT value FROM meta WHERE key = ?", (COMMITS,)).fetchone()
-    return (
-        len(content) == _COUNT.size
-        and found is not None
-        and (int(found[0]) >= _COUNT.unpack(content)[0])
-    )
+    return -1 if found is None else int(found[0])
 
 
 def commits_lost(content: bytes) -> int:
@@ -174,3 +199,21 @@ def close_as_it_is(db: sqlite3.Connection, path: Path) -> None:
         with contextlib.suppress(sqlite3.Error):
             other.execute("SELECT count(*) FROM meta").fetchone()
         db.close()
+
+
+def look_for_files(path: str, inode: int) -> None:
+    """Notice that somebody has taken the files away: what is written to them is lost then.
+
+    Args:
+        path: Of the journal.
+        inode: Number of the file that was opened.
+
+    Raises:
+        sqlite3.DatabaseError: they are not what was opened.
+    """
+    try:
+        is_there = os.stat(path).st_ino == inode and os.stat(f"{path}-wal").st_size > 0
+    except FileNotFoundError:
+        is_there = False
+    if not is_there:
+        raise sqlite3.DatabaseError(f"{path} or its -wal was removed or replaced")

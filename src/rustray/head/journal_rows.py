@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from rustray.common.durability import Durability
 from rustray.common.errors import ConfigError
 from rustray.common.ids import PREFIX_BYTES
 from rustray.rpc.convert import decode_task_class
@@ -27,7 +28,7 @@ from rustray.task.state import TaskState
 
 APPLICATION_ID: Final = 0x52525931
 """Marks the file as ours: "RRY1"."""
-SCHEMA_VERSION: Final = 10
+SCHEMA_VERSION: Final = 11
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
@@ -72,10 +73,10 @@ def read_state(db: sqlite3.Connection, now: float, grace_s: float, starts: int) 
             number, prefix, first, count, classes[class_number],
             payloads := _column(blob, ends, base), _digests(digests, payloads, bool(pushed)),
             bool(pushed), max(now - accepted, 0.0),
-            deadline, deadline - now if deadline else None, principal,
+            deadline, deadline - now if deadline else None, principal, Durability(durability),
         )
         for number, prefix, first, count, class_number, pushed, accepted, digests, base, ends, blob,
-            deadline, principal in db.execute("SELECT * FROM batch ORDER BY id")
+            deadline, principal, durability in db.execute("SELECT * FROM batch ORDER BY id")
     )  # fmt: skip
     firsts = {batch.batch: batch.first for batch in batches}
     large = {number for (number,) in db.execute("SELECT id FROM large")}

@@ -46,6 +46,7 @@ CREATE TABLE token (
   created_by TEXT NOT NULL
 );
 """
+_DURABILITY: Final = "ALTER TABLE batch ADD COLUMN durability INTEGER NOT NULL DEFAULT 0;"
 MIGRATIONS: Final = {
     1: _CRASHES,
     2: _OOM_RERUNS,
@@ -56,6 +57,7 @@ MIGRATIONS: Final = {
     7: _FORCE,
     8: _PRINCIPAL,
     9: _TOKENS,
+    10: _DURABILITY,
 }
 """Schema version to what makes the next one of it."""
 SCHEMA: Final = f"""
@@ -70,6 +72,7 @@ CREATE TABLE batch (
 );
 {_DEADLINE}
 {_PRINCIPAL}
+{_DURABILITY}
 CREATE TABLE outcome (
   id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, place INTEGER NOT NULL, count INTEGER NOT NULL,
   state INTEGER NOT NULL, worker TEXT NOT NULL, attempts INTEGER NOT NULL, arrived REAL NOT NULL,
@@ -89,10 +92,11 @@ CREATE INDEX granted_batch ON granted (batch);
   PRIMARY KEY (batch, place)
 ) WITHOUT ROWID;
 {_LETTERS}{_TOKENS}"""
-_BATCH: Final = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?)"
+_BATCH: Final = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?, ?)"
 _OUTCOME: Final = "INSERT INTO outcome VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 STATEMENTS: Final[dict[type[Any], str]] = {
     c.PersistBatch: _BATCH,
+    c.PersistDurability: "UPDATE batch SET durability = ?2 WHERE id = ?1",
     c.PersistOutcome: _OUTCOME,
     c.PersistRetry: "INSERT INTO retry VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     c.PersistPurge: "INSERT INTO purge VALUES (?, ?, ?)",
@@ -150,6 +154,7 @@ FOLLOWED_BY: Final[dict[type[Any] | None, tuple[str, ...]]] = {
 }
 """What else a command does, with the same row (whose last value each has to name)."""
 COLUMNS: Final[dict[type[Any], tuple[str, ...]]] = {
+    c.PersistDurability: ("batch", "durability"),
     c.PersistCancel: ("batch", "offset", "count", "force"),
     c.PersistPurge: ("batch", "offset", "count"),
     c.PersistRerun: ("batch", "offset", "attempt", "reruns"),

@@ -20,7 +20,14 @@ from typing import Any, Final
 
 from rustray.head import event_rows, journal_room
 from rustray.head.journal_clock import next_epoch_ms
-from rustray.head.journal_log import COMMITS, OPEN, Seen, close_as_it_is
+from rustray.head.journal_log import (
+    COMMITS,
+    OPEN,
+    Seen,
+    close_as_it_is,
+    look_for_files,
+    opened_at,
+)
 from rustray.head.journal_rows import (
     APPLICATION_ID,
     SCHEMA_VERSION,
@@ -42,7 +49,7 @@ logger = logging.getLogger("rustray.head")
 
 FILE_NAME: Final = "journal.db"
 LEVELS: Final = {"full": "FULL", "process": "NORMAL"}
-"""Durability level to SQLite's ``synchronous``: FULL syncs at each commit."""
+"""Durability level to SQLite's ``synchronous``: FULL syncs the log at each commit."""
 _CHECKPOINT_PAGES: Final = 4_000
 _LOG_LIMIT_BYTES: Final = 64 << 20
 """A log that has grown beyond this (a copy was made under load) is cut when it begins anew."""
@@ -90,8 +97,9 @@ class JournalStore:
         self._inode = 0
         is_file = path != ":memory:"
         self._files = ResultFiles(path, is_synced=level == "full") if is_file else None
-        self._has_written = False
-        self._has_failed = False
+        self._is_syncing = level == "full"
+        self._may_lag = not self._is_syncing
+        self._has_written = self._has_failed = False
         self._seen: Seen | None = None
         self._doomed: list[tuple[int, bytes]] = []
         self.starts = self.epoch_ms = 0
@@ -130,6 +138,7 @@ class JournalStore:
             migrate(self._db)
         # So that the file by itself is a journal, and is not taken for an empty one; nor is the log
         # missed that this ends.
+        self._is_doubtful = not is_empty and opened_at(self._db) == "process"
         self._note_open("")
         execute("PRAGMA wal_checkpoint(TRUNCATE)")
         for number, definition in execute("SELECT id, definition FROM class"):
@@ -137,14 +146,20 @@ class JournalStore:
 
     # -- writing ----------------------------------------------------------------
 
-    def commit(self, commands: Sequence[c.JournalCommand]) -> None:
-        """Commit all or nothing, and return when it is as safe as the level promises.
+    def commit(self, commands: Sequence[c.JournalCommand], is_synced: bool | None = None) -> None:
+        """Commit all or nothing, and return when it is safe; None: as the level has it.
 
         Raises:
             sqlite3.Error, OSError: it is not known whether it was committed; nothing may be acked.
         """
         now = self._wall_clock()
         db = self._db
+        if is_synced is None:
+            is_synced = self.level == "full"
+        # The first commit without a sync comes after one that says so: a cut log is none that is
+        # damaged from then on.
+        is_last = not (is_synced or self._may_lag)
+        self._sync_next(is_synced or is_last)
         self._doomed.clear()
         self._has_written = False
         db.execute("BEGIN IMMEDIATE")
@@ -157,20 +172,38 @@ class JournalStore:
                     kind, rows = type(command), []
                 rows.append(self._row(command, now))
             self._write(kind, rows)
-            if self._has_written and self._files is not None:
-                self._files.sync()
-            if self._seen is not None:
-                db.execute("UPDATE meta SET value = value + 1 WHERE key = ?", (COMMITS,))
+            self._end_group(is_last)
             db.execute("COMMIT")
         except BaseException:
             self._has_failed = True
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
+        self._may_lag = self._may_lag or is_last
         if self._seen is not None:
-            self._seen.one_more()
-        self._look_for_files()
-        self._remove_files()
+            self._seen.one_more(is_synced=self._is_syncing)
+        if self._inode:
+            look_for_files(self._path, self._inode)
+        if self._doomed and self._files is not None:
+            _remove_files(self._files, self._doomed)
+
+    def _end_group(self, is_last: bool) -> None:
+        """Have the files safe that it refers to, and count it."""
+        if self._files is not None and (self._has_written or self._files.has_unsynced):
+            self._files.sync()
+        if self._seen is not None:
+            self._db.execute("UPDATE meta SET value = value + 1 WHERE key = ?", (COMMITS,))
+            if is_last:
+                self._note_open("process")
+
+    def _sync_next(self, is_synced: bool) -> None:
+        """Have the commits that follow synced, or not; SQLite allows no change within one."""
+        if is_synced != self._is_syncing:
+            level = LEVELS["full" if is_synced else "process"]
+            self._db.execute(f"PRAGMA synchronous = {level}")
+            self._is_syncing = is_synced
+        if self._files is not None:
+            self._files.is_synced = is_synced
 
     def tidy(self) -> bool:
         """Give some of the room that is not needed any more back to the disk.
@@ -182,31 +215,6 @@ class JournalStore:
             sqlite3.Error: as `commit`.
         """
         return journal_room.tidy(self._db)
-
-    def _look_for_files(self) -> None:
-        """Notice that somebody has taken the files away: what is written to them is lost then.
-
-        Raises:
-            sqlite3.DatabaseError: they are not what was opened.
-        """
-        if self._path == ":memory:":
-            return
-        try:
-            is_there = os.stat(self._path).st_ino == self._inode
-            is_there = is_there and os.stat(f"{self._path}-wal").st_size > 0
-        except FileNotFoundError:
-            is_there = False
-        if not is_there:
-            raise sqlite3.DatabaseError(f"{self._path} or its -wal was removed or replaced")
-
-    def _remove_files(self) -> None:
-        """Remove files that nothing refers to any more; what is left, the next start finds."""
-        for number, digest in self._doomed:
-            assert self._files is not None
-            try:
-                self._files.remove(number, digest)
-            except OSError as error:
-                logger.warning("cannot remove the file of an expired result: %s", error)
 
     def _write(self, kind: type[Any] | None, rows: list[tuple[Any, ...]]) -> None:
         if kind is None:
@@ -223,7 +231,7 @@ class JournalStore:
                     command.batch, command.prefix, command.first, len(payloads),
                     self._class_number(command.task_class), command.is_pushed, now,
                     payloads.base, payloads.ends_bytes(), payloads.blob,
-                    command.deadline_unix_s, command.principal,
+                    command.deadline_unix_s, command.principal, command.durability,
                 )  # fmt: skip
             case c.PersistOutcome():
                 outcome = command.outcome
@@ -336,7 +344,14 @@ class JournalStore:
         if not found.batches:
             db.execute("DELETE FROM worker")  # nobody holds anything of ours
         if self._files is not None:
-            _collect_files(db, self._files)
+            _collect_files(db, self._files, self._is_doubtful)
+
+    def _end_in_order(self) -> None:
+        """Have all of it safe, whatever it was asked to be, and note that no head has it open."""
+        self._sync_next(True)
+        if self._files is not None and self._files.has_unsynced:
+            self._files.sync()
+        self._note_open("")
 
     def close(self) -> None:
         """Let go of the files, in order: the log goes into the file."""
@@ -345,8 +360,8 @@ class JournalStore:
             self._seen = None
         if self.starts and not self._has_failed:
             try:
-                self._note_open("")
-            except sqlite3.Error as error:
+                self._end_in_order()
+            except (sqlite3.Error, OSError) as error:
                 self._has_failed = True
                 logger.warning("the journal is left as after a crash, with all it has: %s", error)
         if not self._has_failed or self._files is None:
@@ -355,9 +370,20 @@ class JournalStore:
         close_as_it_is(self._db, Path(self._path))
 
 
-def _collect_files(db: sqlite3.Connection, files: ResultFiles) -> None:
+def _remove_files(files: ResultFiles, doomed: Sequence[tuple[int, bytes]]) -> None:
+    """Remove files that nothing refers to any more; what is left, the next start finds."""
+    for number, digest in doomed:
+        try:
+            files.remove(number, digest)
+        except OSError as error:
+            logger.warning("cannot remove the file of an expired result: %s", error)
+
+
+def _collect_files(db: sqlite3.Connection, files: ResultFiles, is_doubtful: bool) -> None:
     """Remove what a power cut has left over, and say what is missing."""
     known = list(db.execute("SELECT id, digest FROM large"))
+    if is_doubtful:
+        files.doubt(known)
     orphans = files.collect(known)
     if orphans:
         logger.info("removed %d files of results that were never committed", orphans)

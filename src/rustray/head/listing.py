@@ -108,6 +108,9 @@ def _view(driver: HeadDriver, found: TaskSnapshot) -> TaskView:
         code, message = info.code, info.message
     clock = driver.clock_offset_s
     finished = None if found.finished_at_s is None else found.finished_at_s + clock
+    progress, words = None, ""
+    if found.progress is not None:
+        progress, words = found.progress.fraction, found.progress.message
     return TaskView(
         found.task_id,
         found.function,
@@ -119,7 +122,9 @@ def _view(driver: HeadDriver, found: TaskSnapshot) -> TaskView:
         finished,
         code,
         message,
-        *((found.progress.fraction, found.progress.message) if found.progress else ()),
+        progress,
+        words,
+        found.durability,
     )
 
 

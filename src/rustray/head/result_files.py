@@ -1,7 +1,8 @@
 """Large results: one file each, beside the database, which has their SHA-256.
 
-A file is written and synced, and its name too, before the commit that refers to it; it is removed
-after the commit that lets go of it. So a power cut may leave a file that nobody refers to, which
+A file is written and synced, and its name too, before the commit that refers to it (or, if that is
+not synced either, before the next one that is); it is removed after the commit that lets go of it.
+So a power cut may leave a file that nobody refers to, which
 the next start removes, and never a reference to a file that is not whole.
 """
 
@@ -29,6 +30,7 @@ class ResultFiles:
 
     Attributes:
         path: The directory; absent until there is a first file.
+        is_synced: Have the disk confirm every file before it is referred to.
     """
 
     def __init__(self, database: Path | str, *, is_synced: bool) -> None:
@@ -39,8 +41,9 @@ class ResultFiles:
             is_synced: Have the disk confirm every file before it is referred to.
         """
         self.path = Path(f"{database}{SUFFIX}")
-        self._is_synced = is_synced
+        self.is_synced = is_synced
         self._is_made = False
+        self._unsynced: dict[str, None] = {}
 
     def write(self, number: int, content: bytes) -> bytes:
         """Write one file, and return its digest; call `sync` before a commit refers to it.
@@ -57,20 +60,40 @@ class ResultFiles:
             rest = memoryview(content)
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
-            if self._is_synced:
+            if self.is_synced:
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
+        if not self.is_synced:
+            self._unsynced[path.name] = None
         return digest
 
+    def doubt(self, known: Iterable[tuple[int, bytes]]) -> None:
+        """Count files as not confirmed: a head that did not sync them has ended out of order."""
+        there = self.names()
+        names = (name_of(*one) for one in known)
+        self._unsynced.update(dict.fromkeys(name for name in names if name in there))
+
+    @property
+    def has_unsynced(self) -> bool:
+        """Whether files were written that the disk has not confirmed."""
+        return bool(self._unsynced)
+
     def sync(self) -> None:
-        """Have the disk confirm the names of all files written.
+        """Have the disk confirm the names of all files written, and what it has not confirmed.
 
         Raises:
             OSError: it does not.
         """
-        if self._is_synced:
-            sync_directory(self.path)
+        if not self.is_synced:
+            return
+        if self._unsynced:
+            for name in self._unsynced:
+                with contextlib.suppress(FileNotFoundError):  # lost before: its reader is told
+                    sync_path(self.path / name, _READ_FLAGS)
+            sync_directory(self.path.parent)
+        sync_directory(self.path)
+        self._unsynced.clear()
 
     def remove(self, number: int, digest: bytes) -> None:
         """Remove a file that nothing refers to any more; it may be gone already.
@@ -78,7 +101,9 @@ class ResultFiles:
         Raises:
             OSError: it cannot be removed.
         """
-        _unlink(self.path / name_of(number, digest))
+        name = name_of(number, digest)
+        self._unsynced.pop(name, None)
+        _unlink(self.path / name)
 
     def collect(self, known: Iterable[tuple[int, bytes]]) -> int:
         """Remove all files but those that the database refers to, and return how many.
@@ -105,7 +130,7 @@ class ResultFiles:
         if self._is_made:
             return
         self.path.mkdir(mode=0o700, exist_ok=True)
-        if self._is_synced:
+        if self.is_synced:
             sync_directory(self.path.parent)
         self._is_made = True
 
@@ -144,7 +169,16 @@ def sync_directory(path: Path) -> None:
     Raises:
         OSError: they may not.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    sync_path(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def sync_path(path: Path, flags: int) -> None:
+    """Have the disk confirm what a path names.
+
+    Raises:
+        OSError: it does not, or there is nothing.
+    """
+    descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)
     finally:

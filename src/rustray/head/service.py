@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from rustray.common import ids
 from rustray.common.counting import count_refused
+from rustray.common.durability import Durability
 from rustray.common.errors import (
     AuthorizationError,
     ConfigError,
@@ -167,11 +168,9 @@ class HeadService(LetterService):
             if task_class is not None:
                 self._submit_run(items[start:end], task_class, start, verdicts)
             start = end
-        if not all(
-            verdict and isinstance(verdict.error, ResourceExhausted) for verdict in verdicts
-        ):
-            await self._driver.safe()
-        return [verdict for verdict in verdicts if verdict is not None]
+        answers = [verdict for verdict in verdicts if verdict is not None]
+        await self._driver.safe(max(map(_safety_of, answers), default=Durability.MEMORY))
+        return answers
 
     def note_rejected(self, error: RustRayError) -> None:
         """Count a task that the scheduler never sees."""
@@ -197,6 +196,7 @@ class HeadService(LetterService):
             time_left_s=self._driver.time_left_s(first.deadline_unix_s),
             rejects_known=first.rejects_duplicate,
             principal=self._caller.subject,
+            durability=first.durability,
         )
         for command in self._driver.handle(event):
             if isinstance(command, AcceptTasks | RejectTasks) and command.prefix == first.prefix:
@@ -213,7 +213,8 @@ class HeadService(LetterService):
             name = ids.task_id(command.prefix, number)
             position = start + number - first.sequence
             if isinstance(command, AcceptTasks):
-                verdicts[position] = SubmitVerdict(name, None, command.deduplicated)
+                level = command.durability
+                verdicts[position] = SubmitVerdict(name, None, command.deduplicated, level)
             else:
                 verdicts[position] = SubmitVerdict(name, command.error)
 
@@ -251,7 +252,7 @@ class HeadService(LetterService):
             found = self._snapshot(prefix, sequence)
             left_s = deadline - self._driver.now()
             if found.state.is_terminal or left_s <= 0:
-                await self._driver.safe()  # what a power cut could take back is not told
+                await self._driver.safe(found.durability)  # what could be taken back is not told
                 if found.stored is not None:
                     column = await self._driver.read_results(found.stored)
                     found = replace(found, payload=column[0])
@@ -381,6 +382,15 @@ def _named(item: SubmitItem, caller: Caller) -> SubmitItem:
     return replace(item, prefix=digest[: ids.PREFIX_BYTES], sequence=sequence)
 
 
+def _safety_of(verdict: SubmitVerdict) -> Durability:
+    """Return how safe what a verdict rests on has to be, before it is told."""
+    if verdict.error is None:
+        return verdict.durability
+    # A refusal for now rests on no fact, and the disk may be why.
+    is_for_now = isinstance(verdict.error, ResourceExhausted)
+    return Durability.MEMORY if is_for_now else Durability.FULL
+
+
 def _continues(
     items: Sequence[SubmitItem], classes: Sequence[TaskClass | None], position: int
 ) -> bool:
@@ -392,6 +402,7 @@ def _continues(
         and item.uses_default_resources == before.uses_default_resources
         and item.deadline_unix_s == before.deadline_unix_s
         and item.rejects_duplicate == before.rejects_duplicate
+        and item.durability == before.durability
         and classes[position] == classes[position - 1]
         and classes[position] is not None
     )

@@ -61,7 +61,7 @@ class WorkerPeer(Peer):
         self._has_sent_drain = False
         self._stalled_beats = 0
         self._last_numbers = (0, 0)
-        self._unsafe: deque[tuple[int, int]] = deque()
+        self._unsafe: deque[tuple[int, int, int]] = deque()
         self._in_hand = 0
         self._numbers: dict[TaskClass, int] = {}
         self._code_sent: set[bytes] = set()
@@ -166,16 +166,16 @@ class WorkerPeer(Peer):
             )
         )
         journal = self._driver.journal
-        if journal.committed != journal.appended:
-            self._unsafe.append((frame.number, journal.appended))
+        if not self._driver.is_safe:
+            self._unsafe.append((frame.number, journal.appended, journal.to_sync))
         self._in_hand = 0
         self.need_ack()
 
     def _safe_received(self) -> int:
         """Return the last frame that may be acked: a worker forgets what is acked."""
-        committed = self._driver.journal.committed
-        while self._unsafe and self._unsafe[0][1] <= committed:
-            self._unsafe.popleft()
+        journal, unsafe = self._driver.journal, self._unsafe
+        while unsafe and unsafe[0][1] <= journal.committed and unsafe[0][2] <= journal.synced:
+            unsafe.popleft()
         if self._unsafe:
             return self._unsafe[0][0] - 1
         return self._in_hand - 1 if self._in_hand else self.received

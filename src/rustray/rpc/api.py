@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rustray.common.durability import Durability
 from rustray.common.errors import RustRayError
 from rustray.task.result import TaskEvent
 from rustray.task.spec import TaskClass
@@ -47,6 +48,7 @@ class SubmitItem:
         deadline_unix_s: When it is ended wherever it is; 0 for never.
         idempotency_key: Stands for its id, if not "": the head makes one of it.
         rejects_duplicate: A task that exists already under the id is an error, not the answer.
+        durability: How safe it has to be before its acceptance and its outcome are told.
     """
 
     prefix: bytes
@@ -58,6 +60,7 @@ class SubmitItem:
     deadline_unix_s: float = 0.0
     idempotency_key: str = ""
     rejects_duplicate: bool = False
+    durability: Durability = Durability.DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +71,13 @@ class SubmitVerdict:
         task_id: 32 hex digits.
         error: None if it was accepted.
         deduplicated: The same task had been accepted before.
+        durability: The level that it is accepted at: what was asked for, or more.
     """
 
     task_id: str
     error: RustRayError | None = None
     deduplicated: bool = False
+    durability: Durability = Durability.DEFAULT
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast
 
 from google.protobuf.message import DecodeError
 
+from rustray.common.durability import DURABILITIES, Durability
 from rustray.common.errors import CommunicationError
 from rustray.common.resources import MAX_AMOUNT, MAX_NAMES, UNIT, ResourceSet
 from rustray.proto.rustray.v1 import common_pb2 as common
@@ -108,6 +109,24 @@ def codec_from_wire(number: int) -> Codec:
         return Codec(number)
     except ValueError:
         raise ValueError(f"{number} is no codec") from None
+
+
+def durability_from_wire(number: int) -> Durability:
+    """Return the level of that number.
+
+    Raises:
+        ValueError: there is none; the message names those that there are.
+    """
+    try:
+        return Durability(number)
+    except ValueError:
+        names = ", ".join(f"{name} ({Durability[name.upper()]})" for name in DURABILITIES)
+        raise ValueError(f"{number} is no level of durability; there are {names}") from None
+
+
+def durability_to_wire(level: Durability) -> common.Durability:
+    """Number a level for the wire."""
+    return cast("common.Durability", int(level))
 
 
 def executor_from_wire(number: int) -> ExecutorKind:

@@ -13,7 +13,7 @@ from rustray.rpc import letter_codec as letters
 from rustray.rpc import request_codec as requests
 from rustray.rpc import view_codec as views
 from rustray.rpc.api import HeadApi, SubmitItem, SubmitVerdict
-from rustray.rpc.convert import MessageType, parse
+from rustray.rpc.convert import MessageType, durability_to_wire, parse
 from rustray.rpc.gate import Context, Method, Unary
 from rustray.security.auth import AUDIENCE_HEAD
 from rustray.security.roles import HEAD_SERVICE, Caller
@@ -44,7 +44,11 @@ async def _submit_task(api: ServedHead, request: wire.SubmitTaskRequest) -> Any:
     (verdict,) = await _submit(api, [request.task])
     if verdict.error is not None:
         raise verdict.error
-    return wire.SubmitTaskResponse(task_id=verdict.task_id, deduplicated=verdict.deduplicated)
+    return wire.SubmitTaskResponse(
+        task_id=verdict.task_id,
+        deduplicated=verdict.deduplicated,
+        durability=durability_to_wire(verdict.durability),
+    )
 
 
 async def _submit_tasks(api: ServedHead, request: wire.SubmitTasksRequest) -> Any:

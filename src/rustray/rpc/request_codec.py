@@ -27,6 +27,8 @@ from rustray.rpc.api import (
 )
 from rustray.rpc.convert import (
     codec_from_wire,
+    durability_from_wire,
+    durability_to_wire,
     get_retry_on,
     get_task_class,
     moment_from_wire,
@@ -105,6 +107,7 @@ def put_item(target: common.TaskRequest, item: SubmitItem) -> None:
     target.deadline_unix_s = item.deadline_unix_s
     target.idempotency_key = text(item.idempotency_key)
     target.reject_duplicate = item.rejects_duplicate
+    target.durability = durability_to_wire(item.durability)
 
 
 def new_prefix() -> bytes:
@@ -146,6 +149,7 @@ def get_item(message: common.TaskRequest, prefix: bytes, sequence: int) -> Submi
             deadline_unix_s=moment_from_wire(message.deadline_unix_s),
             idempotency_key=key,
             rejects_duplicate=message.reject_duplicate,
+            durability=durability_from_wire(message.durability),
         )
     except ValueError as error:
         raise PayloadError(f"the task is not valid: {error}") from error
@@ -201,7 +205,11 @@ def put_verdicts(verdicts: Iterable[SubmitVerdict]) -> wire.SubmitTasksResponse:
     """Encode verdicts of a batch."""
     response = wire.SubmitTasksResponse()
     for verdict in verdicts:
-        message = response.verdicts.add(task_id=verdict.task_id, deduplicated=verdict.deduplicated)
+        message = response.verdicts.add(
+            task_id=verdict.task_id,
+            deduplicated=verdict.deduplicated,
+            durability=durability_to_wire(verdict.durability),
+        )
         if verdict.error is not None:
             message.error.CopyFrom(to_detail(verdict.error))
     return response
@@ -213,7 +221,12 @@ def get_verdicts(message: wire.SubmitTasksResponse, expected: int) -> list[Submi
     if len(message.verdicts) != expected:
         raise ValueError(f"{len(message.verdicts)} verdicts came for {expected} tasks")
     return [
-        SubmitVerdict(m.task_id, _get_error(m.error, m.HasField("error")), m.deduplicated)
+        SubmitVerdict(
+            m.task_id,
+            _get_error(m.error, m.HasField("error")),
+            m.deduplicated,
+            durability_from_wire(m.durability),
+        )
         for m in message.verdicts
     ]
 

@@ -14,6 +14,8 @@ from rustray.rpc.convert import (
     amounts_from_wire,
     clip,
     codec_from_wire,
+    durability_from_wire,
+    durability_to_wire,
     get_function,
     put_amounts,
     put_function,
@@ -292,6 +294,7 @@ def put_explanation(value: Explanation) -> wire.ExplainTaskResponse:
         summary=text(value.summary),
         position=value.position,
         advice=text(value.advice),
+        durability=durability_to_wire(value.durability),
     )
     for reason in value.workers:
         message.workers.add(
@@ -312,6 +315,7 @@ def get_explanation(message: wire.ExplainTaskResponse) -> Explanation:
         message.position,
         tuple(WorkerReason(m.worker_id, m.is_feasible, m.reason) for m in message.workers),
         message.advice,
+        durability_from_wire(message.durability),
     )
 
 
@@ -332,6 +336,7 @@ def put_task_page(page: TaskPage) -> wire.ListTasksResponse:
             error_message=clip(view.error_message, MAX_LISTED_BYTES),
             progress=view.progress,
             message=text(view.message),
+            durability=durability_to_wire(view.durability),
         )
     return message
 
@@ -354,6 +359,7 @@ def get_task_page(message: wire.ListTasksResponse) -> TaskPage:
                 error_message=m.error_message,
                 progress=m.progress if m.HasField("progress") else None,
                 message=m.message,
+                durability=durability_from_wire(m.durability),
             )
             for m in message.tasks
         ),

@@ -6,8 +6,10 @@ from dataclasses import replace
 from hashlib import blake2b
 
 from rustray.common.counting import count_refused
+from rustray.common.durability import Durability
 from rustray.common.errors import (
     DuplicateTask,
+    DurabilityNotAvailable,
     FunctionNotFound,
     PayloadError,
     ResourceExhausted,
@@ -20,6 +22,7 @@ from rustray.scheduler.commands import (
     DeliverOutcome,
     PersistBatch,
     PersistCode,
+    PersistDurability,
     PublishEvents,
     RejectTasks,
     ReportUnknown,
@@ -43,6 +46,10 @@ STALLED_RETRY_S = 1.0
 def on_submitted(state: SchedulerState, event: TasksSubmitted) -> None:
     """Accept or refuse consecutive tasks; those that are there already count as accepted."""
     count = len(event.payloads)
+    error = durability_error(state, event.durability)
+    if error is not None:
+        _refuse(state, event.prefix, event.first, count, error)
+        return
     known = state.overlapping(event.prefix, event.first, count)
     low = 0
     for batch in known:
@@ -54,6 +61,18 @@ def on_submitted(state: SchedulerState, event: TasksSubmitted) -> None:
         low = end
     if low < count:
         _accept_fresh(state, event, low, count)
+
+
+def durability_error(state: SchedulerState, asked: Durability) -> DurabilityNotAvailable | None:
+    """Say why a level cannot be had here, or None: a head with a journal has them all."""
+    if asked <= Durability.MEMORY or state.settings.durability is not Durability.MEMORY:
+        return None
+    return DurabilityNotAvailable(
+        f"durability={asked.label!r} cannot be had from this head: it runs at the level 'memory' "
+        "and keeps no journal, and so does every embedded cluster (rustray.init() without an "
+        f"address). Use a head that was started with --durability {asked.label}, or leave "
+        "durability out"
+    )
 
 
 def on_code(state: SchedulerState, event: CodeReceived) -> None:
@@ -98,10 +117,21 @@ def _accept_fresh(state: SchedulerState, event: TasksSubmitted, low: int, high: 
     queue.batches += 1
     state.insert(batch)
     batch.principal = event.principal
+    batch.durability = event.durability or state.settings.durability
     state.count_pending(batch, batch.count, len(payloads.blob))
     state.counts[TaskState.QUEUED] += batch.count
     state.counters["tasks_accepted"] += batch.count
-    commands = state.commands
+    _announce(state, event, batch, payloads)
+    start_batch_timers(state, batch)
+    add_span(state, batch, 0, batch.count)
+    end_queued_if_due(state, batch)
+
+
+def _announce(
+    state: SchedulerState, event: TasksSubmitted, batch: Batch, payloads: PayloadColumn
+) -> None:
+    """Persist a new batch, then tell whoever wants to know."""
+    commands, first = state.commands, batch.first
     commands.append(
         PersistBatch(
             batch.number,
@@ -112,17 +142,17 @@ def _accept_fresh(state: SchedulerState, event: TasksSubmitted, low: int, high: 
             event.is_pushed,
             event.deadline_unix_s,
             event.principal,
+            batch.durability,
         )
     )
-    commands.append(AcceptTasks(batch.prefix, first, batch.count))
+    commands.append(AcceptTasks(batch.prefix, first, batch.count, False, batch.durability))
+    function = event.task_class.function
     commands.append(
         PublishEvents(
-            batch.prefix, first, batch.count, TaskState.QUEUED, 0, "", event.task_class.function
+            batch.prefix, first, batch.count, TaskState.QUEUED, 0, "", function, None,
+            batch.durability,
         )
-    )
-    start_batch_timers(state, batch)
-    add_span(state, batch, 0, batch.count)
-    end_queued_if_due(state, batch)
+    )  # fmt: skip
 
 
 def _refuse(
@@ -156,7 +186,10 @@ def _match_known(
         batch, start, end, event.payloads.slice(low, high)
     ):
         state.counters["tasks_deduplicated"] += high - low
-        state.commands.append(AcceptTasks(batch.prefix, first, high - low, deduplicated=True))
+        if event.durability > batch.durability:
+            batch.durability = event.durability
+            state.commands.append(PersistDurability(batch.number, batch.durability))
+        state.commands.append(AcceptTasks(batch.prefix, first, high - low, True, batch.durability))
         if event.is_pushed:
             batch.is_pushed = True
             _send_again(state, batch, start, end)
@@ -355,5 +388,5 @@ def _send_again(state: SchedulerState, batch: Batch, low: int, high: int) -> Non
             continue
         end = min(high, stored.offset + len(stored.payloads))
         outcome = outcome_of(stored, offset, end)
-        state.commands.append(DeliverOutcome(batch.prefix, outcome, is_pushed=True))
+        state.commands.append(DeliverOutcome(batch.prefix, outcome, True, batch.durability))
         offset = end

@@ -3,11 +3,15 @@
 Order is a promise: a ``Persist…`` command stands before every command that
 tells anybody of the fact, so a shell that commits when it meets one never acks what a
 power cut could take back. Commands without that dependency (`GrantLease`) may
-overlap the commit.
+overlap the commit. Where a command has a ``durability``, that is how safe what it says (or what it
+tells) has to be, as the task was submitted; `Durability.DEFAULT` is the head's own level.
 """
 
 from __future__ import annotations
 
+from typing import ClassVar, Final
+
+from rustray.common.durability import Durability
 from rustray.common.errors import RustRayError
 from rustray.common.records import record
 from rustray.task.columns import PayloadColumn
@@ -15,6 +19,8 @@ from rustray.task.frames import LeaseNews, Outcome
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 from rustray.task.views import TokenInfo
+
+_WRITTEN: Final = Durability.PROCESS
 
 
 @record
@@ -44,6 +50,15 @@ class PersistBatch:
     is_pushed: bool
     deadline_unix_s: float = 0.0
     principal: str = ""
+    durability: Durability = Durability.DEFAULT
+
+
+@record
+class PersistDurability:
+    """Commit that a batch, and all that is told of it from now on, has a higher level."""
+
+    batch: int
+    durability: Durability
 
 
 @record
@@ -66,6 +81,7 @@ class PersistOutcome:
     is_large: bool = False
     arguments: PayloadColumn | None = None
     fence: int = 0
+    durability: Durability = Durability.DEFAULT
 
 
 @record
@@ -187,6 +203,7 @@ class ForgetResults:
 
     number: int
     is_large: bool = False
+    durability: Durability = Durability.DEFAULT
 
 
 @record
@@ -199,6 +216,7 @@ class ForgetArguments:
 
     batch: int
     digests: bytes
+    durability: Durability = Durability.DEFAULT
 
 
 @record
@@ -206,6 +224,7 @@ class ForgetBatch:
     """Drop a batch whose tasks have ended and whose outcomes have expired, with all about it."""
 
     batch: int
+    durability: Durability = Durability.DEFAULT
 
 
 @record
@@ -217,17 +236,20 @@ class ForgetCode:
 
 @record
 class AcceptTasks:
-    """Tell the submitter that these tasks are safe."""
+    """Tell the submitter that these tasks are safe, at this level."""
 
     prefix: bytes
     first: int
     count: int
     deduplicated: bool = False
+    durability: Durability = Durability.FULL
 
 
 @record
 class RejectTasks:
     """Tell the submitter why these tasks were refused."""
+
+    durability: ClassVar[Durability] = Durability.FULL
 
     prefix: bytes
     first: int
@@ -252,11 +274,14 @@ class DeliverOutcome:
     prefix: bytes
     outcome: Outcome
     is_pushed: bool
+    durability: Durability = Durability.FULL
 
 
 @record
 class ReportUnknown:
     """Tell a client that came back that these tasks are not known here."""
+
+    durability: ClassVar[Durability] = Durability.FULL
 
     prefix: bytes
     first: int
@@ -269,6 +294,7 @@ class PublishEvents:
 
     Attributes:
         news: What the one task said in that state; None if it has entered it.
+        durability: The tasks' level.
     """
 
     prefix: bytes
@@ -279,6 +305,7 @@ class PublishEvents:
     worker_id: str
     function: str
     news: LeaseNews | None = None
+    durability: Durability = Durability.FULL
 
 
 @record
@@ -293,6 +320,11 @@ class PersistEvents:
     revision: int
     time_unix_s: float
     events: PublishEvents
+
+    @property
+    def durability(self) -> Durability:
+        """How safe they have to be: in order with all others, so none before it is written."""
+        return max(self.events.durability, _WRITTEN)
 
 
 @record
@@ -382,6 +414,7 @@ class RefuseWorker:
 
 JournalCommand = (
     PersistBatch
+    | PersistDurability
     | PersistOutcome
     | PersistRetry
     | PersistPurge

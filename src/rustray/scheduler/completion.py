@@ -230,7 +230,8 @@ def _finish_alike(
     state.count_pending(batch, -number, -size)
     _announce(state, stored, attempt)
     if batch.unfinished == 0:
-        state.commands.append(ForgetArguments(batch.number, b"".join(batch.digests or ())))
+        digests = b"".join(batch.digests or ())
+        state.commands.append(ForgetArguments(batch.number, digests, batch.durability))
     shrink(state)
 
 
@@ -254,9 +255,10 @@ def _announce(state: SchedulerState, stored: StoredOutcome, attempt: int) -> Non
             stored.is_large,
             stored.arguments,
             stored.fence,
+            batch.durability,
         )
     )
-    commands.append(DeliverOutcome(batch.prefix, outcome, batch.is_pushed))
+    commands.append(DeliverOutcome(batch.prefix, outcome, batch.is_pushed, batch.durability))
     commands.append(
         PublishEvents(
             batch.prefix,
@@ -266,6 +268,8 @@ def _announce(state: SchedulerState, stored: StoredOutcome, attempt: int) -> Non
             attempt,
             stored.worker_id,
             batch.queue.task_class.function,
+            None,
+            batch.durability,
         )
     )
 

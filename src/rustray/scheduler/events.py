@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rustray.common.durability import Durability
 from rustray.common.records import record
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import (
@@ -31,6 +32,7 @@ class TasksSubmitted:
         time_left_s: How long that is from now on, 0 or less if it is over; None for never.
         rejects_known: Tasks that are there already are an error, not the answer.
         principal: Who hands them in: the subject of a token.
+        durability: The level that is asked for.
     """
 
     prefix: bytes
@@ -43,6 +45,7 @@ class TasksSubmitted:
     time_left_s: float | None = None
     rejects_known: bool = False
     principal: str = ""
+    durability: Durability = Durability.DEFAULT
 
 
 @record
@@ -205,6 +208,7 @@ class RecoveredBatch:
         digests: Of each task's arguments; None where nobody will compare them.
         age_s: Seconds since it was accepted.
         deadline_unix_s, time_left_s, principal: See `TasksSubmitted`.
+        durability: The level that it was accepted at; DEFAULT where an older head has not noted it.
     """
 
     batch: int
@@ -219,6 +223,7 @@ class RecoveredBatch:
     deadline_unix_s: float = 0.0
     time_left_s: float | None = None
     principal: str = ""
+    durability: Durability = Durability.DEFAULT
 
 
 @record

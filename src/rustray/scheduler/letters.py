@@ -192,7 +192,7 @@ def _revive(
     state.commands.append(
         PublishEvents(
             batch.prefix, batch.first + low, number, TaskState.QUEUED, attempts, "",
-            task_class.function,
+            task_class.function, None, batch.durability,
         )
     )  # fmt: skip
     # The head has given up its last attempt; a worker that was cut off has until then to do so too.

@@ -253,6 +253,8 @@ def _on_started(state: SchedulerState, worker: WorkerRecord, started: LeaseRange
                 lease.attempt,
                 worker.worker_id,
                 batch.queue.task_class.function,
+                None,
+                batch.durability,
             )
         )
         if timeout_s:

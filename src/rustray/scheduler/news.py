@@ -54,6 +54,7 @@ def on_news(state: SchedulerState, worker: WorkerRecord, item: LeaseNews) -> Non
             worker.worker_id,
             batch.queue.task_class.function,
             item,
+            batch.durability,
         )
     )
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from rustray.common.durability import Durability
 from rustray.common.records import record
 from rustray.scheduler.load_balancer import WorkerLoad
 from rustray.task.columns import PayloadColumn
@@ -165,6 +166,7 @@ class Batch:
         revived: About tasks that were retried on request; None while there are none.
         forced: Tasks whose executor is to be killed, for they were cancelled by force.
         principal: Who handed it in: the subject of a token.
+        durability: How safe it is before anything is told of it.
     """
 
     number: int
@@ -194,6 +196,7 @@ class Batch:
     deadline_s: float | None = None
     revived: Revived | None = None
     principal: str = ""
+    durability: Durability = Durability.FULL
 
     def is_past(self, offset: int, limit_s: float, now: float) -> bool:
         """Whether a limit of time that counts from a task's acceptance, or retry, has passed."""

@@ -131,6 +131,7 @@ def _rebuild(state: SchedulerState, found: RecoveredBatch) -> Batch:
     state.next_batch = max(state.next_batch, found.batch + 1)
     state.insert(batch)
     batch.principal = found.principal
+    batch.durability = found.durability or state.settings.durability
     size = len(found.payloads.blob) if found.payloads is not None else 0
     state.count_pending(batch, count, size)
     state.counts[TaskState.QUEUED] += count

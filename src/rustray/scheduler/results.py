@@ -10,6 +10,7 @@ from __future__ import annotations
 from operator import sub
 from typing import Final
 
+from rustray.common.durability import Durability
 from rustray.scheduler.commands import ForgetResults
 from rustray.scheduler.events import OutcomesDelivered, ResultsStored
 from rustray.scheduler.records import Shelf, StoredOutcome
@@ -156,8 +157,10 @@ def evict(state: SchedulerState, stored: StoredOutcome) -> None:
     state.unstored.pop(stored.number, None)
     # The shelf's queues may hold the record for long.
     stored.payloads, stored.arguments, stored.live = NO_PAYLOADS, None, 0
-    state.commands.append(ForgetResults(stored.number, stored.is_large))
     batch = stored.batch
+    # A large one's file goes right after the commit.
+    level = Durability.DEFAULT if stored.is_large else batch.durability
+    state.commands.append(ForgetResults(stored.number, stored.is_large, level))
     batch.outcomes[stored.index] = None
     batch.kept -= 1
     if batch.kept == 0 and batch.unfinished == 0:

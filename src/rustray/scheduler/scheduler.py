@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from dataclasses import replace
 from typing import assert_never
 
 from rustray.scheduler import (
@@ -173,4 +174,6 @@ class Scheduler:
     def explain(self, prefix: bytes, sequence: int, now: float) -> Explanation | None:
         """Say why a task is where it is, or None if it is not known."""
         found = self.state.find(prefix, sequence)
-        return explain(self.state, *found, now) if found else None
+        if found is None:
+            return None
+        return replace(explain(self.state, *found, now), durability=found[0].durability)

@@ -9,6 +9,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rustray.common.durability import Durability
 from rustray.common.records import record
 from rustray.scheduler.commands import Command, ForgetBatch, ForgetCode
 from rustray.scheduler.events import StorageChanged
@@ -54,6 +55,7 @@ class SchedulerSettings:
         seed: For strategies that draw lots.
         first_lease: Number of the first lease; must exceed every number of an earlier head, for
             its workers may still hold some.
+        durability: The head's level: of tasks that ask for none.
     """
 
     strategy: str = "LeastLoaded"
@@ -71,6 +73,7 @@ class SchedulerSettings:
     max_leased_tasks: int = 4_096
     seed: int = 0
     first_lease: int = 1
+    durability: Durability = Durability.FULL
 
 
 _SPEAKING = frozenset({TaskState.RUNNING, TaskState.CANCELLING})
@@ -207,7 +210,7 @@ class SchedulerState:
 
     def remove(self, batch: Batch) -> None:
         """Forget a batch whose tasks have ended and whose outcomes have expired."""
-        self.commands.append(ForgetBatch(batch.number))
+        self.commands.append(ForgetBatch(batch.number, batch.durability))
         session = self.sessions[batch.prefix]
         place = bisect_right(session.firsts, batch.first) - 1
         del session.firsts[place]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rustray.common.durability import Durability
 from rustray.common.ids import task_id
 from rustray.common.resources import ResourceSet
 from rustray.scheduler.records import Batch, StoredOutcome, WorkerRecord
@@ -43,6 +44,7 @@ class TaskSnapshot:
     payload: bytes | None
     progress: Progress | None = None
     stored: StoredColumn | None = None
+    durability: Durability = Durability.FULL
 
 
 def snapshot(state: SchedulerState, batch: Batch, offset: int) -> TaskSnapshot:
@@ -78,6 +80,7 @@ def snapshot(state: SchedulerState, batch: Batch, offset: int) -> TaskSnapshot:
         payload,
         state.progress.get((batch.number, offset)),
         large,
+        batch.durability,
     )
 
 

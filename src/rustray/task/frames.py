@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from rustray.common.durability import Durability
 from rustray.common.records import record
 from rustray.task.columns import PayloadColumn
 from rustray.task.spec import TaskClass
@@ -48,12 +49,14 @@ class Submission:
         first: Sequence of the first task under the session's prefix.
         payloads: Arguments, one item a task.
         deadline_unix_s: When they are ended wherever they are; 0 for never.
+        durability: How safe they have to be before acceptance and outcomes are told.
     """
 
     class_number: int
     first: int
     payloads: PayloadColumn
     deadline_unix_s: float = 0.0
+    durability: Durability = Durability.DEFAULT
 
 
 @record
@@ -62,6 +65,19 @@ class TaskRange:
 
     first: int
     count: int
+
+
+@record
+class AcceptedRange:
+    """Tasks ``first`` to ``first + count - 1`` were accepted.
+
+    Attributes:
+        durability: At which level: the one that was asked for, or a higher one.
+    """
+
+    first: int
+    count: int
+    durability: Durability = Durability.DEFAULT
 
 
 @record
@@ -143,7 +159,7 @@ class HeadFrame:
 
     number: int = 0
     ack: int = 0
-    accepted: list[TaskRange] = field(default_factory=list)
+    accepted: list[AcceptedRange] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
     unknown: list[TaskRange] = field(default_factory=list)

@@ -8,6 +8,7 @@ from enum import IntEnum
 from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from rustray.common import ids
+from rustray.common.durability import parse_durability
 from rustray.common.resources import CPU, GPU, MEMORY, ResourceSet
 from rustray.task.retries import RetryOn, exception_names
 
@@ -128,6 +129,9 @@ class TaskSpec:
             the head stops it before the head gives it to another one. It runs in a process.
         lifetime: "detached" keeps its result for its full time also after its client has it;
             otherwise such results are the first to go when the head runs short of room.
+        durability: What it survives once it is accepted, and how safe its outcome is when that is
+            told: "full" (power cuts), "process" (``kill -9`` of the head) or "memory" (neither);
+            None: the head's own level. A head without a journal has "memory" only.
 
     Raises:
         ValueError: a field is out of range; the message names it and the range.
@@ -153,6 +157,7 @@ class TaskSpec:
     on_duplicate: Literal["use_existing", "reject"] = "use_existing"
     exclusive: bool = False
     lifetime: Literal["detached"] | None = None
+    durability: Literal["full", "process", "memory"] | None = None
 
     def __post_init__(self) -> None:
         check_name("function_name", self.function_name)
@@ -164,6 +169,7 @@ class TaskSpec:
         check_crash_limit(self.crash_limit)
         check_exclusive(self.exclusive, ExecutorKind.PROCESS)
         check_lifetime(self.lifetime)
+        parse_durability(self.durability)
         check_seconds("timeout_s", self.timeout_s)
         check_seconds("queue_timeout_s", self.queue_timeout_s)
         check_seconds("total_timeout_s", self.total_timeout_s)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rustray.common.durability import Durability
 from rustray.common.errors import PayloadError
 from rustray.task.codec import decode_call
 from rustray.task.failures import decode_failure
@@ -170,7 +171,8 @@ class OfferedFunction:
 class TaskView:
     """A task as the head sees it; times are wall clock, None where not there yet.
 
-    ``progress`` (0 to 1) and ``message`` are what it said last, while it runs.
+    ``progress`` (0 to 1) and ``message`` are what it said last, while it runs; ``durability`` is
+    the level that it was accepted at.
     """
 
     task_id: str
@@ -185,6 +187,7 @@ class TaskView:
     error_message: str = ""
     progress: float | None = None
     message: str = ""
+    durability: Durability = Durability.DEFAULT
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +268,7 @@ class Explanation:
         position: Tasks ahead of it in its own class queue; -1 if it is not queued.
         workers: A reason per worker.
         advice: What would unblock it, or "".
+        durability: The level that it was accepted at.
     """
 
     task_id: str
@@ -273,6 +277,7 @@ class Explanation:
     position: int = -1
     workers: tuple[WorkerReason, ...] = ()
     advice: str = ""
+    durability: Durability = Durability.DEFAULT
 
 
 @dataclass(frozen=True, slots=True)

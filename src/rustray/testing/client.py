@@ -187,8 +187,8 @@ class SimClient:
                     number,
                     Outcome(number, outcome.state, item, outcome.worker_id, outcome.attempts),
                 )
-        for part in frame.unknown:
-            for number in range(part.first, part.first + part.count):
+        for lost in frame.unknown:
+            for number in range(lost.first, lost.first + lost.count):
                 history.unknown(number)
         if frame.has_content:
             self._wake()

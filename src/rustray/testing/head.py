@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
+from rustray.common.durability import Durability
 from rustray.common.errors import CommunicationError
 from rustray.head.connections import ConnectionManager
 from rustray.head.core import Start
@@ -37,8 +38,8 @@ class SimJournal:
     def __init__(
         self, store: JournalStore, loop: ProcessLoop, random: Random, commit_s: float
     ) -> None:
-        self.appended = 0
-        self.committed = 0
+        self.appended = self.to_sync = 0
+        self.committed = self.synced = 0
         self.on_commit: Callable[[], None] = lambda: None
         self._store, self._loop, self._random = store, loop, random
         self._commit_s = commit_s
@@ -46,10 +47,13 @@ class SimJournal:
         self._under_way: list[c.JournalCommand] = []
         self._is_committing = False
 
-    def append(self, command: c.JournalCommand) -> None:
-        """Take a command for the next commit."""
+    def append(
+        self, command: c.JournalCommand, durability: Durability = Durability.DEFAULT
+    ) -> None:
+        """Take a command for the next commit; all are synced here."""
         self._waiting.append(command)
         self.appended += 1
+        self.to_sync = self.appended
         if not self._is_committing:
             self._is_committing = True
             self._loop.call_soon(self._start)
@@ -61,7 +65,7 @@ class SimJournal:
     def _commit(self, number: int) -> None:
         group, self._under_way = self._under_way, []
         self._store.commit(group)
-        self.committed = number
+        self.committed = self.synced = number
         self._is_committing = bool(self._waiting)
         self.on_commit()
         if self._is_committing:

@@ -10,15 +10,19 @@ from rustray.client.ranges import RangeSet
 bounds = st.tuples(st.integers(0, 40), st.integers(0, 10)).map(lambda t: (t[0], t[0] + t[1]))
 
 
-@given(st.lists(bounds, max_size=12), bounds)
+@given(st.lists(st.tuples(st.booleans(), bounds), max_size=12), bounds)
 def test_it_holds_what_a_set_would_hold(
-    added: list[tuple[int, int]], asked: tuple[int, int]
+    changes: list[tuple[bool, tuple[int, int]]], asked: tuple[int, int]
 ) -> None:
     """Count, membership, gaps and iteration agree with a set of the same numbers."""
     ranges, model = RangeSet(), set[int]()
-    for low, high in added:
-        ranges.add(low, high)
-        model.update(range(low, high))
+    for is_added, (low, high) in changes:
+        if is_added:
+            ranges.add(low, high)
+            model.update(range(low, high))
+        else:
+            ranges.discard(low, high)
+            model.difference_update(range(low, high))
     assert ranges.count == len(model)
     assert {n for n in range(60) if n in ranges} == model
     assert {n for low, high in ranges for n in range(low, high)} == model

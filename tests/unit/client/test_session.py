@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from helpers.waiting import eventually
 from rustray.client import context
 from rustray.client import session as session_module
 from rustray.client.session import ClientSession
+from rustray.common.durability import Durability
 from rustray.common.errors import (
     AuthenticationError,
     CommunicationError,
@@ -24,7 +26,7 @@ from rustray.common.errors import (
     VersionMismatch,
 )
 from rustray.task.columns import PayloadColumn
-from rustray.task.frames import ClientFrame, HeadFrame, Outcome, Rejection, TaskRange
+from rustray.task.frames import AcceptedRange, ClientFrame, HeadFrame, Outcome, Rejection, TaskRange
 from rustray.task.spec import Codec, TaskClass
 from rustray.task.state import TaskState
 
@@ -171,9 +173,9 @@ def test_arguments_are_kept_until_they_are_acked() -> None:
     refs = [session.submit(entry, b"abc") for _ in range(4)]
     frames_of(session)
     batch = refs[0]._batch
-    session.apply(HeadFrame(accepted=[TaskRange(0, 2)]))
+    session.apply(HeadFrame(accepted=[AcceptedRange(0, 2)]))
     assert batch.column is not None
-    session.apply(HeadFrame(accepted=[TaskRange(2, 2)]))
+    session.apply(HeadFrame(accepted=[AcceptedRange(2, 2)]))
     assert batch.column is None
     assert all(ref._data is None for ref in refs)
 
@@ -207,7 +209,7 @@ def test_after_a_reconnect_unacked_tasks_go_out_again_and_acked_ones_are_asked_f
     for i in range(6):
         session.submit(entry, b"%d" % i)
     frames_of(session)
-    session.apply(HeadFrame(accepted=[TaskRange(0, 4)]))
+    session.apply(HeadFrame(accepted=[AcceptedRange(0, 4)]))
     session.apply(answers(1, b""))
     session.apply(answers(5, b""))
     session.restart()
@@ -215,6 +217,67 @@ def test_after_a_reconnect_unacked_tasks_go_out_again_and_acked_ones_are_asked_f
     assert frame.classes[0].code == b"code"
     assert [(s.first, list(s.payloads)) for s in frame.submissions] == [(4, [b"4"])]
     assert frame.follow == [TaskRange(0, 1), TaskRange(2, 2)]
+
+
+def test_memory_tasks_that_a_new_head_does_not_know_are_handed_in_again() -> None:
+    """They were acked before they were safe, so their arguments are kept until they end."""
+    session, roused = a_session()
+    entry = session.define(PICKLED, b"", durability=Durability.MEMORY)
+    refs = [session.submit(entry, b"%d" % i) for i in range(4)]
+    (frame,) = frames_of(session)
+    assert [s.durability for s in frame.submissions] == [Durability.MEMORY]
+    session.apply(HeadFrame(accepted=[AcceptedRange(0, 4, Durability.MEMORY)]))
+    session.apply(answers(1, b""))
+    session.restart()
+    (frame,) = frames_of(session)
+    asked = [TaskRange(0, 1), TaskRange(2, 2)]
+    assert (frame.submissions, frame.follow) == ([], asked)
+    roused.clear()
+    session.apply(HeadFrame(unknown=[TaskRange(0, 1), TaskRange(2, 1)]))
+    assert roused
+    (frame,) = frames_of(session)
+    assert [(s.first, list(s.payloads)) for s in frame.submissions] == [(0, [b"0"]), (2, [b"2"])]
+    assert not any(ref.is_done for ref in (refs[0], *refs[2:]))
+    # Once for each stream: a head that knows the task, and not its result any more, says so again.
+    session.apply(
+        HeadFrame(
+            accepted=[AcceptedRange(0, 1, Durability.MEMORY), AcceptedRange(2, 1)],
+            unknown=[TaskRange(2, 1)],
+        )
+    )
+    with pytest.raises(TaskNotFound):
+        rustray.get(refs[2])
+    session.apply(answers(0, b""))
+    session.apply(answers(3, b""))
+    assert refs[0].is_done
+    assert refs[3].is_done
+    assert refs[0]._batch.column is None, "nothing is kept of what has ended"
+
+
+@pytest.mark.parametrize(
+    ("task_class", "level"),
+    [
+        (PICKLED, Durability.DEFAULT),
+        (PICKLED, Durability.FULL),
+        (replace(PICKLED, max_retries=0), Durability.MEMORY),
+        (replace(PICKLED, exclusive=True), Durability.MEMORY),
+    ],
+)
+def test_other_tasks_that_a_head_has_acked_and_does_not_know_are_lost(
+    task_class: TaskClass, level: Durability
+) -> None:
+    """Also those of memory that must not run twice: nobody knows whether they have begun."""
+    session, _ = a_session()
+    ref = session.submit(session.define(task_class, b"", durability=level), b"x")
+    frames_of(session)
+    session.apply(HeadFrame(accepted=[AcceptedRange(0, 1, level)]))
+    assert ref._batch.column is None
+    session.restart()
+    frames_of(session)
+    session.apply(HeadFrame(unknown=[TaskRange(0, 1)]))
+    assert frames_of(session) == []
+    with pytest.raises(TaskNotFound):
+        rustray.get(ref)
 
 
 def test_cancels_follow_their_submission_and_survive_a_reconnect() -> None:
@@ -226,7 +289,7 @@ def test_cancels_follow_their_submission_and_survive_a_reconnect() -> None:
     (frame,) = frames_of(session)
     assert len(frame.submissions[0].payloads) == 5
     assert [(c.first, c.count, c.force) for c in frame.cancels] == [(1, 3, False)]
-    session.apply(HeadFrame(accepted=[TaskRange(0, 5)]))
+    session.apply(HeadFrame(accepted=[AcceptedRange(0, 5)]))
     session.apply(answers(1, b"", state=TaskState.CANCELLED))
     session.restart()
     (frame,) = frames_of(session)
@@ -249,7 +312,7 @@ def test_a_huge_false_range_costs_nothing() -> None:
     session, _ = a_session()
     session.submit(session.define(PICKLED, b""), b"")
     frames_of(session)
-    session.apply(HeadFrame(accepted=[TaskRange(0, 1 << 47)], unknown=[TaskRange(1, 1 << 47)]))
+    session.apply(HeadFrame(accepted=[AcceptedRange(0, 1 << 47)], unknown=[TaskRange(1, 1 << 47)]))
 
 
 def test_tasks_survive_a_lost_connection(head: FakeHead) -> None:

@@ -11,7 +11,7 @@ from rustray.client.session import ClientSession
 from rustray.client.throttle import Throttle
 from rustray.common.errors import ResourceExhausted
 from rustray.task.columns import PayloadColumn
-from rustray.task.frames import ClientFrame, HeadFrame, Outcome, Rejection, TaskRange
+from rustray.task.frames import AcceptedRange, ClientFrame, HeadFrame, Outcome, Rejection
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 
@@ -54,7 +54,7 @@ class Desk:
 
     def accept(self, first: int, count: int) -> None:
         """Have the head accept tasks."""
-        self.session.apply(HeadFrame(accepted=[TaskRange(first, count)]))
+        self.session.apply(HeadFrame(accepted=[AcceptedRange(first, count)]))
 
     def wait(self) -> None:
         """Let time pass until the throttle has the session asked for frames."""

@@ -11,13 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rustray.common.durability import Durability
 from rustray.common.errors import CommunicationError, VersionMismatch
 from rustray.common.resources import ResourceSet
 from rustray.proto.rustray.v1 import common_pb2, head_pb2
 from rustray.rpc import codec
 from rustray.rpc.convert import MAX_RANGE
+from rustray.rpc.ranges import MAX_LISTED
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import (
+    AcceptedRange,
     AssignFrame,
     CancelRequest,
     ClassDefinition,
@@ -42,7 +45,7 @@ u32 = st.integers(0, 2**32 - 1)
 u63 = st.integers(1, 2**63)
 sequences = st.integers(0, 2**47)
 counts = st.integers(1, MAX_RANGE)
-listed = st.integers(1, codec.MAX_LISTED // 3)
+listed = st.integers(1, MAX_LISTED // 3)
 class_numbers = st.integers(1, 2**31 - 1)
 prefixes = st.binary(min_size=10, max_size=10)
 names = st.text(st.characters(categories=("L", "N", "P")), min_size=1, max_size=20)
@@ -100,7 +103,15 @@ client_frames = st.builds(
     number=u63,
     ack=u63,
     classes=some(definitions),
-    submissions=some(st.builds(Submission, class_numbers, sequences, payloads)),
+    submissions=some(
+        st.builds(
+            Submission,
+            class_numbers,
+            sequences,
+            payloads,
+            durability=st.sampled_from(Durability),
+        )
+    ),
     cancels=some(
         st.builds(CancelRequest, prefixes | st.just(b""), sequences, counts, st.booleans())
     ),
@@ -111,7 +122,7 @@ head_frames = st.builds(
     HeadFrame,
     number=u63,
     ack=u63,
-    accepted=some(ranges),
+    accepted=some(st.builds(AcceptedRange, sequences, counts, st.sampled_from(Durability))),
     rejected=some(st.builds(Rejection, sequences, counts, words, words)),
     outcomes=some(st.builds(Outcome, sequences, terminal, payloads, words, u32)),
     unknown=some(ranges),

@@ -428,7 +428,7 @@ def test_a_bug_that_is_only_logged_fails_the_block() -> None:
         raise RuntimeError("a bug")
 
     def break_it(cluster: SimCluster) -> None:
-        cluster._head.driver._held.append((0, act, None))
+        cluster._head.driver._held.append((0, 0, act, None))
 
     with pytest.raises(RuntimeError, match="a bug"):
         failing(1, break_it)

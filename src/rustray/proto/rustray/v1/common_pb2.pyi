@@ -14,6 +14,13 @@ class Codec(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CODEC_JSON: _ClassVar[Codec]
     CODEC_MSGPACK: _ClassVar[Codec]
 
+class Durability(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DURABILITY_UNSPECIFIED: _ClassVar[Durability]
+    DURABILITY_MEMORY: _ClassVar[Durability]
+    DURABILITY_PROCESS: _ClassVar[Durability]
+    DURABILITY_FULL: _ClassVar[Durability]
+
 class Executor(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     EXECUTOR_UNSPECIFIED: _ClassVar[Executor]
@@ -37,6 +44,10 @@ CODEC_UNSPECIFIED: Codec
 CODEC_PICKLE: Codec
 CODEC_JSON: Codec
 CODEC_MSGPACK: Codec
+DURABILITY_UNSPECIFIED: Durability
+DURABILITY_MEMORY: Durability
+DURABILITY_PROCESS: Durability
+DURABILITY_FULL: Durability
 EXECUTOR_UNSPECIFIED: Executor
 EXECUTOR_PROCESS: Executor
 EXECUTOR_THREAD: Executor
@@ -243,7 +254,7 @@ class Resources(_message.Message):
     def __init__(self, cpu_cores: _Optional[float] = ..., memory_mb: _Optional[float] = ..., gpus: _Optional[float] = ..., custom: _Optional[_Mapping[str, float]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class TaskRequest(_message.Message):
-    __slots__ = ("function_name", "codec", "args", "kwargs", "task_id", "priority", "resources", "max_retries", "timeout_s", "queue_timeout_s", "total_timeout_s", "wait_for_resources", "retry_exceptions", "retry_exception_names", "retry_delay_s", "crash_limit", "oom_retries", "exclusive", "detached", "deadline_unix_s", "idempotency_key", "reject_duplicate", "task_class", "call", "uses_default_resources", "uses_default_retries")
+    __slots__ = ("function_name", "codec", "args", "kwargs", "task_id", "priority", "resources", "max_retries", "timeout_s", "queue_timeout_s", "total_timeout_s", "wait_for_resources", "retry_exceptions", "retry_exception_names", "retry_delay_s", "crash_limit", "oom_retries", "exclusive", "detached", "durability", "deadline_unix_s", "idempotency_key", "reject_duplicate", "task_class", "call", "uses_default_resources", "uses_default_retries")
     class KwargsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -270,6 +281,7 @@ class TaskRequest(_message.Message):
     OOM_RETRIES_FIELD_NUMBER: _ClassVar[int]
     EXCLUSIVE_FIELD_NUMBER: _ClassVar[int]
     DETACHED_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_UNIX_S_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     REJECT_DUPLICATE_FIELD_NUMBER: _ClassVar[int]
@@ -296,6 +308,7 @@ class TaskRequest(_message.Message):
     oom_retries: int
     exclusive: bool
     detached: bool
+    durability: Durability
     deadline_unix_s: float
     idempotency_key: str
     reject_duplicate: bool
@@ -303,4 +316,4 @@ class TaskRequest(_message.Message):
     call: bytes
     uses_default_resources: bool
     uses_default_retries: bool
-    def __init__(self, function_name: _Optional[str] = ..., codec: _Optional[_Union[Codec, str]] = ..., args: _Optional[_Iterable[bytes]] = ..., kwargs: _Optional[_Mapping[str, bytes]] = ..., task_id: _Optional[str] = ..., priority: _Optional[int] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., max_retries: _Optional[int] = ..., timeout_s: _Optional[float] = ..., queue_timeout_s: _Optional[float] = ..., total_timeout_s: _Optional[float] = ..., wait_for_resources: _Optional[bool] = ..., retry_exceptions: _Optional[bool] = ..., retry_exception_names: _Optional[_Iterable[str]] = ..., retry_delay_s: _Optional[float] = ..., crash_limit: _Optional[int] = ..., oom_retries: _Optional[int] = ..., exclusive: _Optional[bool] = ..., detached: _Optional[bool] = ..., deadline_unix_s: _Optional[float] = ..., idempotency_key: _Optional[str] = ..., reject_duplicate: _Optional[bool] = ..., task_class: _Optional[_Union[TaskClass, _Mapping]] = ..., call: _Optional[bytes] = ..., uses_default_resources: _Optional[bool] = ..., uses_default_retries: _Optional[bool] = ...) -> None: ...
+    def __init__(self, function_name: _Optional[str] = ..., codec: _Optional[_Union[Codec, str]] = ..., args: _Optional[_Iterable[bytes]] = ..., kwargs: _Optional[_Mapping[str, bytes]] = ..., task_id: _Optional[str] = ..., priority: _Optional[int] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., max_retries: _Optional[int] = ..., timeout_s: _Optional[float] = ..., queue_timeout_s: _Optional[float] = ..., total_timeout_s: _Optional[float] = ..., wait_for_resources: _Optional[bool] = ..., retry_exceptions: _Optional[bool] = ..., retry_exception_names: _Optional[_Iterable[str]] = ..., retry_delay_s: _Optional[float] = ..., crash_limit: _Optional[int] = ..., oom_retries: _Optional[int] = ..., exclusive: _Optional[bool] = ..., detached: _Optional[bool] = ..., durability: _Optional[_Union[Durability, str]] = ..., deadline_unix_s: _Optional[float] = ..., idempotency_key: _Optional[str] = ..., reject_duplicate: _Optional[bool] = ..., task_class: _Optional[_Union[TaskClass, _Mapping]] = ..., call: _Optional[bytes] = ..., uses_default_resources: _Optional[bool] = ..., uses_default_retries: _Optional[bool] = ...) -> None: ...

@@ -266,16 +266,18 @@ class ClientHello(_message.Message):
     def __init__(self, prefix: _Optional[bytes] = ..., protocol: _Optional[int] = ..., oldest_protocol: _Optional[int] = ...) -> None: ...
 
 class Submission(_message.Message):
-    __slots__ = ("class_number", "first", "payloads", "deadline_unix_s")
+    __slots__ = ("class_number", "first", "payloads", "deadline_unix_s", "durability")
     CLASS_NUMBER_FIELD_NUMBER: _ClassVar[int]
     FIRST_FIELD_NUMBER: _ClassVar[int]
     PAYLOADS_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
     class_number: int
     first: int
     payloads: _common_pb2.Payloads
     deadline_unix_s: float
-    def __init__(self, class_number: _Optional[int] = ..., first: _Optional[int] = ..., payloads: _Optional[_Union[_common_pb2.Payloads, _Mapping]] = ..., deadline_unix_s: _Optional[float] = ...) -> None: ...
+    durability: _common_pb2.Durability
+    def __init__(self, class_number: _Optional[int] = ..., first: _Optional[int] = ..., payloads: _Optional[_Union[_common_pb2.Payloads, _Mapping]] = ..., deadline_unix_s: _Optional[float] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ...) -> None: ...
 
 class CancelRange(_message.Message):
     __slots__ = ("prefix", "first", "count", "force")
@@ -308,6 +310,16 @@ class ClientFrame(_message.Message):
     token: str
     bye: bool
     def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[_common_pb2.ClassDefinition, _Mapping]]] = ..., submissions: _Optional[_Iterable[_Union[Submission, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[CancelRange, _Mapping]]] = ..., follow: _Optional[_Iterable[_Union[_common_pb2.TaskRange, _Mapping]]] = ..., token: _Optional[str] = ..., bye: _Optional[bool] = ...) -> None: ...
+
+class AcceptedRange(_message.Message):
+    __slots__ = ("first", "count", "durability")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    durability: _common_pb2.Durability
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ...) -> None: ...
 
 class Rejection(_message.Message):
     __slots__ = ("first", "count", "code", "message", "retry_after_s", "reason")
@@ -349,11 +361,11 @@ class HeadFrame(_message.Message):
     UNKNOWN_FIELD_NUMBER: _ClassVar[int]
     number: int
     ack: int
-    accepted: _containers.RepeatedCompositeFieldContainer[_common_pb2.TaskRange]
+    accepted: _containers.RepeatedCompositeFieldContainer[AcceptedRange]
     rejected: _containers.RepeatedCompositeFieldContainer[Rejection]
     outcomes: _containers.RepeatedCompositeFieldContainer[Outcome]
     unknown: _containers.RepeatedCompositeFieldContainer[_common_pb2.TaskRange]
-    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., accepted: _Optional[_Iterable[_Union[_common_pb2.TaskRange, _Mapping]]] = ..., rejected: _Optional[_Iterable[_Union[Rejection, _Mapping]]] = ..., outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ..., unknown: _Optional[_Iterable[_Union[_common_pb2.TaskRange, _Mapping]]] = ...) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., accepted: _Optional[_Iterable[_Union[AcceptedRange, _Mapping]]] = ..., rejected: _Optional[_Iterable[_Union[Rejection, _Mapping]]] = ..., outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ..., unknown: _Optional[_Iterable[_Union[_common_pb2.TaskRange, _Mapping]]] = ...) -> None: ...
 
 class SubmitTaskRequest(_message.Message):
     __slots__ = ("task",)
@@ -362,12 +374,14 @@ class SubmitTaskRequest(_message.Message):
     def __init__(self, task: _Optional[_Union[_common_pb2.TaskRequest, _Mapping]] = ...) -> None: ...
 
 class SubmitTaskResponse(_message.Message):
-    __slots__ = ("task_id", "deduplicated")
+    __slots__ = ("task_id", "deduplicated", "durability")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     DEDUPLICATED_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     deduplicated: bool
-    def __init__(self, task_id: _Optional[str] = ..., deduplicated: _Optional[bool] = ...) -> None: ...
+    durability: _common_pb2.Durability
+    def __init__(self, task_id: _Optional[str] = ..., deduplicated: _Optional[bool] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ...) -> None: ...
 
 class SubmitTasksRequest(_message.Message):
     __slots__ = ("tasks",)
@@ -376,14 +390,16 @@ class SubmitTasksRequest(_message.Message):
     def __init__(self, tasks: _Optional[_Iterable[_Union[_common_pb2.TaskRequest, _Mapping]]] = ...) -> None: ...
 
 class SubmitVerdict(_message.Message):
-    __slots__ = ("task_id", "error", "deduplicated")
+    __slots__ = ("task_id", "error", "deduplicated", "durability")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
     DEDUPLICATED_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     error: _common_pb2.ErrorDetail
     deduplicated: bool
-    def __init__(self, task_id: _Optional[str] = ..., error: _Optional[_Union[_common_pb2.ErrorDetail, _Mapping]] = ..., deduplicated: _Optional[bool] = ...) -> None: ...
+    durability: _common_pb2.Durability
+    def __init__(self, task_id: _Optional[str] = ..., error: _Optional[_Union[_common_pb2.ErrorDetail, _Mapping]] = ..., deduplicated: _Optional[bool] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ...) -> None: ...
 
 class SubmitTasksResponse(_message.Message):
     __slots__ = ("verdicts",)
@@ -568,20 +584,22 @@ class WorkerReason(_message.Message):
     def __init__(self, worker_id: _Optional[str] = ..., is_feasible: _Optional[bool] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class ExplainTaskResponse(_message.Message):
-    __slots__ = ("task_id", "state", "summary", "position", "workers", "advice")
+    __slots__ = ("task_id", "state", "summary", "position", "workers", "advice", "durability")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     SUMMARY_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     ADVICE_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     state: _common_pb2.TaskState
     summary: str
     position: int
     workers: _containers.RepeatedCompositeFieldContainer[WorkerReason]
     advice: str
-    def __init__(self, task_id: _Optional[str] = ..., state: _Optional[_Union[_common_pb2.TaskState, str]] = ..., summary: _Optional[str] = ..., position: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerReason, _Mapping]]] = ..., advice: _Optional[str] = ...) -> None: ...
+    durability: _common_pb2.Durability
+    def __init__(self, task_id: _Optional[str] = ..., state: _Optional[_Union[_common_pb2.TaskState, str]] = ..., summary: _Optional[str] = ..., position: _Optional[int] = ..., workers: _Optional[_Iterable[_Union[WorkerReason, _Mapping]]] = ..., advice: _Optional[str] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ...) -> None: ...
 
 class ListTasksRequest(_message.Message):
     __slots__ = ("states", "function", "worker_id", "cursor", "limit")
@@ -598,7 +616,7 @@ class ListTasksRequest(_message.Message):
     def __init__(self, states: _Optional[_Iterable[_Union[_common_pb2.TaskState, str]]] = ..., function: _Optional[str] = ..., worker_id: _Optional[str] = ..., cursor: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("task_id", "function", "state", "priority", "attempts", "worker_id", "submitted_unix_s", "finished_unix_s", "error_code", "error_message", "progress", "message")
+    __slots__ = ("task_id", "function", "state", "priority", "attempts", "worker_id", "submitted_unix_s", "finished_unix_s", "error_code", "error_message", "progress", "message", "durability")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     FUNCTION_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -611,6 +629,7 @@ class Task(_message.Message):
     ERROR_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    DURABILITY_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     function: str
     state: _common_pb2.TaskState
@@ -623,7 +642,8 @@ class Task(_message.Message):
     error_message: str
     progress: float
     message: str
-    def __init__(self, task_id: _Optional[str] = ..., function: _Optional[str] = ..., state: _Optional[_Union[_common_pb2.TaskState, str]] = ..., priority: _Optional[int] = ..., attempts: _Optional[int] = ..., worker_id: _Optional[str] = ..., submitted_unix_s: _Optional[float] = ..., finished_unix_s: _Optional[float] = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., progress: _Optional[float] = ..., message: _Optional[str] = ...) -> None: ...
+    durability: _common_pb2.Durability
+    def __init__(self, task_id: _Optional[str] = ..., function: _Optional[str] = ..., state: _Optional[_Union[_common_pb2.TaskState, str]] = ..., priority: _Optional[int] = ..., attempts: _Optional[int] = ..., worker_id: _Optional[str] = ..., submitted_unix_s: _Optional[float] = ..., finished_unix_s: _Optional[float] = ..., error_code: _Optional[str] = ..., error_message: _Optional[str] = ..., progress: _Optional[float] = ..., message: _Optional[str] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ...) -> None: ...
 
 class ListTasksResponse(_message.Message):
     __slots__ = ("tasks", "next_cursor", "total")
