@@ -106,6 +106,70 @@ def test_memory_is_a_choice(tmp_path: Path) -> None:
         assert not (cluster.state_dir / "journal.db").exists()
 
 
+def test_more_than_memory_is_refused_where_there_is_no_journal(tmp_path: Path) -> None:
+    """The error says what to do; an unknown level is a usage error that names the three."""
+    with Cluster(tmp_path) as cluster:
+        cluster.start_head("--durability", "memory")
+        submit = ("submit", "--wait-for-resources", "add", "40", "2", "--durability")
+        refused = cluster.run(*submit, "full")
+        assert refused.returncode == 2
+        assert "--durability full" in refused.stderr
+        assert "Traceback" not in refused.stderr
+        unknown = cluster.run(*submit, "disk")
+        assert unknown.returncode == 2
+        assert all(name in unknown.stderr for name in ("'full'", "'process'", "'memory'"))
+        assert cluster.json(*submit, "memory")["durability"] == "memory"
+        assert cluster.json(*submit[:-1])["durability"] == "memory"
+
+
+@pytest.mark.parametrize("level", ["full", "process"])
+def test_each_level_survives_what_it_promises(tmp_path: Path, level: str) -> None:
+    """Acked at process or full, killed at once, and there again; each at the level it asked for."""
+    with Cluster(tmp_path) as cluster:
+        cluster.start_head("--durability", level)
+        submit = ("submit", "--wait-for-resources", "add", "40", "2")
+        key = ("--idempotency-key", "raised")
+        asked = {"process": "process", "full": "full", "": level}
+        accepted = {}
+        for name, expected in asked.items():
+            flags = ("--durability", name) if name else ()
+            answer = cluster.json(*submit, *flags)
+            assert answer["durability"] == expected
+            accepted[answer["task_id"]] = expected
+        first = cluster.json(*submit, *key, "--durability", "memory")
+        again = cluster.json(*submit, *key, "--durability", "full")
+        assert (first["durability"], again["durability"]) == ("memory", "full")
+        assert (again["task_id"], again["deduplicated"]) == (first["task_id"], True)
+        accepted[first["task_id"]] = "full"
+        cluster.restart_head()
+        listed = cluster.json("tasks", "list")["tasks"]
+        assert {one["task_id"]: one["durability"] for one in listed} == accepted
+        one = next(iter(accepted))
+        assert cluster.json("tasks", "explain", one)["durability"] == accepted[one]
+        cluster.start_worker("a")
+        eventually(lambda: cluster.json("status")["tasks"]["SUCCEEDED"] == len(accepted), 60)
+
+
+def test_a_session_hands_in_again_what_a_killed_head_had_in_memory_only(tmp_path: Path) -> None:
+    """Acked at once, killed in the midst of it, several times: every result arrives."""
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    mark = _mark.options(durability="memory")
+    with Cluster(tmp_path) as cluster:
+        cluster.start_head()
+        cluster.start_worker("a")
+        eventually(lambda: cluster.json("workers", "list")["workers"], 20)
+        refs: list[rustray.TaskRef[int]] = []
+        with cluster.session():
+            for _ in range(3):
+                start = len(refs)
+                refs += [mark.remote(str(marks), start + i, 0.002) for i in range(300)]
+                eventually(partial(_have_run, marks, start + 10), 60)
+                cluster.restart_head()
+            assert rustray.get(refs, timeout=120) == list(range(len(refs)))
+        assert sorted(functions.executions(marks)) == list(range(len(refs)))
+
+
 def test_a_backup_brings_the_tasks_back(tmp_path: Path) -> None:
     """Copied under a running head, restored after the journal was damaged, run by a new worker."""
     copy = str(tmp_path / "copy.db")

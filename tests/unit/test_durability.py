@@ -15,6 +15,7 @@ import rustray
 from helpers.scheduling import ANYTHING, PREFIX
 from helpers.waiting import aeventually
 from rustray.client.options import check_options
+from rustray.client.session import ClientSession
 from rustray.client.submission import Submitter
 from rustray.common.durability import DURABILITIES, Durability, parse_durability
 from rustray.common.errors import CommunicationError, DurabilityNotAvailable, PayloadError
@@ -39,7 +40,7 @@ from rustray.scheduler import events as e
 from rustray.scheduler.scheduler import Scheduler
 from rustray.scheduler.state import SchedulerSettings
 from rustray.task.columns import PayloadColumn
-from rustray.task.frames import AcceptedRange, CancelRequest, LeaseOutcome, Outcome
+from rustray.task.frames import AcceptedRange, CancelRequest, ClientFrame, LeaseOutcome, Outcome
 from rustray.task.spec import TaskClass, TaskSpec
 from rustray.task.state import TaskState
 from rustray.task.views import WorkerInfo
@@ -343,6 +344,24 @@ async def test_what_is_said_of_a_full_task_is_synced_at_a_head_of_process(make: 
     assert bench.store.syncs == [False, True, True]
 
 
+@pytest.mark.parametrize("asked", [MEMORY, PROCESS])
+async def test_a_cancel_is_as_safe_as_the_head_has_it(make: Make, asked: Durability) -> None:
+    """A task that is there after a power cut does not run if its cancel was answered."""
+    bench = make("full")
+    bench.submit(0, asked)
+    await bench.begin()
+    await bench.settle()
+    api = HeadService(bench.core, LOCAL_ADMIN)
+    name = rustray.common.ids.task_id(PREFIX, 0)
+    waiting = asyncio.create_task(api.cancel([name], False))
+    await bench.begin()
+    assert not waiting.done()
+    await bench.commit()
+    [verdict] = await waiting
+    assert verdict.state is TaskState.CANCELLED
+    assert bench.store.syncs == [False, True]
+
+
 async def test_a_restarted_head_of_process_knows_that_there_are_full_tasks(make: Make) -> None:
     """What is said of them is synced as it was before the restart."""
     bench = make("process", least=FULL)
@@ -361,6 +380,44 @@ async def test_a_worker_keeps_what_is_not_as_safe_as_it_has_to_be(make: Make) ->
     await bench.settle()
     assert bench.driver.is_safe
     assert bench.journal.synced < bench.journal.committed
+
+
+async def test_what_a_head_had_in_memory_only_goes_to_the_next_one(make: Make) -> None:
+    """The head dies before its commit: the session's memory tasks were acked, and come again."""
+    session = ClientSession(lambda: None)
+    levels = [session.define(PLAIN, b"", durability=level) for level in (MEMORY, FULL)]
+    refs = [session.submit(entry, b"x") for entry in levels for _ in range(3)]
+    old, new = make("full"), make("full")
+    told = talk(session, ClientPeer(old.driver, session.prefix, True, lambda _: True))
+    assert told == [AcceptedRange(0, 3, MEMORY)]
+    await old.begin()
+    session.restart()
+    peer = ClientPeer(new.driver, session.prefix, True, lambda _: True)
+    assert talk(session, peer) == [], "what the new head does not know is told with its commit"
+    await new.begin()
+    await new.settle()
+    assert talk(session, peer) == [AcceptedRange(3, 3, FULL), AcceptedRange(0, 3, MEMORY)]
+    assert new.driver.scheduler.state.counts[TaskState.QUEUED] == 6
+    assert not any(ref.is_done for ref in refs)
+
+
+def talk(session: ClientSession, peer: ClientPeer) -> list[AcceptedRange]:
+    """Carry frames until neither side has more to say; returns the acks."""
+    defined: set[int] = set()
+    peer._driver.clients[session.prefix] = peer
+    heard: list[AcceptedRange] = []
+    while True:
+        frame = ClientFrame(number=peer.received + 1, ack=peer.sent)
+        is_new = session.fill(frame, defined)
+        if is_new:
+            peer.on_frame(frame)
+        peer._ripen()
+        answer = peer.next_frame()
+        if answer is not None:
+            heard += answer.accepted
+            session.apply(answer)
+        if not is_new and (answer is None or not answer.has_content):
+            return heard
 
 
 # -- unary calls ---------------------------------------------------------------
@@ -544,10 +601,15 @@ def test_levels_come_back_and_can_be_raised(tmp_path: Path) -> None:
     assert [one and one[0].durability for one in levels] == [PROCESS, FULL, PROCESS, FULL]
 
 
-def _lose_log(path: Path, keep: int) -> str:
-    """Cut the log to a part of it, and return what is found damaged."""
+def _harm_log(path: Path, how: str, at: int) -> str:
+    """Cut the log, or change a byte of it, and return what is found damaged."""
     log = Path(f"{path}-wal")
-    log.write_bytes(log.read_bytes()[:keep])
+    content = bytearray(log.read_bytes())
+    if how == "cut":
+        del content[at:]
+    else:
+        content[at] ^= 0x10
+    log.write_bytes(content)
     db = connect_reader(path)
     try:
         return damage_of(path, db, True)
@@ -556,7 +618,10 @@ def _lose_log(path: Path, keep: int) -> str:
 
 
 @pytest.mark.parametrize("level", ["full", "process"])
-def test_what_was_never_synced_is_not_missed_and_what_was_is(tmp_path: Path, level: str) -> None:
+@pytest.mark.parametrize("how", ["cut", "hole"])
+def test_what_was_never_synced_is_not_missed_and_what_was_is(
+    tmp_path: Path, level: str, how: str
+) -> None:
     """A power cut may leave any part of the log behind the last sync, and none before it."""
     work = tmp_path / "work"
     work.mkdir()
@@ -567,16 +632,17 @@ def test_what_was_never_synced_is_not_missed_and_what_was_is(tmp_path: Path, lev
         store.commit([a_batch(number)], number <= 6 and number != 4)
         if number == 6:
             size = Path(f"{work / FILE_NAME}-wal").stat().st_size
-    for keep, is_damaged in ((1 << 30, False), (size + 60_000, False), (size - 20_000, True)):
-        place = tmp_path / str(keep)
+    for at, is_damaged in ((size + 6_000, False), (size + 60_000, False), (size - 9_000, True)):
+        place = tmp_path / str(at)
         place.mkdir()
         for suffix in ("", "-wal", "-seen"):
             content = (work / f"{FILE_NAME}{suffix}").read_bytes()
             (place / f"{FILE_NAME}{suffix}").write_bytes(content)
-        assert bool(_lose_log(place / FILE_NAME, keep)) is is_damaged, keep
-        if not is_damaged:
-            (place / f"{FILE_NAME}-seen").write_bytes(b"\0\0\0\0\0\0\0\x0c")  # of an older release
-            assert _lose_log(place / FILE_NAME, keep) == ""
+        assert bool(_harm_log(place / FILE_NAME, how, at)) is is_damaged, at
+        # As an older release has left it, or nobody: then nothing is known of syncs.
+        for seen in (b"\0\0\0\0\0\0\0\x0c", b""):
+            (place / f"{FILE_NAME}-seen").write_bytes(seen)
+            assert _harm_log(place / FILE_NAME, "hole", at - 1) == ""
     store.close()
 
 

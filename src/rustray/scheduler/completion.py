@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Iterator
 from itertools import groupby
 
+from rustray.common.durability import Durability
 from rustray.scheduler.commands import (
     DeliverOutcome,
     ForgetArguments,
@@ -246,6 +247,8 @@ def _announce(state: SchedulerState, stored: StoredOutcome, attempt: int) -> Non
     batch = stored.batch
     outcome = outcome_of(stored, stored.offset, stored.offset + len(stored.payloads))
     commands = state.commands
+    # A cancel holds, whatever the task has asked for: it must not run after that.
+    is_cancelled = stored.state is TaskState.CANCELLED
     commands.append(
         PersistOutcome(
             stored.number,
@@ -255,7 +258,7 @@ def _announce(state: SchedulerState, stored: StoredOutcome, attempt: int) -> Non
             stored.is_large,
             stored.arguments,
             stored.fence,
-            batch.durability,
+            Durability.DEFAULT if is_cancelled else batch.durability,
         )
     )
     commands.append(DeliverOutcome(batch.prefix, outcome, batch.is_pushed, batch.durability))

@@ -173,7 +173,8 @@ class SimCluster(Controls):
                 `rustray.remote` has decorated, with its options.
             takes_s: How long an attempt of a plain function takes, in virtual seconds; or a
                 function of its arguments that says so. Its effects happen at the start.
-            **options: As for `rustray.remote`.
+            **options: As for `rustray.remote`; ``durability`` makes no difference here, each task
+                is as safe as at the level "full".
 
         Raises:
             ValueError: an unknown option, or a value out of range.
