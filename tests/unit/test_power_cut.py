@@ -370,7 +370,7 @@ def _judge_one(life: Life, path: Path, cut: int, verdict: Verdict, least: Durabi
     content = normal(found)
     assert content in life.committed, "the journal has half a commit, or one twice"
     verdict.reached.add(life.committed.index(content))
-    Left(found, path, cut, life.told.forgotten).judge(life.told, least)
+    Left(found, path, cut, life).judge(life.told, least)
     if found is not None:
         scheduler = Scheduler()
         scheduler.handle(found, 0.0)
@@ -380,10 +380,9 @@ def _judge_one(life: Life, path: Path, cut: int, verdict: Verdict, least: Durabi
 class Left:
     """What a cut has left, task by task."""
 
-    def __init__(
-        self, found: e.StateRecovered | None, path: Path, cut: int, forgotten: dict[int, int]
-    ) -> None:
-        self.cut, self.forgotten = cut, forgotten
+    def __init__(self, found: e.StateRecovered | None, path: Path, cut: int, life: Life) -> None:
+        self.cut, self.forgotten = cut, life.told.forgotten
+        self.is_synced = life.level == "full"
         self.reader = ResultReader(path)
         self.arguments: dict[int, bytes | None] = {}
         self.results: dict[int, tuple[TaskState, bytes] | RustRayError | None] = {}
@@ -424,7 +423,9 @@ class Left:
                 if level >= least and self._counts(steps, task):
                     self._judge_end(task, (state, item))
         for steps, task, level in told.cancelled:
-            if level >= least and self._counts(steps, task):
+            # A cancel holds also of a task that need not be there, if it is.
+            is_there = self.is_synced and task in self.arguments
+            if (level >= least or is_there) and self._counts(steps, task):
                 stopped = task in self.stopped or task in self.results
                 assert stopped, f"task {task} was cancelled, and is not"
 
