@@ -152,8 +152,7 @@ class JournalStore:
         Raises:
             sqlite3.Error, OSError: it is not known whether it was committed; nothing may be acked.
         """
-        now = self._wall_clock()
-        db = self._db
+        now, db = self._wall_clock(), self._db
         if is_synced is None:
             is_synced = self.level == "full"
         # The first commit without a sync comes after one that says so: a cut log is none that is
@@ -168,10 +167,10 @@ class JournalStore:
             kind: type[Any] | None = None
             for command in commands:
                 if type(command) is not kind:
-                    self._write(kind, rows)
+                    _write(db, kind, rows)
                     kind, rows = type(command), []
                 rows.append(self._row(command, now))
-            self._write(kind, rows)
+            _write(db, kind, rows)
             self._end_group(is_last)
             db.execute("COMMIT")
         except BaseException:
@@ -215,13 +214,6 @@ class JournalStore:
             sqlite3.Error: as `commit`.
         """
         return journal_room.tidy(self._db)
-
-    def _write(self, kind: type[Any] | None, rows: list[tuple[Any, ...]]) -> None:
-        if kind is None:
-            return
-        self._db.executemany(STATEMENTS[kind], rows)
-        for statement in FOLLOWED_BY.get(kind, ()):
-            self._db.executemany(statement, rows)
 
     def _row(self, command: c.JournalCommand, now: float) -> tuple[Any, ...]:
         match command:
@@ -368,6 +360,14 @@ class JournalStore:
             self._db.close()
             return
         close_as_it_is(self._db, Path(self._path))
+
+
+def _write(db: sqlite3.Connection, kind: type[Any] | None, rows: list[tuple[Any, ...]]) -> None:
+    if kind is None:
+        return
+    db.executemany(STATEMENTS[kind], rows)
+    for statement in FOLLOWED_BY.get(kind, ()):
+        db.executemany(statement, rows)
 
 
 def _remove_files(files: ResultFiles, doomed: Sequence[tuple[int, bytes]]) -> None:
