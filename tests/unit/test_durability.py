@@ -319,8 +319,8 @@ async def test_what_runs_at_most_once_is_begun_after_its_commit(
     assert bench.worker.held == []
     await bench.commit()
     assert [grant.first for grant in bench.worker.held] == [0]
-    if careful.max_retries == 0:
-        assert bench.store.syncs == [True]
+    assert bench.store.syncs == [True]
+    assert bench.told == [("accepted", 0, FULL if careful.exclusive else asked)]
 
 
 async def test_what_is_said_of_a_full_task_is_synced_at_a_head_of_process(make: Make) -> None:

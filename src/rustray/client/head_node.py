@@ -128,6 +128,7 @@ class HeadNode(LetterCalls):
             PayloadError: an argument cannot travel, or does not fit the signature.
             ResourceNotAvailable: no worker could ever run it.
             ResourceExhausted: the head takes no more for now.
+            DurabilityNotAvailable: the head keeps no journal, and the task asks for one.
         """
         return (await self.submit_tasks_batch([spec]))[0]
 

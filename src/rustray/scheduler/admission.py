@@ -63,6 +63,15 @@ def on_submitted(state: SchedulerState, event: TasksSubmitted) -> None:
         _accept_fresh(state, event, low, count)
 
 
+def _level_of(state: SchedulerState, event: TasksSubmitted) -> Durability:
+    """Return the level that is asked for; of exclusive tasks the head's at least.
+
+    They are not to be begun while a head after this one might not know of them.
+    """
+    level, own = event.durability, state.settings.durability
+    return max(level, own) if event.task_class.exclusive else level or own
+
+
 def durability_error(state: SchedulerState, asked: Durability) -> DurabilityNotAvailable | None:
     """Say why a level cannot be had here, or None: a head with a journal has them all."""
     if asked <= Durability.MEMORY or state.settings.durability is not Durability.MEMORY:
@@ -117,7 +126,7 @@ def _accept_fresh(state: SchedulerState, event: TasksSubmitted, low: int, high: 
     queue.batches += 1
     state.insert(batch)
     batch.principal = event.principal
-    batch.durability = event.durability or state.settings.durability
+    batch.durability = _level_of(state, event)
     state.count_pending(batch, batch.count, len(payloads.blob))
     state.counts[TaskState.QUEUED] += batch.count
     state.counters["tasks_accepted"] += batch.count
