@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from typing import Any, Final
 
 from rustray.cli import exits
 from rustray.cli.output import Output, dumps, is_terminal
-from rustray.common.errors import GetTimeout, HeadUnavailable, RustRayError
+from rustray.cli.patience import Patience
+from rustray.common.errors import GetTimeout, RustRayError
 from rustray.rpc.api import HeadApi, RawResult
 from rustray.task.codec import decode_value
 from rustray.task.failures import decode_failure
@@ -17,48 +17,37 @@ from rustray.task.spec import Codec
 from rustray.task.state import TaskState
 
 _POLL_S: Final = 30.0
-_RECONNECT_S: Final = 60.0
-"""How long a wait outlives its head: a restart takes less."""
-_PAUSE_S: Final = 0.5
 _QUIET_S: Final = 1.0
 """A wait shorter than this shows no progress bar."""
 _EXPLAIN_S: Final = 3.0
 """A task that still waits to run after this time is explained."""
 
 
-async def wait_for_result(api: HeadApi, task_id: str, timeout_s: float | None) -> RawResult:
-    """Wait until a task has ended, across a restart of the head.
+async def wait_for_result(api: HeadApi, task_id: str, patience: Patience) -> RawResult:
+    """Wait until a task has ended.
 
     Raises:
         GetTimeout: the limit passed first; the task goes on.
         RustRayError: as `HeadApi.get_result`.
     """
-    clock = time.monotonic
-    started = last_answer = clock()
     while True:
-        left = _POLL_S if timeout_s is None else timeout_s - (clock() - started)
-        try:
-            found = await api.get_result(task_id, max(0.0, min(_POLL_S, left)))
-        except HeadUnavailable:
-            if clock() - last_answer > _RECONNECT_S or left <= 0:
-                raise
-            await asyncio.sleep(min(_PAUSE_S, max(0.0, left)))
-            continue
+        left_s = patience.left_s()
+        found = await api.get_result(task_id, _POLL_S if left_s is None else min(_POLL_S, left_s))
         if found.state.is_terminal:
             return found
-        last_answer = clock()
-        if left <= _POLL_S and timeout_s is not None and clock() - started >= timeout_s:
+        patience.heard()
+        if patience.left_s() == 0.0:
             raise GetTimeout(
-                f"task {task_id} has not ended after {timeout_s:g} s (it is {found.state.name}); "
-                f"it goes on: rustray tasks get {task_id} --wait"
+                f"task {task_id} has not ended after {patience.timeout_s:g} s (it is "
+                f"{found.state.name}); it goes on: rustray tasks get {task_id} --wait"
             )
 
 
 async def wait_with_progress(
-    api: HeadApi, task_id: str, timeout_s: float | None, output: Output
+    api: HeadApi, task_id: str, patience: Patience, output: Output
 ) -> RawResult:
     """`wait_for_result`, with a progress bar on stderr if a person waits for long."""
-    waiting = asyncio.create_task(wait_for_result(api, task_id, timeout_s))
+    waiting = asyncio.create_task(wait_for_result(api, task_id, patience))
     telling = asyncio.create_task(_tell_why(api, task_id, output))
     try:
         if output.as_json or not is_terminal(sys.stderr):
@@ -66,7 +55,7 @@ async def wait_with_progress(
         done, _ = await asyncio.wait({waiting}, timeout=_QUIET_S)
         if done:
             return await waiting
-        return await _show_progress(waiting, task_id, timeout_s)
+        return await _show_progress(waiting, task_id, patience.left_s())
     except asyncio.CancelledError:
         output.note(f"task {task_id} goes on: rustray tasks get {task_id} --wait, or tasks cancel")
         raise
@@ -76,13 +65,10 @@ async def wait_with_progress(
 
 
 async def _tell_why(api: HeadApi, task_id: str, output: Output) -> None:
-    """Say once, after a while, why a task does not run, or that the head is gone."""
+    """Say once, after a while, why a task does not run."""
     await asyncio.sleep(_EXPLAIN_S)
     try:
         found = await api.explain(task_id)
-    except HeadUnavailable as error:
-        output.note(f"{error}; waiting for it")
-        return
     except RustRayError:
         return
     if found.state is TaskState.QUEUED:

@@ -80,13 +80,17 @@ def export(state_dir: StateDirFlag = None) -> None:
     from rustray.head.journal_export import JournaledTasks
 
     tasks = JournaledTasks(journal_files.path_in(head_state(state_dir)))
+    is_empty = True
     for task in tasks:
+        is_empty = False
         line = letter_as_dict(task)
         if not task.failure:
             line["error"] = None
         if not task.finished_unix_s:
             line["finished"] = None
         write_line(dumps(line))
+    if is_empty and not tasks.damage:
+        Output().note(f"the journal {tasks.path} holds no tasks")
     if tasks.damage:
         raise ConfigError(
             f"the journal {tasks.path} is damaged, and some of it could not be read "

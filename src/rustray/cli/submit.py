@@ -14,6 +14,7 @@ import typer
 
 from rustray.cli import exits
 from rustray.cli.call import Call
+from rustray.cli.patience import Patience, with_head
 from rustray.cli.results import show_result, wait_with_progress
 from rustray.cli.tasks import TimeoutFlag
 from rustray.cli.values import (
@@ -26,8 +27,8 @@ from rustray.cli.values import (
 )
 from rustray.common import ids
 from rustray.common.durability import parse_durability
-from rustray.common.errors import UsageProblem
-from rustray.rpc.api import SubmitItem
+from rustray.common.errors import CommunicationError, HeadUnavailable, UsageProblem
+from rustray.rpc.api import HeadApi, RawResult, SubmitItem, SubmitVerdict
 from rustray.task.codec import encode_call
 from rustray.task.spec import (
     DEFAULT_CRASH_LIMIT,
@@ -176,13 +177,10 @@ async def submit(  # noqa: PLR0913 - a command line has as many flags as it has
     limit_s = parse_duration(limit, "--timeout") if limit is not None else None
     spec = _spec_of(flags)
     item = item_of(spec, os.urandom(ids.PREFIX_BYTES))
+    if wait or limit_s is not None:
+        return await _submit_and_wait(call, item, Patience(call.output, limit_s))
     async with call.head() as api:
-        verdict = (await api.submit([item]))[0]
-        if verdict.error is not None:
-            raise verdict.error
-        if wait or limit_s is not None:
-            result = await wait_with_progress(api, verdict.task_id, limit_s, call.output)
-            return show_result(result, call.output)
+        verdict = await _submit(api, item)
     shown = {
         "task_id": verdict.task_id,
         "deduplicated": verdict.deduplicated,
@@ -190,6 +188,43 @@ async def submit(  # noqa: PLR0913 - a command line has as many flags as it has
     }
     call.output.value(shown, lambda out: out.text(verdict.task_id))
     return exits.OK
+
+
+async def _submit(api: HeadApi, item: SubmitItem) -> SubmitVerdict:
+    verdict = (await api.submit([item]))[0]
+    if verdict.error is not None:
+        raise verdict.error
+    return verdict
+
+
+async def _submit_and_wait(call: Call, item: SubmitItem, patience: Patience) -> int:
+    """Submit a task and print its result, across restarts of the head.
+
+    Handing it in again is safe, for it has its id from the start. Only where the user wants an
+    error for a task that exists already, a lost answer leaves open whether this one does.
+    """
+    task_ids: list[str] = []
+    is_asked = False
+
+    async def go_on(api: HeadApi) -> RawResult:
+        nonlocal is_asked
+        if not task_ids:
+            if is_asked and item.rejects_duplicate:
+                raise CommunicationError(
+                    "the head went away before it had answered: look whether it has the task "
+                    "(rustray tasks list) before you submit it again"
+                )
+            is_asked = True
+            task_ids.append((await _submit(api, item)).task_id)
+        return await wait_with_progress(api, task_ids[0], patience, call.output)
+
+    try:
+        result = await with_head(call, patience, go_on)
+    except HeadUnavailable:
+        if task_ids:
+            call.output.note(f"task {task_ids[0]} was accepted: rustray tasks get {task_ids[0]}")
+        raise
+    return show_result(result, call.output)
 
 
 def _spec_of(flags: Mapping[str, Any]) -> TaskSpec:

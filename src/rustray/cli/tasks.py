@@ -11,6 +11,7 @@ import typer
 from rustray.cli import exits
 from rustray.cli.call import Call, client_command
 from rustray.cli.output import Output, dumps, utc, write_line
+from rustray.cli.patience import Patience, with_head
 from rustray.cli.results import show_result, wait_with_progress
 from rustray.cli.values import (
     parse_duration,
@@ -124,10 +125,13 @@ async def get(
     """Print a task's result, or its state while it has none."""
     task_id = _checked(task_id)
     limit_s = parse_duration(limit, "--timeout") if limit is not None else None
-    async with call.head() as api:
-        if wait or limit_s is not None:
-            result = await wait_with_progress(api, task_id, limit_s, call.output)
-        else:
+    if wait or limit_s is not None:
+        patience = Patience(call.output, limit_s)
+        result = await with_head(
+            call, patience, lambda api: wait_with_progress(api, task_id, patience, call.output)
+        )
+    else:
+        async with call.head() as api:
             result = await api.get_result(task_id, 0.0)
     return show_result(result, call.output)
 
