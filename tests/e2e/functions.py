@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -182,3 +183,42 @@ def leaves_a_child(folder: str) -> None:
     child = subprocess.Popen(["sleep", "600"])
     Path(folder, "pids").write_text(str(child.pid))
     child.wait()
+
+
+@rustray.function
+def spread(folder: str, count: int, stays_s: float) -> int:
+    """Start so many daemons, which leave parent, session and group; then stay a while."""
+    for _ in range(count):
+        middle = os.fork()
+        if middle == 0:
+            code = errno.EAGAIN
+            try:
+                os.setsid()
+                if os.fork() == 0:
+                    _stay(folder)
+                code = 0
+            finally:
+                os._exit(code)
+        if os.waitpid(middle, 0)[1]:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+    time.sleep(stays_s)  # the task's work
+    return count
+
+
+@rustray.function
+def crowd(folder: str, count: int) -> int:
+    """Start so many children, and wait for them."""
+    for _ in range(count):
+        if os.fork() == 0:
+            try:
+                _stay(folder)
+            finally:
+                os._exit(0)
+    for _ in range(count):
+        os.wait()
+    return count
+
+
+def _stay(folder: str) -> None:
+    Path(folder, f"pid-{os.getpid()}").touch()
+    time.sleep(60)  # the task's work: far longer than any test, so others have to end it

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import rustray
 
-_WAVES = 10
+_WAVES = 6
 
 
 async def main(host: str, folder: str, port: int, count: int, large: int, size: int) -> None:

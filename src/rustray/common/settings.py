@@ -409,3 +409,11 @@ class WorkerSettings:
         "switch",
         "Have the kernel hold memory limits too, where control groups are delegated to the worker.",
     )
+    max_processes: int = _setting(
+        4_096,
+        "whole",
+        "Processes and threads of one task's executor and all that it starts, where control "
+        "groups are delegated to the worker; 0: any.",
+        low=0,
+        high=4_194_304,
+    )

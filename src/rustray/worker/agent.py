@@ -35,6 +35,7 @@ from rustray.worker.driver import Pool, PoolFactory, WorkerDriver
 from rustray.worker.executor import ExecutorPool, PoolListener
 from rustray.worker.manager import WorkerManager
 from rustray.worker.memory_groups import MemoryGroups
+from rustray.worker.process_groups import ProcessGroups
 from rustray.worker.reconnect import ReconnectManager
 from rustray.worker.session import HeadSession
 from rustray.worker.spool_files import SpoolFiles
@@ -115,7 +116,7 @@ class WorkerAgent:
         self._loop = asyncio.get_running_loop()
         self.started_at = self._loop.time()
         self._is_running = True
-        self._driver.open(self._loop, *_memory_groups(self.config))
+        self._driver.open(self._loop, *_groups(self.config))
         pool = asyncio.create_task(self._start_pool(), name="rustray-pool")
         tasks: list[asyncio.Task[Any]] = [
             pool,
@@ -341,12 +342,18 @@ class WorkerAgent:
         return {name: units / UNIT for name, units in self.manager.used.items()}
 
 
-def _memory_groups(config: WorkerConfig) -> tuple[MemoryGroups | None, str]:
-    """Find where the kernel may hold memory limits, before there is any other process."""
-    if not config.memory_cgroup:
-        return None, ""
-    groups, text = MemoryGroups.find()
-    if groups is None:
-        return None, text
-    logger.info("the kernel holds memory limits too, in control groups below %s", text)
-    return groups, ""
+def _groups(config: WorkerConfig) -> tuple[MemoryGroups | None, str, ProcessGroups | None]:
+    """Find where the kernel may hold limits, before there is any other process."""
+    memory, lacking = None, ""
+    if config.memory_cgroup:
+        memory, text = MemoryGroups.find()
+        if memory is None:
+            lacking = text
+        else:
+            logger.info("the kernel holds memory limits too, in control groups below %s", text)
+    if not config.max_processes:
+        return memory, lacking, None
+    processes, text = ProcessGroups.find(config.max_processes, memory)
+    if processes is None:
+        logger.info("nothing bounds the processes that tasks start: %s", text)
+    return memory, lacking, processes

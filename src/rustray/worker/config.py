@@ -24,6 +24,8 @@ MIN_SPOOL_MB: Final = 8
 MAX_SPOOL_MB: Final = 100_000_000
 _MB: Final = 1_000_000
 MAX_CANCEL_S: Final = 3_600.0
+MAX_PROCESSES: Final = 4_194_304
+"""The kernel's own limit of process ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class WorkerConfig:
         spool_disk_mb: Megabytes of them on disk.
         memory_cgroup: Have the kernel hold memory limits where it has control groups for us; this
             process may move into one of its own for that.
+        max_processes: Most processes and threads of an executor with all that its tasks start,
+            where the system has control groups for us; 0: any.
 
     Raises:
         ValueError: a field is out of range; the message names it and the range.
@@ -79,6 +83,7 @@ class WorkerConfig:
     spool_memory_mb: int = 128
     spool_disk_mb: int = 1024
     memory_cgroup: bool = False
+    max_processes: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or _NAME.fullmatch(self.name) is None:
@@ -100,6 +105,7 @@ class WorkerConfig:
             ("max_result_bytes", 1, 1 << 40),
             ("spool_memory_mb", MIN_SPOOL_MB, MAX_SPOOL_MB),
             ("spool_disk_mb", 0, MAX_SPOOL_MB),
+            ("max_processes", 0, MAX_PROCESSES),
         ):
             # Written so that NaN is refused.
             if not low <= getattr(self, key) <= high:
@@ -178,4 +184,5 @@ class WorkerConfig:
             spool_memory_mb=worker.spool_memory_mb,
             spool_disk_mb=worker.spool_disk_mb,
             memory_cgroup=worker.memory_cgroup,
+            max_processes=worker.max_processes,
         )

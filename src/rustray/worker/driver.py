@@ -22,6 +22,8 @@ from rustray.worker.executor import ExecutorExit, PoolListener, RunChunk
 from rustray.worker.manager import WorkerManager
 from rustray.worker.memory_groups import MemoryGroups
 from rustray.worker.memory_watch import MemoryWatch
+from rustray.worker.process_groups import ProcessGroups
+from rustray.worker.process_watch import ProcessWatch
 from rustray.worker.records import NEVER
 from rustray.worker.spool_files import SpoolFiles, SpoolKeeper
 from rustray.worker.state import WorkerLimits
@@ -102,6 +104,7 @@ class WorkerDriver:
         self._owner = owner
         self._loop: asyncio.AbstractEventLoop
         self._memory: MemoryWatch
+        self._processes: ProcessWatch
         self._spool_files = spool_files
         self._spool: SpoolKeeper | None = None
         self._was_full = False
@@ -119,6 +122,7 @@ class WorkerDriver:
         loop: asyncio.AbstractEventLoop,
         groups: MemoryGroups | None = None,
         lacking: str = "",
+        processes: ProcessGroups | None = None,
     ) -> None:
         """Begin to take events; nothing before this counts.
 
@@ -126,9 +130,11 @@ class WorkerDriver:
             loop: On which all happens.
             groups: In which the kernel holds memory limits, if it does.
             lacking: Why it does not, where it should.
+            processes: In which the kernel bounds the processes of executors, if it does.
         """
         self._loop = loop
         self._memory = MemoryWatch(loop, self.apply, groups=groups, lacking=lacking)
+        self._processes = ProcessWatch(loop, processes)
         if self._spool_files is not None:
             self._spool = SpoolKeeper(loop, self._spool_files, self.apply)
         self._is_closed = False
@@ -153,6 +159,7 @@ class WorkerDriver:
             if not waiter.done():
                 waiter.set_exception(CommunicationError("the worker has stopped"))
         await self.pool.close(grace_s)
+        await self._processes.release()
         await self._memory.release()
         if self._spool is not None:
             await self._spool.close()
@@ -319,6 +326,7 @@ class WorkerDriver:
 
     def executor_ready(self, executor_id: int, pid: int) -> None:
         """See `PoolListener`."""
+        self._processes.add(executor_id, pid)
         self.apply(events.ExecutorReady(executor_id, pid))
 
     def executor_reported(self, executor_id: int, outcomes: list[LeaseOutcome]) -> None:
@@ -335,6 +343,7 @@ class WorkerDriver:
 
     def executor_exited(self, executor_id: int, exit: ExecutorExit) -> None:  # noqa: A002
         """See `PoolListener`."""
+        self._processes.remove(executor_id, was_killed=exit.exit_code != 0)
         outgrown = self._memory.has_ended(executor_id, exit.signal)
         if outgrown is not None:
             self.apply(outgrown)

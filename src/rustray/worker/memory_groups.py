@@ -69,12 +69,13 @@ class MemoryGroups:
         Args:
             root: Where ``proc`` and ``sys`` are; another one in tests.
         """
-        own = _own_groups(root)
+        own = own_groups(root)
         prefix = f"rustray-{os.getpid()}-"
         found: list[str] = []
         for each in (own.get(""), own.get("memory")):
             if each is not None:
-                _sweep(root, each)
+                sweep(root / "sys/fs/cgroup" / each, root)
+                sweep(root / "sys/fs/cgroup/memory" / each, root)
         if "" in own:
             reason = cls._unusable_v2(root, own[""])
             path = root / "sys/fs/cgroup" / own[""]
@@ -91,18 +92,23 @@ class MemoryGroups:
             found.append(f"version 1: {path} may not be written")
         return None, "; ".join(found) or "the system has no control groups for memory"
 
+    @property
+    def parent_v2(self) -> Path | None:
+        """Where the groups are, if they are of version 2 and this process has made room there."""
+        return self._parent if self._agent is not None else None
+
     @staticmethod
     def _unusable_v2(root: Path, own: str) -> str:
         """Say why the version 2 group cannot have groups below it, or return ""."""
         path = root / "sys/fs/cgroup" / own
-        if "memory" not in _read(path / "cgroup.controllers").split():
+        if "memory" not in read(path / "cgroup.controllers").split():
             return f"{path} does not control memory"
         if not os.access(path / "cgroup.subtree_control", os.W_OK):
             return f"{path} may not be written"
         if os.geteuid() == 0 and own and not _is_delegated(path):
             # Root may write everywhere; that does not make it ours.
             return f"{path} is not delegated to this process (systemd: Delegate=yes)"
-        others = set(_read(path / "cgroup.procs").split()) - {str(os.getpid())}
+        others = set(read(path / "cgroup.procs").split()) - {str(os.getpid())}
         return f"other processes are in {path}" if others else ""
 
     @classmethod
@@ -133,7 +139,7 @@ class MemoryGroups:
                 (group.path / self._files.whole).write_text("1")
             (group.path / "cgroup.procs").write_text(str(pid))
         group.kills = self._kills(group)
-        usage = _read(group.path / self._files.usage).strip()
+        usage = read(group.path / self._files.usage).strip()
         base = int(usage) if usage.isdecimal() else 0
         (group.path / self._files.limit).write_text(str(base + limit))
 
@@ -153,7 +159,7 @@ class MemoryGroups:
         """Remove the group of an executor that is gone."""
         group = self._groups.pop(executor_id, None)
         if group is not None:
-            _remove(group.path)
+            remove_group(group.path)
 
     def close(self) -> None:
         """Remove all groups; what is left in them is not ours to kill."""
@@ -163,31 +169,30 @@ class MemoryGroups:
             with contextlib.suppress(OSError):
                 (self._parent / "cgroup.subtree_control").write_text("-memory")
                 (self._parent / "cgroup.procs").write_text(str(os.getpid()))
-            _remove(self._agent)
+            remove_group(self._agent)
 
     def _kills(self, group: _Group) -> int:
-        found = _KILLS.search(_read(group.path / self._files.events))
+        found = _KILLS.search(read(group.path / self._files.events))
         return int(found[1]) if found else 0
 
 
-def _own_groups(root: Path) -> dict[str, str]:
+def own_groups(root: Path) -> dict[str, str]:
     """Return the paths of this process's groups: controller to path, "" for version 2."""
     found: dict[str, str] = {}
-    for line in _read(root / "proc/self/cgroup").splitlines():
+    for line in read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = (*line.split(":", 2), "", "")[:3]
         for each in controllers.split(","):
             found[each] = path.lstrip("/")
     return found
 
 
-def _sweep(root: Path, own: str) -> None:
-    """Remove groups that workers have left behind which were killed."""
-    for top in (root / "sys/fs/cgroup", root / "sys/fs/cgroup/memory"):
-        for path in (top / own).glob("rustray-*-*"):
-            pid = path.name.split("-")[1]
-            if pid.isdecimal() and not (root / "proc" / pid).exists():
-                with contextlib.suppress(OSError):  # somebody is in it still
-                    path.rmdir()
+def sweep(path: Path, root: Path) -> None:
+    """Remove groups below a directory that workers have left behind which were killed."""
+    for group in path.glob("rustray-*-*"):
+        pid = group.name.split("-")[1]
+        if pid.isdecimal() and not (root / "proc" / pid).exists():
+            with contextlib.suppress(OSError):  # somebody is in it still
+                group.rmdir()
 
 
 def _is_delegated(path: Path) -> bool:
@@ -198,7 +203,7 @@ def _is_delegated(path: Path) -> bool:
     return False
 
 
-def _remove(path: Path) -> None:
+def remove_group(path: Path) -> None:
     """Remove a group; its last process may take a moment to be gone."""
     give_up_at = time.monotonic() + _REMOVE_WITHIN_S
     while True:
@@ -215,7 +220,8 @@ def _remove(path: Path) -> None:
             return
 
 
-def _read(path: Path) -> str:
+def read(path: Path) -> str:
+    """Return what a file of the kernel's says, "" if it cannot be read."""
     try:
         return path.read_text()
     except OSError:
