@@ -107,6 +107,34 @@ def test_what_starts_while_the_clock_is_wrong_says_so(
         assert cluster.json("tasks", "get", task)["value"] == 3
 
 
+@pytest.mark.parametrize("jump_s", [-3000, 7200], ids=["-50min", "+2h"])
+async def test_a_head_that_started_with_a_wrong_clock_is_well_when_that_is_set_right(
+    tmp_path: Path, shim: Shim, jump_s: int
+) -> None:
+    """As a machine does that hears the time some seconds after its start: tokens are good then."""
+    with Cluster(tmp_path, _SETTINGS) as cluster:
+        head = _start_head(cluster, shim.environment)
+        worker = cluster.start_worker("a")
+        with cluster.as_own():
+            async with cluster.head_node() as client:
+                await aeventually(lambda: joined(client, 1), 20)
+                held = await client.submit_task(rustray.TaskSpec("hold", [str(tmp_path), 1]))
+                await aeventually(lambda: (tmp_path / "runs-1").exists(), 20)
+        shim.set(clock_offset_s=jump_s)
+        head.kill()
+        head = _start_head(cluster, shim.environment, cluster.port)
+        shim.set(clock_offset_s=0)
+        with cluster.as_own():
+            async with cluster.head_node() as client:
+                await aeventually(lambda: joined(client, 1), 30)
+                (tmp_path / "go").touch()
+                result = await client.get_task_result(held, 20)
+                assert result is not None
+                assert result.attempts == 1
+        assert worker.is_running
+        assert "Traceback" not in head.text()
+
+
 def test_a_head_that_ran_a_year_ahead_has_deleted_nothing(tmp_path: Path, shim: Shim) -> None:
     """Results are older than their time to live then; they are there, then and afterwards."""
     with Cluster(tmp_path, _SETTINGS) as cluster:

@@ -89,7 +89,14 @@ class TokenDesk(Protocol):
     ) -> str:
         """Sign a new token."""
 
-    def renew_for(self, caller: Caller, now_unix_s: float) -> str:
+    def renew_for(
+        self,
+        caller: Caller,
+        now_unix_s: float,
+        audience: str = "head",
+        *,
+        earliest_unix_s: float | None = None,
+    ) -> str:
         """Sign a fresh token for a caller whose present one is good."""
 
     def verify(self, token: str | None, now_unix_s: float, audience: str = "head") -> Caller:

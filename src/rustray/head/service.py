@@ -345,7 +345,8 @@ class HeadService(LetterService):
 
     async def renew_token(self) -> str:
         """Return a fresh token with the caller's rights."""
-        return self._desk().renew_for(self._caller, unix_s())
+        now = unix_s.moments()
+        return self._desk().renew_for(self._caller, now[0], earliest_unix_s=min(now))
 
     async def create_token(
         self, role: str, ttl_s: float, allow_code: bool, audience: str = "head"

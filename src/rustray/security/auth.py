@@ -232,14 +232,28 @@ class AuthManager:
             self._claims(token, now_unix_s, audience).caller, now_unix_s, audience
         )
 
-    def renew_for(self, caller: Caller, now_unix_s: float, audience: str = AUDIENCE_HEAD) -> str:
+    def renew_for(
+        self,
+        caller: Caller,
+        now_unix_s: float,
+        audience: str = AUDIENCE_HEAD,
+        *,
+        earliest_unix_s: float | None = None,
+    ) -> str:
         """Mint a fresh token for a caller that `verify` returned.
+
+        Args:
+            caller: Whose token it was.
+            now_unix_s: When the fresh one begins.
+            audience: Kind of node that it is for.
+            earliest_unix_s: When it may be now at the earliest, where that is in doubt.
 
         Raises:
             AuthenticationError: its token has expired since, or its time of renewals is over.
             ConfigError: this manager cannot mint.
         """
-        if caller.expires_unix_s + LEEWAY_S <= now_unix_s:
+        earliest = now_unix_s if earliest_unix_s is None else earliest_unix_s
+        if caller.expires_unix_s + LEEWAY_S <= earliest:
             raise refused("expired")
         issued = int(now_unix_s)
         life = int(caller.expires_unix_s - caller.issued_unix_s)

@@ -5,6 +5,9 @@ them by the bare wall clock would turn all its peers away when somebody sets tha
 their leases would end. Here steps of a few seconds are followed at once, as a time server makes
 them. A greater one is followed only when it has lasted: until then time goes on as if nothing had
 been. (A machine's sleep is no jump.)
+
+Nobody can know which of two times is right: a clock may be set wrong, or right at last. So while
+they differ, and for a while after a jump was followed, what is good by either of them is good.
 """
 
 from __future__ import annotations
@@ -43,14 +46,16 @@ class WallClock:
         self._wall = wall
         self._elapsed = elapsed
         self._offset_s = wall() - elapsed()
-        self._jumped_to_s = self._offset_s
-        self._since_s = 0.0
+        self._jumped_to_s = self._former_s = self._offset_s
+        self._since_s = self._followed_s = 0.0
 
     def __call__(self) -> float:
         """Return unix seconds."""
         elapsed_s = self._elapsed()
         found_s = self._wall() - elapsed_s
         if abs(found_s - self._offset_s) <= FOLLOWED_S:
+            if self._former_s == self._offset_s:
+                self._former_s = found_s
             self._offset_s = self._jumped_to_s = found_s
         elif abs(found_s - self._jumped_to_s) > FOLLOWED_S:
             self._jumped_to_s, self._since_s = found_s, elapsed_s
@@ -64,8 +69,19 @@ class WallClock:
                 "the wall clock has been %+.0f s away for %.0f minutes: that is the time now",
                 found_s - self._offset_s, LASTING_S / 60,
             )  # fmt: skip
+            self._former_s, self._followed_s = self._offset_s, elapsed_s
             self._offset_s = found_s
         return elapsed_s + self._offset_s
+
+    def moments(self) -> tuple[float, ...]:
+        """Return the times that it may be, as unix seconds; that of `__call__` first."""
+        found = [self()]
+        elapsed_s = self._elapsed()
+        if self._jumped_to_s != self._offset_s:
+            found.append(elapsed_s + self._jumped_to_s)
+        if self._former_s != self._offset_s and elapsed_s - self._followed_s < LASTING_S:
+            found.append(elapsed_s + self._former_s)
+        return tuple(found)
 
 
 unix_s: Final = WallClock()

@@ -57,6 +57,31 @@ def test_a_jump_that_is_mended_leaves_nothing_behind(caplog: pytest.LogCaptureFi
     assert len(caplog.records) == 3
 
 
+def test_both_times_are_good_while_they_differ_and_for_a_while_after() -> None:
+    """That of before, then that of after first; the other one ends an hour after the change."""
+    hands = Hands()
+    hands.wall_s -= 7200.0
+    hands.clock()
+    assert hands.clock.moments() == pytest.approx((hands.wall_s + 7200.0, hands.wall_s))
+    hands.pass_s(LASTING_S)
+    hands.clock()
+    assert hands.clock.moments() == pytest.approx((hands.wall_s, hands.wall_s + 7200.0))
+    hands.pass_s(LASTING_S - 1.0)
+    hands.wall_s += 0.5
+    assert len(hands.clock.moments()) == 2
+    hands.pass_s(2.0)
+    assert hands.clock.moments() == pytest.approx((hands.wall_s,))
+
+
+def test_there_is_one_time_while_nothing_jumps() -> None:
+    """Small steps leave no second one behind."""
+    hands = Hands()
+    for step_s in (0.0, 5.0, -5.0, 0.0):
+        hands.wall_s += step_s
+        assert hands.clock.moments() == pytest.approx((hands.wall_s,))
+        assert len(hands.clock.moments()) == 1
+
+
 def test_small_steps_are_followed_at_once(caplog: pytest.LogCaptureFixture) -> None:
     """As a time server makes them; however many."""
     hands = Hands()
