@@ -6,6 +6,7 @@ python -m helpers.far_client HOST FOLDER PORT TASKS LARGE LARGE_BYTES
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 from collections import Counter
@@ -14,6 +15,17 @@ from pathlib import Path
 import rustray
 
 _WAVES = 6
+_TRIES = 10
+
+
+async def _connect(host: str, port: int) -> rustray.HeadNode:
+    """Connect; a first handshake that loses a packet fails, for gRPC gives it one second."""
+    for _ in range(_TRIES):
+        with contextlib.suppress(rustray.HeadUnavailable):
+            head = rustray.HeadNode(host, port, connect_timeout_s=30)
+            await head.connect()
+            return head
+    raise SystemExit(f"no connection in {_TRIES} tries")
 
 
 async def main(host: str, folder: str, port: int, count: int, large: int, size: int) -> None:
@@ -21,7 +33,8 @@ async def main(host: str, folder: str, port: int, count: int, large: int, size: 
     small = [rustray.TaskSpec("add", [number, 1]) for number in range(count)]
     big = [rustray.TaskSpec("fill", [folder, number, size]) for number in range(large)]
     attempts: Counter[int] = Counter()
-    async with rustray.HeadNode(host, port, connect_timeout_s=30) as head:
+    head = await _connect(host, port)
+    try:
         for wave in range(_WAVES):
             specs = [*small[wave::_WAVES], *big[wave::_WAVES]]
             tasks = await head.submit_tasks_batch(specs)
@@ -35,6 +48,8 @@ async def main(host: str, folder: str, port: int, count: int, large: int, size: 
                     assert len(value) == size + 4
                 attempts[result.attempts] += 1
         status = await head.get_status()
+    finally:
+        await head.close()
     print(json.dumps({"attempts": attempts, "counters": dict(status.counters)}))
 
 
