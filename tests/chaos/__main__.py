@@ -85,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         "--kill-heads", type=int, default=0, metavar="N", help="only kill the head, N times"
     )
     parser.add_argument("--soak", type=int, default=0, metavar="TASKS", help="run in rounds")
-    parser.add_argument("--per-round", type=int, default=50_000, help="tasks of a soak's round")
+    parser.add_argument("--per-round", type=int, default=80_000, help="tasks of a soak's round")
     parser.add_argument("--report", type=Path, help="where a soak writes what came of it")
     parser.add_argument("--dir", type=Path, help="where the run's directory is made")
     parser.add_argument("--no-namespaces", action="store_true", help="loopback only")

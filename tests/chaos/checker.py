@@ -89,6 +89,7 @@ class Task:
     seen: list[tuple[float, str, str, int, str]] = field(default_factory=list)
     final: tuple[str, str, int] | None = None
     cancels: list[tuple[float, str]] = field(default_factory=list)
+    listed: str = ""
     values: set[str] = field(default_factory=set)
     ends: dict[int, str] = field(default_factory=dict)
 
@@ -281,8 +282,10 @@ class _Check:
 
     def _on_final(self, record: Record) -> None:
         task = self._tasks[record["id"]]
-        task.final = (record["state"], record["hash"], record["attempts"])
-        if record["state"]:
+        task.final = (record["state"], record["hash"] or "", record["attempts"])
+        if record["hash"] is None:
+            task.listed = record["state"]
+        elif record["state"]:
             told = (record["t"], record["state"], record["hash"], record["attempts"], "the end")
             task.seen.append(told)
 
@@ -350,6 +353,8 @@ class _Check:
         if len(task.ends) > 1:
             self._report("I2", task_id, f"has ended more than once: {task.ends}")
         states = {state for state, _, _ in told} | set(task.ends.values())
+        if task.listed:
+            states.add(task.listed)
         if len(states) > 1:
             self._report("I2", task_id, f"events and answers differ: {sorted(states)}")
         for state, value, _ in told:
@@ -357,6 +362,8 @@ class _Check:
                 if task.values - {value}:
                     self._report("I2", task_id, f"the result is {value} and {task.values}")
                 self._check_result(task_id, task, value)
+        if task.listed == "SUCCEEDED" and not task.runs:
+            self._report("I3", task_id, "has succeeded without a run")
 
     def _check_result(self, task_id: str, task: Task, value: str) -> None:
         if not task.runs:

@@ -10,6 +10,7 @@ import rustray
 from chaos.history import Record, Writer, digest
 
 _AT_ONCE: Final = 64
+_ENDED: Final = tuple(state for state in rustray.TaskState if state.is_terminal)
 
 
 def handed_in(records: Iterable[Record]) -> set[str]:
@@ -27,7 +28,14 @@ def handed_in(records: Iterable[Record]) -> set[str]:
     return ids - (refused - acked)
 
 
-async def ask(host: str, port: int, ids: Iterable[str], history: Writer, within_s: float) -> None:
+async def ask(
+    host: str,
+    port: int,
+    ids: Iterable[str],
+    history: Writer,
+    within_s: float,
+    part: float = 1.0,
+) -> None:
     """Write down how each task has ended; one that has not is waited for.
 
     Args:
@@ -36,8 +44,12 @@ async def ask(host: str, port: int, ids: Iterable[str], history: Writer, within_
         ids: Of the tasks.
         history: Where to write.
         within_s: For all of them together; what has not ended then is written with its state.
+        part: Of so many of those that have ended the result is asked for; of the rest only the
+            state, by the lists of tasks.
     """
     waiting = list(ids)
+    if part < 1.0:
+        waiting = await _look_through(host, port, set(waiting), history, part)
     deadline = asyncio.get_running_loop().time() + within_s
 
     async def answer(head: rustray.HeadNode) -> None:
@@ -61,3 +73,17 @@ async def ask(host: str, port: int, ids: Iterable[str], history: Writer, within_
     ):
         for _ in range(_AT_ONCE):
             group.create_task(answer(head))
+
+
+async def _look_through(
+    host: str, port: int, ids: set[str], history: Writer, part: float
+) -> list[str]:
+    """Write down what the lists of ended tasks say; return whom to ask for one by one."""
+    every = max(round(1 / part), 1)
+    async with rustray.HeadNode(host, port, allow_pickle=True) as head:
+        for number, view in enumerate(await head.list_tasks(states=_ENDED)):
+            if number % every and view.task_id in ids:
+                ids.discard(view.task_id)
+                state, attempts = view.state.name, view.attempts
+                history.write("final", id=view.task_id, state=state, hash=None, attempts=attempts)
+    return list(ids)

@@ -275,11 +275,11 @@ def ask_for_ends(world: World) -> None:
     ask_for(world, finals.handed_in(Reader(world.history_dir).new()))
 
 
-def ask_for(world: World, ids: Collection[str]) -> None:
-    """Ask the head for the end of these tasks."""
+def ask_for(world: World, ids: Collection[str], part: float = 1.0) -> None:
+    """Ask the head for the end of these tasks, and for that part of the results."""
     world.say(f"asking for the ends of {len(ids)} tasks")
     where = (world.cluster.host, world.cluster.port)
-    asyncio.run(finals.ask(*where, ids, world.history, _FINALS_S))
+    asyncio.run(finals.ask(*where, ids, world.history, _FINALS_S, part))
     wait_for_events(world)
 
 

@@ -38,7 +38,9 @@ from chaos.run import (
 from chaos.world import World
 
 RESULT_TTL_S: Final = 300
-_ROUND_S: Final = 90.0
+_ROUND_S: Final = 150.0
+_ASKED: Final = 0.1
+"""Part of the results that are asked for at the end of a round; of the rest, only the state is."""
 _HEAD_LIVES_ROUNDS: Final = 8
 """The head is killed in one round of so many only: what dies young cannot show its leaks."""
 _ENDS_THE_HEAD: Final = frozenset(
@@ -157,7 +159,7 @@ def run_soak(plan: Plan, tasks: int, per_round: int) -> tuple[Outcome, Soak]:
     """
     timeline, interrupt, soak = Timeline(), Interrupt(), Soak()
     settings = {"SCHEDULER__RESULT_TTL_S": str(RESULT_TTL_S)}
-    world = make_world(plan, timeline, settings, batch=200, watched=0.1, pace=0.02)
+    world = make_world(plan, timeline, settings, batch=1000, watched=0.02, pace=0.02)
     outcome = Outcome(Verdict(), world.directory)
     with interrupt.caught():
         try:
@@ -207,7 +209,7 @@ def _round(
     nemesis.run(is_enough)
     settle(world, nemesis)
     records.extend(reader.new())
-    ask_for(world, finals.handed_in(records))
+    ask_for(world, finals.handed_in(records), _ASKED)
     records.extend(reader.new())
     records.sort(key=lambda record: float(record["t"]))
     outcome.verdict = check(records, RULES)

@@ -265,7 +265,10 @@ class World:
             self.kill(member)
             return
         self.note_death(member, [], is_clean=True)
-        if code not in (0, -signal.SIGTERM):
+        has_failed = member.kind == HEAD and time.monotonic() < self.expected_head_end_until
+        if has_failed and code == exits.UNAVAILABLE:
+            self.say(f"{member.label} was told to end, and could not commit: exit code {code}")
+        elif code not in (0, -signal.SIGTERM):
             self.problem(f"{member.label} was told to end, and its exit code is {code}")
 
     def note_death(self, member: Member, executors: list[int], *, is_clean: bool = False) -> None:

@@ -134,6 +134,7 @@ def test_what_was_committed_comes_back(tmp_path: Path) -> None:
         ("w-1",),
         20.0,
         1,
+        is_clock_sure=True,
     )
 
 

@@ -104,3 +104,18 @@ def test_an_ordinary_restart_warns_of_nothing(
         heads.now_s += pause_s
         heads.run(_outcome(1) if pause_s > 1 else _batch(2))
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def test_heads_that_restart_often_still_delete_what_is_old(tmp_path: Path) -> None:
+    """Regression: each start kept all of it for its time to live anew."""
+    heads = Heads(tmp_path)
+    heads.run(_batch(1), _outcome(1))
+    heads.now_s += 250.0
+    heads.run(_batch(2), _outcome(2))
+    _, found = heads.run()
+    bench = Bench(result_ttl_s=300.0)
+    bench.feed(found)  # type: ignore[arg-type]
+    assert bench.scheduler.task(PREFIX, 10) is not None
+    bench.pass_time(51.0)
+    assert bench.scheduler.task(PREFIX, 10) is None
+    assert bench.scheduler.task(PREFIX, 20) is not None

@@ -10,6 +10,7 @@ logger = logging.getLogger("rustray.head")
 
 _BACK_STEP_MS: Final = 3_600_000
 """So much of the epoch is left to an earlier head whose clock was ahead."""
+_SOON_S: Final = 3600.0
 _LONG_AGO_MS: Final = 86_400_000
 _STAMPS: Final = (("batch", "accepted"), ("outcome", "arrived"), ("retry", "asked"))
 
@@ -26,13 +27,18 @@ def next_epoch_ms(db: sqlite3.Connection, now_s: float, before_ms: int) -> int:
         before_ms: What the head before this one had; 0 if there was none.
     """
     now_ms = int(now_s * 1000)
-    last_ms = max(before_ms, int(_last_write_s(db) * 1000))
+    last_ms = max(before_ms, int(last_write_s(db) * 1000))
     if last_ms:
         _warn_of_jump(last_ms - now_ms)
     return now_ms if now_ms > last_ms else last_ms + _BACK_STEP_MS
 
 
-def _last_write_s(db: sqlite3.Connection) -> float:
+def goes_on(db: sqlite3.Connection, now_s: float) -> bool:
+    """Whether the wall clock is so near to the last time in the journal that it must be right."""
+    return 0 <= now_s - last_write_s(db) <= _SOON_S
+
+
+def last_write_s(db: sqlite3.Connection) -> float:
     """Return when an earlier head has written last, by its clock; 0.0 if none has."""
     return max(
         (

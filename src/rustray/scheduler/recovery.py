@@ -78,7 +78,8 @@ def on_recovered(state: SchedulerState, event: StateRecovered) -> None:
     _restore_attempts(event, batches)
     state.awaited = set(event.workers)
     state.exclusive_from_s = state.now + state.settings.lease_ttl_s
-    state.keep_until_s = state.now + min(state.settings.result_ttl_s, KEEP_AFTER_START_S)
+    if not event.is_clock_sure:
+        state.keep_until_s = state.now + min(state.settings.result_ttl_s, KEEP_AFTER_START_S)
     if state.awaited or any(batch.begun for batch in batches.values()):
         _raise_ghost(state, event.grace_s if state.awaited else 0.0)
     for restored in batches.values():
