@@ -290,6 +290,20 @@ async def test_a_resubmit_at_a_higher_level_waits_for_it(make: Make) -> None:
     assert bench.journal.committed == bench.journal.appended, "nothing is written for that"
 
 
+async def test_a_resubmit_that_asks_for_no_level_has_the_heads(make: Make) -> None:
+    """Whoever says nothing of levels trusts the head's, whoever came first with that id."""
+    bench = make("full")
+    bench.submit(0, MEMORY)
+    await bench.begin()
+    await bench.settle()
+    bench.submit(0, Durability.DEFAULT)
+    assert bench.told == [("accepted", 0, MEMORY)]
+    await bench.begin()
+    await bench.commit()
+    assert bench.told[1:] == [("accepted", 0, FULL)]
+    assert bench.store.syncs == [False, True]
+
+
 async def test_an_outcome_is_told_as_its_task_was_asked_to_be(make: Make) -> None:
     """Also one whose task was raised after it had ended."""
     bench = make("full")

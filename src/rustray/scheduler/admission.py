@@ -195,8 +195,9 @@ def _match_known(
         batch, start, end, event.payloads.slice(low, high)
     ):
         state.counters["tasks_deduplicated"] += high - low
-        if event.durability > batch.durability:
-            batch.durability = event.durability
+        asked = _level_of(state, event)
+        if asked > batch.durability:
+            batch.durability = asked
             state.commands.append(PersistDurability(batch.number, batch.durability))
         state.commands.append(AcceptTasks(batch.prefix, first, high - low, True, batch.durability))
         if event.is_pushed:
