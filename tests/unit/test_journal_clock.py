@@ -94,6 +94,22 @@ def test_a_year_ahead_deletes_nothing_at_once(
     assert found.outcomes[0].age_s == pytest.approx(0.0, abs=61.0)
 
 
+def test_a_small_step_back_is_not_told_as_hours_at_later_restarts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The epoch stays ahead of a clock that a time server sets back by seconds; that is no jump."""
+    heads = Heads(tmp_path)
+    heads.run(_batch(1), lasts_s=60.0)
+    heads.now_s -= 2.0
+    heads.run(_batch(2), lasts_s=60.0)
+    assert "2 s after" in caplog.text
+    caplog.clear()
+    for number in (3, 4):
+        heads.now_s += 30.0
+        heads.run(_batch(number), lasts_s=60.0)
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
+
 def test_an_ordinary_restart_warns_of_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

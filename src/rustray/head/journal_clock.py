@@ -26,10 +26,10 @@ def next_epoch_ms(db: sqlite3.Connection, now_s: float, before_ms: int) -> int:
         now_s: Wall clock.
         before_ms: What the head before this one had; 0 if there was none.
     """
-    now_ms = int(now_s * 1000)
-    last_ms = max(before_ms, int(last_write_s(db) * 1000))
-    if last_ms:
-        _warn_of_jump(last_ms - now_ms)
+    now_ms, written_ms = int(now_s * 1000), int(last_write_s(db) * 1000)
+    if written_ms:  # not by the epoch, which is ahead of the clock since that was set back
+        _warn_of_jump(written_ms - now_ms)
+    last_ms = max(before_ms, written_ms)
     return now_ms if now_ms > last_ms else last_ms + _BACK_STEP_MS
 
 
