@@ -40,11 +40,19 @@ class RangeSet:
 
     def discard(self, low: int, high: int) -> None:
         """Take out ``low`` to ``high - 1``; what is not there need not be."""
-        kept = list(zip(self._lows, self._highs, strict=True))
-        self._lows, self._highs, self.count = [], [], 0
-        for start, end in kept:
-            self.add(start, min(end, low))
-            self.add(max(start, high), end)
+        if low >= high:
+            return
+        lows, highs = self._lows, self._highs
+        # From `start` on ranges end beyond `low`; those before `stop` begin before `high`.
+        start, stop = bisect_left(highs, low + 1), bisect_left(lows, high)
+        hit = list(zip(lows[start:stop], highs[start:stop], strict=True))
+        if not hit:
+            return
+        rest = [(hit[0][0], low), (high, hit[-1][1])]  # before and behind what is taken out
+        kept = [(first, end) for first, end in rest if first < end]
+        lows[start:stop] = [first for first, _ in kept]
+        highs[start:stop] = [end for _, end in kept]
+        self.count += sum(end - first for first, end in kept) - sum(b - a for a, b in hit)
 
     def gaps(self, low: int, high: int) -> Iterator[tuple[int, int]]:
         """Yield the (low, high) ranges between the bounds that are not in the set."""
