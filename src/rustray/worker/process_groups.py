@@ -163,7 +163,8 @@ class ProcessGroups:
 
 
 def _members(group: _Group) -> set[int]:
-    return {int(word) for word in read(group.path / "cgroup.procs").split()}
+    """Return its processes; what this process cannot see has number 0 there, and no signal."""
+    return {int(word) for word in read(group.path / "cgroup.procs").split()} - {0}
 
 
 def _unreaped(group: _Group) -> int:

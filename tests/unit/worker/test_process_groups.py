@@ -84,6 +84,20 @@ def test_a_refused_fork_costs_the_executors_children_and_not_itself(
     assert groups.look() == []
 
 
+def test_what_this_process_cannot_see_is_not_signalled(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel lists it as 0 (it is of another namespace), and a signal to 0 would end us."""
+    groups = _found(root)
+    groups.enter(1, 77)
+    killed: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, _: killed.append(pid))
+    (_path(root, 1) / "cgroup.procs").write_text("0\n77\n")
+    (_path(root, 1) / "pids.events").write_text("max 3\n")
+    assert groups.look() == [Cleared(1, 0)]
+    assert killed == []
+
+
 def test_there_are_none_where_nothing_is_delegated(root: Path) -> None:
     """And it says why."""
     (root / "proc/self/cgroup").write_text("0::/\n")
