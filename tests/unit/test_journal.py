@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+import rustray
 from helpers.power_cut import Disk
 from helpers.waiting import aeventually
-from rustray.common.errors import ConfigError
+from rustray.client.options import check_options
+from rustray.common.errors import CommunicationError, ConfigError, PayloadError
 from rustray.common.resources import ResourceSet
 from rustray.head import journal_files
 from rustray.head.driver import HeadDriver
@@ -23,11 +25,20 @@ from rustray.head.journal import GroupCommitJournal
 from rustray.head.journal_rows import SCHEMA_VERSION
 from rustray.head.journal_store import JournalStore
 from rustray.head.notifications import NotificationManager
+from rustray.proto.rustray.v1 import common_pb2 as common
+from rustray.rpc.api import SubmitItem
+from rustray.rpc.codec import (
+    decode_assign_frame,
+    decode_client_frame,
+    encode_assign_frame,
+    encode_client_frame,
+)
+from rustray.rpc.request_codec import get_item, put_item
 from rustray.scheduler import commands as c
 from rustray.scheduler import events as e
 from rustray.scheduler.scheduler import Scheduler
 from rustray.task.columns import PayloadColumn
-from rustray.task.frames import Outcome
+from rustray.task.frames import AssignFrame, ClassDefinition, ClientFrame, Outcome
 from rustray.task.spec import Codec, TaskClass
 from rustray.task.state import TaskState
 
@@ -205,6 +216,30 @@ def test_a_journal_of_an_older_schema_is_brought_up_to_date(tmp_path: Path, vers
     )  # fmt: skip
     store.close()
     assert journal_files.check(path).tasks == 1
+
+
+def test_a_task_that_an_earlier_head_accepted_is_taken_up_whatever_its_labels_are() -> None:
+    """They are judged where they come in: a worker takes them as they are, a new client may not."""
+    store = JournalStore(":memory:")
+    odd = TaskClass("f", labels=(("note", "two\nlines"), ("x" * 300, "y")))
+    batch = c.PersistBatch(1, PREFIX, 0, odd, PayloadColumn.of([b"a"]), True)
+    store.commit([batch])
+    found = store.load(1.0)
+    assert found is not None
+    assert found.batches[0].task_class == odd
+    frame = AssignFrame(number=1, classes=[ClassDefinition(1, odd)])
+    assert decode_assign_frame(encode_assign_frame(frame)) == frame
+    asked = encode_client_frame(ClientFrame(number=1, classes=frame.classes))
+    with pytest.raises(CommunicationError, match="the value of label 'note'"):
+        decode_client_frame(asked)
+    item = common.TaskRequest()
+    put_item(item, SubmitItem(PREFIX, 0, odd, b""))
+    with pytest.raises(PayloadError, match="the value of label 'note'"):
+        get_item(item, PREFIX, 0)
+    with pytest.raises(ValueError, match="the value of label 'note'"):
+        rustray.ResourceRequirements(labels=dict(odd.labels))
+    with pytest.raises(ValueError, match="the value of label 'note'"):
+        check_options({"labels": dict(odd.labels)})
 
 
 def test_events_come_back_until_they_are_forgotten(tmp_path: Path) -> None:

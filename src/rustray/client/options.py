@@ -27,6 +27,7 @@ from rustray.task.spec import (
     check_crash_limit,
     check_delay,
     check_exclusive,
+    check_label,
     check_lifetime,
     check_name,
     check_priority,
@@ -112,6 +113,7 @@ def _check_needs(options: Mapping[str, Any]) -> None:
     for key, value in (options.get("labels") or {}).items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise ValueError(f"labels must map text to text, not {key!r:.80} to {value!r:.80}")
+        check_label(key, value)
     try:
         _resources(options)
     except ValueError as error:

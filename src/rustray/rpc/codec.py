@@ -59,6 +59,7 @@ from rustray.task.frames import (
     Submission,
     WorkerFrame,
 )
+from rustray.task.spec import check_label
 from rustray.task.state import TaskState
 
 HELLO_KEY: Final = "rustray-hello-bin"
@@ -134,6 +135,15 @@ def _class_number(number: int) -> int:
     return number
 
 
+def _get_new_classes(messages: Sequence[common.ClassDefinition]) -> list[ClassDefinition]:
+    """Read what a client defines; what a head has accepted once, its workers take as it is."""
+    found = _get_classes(messages)
+    for definition in found:
+        for key, value in definition.task_class.labels:
+            check_label(key, value)
+    return found
+
+
 # ── Client to head ──────────────────────────────────────────────────────────────────────────────
 
 
@@ -193,7 +203,7 @@ def decode_client_frame(data: bytes) -> ClientFrame:
     return ClientFrame(
         number=message.number if message.token else _number(message.number),
         ack=message.ack,
-        classes=_get_classes(message.classes),
+        classes=_get_new_classes(message.classes),
         submissions=[_get_submission(m) for m in message.submissions[:]],
         cancels=[_get_cancel(m) for m in message.cancels[:]] if message.cancels else [],
         follow=get_task_ranges(message.follow),

@@ -45,6 +45,7 @@ from rustray.task.spec import (
     Codec,
     ResourceRequirements,
     TaskClass,
+    check_label,
     check_name,
 )
 
@@ -141,6 +142,8 @@ def get_item(message: common.TaskRequest, prefix: bytes, sequence: int) -> Submi
             if message.HasField("task_class")
             else _get_plain_item(message, prefix, sequence)
         )
+        for label in item.task_class.labels:
+            check_label(*label)
         key = message.idempotency_key
         if key:
             check_name("idempotency_key", key)

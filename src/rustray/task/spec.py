@@ -83,6 +83,7 @@ class ResourceRequirements:
         for key, value in self.labels.items():
             if not isinstance(key, str) or not isinstance(value, str):
                 raise ValueError(f"label {key!r}={value!r}: both must be text")
+            check_label(key, value)
 
     def to_set(self) -> ResourceSet:
         """Return the amounts as one vector."""
@@ -281,8 +282,6 @@ class TaskClass:
             raise ValueError(f"code_hash must be 0 or 32 bytes, not {len(self.code_hash)}")
         if len(self.kwarg_names) > MAX_NAME or len(self.labels) > MAX_NAME:
             raise ValueError(f"at most {MAX_NAME} keyword arguments and labels are allowed")
-        for key, value in self.labels:
-            check_label(key, value)
 
 
 def class_of(spec: TaskSpec, codec: Codec) -> TaskClass:
@@ -350,7 +349,9 @@ def check_name(field_name: str, name: object) -> None:
 
 
 def check_label(key: object, value: object) -> None:
-    """Refuse labels whose name or value is over 256 characters, or not printable.
+    """Refuse a label whose name or value is over 256 characters, or not printable.
+
+    This is for what comes in. Journals of heads that did not look may have such tasks.
 
     Raises:
         ValueError: as said.
