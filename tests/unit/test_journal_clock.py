@@ -122,6 +122,28 @@ def test_an_ordinary_restart_warns_of_nothing(
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
 
 
+def test_a_head_that_restarts_within_the_hour_is_as_careful_as_the_one_before(
+    tmp_path: Path,
+) -> None:
+    """What a head writes at a wrong time does not make that time the right one."""
+    heads = Heads(tmp_path)
+    heads.run(_batch(1), _outcome(1), lasts_s=60.0)
+    heads.now_s += YEAR
+    heads.run(_batch(2), lasts_s=60.0)
+    for number in (3, 4):
+        heads.now_s += 600.0
+        _, found = heads.run(_batch(number))
+        assert isinstance(found, e.StateRecovered)
+        bench = Bench(result_ttl_s=DAY)
+        bench.feed(found)
+        bench.pass_time(60.0)
+        assert bench.scheduler.task(PREFIX, 10) is not None
+    heads.now_s += 3000.0
+    _, found = heads.run()
+    assert isinstance(found, e.StateRecovered)
+    assert found.is_clock_sure, "people had their hour"
+
+
 def test_heads_that_restart_often_still_delete_what_is_old(tmp_path: Path) -> None:
     """Regression: each start kept all of it for its time to live anew."""
     heads = Heads(tmp_path)

@@ -13,7 +13,6 @@ from urllib.parse import quote
 from rustray.common.durability import Durability
 from rustray.common.errors import ConfigError
 from rustray.common.ids import PREFIX_BYTES
-from rustray.head.journal_clock import goes_on
 from rustray.rpc.convert import decode_task_class
 from rustray.scheduler.admission import DIGEST_BYTES
 from rustray.scheduler.admission import digests as digests_of
@@ -117,7 +116,6 @@ def read_state(db: sqlite3.Connection, now: float, grace_s: float, starts: int) 
         starts,
         retries,
         tuple(db.execute("SELECT batch, place, count FROM purge")),
-        goes_on(db, now),
     )
 
 

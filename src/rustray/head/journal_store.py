@@ -14,12 +14,12 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any, Final
 
 from rustray.head import event_rows, journal_room
-from rustray.head.journal_clock import next_epoch_ms
+from rustray.head.journal_clock import note_start
 from rustray.head.journal_log import (
     COMMITS,
     OPEN,
@@ -295,11 +295,14 @@ class JournalStore:
             (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
                 raise ValueError(verdict)
-            self._begin()
+            self.starts, self.epoch_ms, doubt_s = note_start(db, self._wall_clock())
+            db.execute("INSERT OR IGNORE INTO meta VALUES (?, 0)", (COMMITS,))
+            self._note_open(self.level)
             if self._files is not None:
                 query = "SELECT value FROM meta WHERE key = ?"
                 self._seen = Seen(self._path, int(db.execute(query, (COMMITS,)).fetchone()[0]))
             found = read_state(db, self._wall_clock(), grace_s, self.starts)
+            found = replace(found, is_clock_sure=not doubt_s)
             self._sweep(found)
             # That this head has it open is in the file itself from now on.
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
@@ -309,16 +312,6 @@ class JournalStore:
             self._has_failed = True
             raise unusable(self._path, error) from error
         return found if found.batches else None
-
-    def _begin(self) -> None:
-        """Count this start, and take a time that no earlier head had, whatever the clock says."""
-        meta = dict(self._db.execute("SELECT key, value FROM meta"))
-        self.starts = int(meta.get("starts", 0)) + 1
-        self.epoch_ms = next_epoch_ms(self._db, self._wall_clock(), int(meta.get("epoch_ms", 0)))
-        rows = (("starts", self.starts), ("epoch_ms", self.epoch_ms))
-        self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
-        self._db.execute("INSERT OR IGNORE INTO meta VALUES (?, 0)", (COMMITS,))
-        self._note_open(self.level)
 
     def _note_open(self, level: str) -> None:
         """Note at which level a head has the journal open; "": none has."""

@@ -287,7 +287,7 @@ class StateRecovered:
         starts: How many heads have started with this journal, the present one included.
         retries: Of dead letters, by number.
         purges: (batch, offset, count) of dead letters that are to be forgotten.
-        is_clock_sure: The wall clock goes on from the last time in the journal: ages are right.
+        is_clock_sure: The wall clock has gone on from times in the journal: ages are right.
     """
 
     batches: tuple[RecoveredBatch, ...]

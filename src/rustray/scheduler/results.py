@@ -98,7 +98,7 @@ def shrink(state: SchedulerState) -> None:
 
 
 def expire(state: SchedulerState) -> None:
-    """Drop what has been kept for its time to live; nothing soon after a restart."""
+    """Drop what has been kept for its time to live; nothing while it is in doubt what is old."""
     if state.now < state.keep_until_s:
         return
     horizon = state.now - state.settings.result_ttl_s

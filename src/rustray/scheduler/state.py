@@ -116,7 +116,7 @@ class SchedulerState:
         awaited: Ids of these workers.
         delayed: QUEUED tasks that pause before another attempt.
         jitter: Draws lots for these pauses.
-        keep_until_s: After a restart: nothing that is kept expires before.
+        keep_until_s: After a start at a doubtful time: nothing that is kept expires before.
         exclusive_from_s: After a restart: when no worker of before can run an exclusive task any
             more that it has not told of.
         progress: (batch number, offset) to how far a running task said that it is.
