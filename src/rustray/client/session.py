@@ -37,6 +37,8 @@ from rustray.task.spec import TaskClass
 MAX_BATCH_TASKS: Final = 4_096
 MAX_FRAME_TASKS: Final = 4_096
 MAX_FRAME_BYTES: Final = 1 << 20
+MAX_FRAME_RANGES: Final = 16_384
+"""Of cancels, and of tasks that are asked for: a head takes a few times as many in all."""
 FULL_FRAME_TASKS: Final = 1_024
 # A batch is joined into one blob; sealing it at a big item bounds that to 64 MiB and the item.
 BIG_PAYLOAD_BYTES: Final = 16 << 10
@@ -231,8 +233,8 @@ class ClientSession:
             Whether the frame has content now.
         """
         if self._follow:
-            frame.follow = self._follow
-            self._follow = []
+            frame.follow = self._follow[:MAX_FRAME_RANGES]
+            del self._follow[:MAX_FRAME_RANGES]
         tasks_left, bytes_left = self._allowance(), MAX_FRAME_BYTES
         while tasks_left > 0 and bytes_left > 0 and (self._outbox or self._seal_open()):
             batch = self._outbox[0]
@@ -370,9 +372,14 @@ def _note_sent(batch: Batch, low: int, stop: int, cancels: deque[tuple[Batch, in
 
 
 def _fill_cancels(frame: ClientFrame, cancels: deque[tuple[Batch, int]]) -> None:
-    """Take all cancels, and merge neighbours; `_note_sent` brings those of unsent tasks again."""
-    taken = dict.fromkeys(cancels.popleft() for _ in range(len(cancels)))
-    for batch, index in taken:
+    """Take cancels, and merge neighbours; `_note_sent` brings those of unsent tasks again."""
+    taken = deque(dict.fromkeys(cancels))
+    cancels.clear()
+    while taken:
+        if len(frame.cancels) >= MAX_FRAME_RANGES:
+            cancels.extendleft(reversed(taken))  # for the next frame
+            return
+        batch, index = taken.popleft()
         wanted = batch.cancels
         if batch.unfinished == 0 or wanted is None or batch.refs[index] is None:
             continue  # it has ended

@@ -31,6 +31,7 @@ from rustray.rpc.convert import (
     total,
 )
 from rustray.rpc.ranges import (
+    MAX_ENTRIES,
     MAX_LISTED,
     OFFSETS,
     SEQUENCES,
@@ -200,6 +201,9 @@ def decode_client_frame(data: bytes) -> ClientFrame:
         CommunicationError: it is malformed.
     """
     message = parse(wire.ClientFrame, data, "frame of a client")
+    many = len(message.classes) + len(message.submissions)
+    if many + len(message.cancels) + len(message.follow) > MAX_ENTRIES:  # before any is read
+        raise ValueError(f"more than {MAX_ENTRIES} entries in a frame of a client")
     return ClientFrame(
         number=message.number if message.token else _number(message.number),
         ack=message.ack,

@@ -18,6 +18,8 @@ from rustray.task.frames import AcceptedRange, LeaseRange, TaskRange
 
 MAX_LISTED: Final = 1 << 18
 """Tasks that a worker's frame may list: many times what a worker is ever given."""
+MAX_ENTRIES: Final = 1 << 16
+"""Classes, submissions and ranges in a client's frame: it says the rest in the next one."""
 SEQUENCES: Final = MAX_SEQUENCE + 1
 OFFSETS: Final = 1 << 32
 

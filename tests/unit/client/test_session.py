@@ -25,6 +25,7 @@ from rustray.common.errors import (
     TaskNotFound,
     VersionMismatch,
 )
+from rustray.rpc.codec import decode_client_frame, encode_client_frame
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import AcceptedRange, ClientFrame, HeadFrame, Outcome, Rejection, TaskRange
 from rustray.task.spec import Codec, TaskClass
@@ -294,6 +295,30 @@ def test_cancels_follow_their_submission_and_survive_a_reconnect() -> None:
     session.restart()
     (frame,) = frames_of(session)
     assert [(c.first, c.count) for c in frame.cancels] == [(2, 2)]
+
+
+def test_many_words_take_many_frames() -> None:
+    """Cancels and questions for tasks here and there: a head takes only so many at once."""
+    session, _ = a_session()
+    entry = session.define(PICKLED, b"")
+    refs = [session.submit(entry, b"") for _ in range(80_000)]
+    frames_of(session)
+    # What is acked and what has ended alternates.
+    session.apply(HeadFrame(accepted=[AcceptedRange(0, len(refs))]))
+    session.cancel(refs[::2], force=False)
+    first, *others = frames_of(session)
+    assert decode_client_frame(encode_client_frame(replace(first, number=1))).cancels
+    cancels = [one for frame in (first, *others) for one in frame.cancels]
+    assert [one.first for one in cancels] == list(range(0, len(refs), 2))
+    for number in range(1, len(refs), 2):
+        session.apply(answers(number, b""))
+    session.restart()
+    frames = frames_of(session)
+    asked = [one for frame in frames for one in frame.follow]
+    assert [(one.first, one.count) for one in asked] == [(n, 1) for n in range(0, len(refs), 2)]
+    assert [one.first for frame in frames for one in frame.cancels] == [one.first for one in asked]
+    for frame in frames:
+        assert decode_client_frame(encode_client_frame(replace(frame, number=1))) is not None
 
 
 def test_a_refused_task_gets_the_typed_error() -> None:

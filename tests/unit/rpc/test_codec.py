@@ -291,6 +291,14 @@ def le32(*numbers: int) -> bytes:
             ).SerializeToString(),
             "more than any machine",
         ),
+        (
+            head_pb2.ClientFrame(
+                number=1,
+                cancels=[head_pb2.CancelRange(count=1)] * 40_000,
+                follow=[common_pb2.TaskRange(count=1)] * 30_000,
+            ).SerializeToString(),
+            "more than 65536 entries",
+        ),
     ],
 )
 def test_a_false_frame_is_named(data: bytes, reason: str):
