@@ -43,6 +43,7 @@ from rustray.scheduler.commands import (
 )
 from rustray.scheduler.events import Event, ResultsStored, StorageChanged, TimePassed
 from rustray.scheduler.scheduler import Scheduler
+from rustray.security.wall_clock import unix_s
 from rustray.task.columns import PayloadColumn, StoredColumn
 
 logger = logging.getLogger("rustray.head")
@@ -107,7 +108,8 @@ class HeadDriver:
         on_outcome: Called with each `DeliverOutcome`; wakes unary calls that wait.
         results: Reads large results back; None where all are in memory.
         loop: Its clock is the scheduler's; a simulation brings a virtual one.
-        clock_offset_s: Wall clock minus monotonic clock, for what people see.
+        clock_offset_s: Wall clock minus monotonic clock at the start, for what people see.
+        wall_clock: Unix seconds, by which deadlines are judged.
     """
 
     def __init__(
@@ -159,6 +161,7 @@ class HeadDriver:
             RefuseWorker: self._log_refusal,
         }
         self.clock_offset_s = time.time() - self.loop.time()
+        self.wall_clock: Callable[[], float] = unix_s
 
     def now(self) -> float:
         """Return monotonic seconds, the scheduler's time."""
@@ -194,9 +197,7 @@ class HeadDriver:
 
     def time_left_s(self, deadline_unix_s: float) -> float | None:
         """Return how long it is until a moment of the wall clock; None for 0, which is never."""
-        if not deadline_unix_s:
-            return None
-        return deadline_unix_s - self.loop.time() - self.clock_offset_s
+        return deadline_unix_s - self.wall_clock() if deadline_unix_s else None
 
     # -- commits ---------------------------------------------------------------
 

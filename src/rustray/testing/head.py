@@ -132,6 +132,7 @@ class SimHead:
         )
         self.driver.history = self._history
         self.driver.clock_offset_s = WALL_OFFSET_S
+        self.driver.wall_clock = lambda: self.loop.time() + WALL_OFFSET_S
         self.driver.notifications.go_on(self.store.events, start.revision)
         self._connections = ConnectionManager(self.driver)
         self._streams = []

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 import pytest
 
-from rustray.security.wall_clock import FOLLOWED_S, LASTING_S, WallClock
+from rustray.head.driver import HeadDriver
+from rustray.head.journal import MemoryJournal
+from rustray.head.notifications import NotificationManager
+from rustray.scheduler.scheduler import Scheduler
+from rustray.security.wall_clock import FOLLOWED_S, LASTING_S, WallClock, unix_s
 
 YEAR = 365 * 86_400.0
 
@@ -41,6 +46,21 @@ def test_a_jump_changes_nothing_until_it_has_lasted(
     hands.clock()
     assert hands.clock() == pytest.approx(hands.wall_s)
     assert len(caplog.records) == 2
+
+
+async def test_a_head_follows_a_clock_that_was_set_right_for_deadlines_too() -> None:
+    """Not for ever by the clock of its start, as if the machine had been right when it booted."""
+    loop = asyncio.get_running_loop()
+    driver = HeadDriver(Scheduler(), NotificationManager(), MemoryJournal(), loop)
+    assert driver.wall_clock is unix_s
+    hands = Hands()
+    driver.wall_clock = hands.clock
+    hands.wall_s += 7200.0
+    assert driver.time_left_s(hands.wall_s + 60.0) == pytest.approx(7260.0)
+    hands.pass_s(LASTING_S)
+    driver.time_left_s(1.0)
+    assert driver.time_left_s(hands.wall_s + 60.0) == pytest.approx(60.0)
+    assert driver.time_left_s(0.0) is None
 
 
 def test_a_jump_that_is_mended_leaves_nothing_behind(caplog: pytest.LogCaptureFixture) -> None:
