@@ -182,6 +182,12 @@ async def test_names_that_are_no_letters_are_told_apart(head: EmbeddedHead) -> N
     assert (again.changed, list(again.unchanged)) in ((0, [dead]), (1, []))
 
 
+async def test_the_text_of_a_state_is_not_taken_for_the_state(head: EmbeddedHead) -> None:
+    """Regression: "FAILED is no state of dead letters: FAILED, ..." helped nobody."""
+    with pytest.raises(ValueError, match=r"'FAILED' is no .*: TaskState\.FAILED"):
+        await HeadNode.over(head.api()).retry_tasks(states=["FAILED"])  # type: ignore[list-item]
+
+
 @pytest.mark.parametrize("kind", ["retry", "purge"])
 async def test_a_task_that_is_named_twice_is_changed_once(head: EmbeddedHead, kind: str) -> None:
     """Regression: two names of one task, however spelled, hung the head or took its neighbour."""

@@ -54,6 +54,7 @@ async def test_a_key_with_other_content_is_an_error(head: EmbeddedHead) -> None:
     await submit(head, user("a"), spec)
     [answer] = await submit(head, user("a"), replace(spec, args=[2]))
     assert isinstance(answer, DuplicateTask)
+    assert "key of its own" in str(answer), "whoever gave a key is not told of ids alone"
 
 
 @pytest.mark.parametrize("name", [{"idempotency_key": "k"}, {"task_id": "5" * 32}])

@@ -55,6 +55,20 @@ def test_a_sound_journal_is_counted_and_not_changed(state: StateDir) -> None:
     assert found.starts == 1
 
 
+def test_a_retried_dead_letter_counts_once(state: StateDir) -> None:
+    """Regression: each of its outcomes counted, and more tasks had ended than there were."""
+    path = state.path / FILE_NAME
+    store = JournalStore(path)
+    failed = Outcome(2000, TaskState.FAILED, PayloadColumn.of([b"e"] * 5), "w", 1)
+    again = c.PersistRetry(3, 2, 0, 5, 1, 1, PayloadColumn.of([b"x"] * 5))
+    store.commit([c.PersistOutcome(2, 2, 0, failed), again])
+    assert counts(journal_files.check(path)) == (2, 15, 2, 1)
+    done = Outcome(2000, TaskState.SUCCEEDED, PayloadColumn.of([b"r"] * 5), "w", 2)
+    store.commit([c.PersistOutcome(4, 2, 0, done)])
+    store.close()
+    assert counts(journal_files.check(path)) == (2, 15, 7, 1)
+
+
 def test_a_backup_of_a_journal_in_use_is_whole(state: StateDir, tmp_path: Path) -> None:
     """What a running head has committed is in the copy; what comes later is not."""
     store = JournalStore(state.path / FILE_NAME)

@@ -53,7 +53,10 @@ def letter_filter(
     wanted = tuple(states)
     for state in wanted:
         if state not in DEAD_STATES:
-            raise ValueError(f"{state} is no state of dead letters: FAILED, TIMED_OUT or POISONED")
+            raise ValueError(
+                f"{state!r:.80} is no state of dead letters: "
+                "TaskState.FAILED, TaskState.TIMED_OUT or TaskState.POISONED"
+            )
     return LetterFilter(named, wanted, function, min_age_s)
 
 

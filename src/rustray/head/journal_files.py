@@ -51,7 +51,7 @@ class JournalSummary:
 
     Attributes:
         tasks: Accepted and not expired, ended or not.
-        ended: Those of them whose outcome is there.
+        ended: Those of them that have ended, and have not been retried since.
         workers: Who had joined when it was last written.
         size: Bytes of the file, its side files and the files of large results.
         results: Large results, each in a file of its own.
@@ -427,7 +427,8 @@ def _summary(path: Path, db: sqlite3.Connection, lost: list[str]) -> JournalSumm
         path=str(path),
         batches=one("SELECT count(*) FROM batch"),
         tasks=one("SELECT sum(count) FROM batch"),
-        ended=one("SELECT sum(count) FROM outcome"),
+        # A dead letter that is tried again has an outcome still, and begins anew.
+        ended=one("SELECT sum(count) FROM outcome") - one("SELECT sum(count) FROM retry"),
         workers=one("SELECT count(*) FROM worker"),
         size=sum(map(_size_of, sides)),
         results=len(known),

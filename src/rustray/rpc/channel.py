@@ -132,7 +132,7 @@ _SIGNS: Final = (
         ("certificate_verify_failed", "certificate verify failed", "unable to get local issuer"),
         "its certificate was not issued by the authority (CA) that this side trusts. It is another "
         "cluster, or its state directory was made anew: use that head's own join string or CA "
-        "certificate",
+        "certificate (ca_file=, --ca-file, RUSTRAY_CA_FILE)",
     ),
     (
         ("hostname verification", "peer name", "no match found for server name"),

@@ -205,8 +205,8 @@ def _match_known(
             _send_again(state, batch, start, end)
         return
     error = DuplicateTask(
-        "a task with this id exists already and has other content; "
-        "give the new task an id of its own",
+        "a task with this id or idempotency key exists already and has other content; "
+        "give the new task an id or key of its own",
     )
     _refuse(state, event.prefix, first, high - low, error)
 

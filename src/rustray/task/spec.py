@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
 from typing import Any, Final, Literal, Protocol, runtime_checkable
@@ -162,6 +162,7 @@ class TaskSpec:
 
     def __post_init__(self) -> None:
         check_name("function_name", self.function_name)
+        check_arguments(self.args, self.kwargs)
         check_priority(self.priority)
         check_retries(self.max_retries)
         check_retries(self.oom_retries, "oom_retries")
@@ -346,6 +347,28 @@ def check_name(field_name: str, name: object) -> None:
         raise ValueError(f"{field_name} has {len(name)} characters, at most {MAX_NAME} are allowed")
     if not name.isprintable():
         raise ValueError(f"{field_name} {ascii(name)[:80]} has characters that cannot be shown")
+
+
+def check_arguments(args: object, kwargs: object) -> None:
+    """Refuse what would become other arguments than were meant: a text would be its letters.
+
+    Raises:
+        ValueError: ``args`` is no list of arguments, or ``kwargs`` no mapping from names.
+    """
+    if type(args) is not tuple and type(args) is not list:
+        is_one = isinstance(args, (str, bytes, bytearray, Mapping, Set))
+        if is_one or not isinstance(args, Collection):
+            raise ValueError(
+                f"args must be a list of the positional arguments, not a {type(args).__name__}; "
+                "put a single argument into a list too"
+            )
+    if not isinstance(kwargs, Mapping):
+        raise ValueError(
+            f"kwargs must be a mapping from names to values, not a {type(kwargs).__name__}"
+        )
+    for name in kwargs:
+        if not isinstance(name, str):
+            raise ValueError(f"kwargs: {name!r:.80} is not the name of an argument")
 
 
 def check_label(key: object, value: object) -> None:
