@@ -49,6 +49,7 @@ def on_submitted(state: SchedulerState, event: TasksSubmitted) -> None:
     error = durability_error(state, event.durability)
     if error is not None:
         _refuse(state, event.prefix, event.first, count, error)
+        _drop_code(state, event.task_class)
         return
     known = state.overlapping(event.prefix, event.first, count)
     low = 0
@@ -61,6 +62,14 @@ def on_submitted(state: SchedulerState, event: TasksSubmitted) -> None:
         low = end
     if low < count:
         _accept_fresh(state, event, low, count)
+    elif known:
+        _drop_code(state, event.task_class)
+
+
+def _drop_code(state: SchedulerState, task_class: TaskClass) -> None:
+    """Forget code that came with tasks of which none was accepted."""
+    if task_class not in state.queues:
+        state.forget_code(task_class.code_hash)
 
 
 def _level_of(state: SchedulerState, event: TasksSubmitted) -> Durability:

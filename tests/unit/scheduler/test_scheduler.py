@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from helpers.scheduling import ANYTHING, PREFIX, Bench
+from rustray.common.durability import Durability
 from rustray.common.errors import WorkerNotFound
 from rustray.common.resources import ResourceSet
 from rustray.scheduler import commands as c
@@ -430,6 +431,25 @@ def test_a_grant_says_when_its_tasks_are_ended() -> None:
     assert first.due_s == second.due_s == accepted_at + 60.0
     bench.submit(1)
     assert [grant.due_s for grant in grants(bench)] in ([], [None])
+
+
+@pytest.mark.parametrize("why", ["no journal", "known id"])
+def test_the_code_of_refused_tasks_is_not_kept(why: str) -> None:
+    """Else whoever is refused again and again, with other code each time, fills the head."""
+    level = Durability.MEMORY if why == "no journal" else Durability.FULL
+    bench = Bench(durability=level)
+    if why == "known id":
+        bench.submit(1)
+    for number in range(3):
+        code_hash = bytes([number]) * 32
+        bench.feed(e.CodeReceived(code_hash, b"code"))
+        task_class = TaskClass("f", code_hash)
+        payloads = PayloadColumn.of([b"other"])
+        bench.feed(
+            e.TasksSubmitted(PREFIX, 0, task_class, payloads, True, durability=Durability.FULL)
+        )
+        assert c.ForgetCode(code_hash) in bench.commands
+    assert not bench.scheduler.state.code
 
 
 def submit_until(bench: Bench, time_left_s: float, first: int, count: int = 1) -> None:
