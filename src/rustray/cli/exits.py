@@ -1,6 +1,6 @@
 """Exit codes, and which error leads to which.
 
-0 ok, 1 the task failed, 2 usage, 3 unavailable, 4 authentication or authorization,
+0 ok, 1 the task failed or was refused, 2 usage, 3 unavailable, 4 authentication or authorization,
 5 not found, 124 the wait timed out, 130 Ctrl-C.
 """
 

@@ -56,6 +56,10 @@ def _dispatch(argv: list[str]) -> int:
         if message is None:
             raise
         raise UsageProblem(message) from None
+    except SystemExit as left:
+        if isinstance(left.__context__, BrokenPipeError):  # the framework calls that a failure
+            raise left.__context__ from None
+        raise
     if code == exits.INTERRUPTED:  # the framework has swallowed the Ctrl-C
         raise KeyboardInterrupt
     return code if isinstance(code, int) else exits.OK

@@ -145,6 +145,11 @@ _SIGNS: Final = (
         "mode",
     ),
     (
+        ("fd shutdown (endpoint shutdown)",),  # our own end of a handshake that took too long
+        "something listens there, and says nothing. The head is stopped, or has too much to do; "
+        "or it is another program",
+    ),
+    (
         ("connection refused",),
         "nothing listens there. Start one with `rustray head`, or check host and port",
     ),

@@ -66,3 +66,11 @@ def test_a_certificate_out_of_its_time_names_the_clock(reason: str):
     text = explain_unavailable("h:1", details, insecure=False)
     assert "clock" in text
     assert "another cluster" not in text
+
+
+def test_a_peer_that_says_nothing_is_not_told_in_grpcs_words():
+    """Regression: a stopped head (SIGSTOP) was a "Handshake read failed (FD Shutdown ...)"."""
+    details = "UNAVAILABLE: ipv4:1.2.3.4:1: Handshake read failed (FD Shutdown (endpoint shutdown))"
+    text = explain_unavailable("h:1", details, insecure=False)
+    assert "says nothing" in text
+    assert "FD Shutdown" not in text
