@@ -82,9 +82,14 @@ async def purge(
     """Forget tasks that failed, timed out or were poisoned, with error and arguments."""
     where = _selection(task_ids, state, function, older_than)
     async with call.head() as api:
-        if not yes and not _confirm(await count_all(api.purge, where), call.output):
-            call.output.note("nothing was forgotten")
-            return exits.OK
+        if not yes:
+            count = await count_all(api.purge, where)
+            if not count and not task_ids:
+                call.output.note("there are no such dead letters")
+                return exits.OK
+            if count and not _confirm(count, call.output):
+                call.output.note("nothing was forgotten")
+                return exits.OK
         report = await change_all(api.purge, where)
     return _show(report, "purged", call.output)
 

@@ -24,7 +24,8 @@ from rustray.task.frames import ClientFrame, HeadFrame
 logger = logging.getLogger("rustray.client")
 
 BACKOFF_FIRST_S: Final = 0.2
-BACKOFF_CAP_S: Final = 10.0
+BACKOFF_CAP_S: Final = 2.0
+"""A program waits for it: it comes back sooner than a worker, which has work meanwhile."""
 ACK_DELAY_S: Final = 0.05
 """An ack that no submission carries goes alone after this time: the head then frees results."""
 MAX_UNCONFIRMED: Final = 8

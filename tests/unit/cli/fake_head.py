@@ -64,6 +64,7 @@ class FakeHead:
     asked: list[tuple[str, LetterFilter, LetterCursor, bool]] = field(default_factory=list)
     letters: list[DeadLetter] = field(default_factory=list)
     exhausted: bool = False
+    per_page: int = 3
     access: Access = field(default_factory=lambda: Access("127.0.0.1:8000", None, GivenToken("t")))
 
     @asynccontextmanager
@@ -129,7 +130,7 @@ class FakeHead:
             )
             return LetterAnswer(verdicts, sum(one.is_changed for one in verdicts), 9)
         follow = None if cursor.after else LetterCursor("5.0", 9)
-        return LetterAnswer((), 3, 9, None, follow)
+        return LetterAnswer((), self.per_page, 9, None, follow)
 
     async def export(self, where: LetterFilter, cursor: LetterCursor) -> LetterPage:
         self.asked.append(("export", where, cursor, False))

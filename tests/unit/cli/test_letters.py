@@ -103,6 +103,16 @@ def test_purge_asks_or_wants_yes(
         assert rustray("tasks", "purge", "--function", "f")[:2] == (0, printed)
 
 
+def test_there_may_be_nothing_to_purge(head: FakeHead, rustray: Run) -> None:
+    """That is said and is no mistake; an id that is unknown is one, and has its own words."""
+    head.per_page = 0
+    code, out, err = rustray("tasks", "purge", "--state", "FAILED")
+    assert (code, out) == (0, "")
+    assert "no such dead letters" in err
+    assert all(dry_run for _, _, _, dry_run in head.asked)
+    assert rustray("tasks", "purge", B)[0] == 5
+
+
 def test_export_prints_one_object_a_line(head: FakeHead, rustray: Run) -> None:
     """Data is decoded, a pickle and what JSON cannot say come as bytes, nothing is unpickled."""
     head.letters = [
