@@ -62,10 +62,10 @@ def fail_sync(world: World, random: Random) -> Strike | None:
     world.head_shim.set(sync_errno=errno.EIO)
     reader = Reader(world.history_dir)
     reader.new()
-    starts = world.head_starts
+    starts = len(world.head_starts_s)
 
     def end() -> None:
-        until = world.head_start_s if world.head_starts != starts else time.monotonic()
+        until = [*world.head_starts_s, time.monotonic()][starts]
         world.head_shim.set(sync_errno=0)
         # The next head can sync, and may ack; this one could not.
         found = [record for record in reader.new() if record["t"] < until]

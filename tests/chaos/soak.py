@@ -135,7 +135,11 @@ def sample(soak: Soak, world: World) -> None:
     for member in [world.head, *world.of_kind("worker")]:
         if member.node is None or member.is_passing:
             continue
-        name = f"{member.slot}, start {world.head_starts}" if member.slot == HEAD else member.label
+        name = (
+            f"{member.slot}, start {len(world.head_starts_s)}"
+            if member.slot == HEAD
+            else member.label
+        )
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(member.node.pid)
             soak.add(name, "rss_mb", process.memory_info().rss / 1e6)

@@ -114,8 +114,7 @@ class World:
         self.head_shim = self._shim("head")
         self.worker_shim = self._shim("worker")
         self.head = self.members[HEAD] = Member(HEAD)
-        self.head_starts = 0
-        self.head_start_s = 0.0
+        self.head_starts_s: list[float] = []
         self.has_problem = False
         self.limited: set[int] = set()
         self.round = 0
@@ -150,8 +149,7 @@ class World:
 
     def launch_head(self) -> None:
         """Start the head without waiting."""
-        self.head_starts += 1
-        self.head_start_s = time.monotonic()
+        self.head_starts_s.append(time.monotonic())
         argv = ["-m", "rustray", "head", "--address", self.spaces.host]
         argv += ["--port", str(self.cluster.port)]
         self.head.node = self._launch(self.head, argv, self.head_shim.environment)
