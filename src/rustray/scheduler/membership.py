@@ -56,6 +56,9 @@ LATE_S = 0.1
 SECOND_LOOK = 1.5
 """How long, in times of the lease's, a head that was frozen listens before it judges: workers that
 have lost it meanwhile pause up to ten seconds between two tries."""
+FROZEN_AGAIN = 1 / 3
+"""How late the second look may be, in times of the lease's: one that only has too much to do judges
+all the same."""
 RUN_GRACE_S = 5.0
 """How long the head waits beyond a run limit for the worker, which enforces it first."""
 
@@ -150,6 +153,7 @@ def new_worker(
 def _start_expiry_timer(state: SchedulerState, worker: WorkerRecord, due_s: float) -> None:
     heapq.heappush(state.timers, (due_s, state.next_order, "expiry", worker))
     state.next_order += 1
+    worker.look_s = due_s
 
 
 def _set_state(state: SchedulerState, worker: WorkerRecord, new: str) -> None:
@@ -322,7 +326,8 @@ def on_expiry(state: SchedulerState, worker: WorkerRecord) -> None:
     """A worker's leases may have run out.
 
     A head that comes to look late was frozen, and could not hear anybody: it finds its timers due
-    before it has read what has arrived meanwhile. So it looks again, as late as a restarted one.
+    before it has read what has arrived meanwhile. So it looks again, as late as a restarted one;
+    and once more if it was frozen at that time too.
     """
     if state.workers.get(worker.worker_id) is not worker and worker is not state.ghost:
         return
@@ -330,9 +335,11 @@ def on_expiry(state: SchedulerState, worker: WorkerRecord) -> None:
         worker.is_doubted = False
         _start_expiry_timer(state, worker, worker.expires_at_s)
         return
-    if state.now - worker.expires_at_s > LATE_S and not worker.is_doubted:
+    ttl_s = state.settings.lease_ttl_s
+    has_waited = worker.is_doubted and state.now - worker.look_s <= ttl_s * FROZEN_AGAIN
+    if state.now - worker.expires_at_s > LATE_S and not has_waited:
         worker.is_doubted = True
-        second_look_s = state.now + state.settings.lease_ttl_s * SECOND_LOOK
+        second_look_s = state.now + ttl_s * SECOND_LOOK
         _start_expiry_timer(state, worker, second_look_s)
         return
     if worker is state.ghost:

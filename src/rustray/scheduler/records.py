@@ -323,6 +323,7 @@ class WorkerRecord:
         recall_until_s: No further take-back before this time.
         is_lost: Its tasks are being given to others.
         is_doubted: Its leases ran out while the head was frozen, and it is looked at once more.
+        look_s: When it is looked at next.
         finished: Tasks it has ended.
         functions: Names it offers.
         is_full: It starts nothing until the head has taken results from it.
@@ -340,6 +341,7 @@ class WorkerRecord:
     leased_by_priority: dict[int, dict[str, int]] = field(default_factory=dict)
     recall_until_s: float = 0.0
     is_doubted: bool = False
+    look_s: float = 0.0
     is_lost: bool = False
     finished: int = 0
     reported_running: int = 0

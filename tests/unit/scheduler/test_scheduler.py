@@ -179,6 +179,27 @@ def test_a_head_that_was_frozen_does_not_wait_for_ever() -> None:
     assert bench.scheduler.state.workers == {}
 
 
+def test_a_head_that_is_frozen_twice_listens_twice() -> None:
+    """Regression: frozen again before the second look, it judged everybody when that came late."""
+    bench = Bench(lease_ttl_s=10.0)
+    worker = bench.join("w-1")
+    bench.submit(2)
+    bench.now += 25.0
+    bench.feed(e.TimePassed())
+    bench.pass_time(5.0)
+    bench.heartbeat(worker)
+    bench.now += 21.0
+    bench.feed(e.TimePassed())
+    bench.pass_time(14.0)
+    bench.heartbeat(worker)
+    bench.pass_time(2.0)
+    assert list(bench.scheduler.state.workers) == ["w-1"]
+    assert sum(map(len, worker.held.values())) == 2
+    assert bench.attempts == {0: [1], 1: [1]}
+    bench.pass_time(8.1)
+    assert bench.scheduler.state.workers == {}
+
+
 def test_a_worker_that_comes_back_keeps_its_work() -> None:
     """After a reconnect nothing that the worker still holds is given to anybody."""
     bench = Bench()
