@@ -79,12 +79,14 @@ class FakeWorkerHead:
         refuse: Raised by the next calls of `register_worker`, one each.
         is_known: What heartbeats are answered.
         beat_error: What heartbeats raise instead, if anything.
+        stuck_beats: So many of the next heartbeats are never answered.
     """
 
     def __init__(self, *, heartbeat_s: float = 0.01, lease_ttl_s: float = 0.05) -> None:
         self.refuse: list[RustRayError] = []
         self.is_known = True
-        self.beat_error: RustRayError | None = None
+        self.beat_error: Exception | None = None
+        self.stuck_beats = 0
         self.infos: list[WorkerInfo] = []
         self.beats: list[Heartbeat] = []
         self.frames: list[WorkerFrame] = []
@@ -104,6 +106,9 @@ class FakeWorkerHead:
         """Answer a heartbeat."""
         if self.beat_error is not None:
             raise self.beat_error
+        if self.stuck_beats:
+            self.stuck_beats -= 1
+            await asyncio.Event().wait()
         self.beats.append(beat)
         return HeartbeatReply(self.is_known)
 

@@ -177,6 +177,9 @@ def on_reported(state: SchedulerState, event: WorkerReported) -> None:
         count_stale(state, OLD_SESSION, len(event.outcomes) + len(event.returned) + 1)
         return
     worker.last_seen_s = state.now
+    # A frame is as good a sign of life as a heartbeat, which is a call of its own and may be stuck.
+    # (What a worker stops when it is alone goes by the heartbeats that it knows to be answered.)
+    worker.expires_at_s = state.now + state.settings.lease_ttl_s
     if event.held is not None:
         _reconcile(state, worker, event.held)
         _set_state(state, worker, "draining" if event.is_draining else "ready")

@@ -17,7 +17,6 @@ from typing import Any, Final
 
 from rustray.common.errors import (
     AuthorizationError,
-    CommunicationError,
     ConfigError,
     RustRayError,
     VersionMismatch,
@@ -36,6 +35,7 @@ from rustray.worker.executor import ExecutorPool, PoolListener
 from rustray.worker.manager import WorkerManager
 from rustray.worker.memory_groups import MemoryGroups
 from rustray.worker.process_groups import ProcessGroups
+from rustray.worker.pulse import Pulse
 from rustray.worker.reconnect import ReconnectManager
 from rustray.worker.session import HeadSession
 from rustray.worker.spool_files import SpoolFiles
@@ -223,7 +223,7 @@ class WorkerAgent:
         self._last_trouble = ""
         self._connected.set()
         logger.info("worker %s joined the head, session %d", self.worker_id, session.number)
-        beat = asyncio.create_task(self._beat(session, registered), name="rustray-heartbeat")
+        beat = asyncio.create_task(self._pulse(session, registered).run(), name="rustray-pulse")
         link.wake()
         try:
             return await session.ended
@@ -245,28 +245,11 @@ class WorkerAgent:
         self._session = None
         self._driver.apply(events.SessionClosed(session.number, session.was_orderly))
 
-    async def _beat(self, session: HeadSession, registered: Registered) -> None:
-        heard_at = self._loop.time()
-        while True:
-            await asyncio.sleep(registered.heartbeat_interval_s)
-            asked_at = self._loop.time()
-            try:
-                async with asyncio.timeout(registered.lease_ttl_s):
-                    reply = await self._head.heartbeat(self._heartbeat(session.number))
-            except (RustRayError, TimeoutError) as error:
-                if self._loop.time() - heard_at >= registered.lease_ttl_s:
-                    text = f"no heartbeat was answered for {registered.lease_ttl_s:g} s"
-                    session.end(
-                        error if isinstance(error, RustRayError) else CommunicationError(text)
-                    )
-                    return
-                logger.debug("a heartbeat failed: %r", error)
-                continue
-            heard_at = self._loop.time()
-            if not reply.is_known:
-                session.end(CommunicationError("the head does not know this session any more"))
-                return
+    def _pulse(self, session: HeadSession, registered: Registered) -> Pulse:
+        def on_answer(asked_at: float) -> None:
             self._driver.apply(events.HeartbeatAnswered(session.number, asked_at))
+
+        return Pulse(session, registered, self._heartbeat, self._head.heartbeat, on_answer)
 
     def _heartbeat(self, session: int) -> Heartbeat:
         sent, received, held, running = self.manager.heartbeat()

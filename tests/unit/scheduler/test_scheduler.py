@@ -151,6 +151,23 @@ def test_a_lost_worker_is_given_up_only_when_its_lease_ends() -> None:
     assert sum(map(len, bench.workers["w-2"].held.values())) == 2
 
 
+def test_a_worker_that_reports_is_not_lost_for_want_of_heartbeats() -> None:
+    """Regression: in the midst of reporting a worker lost its lease, and 59 tasks ran twice.
+
+    Heartbeats are calls of their own, and may be stuck while the stream goes on.
+    """
+    bench = Bench(lease_ttl_s=10.0)
+    worker = bench.join("w-1")
+    bench.submit(1)
+    bench.join("w-2")
+    for _ in range(3):
+        bench.pass_time(6.0)
+        bench.report(worker)
+        bench.heartbeat(bench.workers["w-2"])
+    assert sum(map(len, worker.held.values())) == 1
+    assert not bench.workers["w-2"].held
+
+
 def test_a_head_that_was_frozen_hears_its_workers_before_it_judges_them() -> None:
     """Its timers are due before it has read the heartbeats that arrived meanwhile."""
     bench = Bench(lease_ttl_s=10.0)

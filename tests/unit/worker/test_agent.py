@@ -208,6 +208,24 @@ async def test_unanswered_heartbeats_end_the_session() -> None:
         c.head.beat_error = None
 
 
+async def test_a_stuck_heartbeat_holds_up_no_other() -> None:
+    """A call that is lost on the way costs the worker neither its lease nor its session."""
+    async with Cluster().running() as c:
+        c.head.stuck_beats = 3
+        await aeventually(lambda: c.head.stuck_beats == 0)
+        seen = len(c.head.beats)
+        await aeventually(lambda: len(c.head.beats) > seen + 10)
+        assert len(c.head.infos) == 1
+
+
+async def test_a_heartbeat_that_cannot_be_made_ends_the_session() -> None:
+    """A bug there is logged, and the worker joins anew: a stream is no pulse."""
+    async with Cluster().running() as c:
+        c.head.beat_error = ZeroDivisionError("a bug")
+        await aeventually(lambda: len(c.head.infos) >= 2)
+        c.head.beat_error = None
+
+
 async def test_a_head_that_breaks_the_protocol_is_left_and_joined_anew() -> None:
     """A gap in the frame numbers ends the session, not the worker."""
     async with Cluster().running() as c:
