@@ -8,7 +8,6 @@ was submitted in holds the reference, so that a task nobody waits for runs all t
 from __future__ import annotations
 
 import asyncio
-import pickle
 import threading
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
@@ -19,6 +18,7 @@ from rustray.client.waiters import Arrivals, LoopWaiter
 from rustray.common.durability import Durability
 from rustray.common.errors import PayloadError, ResourceExhausted, RustRayError, TaskError
 from rustray.common.ids import SessionPrefix, TaskId, task_id
+from rustray.task import pickling
 from rustray.task.codec import decode_value
 from rustray.task.spec import Codec, TaskClass
 from rustray.task.state import TaskState
@@ -139,7 +139,7 @@ class TaskRef(Generic[T_co]):
         codec = self._batch.entry.task_class.codec
         try:
             value: T_co = (
-                pickle.loads(self._data)  # noqa: S301 - our own task's answer to our own code
+                pickling.loads(self._data)  # our own task's answer to our own code
                 if codec is Codec.PICKLE
                 else decode_value(codec, self._data)
             )

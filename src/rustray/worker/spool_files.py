@@ -9,31 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import hashlib
 import logging
 import os
-import shutil
-import stat
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
 
 import msgpack
 
+from rustray.objects.own_directory import CREATE, READ, OwnDirectory
 from rustray.task.columns import ENDS_TYPECODE, PayloadColumn
 from rustray.task.frames import LeaseOutcome
 from rustray.task.state import TaskState
 from rustray.worker.events import DropSheaf, ReadSheaf, SheafRead, SheafWritten, WriteSheaf
 
 logger = logging.getLogger("rustray.worker")
-
-_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-_LOCK: Final = "lock"
-_OTHERS: Final = 0o077
 
 
 class SpoolFiles:
@@ -45,22 +37,12 @@ class SpoolFiles:
     """
 
     def __init__(self, root: Path, worker_id: str) -> None:
-        self._root = root
-        self._own = root / worker_id
-        self._lock: int | None = None
+        self._own = OwnDirectory(root, worker_id, "worker.spool_dir")
         self._digests: dict[int, bytes] = {}
 
     def sweep(self) -> list[str]:
         """Remove what workers have left behind that are dead; returns their names."""
-        if not self._root.is_dir():
-            return []
-        gone = []
-        with self._locked_root():
-            for each in sorted(self._root.iterdir()):
-                if each.is_dir() and not each.is_symlink() and self._is_dead(each):
-                    shutil.rmtree(each, ignore_errors=True)
-                    gone.append(each.name)
-        return gone
+        return self._own.sweep()
 
     def write(self, number: int, outcomes: list[LeaseOutcome]) -> None:
         """Write a sheaf.
@@ -68,12 +50,11 @@ class SpoolFiles:
         Raises:
             OSError: the directory or the file cannot be written, or the disk is full.
         """
-        if self._lock is None:
-            self._make()
+        self._own.make()
         content = _encode(outcomes)
         path = self._path(number)
         try:
-            with open(os.open(path, _CREATE, 0o600), "wb") as file:
+            with open(os.open(path, CREATE, 0o600), "wb") as file:
                 file.write(content)
         except OSError:
             path.unlink(missing_ok=True)
@@ -90,7 +71,7 @@ class SpoolFiles:
         path = self._path(number)
         digest = self._digests.pop(number)
         try:
-            with open(os.open(path, _READ), "rb") as file:
+            with open(os.open(path, READ), "rb") as file:
                 content = file.read()
         finally:
             with contextlib.suppress(OSError):
@@ -107,56 +88,10 @@ class SpoolFiles:
 
     def close(self) -> None:
         """Remove all of it."""
-        if self._lock is not None:
-            shutil.rmtree(self._own, ignore_errors=True)
-            os.close(self._lock)
-            self._lock = None
+        self._own.close()
 
     def _path(self, number: int) -> Path:
-        return self._own / f"{number}.sheaf"
-
-    def _make(self) -> None:
-        self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = self._root.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
-            raise PermissionError(f"{self._root} is not a directory of this user")
-        if found.st_mode & _OTHERS:
-            raise PermissionError(
-                f"{self._root} is open to other users (mode {stat.S_IMODE(found.st_mode):o}); "
-                f"chmod 700 it, or set worker.spool_dir"
-            )
-        with self._locked_root():
-            self._own.mkdir(mode=0o700)
-            lock = os.open(self._own / _LOCK, _CREATE, 0o600)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        self._lock = lock
-
-    @contextlib.contextmanager
-    def _locked_root(self) -> Iterator[None]:
-        # One at a time, so that nobody takes a directory for a dead one that is being made.
-        root = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(root, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(root)
-
-    @staticmethod
-    def _is_dead(directory: Path) -> bool:
-        """Whether nobody holds the lock that its worker holds as long as it lives."""
-        try:
-            lock = os.open(directory / _LOCK, _READ)
-        except FileNotFoundError:
-            return True
-        except OSError:
-            return False
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-        finally:
-            os.close(lock)
-        return True
+        return self._own.path / f"{number}.sheaf"
 
 
 def _encode(outcomes: list[LeaseOutcome]) -> bytes:

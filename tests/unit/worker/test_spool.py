@@ -326,8 +326,8 @@ def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_are_not(tmp_p
     living, dead = SpoolFiles(tmp_path, "living"), SpoolFiles(tmp_path, "dead")
     living.write(1, outcomes(10))
     dead.write(1, outcomes(10))
-    assert dead._lock is not None
-    os.close(dead._lock)  # as the kernel does at the end of a process
+    assert dead._own._lock is not None
+    os.close(dead._own._lock)  # as the kernel does at the end of a process
     (tmp_path / "half-made").mkdir()
     (tmp_path / "a-file").touch()
     assert SpoolFiles(tmp_path, "new").sweep() == ["dead", "half-made"]

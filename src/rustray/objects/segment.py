@@ -1,0 +1,227 @@
+"""A segment: sealed memory that other processes read without a copy.
+
+It is a memfd: no name in any file system, so nothing is left in ``/dev/shm`` after any kind of
+death; the kernel frees it with the last descriptor and mapping. Once written it is sealed:
+nobody can change or cut it any more, neither its writer nor a task that reads it, and so no
+reader can be sent a SIGBUS.
+
+A descriptor goes to another process over a Unix socket. A process of the same user may also open
+``/proc/<pid>/fd/<n>`` of one that holds it; not from another user or PID namespace (another
+container), nor of another user where ``/proc`` hides such.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import pickle
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+MAX_SEGMENT_BYTES: Final = 1 << 46
+_MFD_NOEXEC_SEAL: Final = 0x8
+_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_MAX_PARTS: Final = 512  # of one writev; the kernel takes 1,024
+_PROT_READ: Final = 1
+_MAP_PRIVATE: Final = 2
+_MAP_FAILED: Final = ctypes.c_void_p(-1).value
+
+Part = bytes | memoryview
+
+
+class NotASegment(ValueError):
+    """A descriptor is no sealed memory of the size that was told; mapping it would be unsafe."""
+
+
+class Segment:
+    """Sealed memory behind one descriptor.
+
+    Attributes:
+        size: Bytes.
+    """
+
+    __slots__ = ("__weakref__", "_fd", "_owner", "size")
+
+    def __init__(self, fd: int, size: int) -> None:
+        """Own a descriptor; see `write` and `adopt`."""
+        self._fd = fd
+        self.size = size
+        self._owner = weakref.finalize(self, os.close, fd)
+
+    @classmethod
+    def write(cls, parts: Sequence[Part]) -> Segment:
+        """Write the parts one after the other, and seal them.
+
+        Raises:
+            OSError: no memory, or no descriptors left.
+            ValueError: there is nothing to write, or too much.
+        """
+        size = sum(map(len, parts))
+        return cls.fill(size, lambda fd: _write_all(fd, parts))
+
+    @classmethod
+    def fill(cls, size: int, fill: Callable[[int], None]) -> Segment:
+        """Have new memory filled with so many bytes, and seal it.
+
+        Args:
+            size: Bytes.
+            fill: Writes them to a descriptor.
+
+        Raises:
+            OSError: no memory, or no descriptors left.
+            ValueError: the size is out of range, or not what was written.
+        """
+        if not 0 < size <= MAX_SEGMENT_BYTES:
+            raise ValueError(f"a segment holds 1 to {MAX_SEGMENT_BYTES} bytes, not {size}")
+        fd = _create()
+        try:
+            fill(fd)
+            if os.fstat(fd).st_size != size:
+                raise ValueError(f"{os.fstat(fd).st_size} bytes were written, not {size}")
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS | fcntl.F_SEAL_SEAL)
+        except BaseException:
+            os.close(fd)
+            raise
+        return cls(fd, size)
+
+    @classmethod
+    def adopt(cls, fd: int, size: int) -> Segment:
+        """Take over a descriptor from another process; it is closed if it is none.
+
+        Raises:
+            NotASegment: it could change or shrink under a reader, or has another size.
+        """
+        try:
+            check_sealed(fd, size)
+        except BaseException:
+            os.close(fd)
+            raise
+        return cls(fd, size)
+
+    @classmethod
+    def open_of(cls, pid: int, fd: int, size: int) -> Segment:
+        """Open the segment that another process of this user holds under that number.
+
+        Raises:
+            OSError: the process is gone, of another user, or out of sight.
+            NotASegment: what it holds there is another thing by now.
+        """
+        found = os.open(f"/proc/{pid}/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+        return cls.adopt(found, size)
+
+    def fileno(self) -> int:
+        """Return the descriptor; it stays this object's.
+
+        Raises:
+            ValueError: it is closed.
+        """
+        if not self._owner.alive:
+            raise ValueError("the segment is closed")
+        return self._fd
+
+    def view(self) -> memoryview:
+        """Map it, read-only; the mapping stays as long as anything refers to it, also if closed.
+
+        Raises:
+            OSError: no address space or no more mappings.
+        """
+        return map_sealed(self.fileno(), self.size)
+
+    def close(self) -> None:
+        """Let go of the descriptor; idempotent."""
+        self._owner()
+
+    def __repr__(self) -> str:
+        state = f"descriptor {self._fd}" if self._owner.alive else "closed"
+        return f"Segment({self.size} bytes, {state})"
+
+
+def check_sealed(fd: int, size: int) -> None:
+    """Look whether a descriptor can be mapped without a risk.
+
+    Raises:
+        NotASegment: it cannot.
+    """
+    try:
+        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:
+        raise NotASegment("the descriptor is no sealed memory") from None
+    if seals & _SEALS != _SEALS:
+        raise NotASegment("the memory is not sealed")
+    found = os.fstat(fd).st_size
+    if found != size or not size:
+        raise NotASegment(f"the memory has {found} bytes and not {size}")
+
+
+def map_sealed(fd: int, size: int) -> memoryview:
+    """Map sealed memory; unlike `mmap`, the mapping keeps no descriptor.
+
+    A thousand arrays in a user's hands are then a thousand mappings, and not as many
+    descriptors, of which a process often may have 1,024.
+
+    Raises:
+        OSError: no address space or no more mappings.
+    """
+    # Private, for before Linux 6.7 sealed memory cannot be mapped shared. Nobody writes to it.
+    libc = _Libc.get()
+    address = libc.mmap(None, size, _PROT_READ, _MAP_PRIVATE, fd, 0)
+    if address is None or address == _MAP_FAILED:
+        code = ctypes.get_errno()
+        raise OSError(code, f"cannot map {size} bytes: {os.strerror(code)}")
+    # A class made here, for only instances of such can be referred to weakly.
+    kind: Any = type("Mapping", (ctypes.c_ubyte * size,), {})
+    memory = kind.from_address(address)
+    unmap = weakref.finalize(memory, libc.munmap, address, size)
+    unmap.atexit = False  # what still looks at it then must find it
+    return pickle.PickleBuffer(memory).raw().toreadonly()
+
+
+class _Libc:
+    """The C library, loaded at the first mapping."""
+
+    _found: Any = None
+    _lock = threading.Lock()
+
+    @classmethod
+    def get(cls) -> Any:
+        with cls._lock:
+            if cls._found is None:
+                libc = ctypes.CDLL(None, use_errno=True)
+                libc.mmap.restype = ctypes.c_void_p
+                libc.mmap.argtypes = [
+                    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int,
+                    ctypes.c_long,
+                ]  # fmt: skip
+                libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+                cls._found = libc
+            return cls._found
+
+
+def _create() -> int:
+    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+    # Some systems demand that it can never be executed, older kernels do not know the flag.
+    with contextlib.suppress(OSError):
+        return os.memfd_create("rustray-object", flags | _MFD_NOEXEC_SEAL)
+    return os.memfd_create("rustray-object", flags)
+
+
+def _write_all(fd: int, parts: Sequence[Part]) -> None:
+    waiting = [memoryview(part).cast("B") for part in parts if len(part)]
+    waiting.reverse()
+    while waiting:
+        batch = waiting[: -_MAX_PARTS - 1 : -1]
+        written = os.writev(fd, batch)  # at most 2 GiB at once, says the kernel
+        while written:
+            first = waiting[-1]
+            if written < len(first):
+                waiting[-1] = first[written:]
+                break
+            written -= len(first)
+            waiting.pop()
+
+
+__all__ = ["MAX_SEGMENT_BYTES", "NotASegment", "Segment", "check_sealed", "map_sealed"]
