@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     )
     from rustray.client.executor import Executor
     from rustray.client.head_node import HeadNode
+    from rustray.client.mapping import AsyncMapIterator, MapIterator, amap
+    from rustray.client.mapping import map as map  # noqa: A004 - left out of __all__, see there
     from rustray.client.refs import TaskRef
     from rustray.client.remote import RemoteFunction, remote
     from rustray.common.errors import (
@@ -65,7 +67,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# `map` is left out: ``from rustray import *`` shall not replace the built-in one.
 __all__ = [
+    "AsyncMapIterator",
     "AuthenticationError",
     "AuthorizationError",
     "CommunicationError",
@@ -80,6 +84,7 @@ __all__ = [
     "HeadNode",
     "HeadUnavailable",
     "InvariantError",
+    "MapIterator",
     "NotInTask",
     "ObjectLost",
     "PayloadError",
@@ -110,6 +115,7 @@ __all__ = [
     "__version__",
     "aget",
     "ainit",
+    "amap",
     "ashutdown",
     "await_",
     "cancel",
@@ -139,6 +145,7 @@ _HOMES = {
     ),
     "rustray.client.executor": ("Executor",),
     "rustray.client.head_node": ("HeadNode",),
+    "rustray.client.mapping": ("AsyncMapIterator", "MapIterator", "amap", "map"),
     "rustray.client.refs": ("TaskRef",),
     "rustray.client.remote": ("RemoteFunction", "remote"),
     "rustray.task.functions": ("TaskExecutor", "function"),
@@ -163,4 +170,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_HOME_OF})

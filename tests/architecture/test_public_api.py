@@ -11,9 +11,11 @@ from rustray import testing
 from rustray.common.errors import all_error_classes
 
 _NAMES = {
+    "AsyncMapIterator",
     "Context",
     "Executor",
     "HeadNode",
+    "MapIterator",
     "RemoteFunction",
     "ResourceRequirements",
     "TaskContext",
@@ -27,6 +29,7 @@ _NAMES = {
     "__version__",
     "aget",
     "ainit",
+    "amap",
     "ashutdown",
     "await_",
     "cancel",
@@ -45,6 +48,13 @@ def test_public_names_are_pinned() -> None:
     """What ``rustray`` exports is this list and every error; a change is a decision."""
     errors = {cls.__name__ for cls in all_error_classes().values()}
     assert sorted(rustray.__all__) == sorted(_NAMES | errors)
+
+
+def test_a_star_import_leaves_the_builtin_map_alone() -> None:
+    """``rustray.map`` is there and not in ``__all__``: code that says ``map`` means the other."""
+    assert rustray.map.__doc__
+    assert "map" not in rustray.__all__
+    assert "map" in dir(rustray)
 
 
 def test_every_public_name_loads_and_is_documented() -> None:

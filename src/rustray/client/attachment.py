@@ -89,6 +89,7 @@ class Attachment:
         self._api: HeadApi | None = None
         self._connection: Connection | None = None
         self._adviser: asyncio.Task[None] | None = None
+        self._asker: asyncio.Task[None] | None = None
         self._is_foreign = False
         try:
             self.session = self._thread.call(self._open(dial, timeout_s))
@@ -115,13 +116,32 @@ class Attachment:
 
     def count_slots(self) -> int:
         """Ask the cluster how many tasks of one core its workers can run at once, at least 1."""
-        api = self._api
-        if self.address and api is not None:
-            # A token that may submit need not be allowed to look.
+        if self.address and self._api is not None:
             with contextlib.suppress(RustRayError, TimeoutError):
-                status = self._thread.call(api.status(), CLOSE_LIMIT_S)
-                self.slots = max(int(status.resources.get(CPU, 1)), 1)
+                self._thread.call(self._ask_slots(), CLOSE_LIMIT_S)
         return self.slots
+
+    def refresh_slots(self) -> None:
+        """Ask for the slots again, without waiting: `slots` changes when the answer comes."""
+        if self.address and self._api is not None:
+            self.call_soon(self._begin_to_ask)
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Run a plain function on the loop thread; takes no lock, so finalisers may call it."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing is left to do
+            self._thread.loop.call_soon_threadsafe(callback)
+
+    def _begin_to_ask(self) -> None:
+        if self._asker is None or self._asker.done():
+            self._asker = asyncio.create_task(self._ask_slots())
+
+    async def _ask_slots(self) -> None:
+        assert self._api is not None
+        # A token that may submit need not be allowed to look.
+        with contextlib.suppress(RustRayError, TimeoutError):
+            async with asyncio.timeout(CLOSE_LIMIT_S):
+                status = await self._api.status()
+            self.slots = max(int(status.resources.get(CPU, 1)), 1)
 
     async def _open(self, dial: Dial, timeout_s: float | None) -> ClientSession:
         connection = self._connection = Connection(self.address or "the embedded head")
@@ -167,8 +187,9 @@ class Attachment:
             _live.discard(self)
 
     async def _close(self) -> None:
-        if self._adviser is not None:
-            self._adviser.cancel()
+        for helper in (self._adviser, self._asker):
+            if helper is not None:
+                helper.cancel()
         session = getattr(self, "session", None)
         if session is not None:
             if self.address and self._connection is not None:

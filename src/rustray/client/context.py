@@ -8,7 +8,7 @@ import importlib
 import os
 import sys
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar, overload
 
 from rustray.client import waiting
@@ -24,8 +24,9 @@ _runtime: Runtime | None = None
 _lock = threading.RLock()
 _was_forked = False
 
-# By name: the embedded cluster is made of head, worker and client, so it stands above them.
+# By name: both stand above this module, the embedded cluster on head, worker and client.
 _RUNTIME_MODULE = "rustray.runtime"
+_MAPPING_MODULE = "rustray.client.mapping"
 
 
 class Runtime(Protocol):
@@ -34,13 +35,21 @@ class Runtime(Protocol):
     Attributes:
         session: Where tasks go.
         address: ``rustray://host:port``, or "" for an embedded cluster.
+        slots: Tasks of one core that can run at once, as far as known.
     """
 
     session: ClientSession
     address: str
+    slots: int
 
     def count_slots(self) -> int:
         """Ask how many tasks of one core can run at once."""
+
+    def refresh_slots(self) -> None:
+        """Ask again, without waiting: ``slots`` changes when the answer comes."""
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Run a plain function on the session's thread; takes no lock: finalisers may call it."""
 
     def close(self) -> None:
         """Stop everything; idempotent, bounded in time, from any thread but the loop's."""
@@ -68,6 +77,28 @@ class Context:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await asyncio.to_thread(self.shutdown)
+
+    def map(
+        self,
+        fn: Any,
+        iterable: Iterable[Any],
+        *more_iterables: Iterable[Any],
+        **settings: Any,
+    ) -> Any:
+        """`rustray.map`, in this cluster; returns its `MapIterator`."""
+        mapping = importlib.import_module(_MAPPING_MODULE)
+        return mapping.map_over(self._runtime, fn, (iterable, *more_iterables), settings)
+
+    def amap(
+        self,
+        fn: Any,
+        iterable: Iterable[Any] | AsyncIterable[Any],
+        *more_iterables: Iterable[Any] | AsyncIterable[Any],
+        **settings: Any,
+    ) -> Any:
+        """`rustray.amap`, in this cluster; returns its `AsyncMapIterator`."""
+        mapping = importlib.import_module(_MAPPING_MODULE)
+        return mapping.amap_over(self._runtime, fn, (iterable, *more_iterables), settings)
 
     def shutdown(self) -> None:
         """End what this `init` has started; nothing happens if that has been done."""

@@ -45,10 +45,12 @@ class RustRayError(Exception):
     Attributes:
         code: Stable name for programs, also sent over the wire.
         retryable: Whether the same call may succeed later unchanged.
+        item_index: For an item of `rustray.map`, its place in the input, from 0; else None.
     """
 
     code: ClassVar[str] = "RUSTRAY"
     retryable: ClassVar[bool] = False
+    item_index: int | None = None
 
 
 class ConfigError(RustRayError):
