@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from rustray.client.attachment import Attachment, SessionLimits
+from rustray.client.sharing import share
 from rustray.client.throttle import PATIENCE_S
 from rustray.common.errors import CommunicationError, ConfigError
 from rustray.rpc.api import HeadApi
@@ -99,7 +100,7 @@ def _start_embedded(
         slots=max(int(config.cpus), 1),
         close_reason=_EMBEDDED_CLOSED,
         timeout_s=EMBEDDED_START_S,
-        limits=SessionLimits(backpressure_timeout_s=backpressure_timeout_s),
+        limits=SessionLimits(backpressure_timeout_s=backpressure_timeout_s, pack=share),
     )
 
 

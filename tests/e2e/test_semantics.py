@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import rustray
@@ -368,3 +369,44 @@ def test_the_executor_keeps_the_contract_of_the_standard_library() -> None:
         assert isinstance(failed.exception(_WAIT_S), ZeroDivisionError)
     with pytest.raises(RuntimeError):
         pool.submit(pow, 2, 2)
+
+
+def test_large_arrays_are_the_same_everywhere() -> None:
+    """Read-only views, a copy of what was handed in, alive as long as somebody looks at them."""
+
+    @rustray.remote
+    def double(array: Any, note: str) -> Any:
+        assert not array.flags.writeable
+        assert array.ctypes.data % 16 == 0
+        return {"twice": array * 2, "note": note}
+
+    array = np.arange(300_000, dtype=np.float64)
+    refs = [double.remote(array, note=str(i)) for i in range(4)]
+    array[:] = -1  # what happens after the call does not reach the task
+    for i, ref in enumerate(refs):
+        found = rustray.get(ref, timeout=_WAIT_S)
+        assert found["note"] == str(i)
+        assert found["twice"][299_999] == 2 * 299_999
+        assert not found["twice"].flags.writeable
+        again = rustray.get(ref)
+        assert np.shares_memory(again["twice"], found["twice"])
+    del refs, ref, again
+    part = found["twice"][-3:]
+    del found
+    assert part.tolist() == [599_994.0, 599_996.0, 599_998.0]
+    assert not [name for name in os.listdir("/dev/shm") if "rustray" in name]
+
+
+def test_a_large_result_of_a_task_whose_executor_dies_then_is_the_same(folder: Path) -> None:
+    """Killed right after its result was told: the memory is the reader's by then."""
+
+    @rustray.remote(max_retries=0)
+    def make(size: int) -> Any:
+        return os.getpid(), np.full(size, 7.0)
+
+    pid, array = rustray.get(make.remote(500_000), timeout=_WAIT_S)
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not Path(f"/proc/{pid}").exists(), 20)
+    assert array.sum() == 3_500_000.0
+    _, other = rustray.get(make.remote(10), timeout=_WAIT_S)
+    assert other.flags.writeable

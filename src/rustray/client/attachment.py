@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from rustray.client.connection import Connection
 from rustray.client.loop_thread import LoopThread
@@ -40,10 +41,12 @@ class SessionLimits:
     Attributes:
         max_payload_bytes: Most that the way to the head can carry as one item.
         backpressure_timeout_s: How long tasks wait here while the head takes none.
+        pack: Copies large arguments to where they wait, see `ClientSession`.
     """
 
     max_payload_bytes: int = MAX_PAYLOAD_BYTES
     backpressure_timeout_s: float = PATIENCE_S
+    pack: Callable[[Any], Any] = bytes
 
 
 class Attachment:
@@ -154,6 +157,7 @@ class Attachment:
                     self._limits.max_payload_bytes,
                     Throttle(connection.rouse_after, self._limits.backpressure_timeout_s),
                 )
+                session.pack = self._limits.pack
                 await connection.open(api, session)
             if self.address:
                 self._adviser = asyncio.create_task(self._advise(api, session))

@@ -53,7 +53,7 @@ class Owner(Protocol):
     thread_id: int
     offline_since_s: float | None
 
-    def submit(self, entry: ClassEntry, payload: bytes) -> TaskRef[Any]:
+    def submit(self, entry: ClassEntry, payload: Any) -> TaskRef[Any]:
         """Hand in one task."""
 
     def seal(self, batch: Batch) -> int:

@@ -14,13 +14,14 @@ from rustray.client.refs import ClassEntry, TaskRef
 from rustray.common.durability import parse_durability
 from rustray.common.errors import PayloadError
 from rustray.task.codec import encode_call
-from rustray.task.pickling import ATOMS, PROTOCOL, dumps_call
+from rustray.task.flat import FlatValue
+from rustray.task.pickling import ATOMS, PROTOCOL, dumps_call_parts
 from rustray.task.spec import Codec, deadline_unix_s
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_encode = dumps_call
+_encode = dumps_call_parts
 _dumps = pickle.dumps
 
 
@@ -49,7 +50,7 @@ class RemoteFunction(Generic[P, T]):
         if entry is None or entry.owner is not context.current_session:
             entry = self._bind()
         if len(args) == 1 and not kwargs and type(args[0]) in ATOMS:
-            payload = _dumps((args, kwargs), PROTOCOL)
+            payload: bytes | FlatValue = _dumps((args, kwargs), PROTOCOL)
         else:
             try:
                 payload = _encode(args, kwargs)

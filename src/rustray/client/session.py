@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from rustray.client.ledger import Ledger, ask_for
 from rustray.client.refs import PENDING, Batch, ClassEntry, TaskRef
+from rustray.client.sharing import column_of
 from rustray.client.throttle import Throttle
 from rustray.client.waiters import Arrivals
 from rustray.common.durability import Durability
@@ -58,6 +59,7 @@ class ClientSession:
         broken: Why it can take nothing any more, or None.
         thread_id: Of the loop thread, where nobody may block for a result.
         offline_since_s: Since when the head cannot be reached (`time.monotonic`), or None.
+        pack: Copies large arguments to where they wait; see `rustray.client.sharing.share`.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class ClientSession:
         self._ledger = Ledger(self.prefix, self.lock, self.arrivals)
         self._rouse = rouse
         self._max_bytes = max_payload_bytes
+        self.pack: Callable[[Any], Any] = bytes
         self._throttle = throttle or Throttle(None)
         self._is_idle = False
         self._next_sequence = 0
@@ -123,12 +126,12 @@ class ClientSession:
             return entry
         return ClassEntry(self, entry.number, task_class, code, deadline_unix_s, durability)
 
-    def submit(self, entry: ClassEntry, payload: bytes) -> TaskRef[Any]:
+    def submit(self, entry: ClassEntry, payload: Any) -> TaskRef[Any]:
         """Hand in one task.
 
         Args:
             entry: From `define` of this session.
-            payload: Encoded arguments.
+            payload: Encoded arguments: bytes, or a `FlatValue`.
 
         Raises:
             PayloadError: the arguments are more than the way to the head can carry.
@@ -137,13 +140,10 @@ class ClientSession:
         Complexity: O(1), without I/O; wakes the loop thread if that had nothing to do.
         """
         is_big = len(payload) > BIG_PAYLOAD_BYTES
-        if is_big and len(payload) > self._max_bytes:
-            what = f"the arguments of one task of {entry.task_class.function}"
-            raise _too_big(what, len(payload), self._max_bytes)
+        if is_big:
+            payload = _pack(payload, entry, self._max_bytes, self.pack)
         with self.lock:
-            batch = entry.open_batch
-            if batch is None:
-                batch = self._open_batch(entry)
+            batch = entry.open_batch or self._open_batch(entry)
             refs = batch.refs
             index = len(refs)
             # One append makes the task exist: a Ctrl-C before it leaves nothing behind.
@@ -396,11 +396,18 @@ def _fill_cancels(frame: ClientFrame, cancels: deque[tuple[Batch, int]]) -> None
 def _build_column(batch: Batch) -> PayloadColumn:
     """Join the arguments that the references of a fresh batch hold, and take them out of these."""
     refs = batch.refs
-    column = batch.column = PayloadColumn.of([b"" if ref is None else ref._data for ref in refs])
+    column = batch.column = column_of([b"" if ref is None else ref._data for ref in refs])
     for ref in refs:
         if ref is not None:
             ref._data = None
     return column
+
+
+def _pack(payload: Any, entry: ClassEntry, limit: int, pack: Callable[[Any], Any]) -> Any:
+    if len(payload) > limit:
+        what = f"the arguments of one task of {entry.task_class.function}"
+        raise _too_big(what, len(payload), limit)
+    return pack(payload)
 
 
 def _too_big(what: str, size: int, limit: int) -> PayloadError:

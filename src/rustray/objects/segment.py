@@ -131,6 +131,16 @@ class Segment:
         """
         return map_sealed(self.fileno(), self.size)
 
+    def detach(self) -> int:
+        """Hand the descriptor over to the caller, who closes it.
+
+        Raises:
+            ValueError: it is closed.
+        """
+        fd = self.fileno()
+        self._owner.detach()
+        return fd
+
     def close(self) -> None:
         """Let go of the descriptor; idempotent."""
         self._owner()

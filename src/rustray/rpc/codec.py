@@ -89,7 +89,7 @@ def encode_token(token: str) -> bytes:
 
 
 def _put_payloads(target: common.Payloads, column: PayloadColumn) -> None:
-    target.blob = column.blob
+    target.blob = bytes(column.blob)  # a copy only of shared memory
     target.ends = column.ends_bytes()
     target.base = column.base
 

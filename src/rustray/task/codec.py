@@ -29,6 +29,7 @@ from rustray.task.failures import (
     safe_text,
     shorten,
 )
+from rustray.task.flat import FlatValue
 from rustray.task.locate import locate
 from rustray.task.spec import Codec
 
@@ -43,6 +44,7 @@ __all__ = [
     "explain_decode_error",
     "failure_from_exception",
     "find_unserializable",
+    "parts_encoder",
     "value_decoder",
     "value_encoder",
 ]
@@ -87,6 +89,15 @@ def value_encoder(codec: Codec) -> Callable[[Any], bytes]:
 
         return pickling.dumps
     return pack if codec == Codec.MSGPACK else _encode_json
+
+
+def parts_encoder(codec: Codec) -> Callable[[Any], bytes | FlatValue]:
+    """Return an encoder as `value_encoder` does; it leaves large buffers where they are."""
+    if codec == Codec.PICKLE:
+        from rustray.task import pickling
+
+        return pickling.dumps_parts
+    return value_encoder(codec)
 
 
 def value_decoder(codec: Codec) -> Callable[[bytes], Any]:

@@ -10,7 +10,7 @@ import sys
 from array import array
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import Final
+from typing import Final, cast
 
 ENDS_TYPECODE: Final = "I"
 MAX_BLOB_BYTES: Final = (1 << 32) - 1
@@ -110,6 +110,24 @@ class PayloadColumn:
 
     def __repr__(self) -> str:
         return f"PayloadColumn({len(self.ends)} items, {len(self.blob)} bytes)"
+
+
+class SharedColumn(PayloadColumn):
+    """One item in sealed memory that other processes on this machine can map.
+
+    Its blob and what is cut from it are read-only memory views, used as bytes are: measured, cut,
+    read, joined. Who needs real bytes makes them: ``bytes(item)``.
+
+    Attributes:
+        owner: What keeps the descriptor of that memory (a segment of `rustray.objects`); None:
+            there is none any more, only the mapping.
+    """
+
+    __slots__ = ("owner",)
+
+    def __init__(self, view: memoryview, owner: object = None) -> None:
+        super().__init__(cast("bytes", view), array(ENDS_TYPECODE, [len(view)]))
+        self.owner = owner
 
 
 class StoredColumn(PayloadColumn):

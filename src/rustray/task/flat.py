@@ -79,6 +79,11 @@ class Buffers(list[memoryview]):
         return False
 
 
+def parts_of(item: bytes | FlatValue) -> Sequence[bytes | memoryview]:
+    """Return the bytes of an encoded value as they lie in memory."""
+    return item.parts if isinstance(item, FlatValue) else (item,)
+
+
 def encode(dump: Callable[..., bytes], value: Any, protocol: int) -> bytes | FlatValue:
     """Pickle a value, large buffers beside the pickle; what the pickler raises passes through."""
     found = Buffers()

@@ -38,7 +38,7 @@ class Callee:
         is_ready: Whether `resolve` is done.
         decode: Payload to (args, kwargs).
         call: The function.
-        encode: Result to bytes.
+        encode: Result to bytes, or to parts where it is large.
     """
 
     __slots__ = ("_definition", "_table", "call", "codec", "decode", "encode", "is_ready", "name")
@@ -50,7 +50,7 @@ class Callee:
         self.codec = Codec(definition.codec)
         self.is_ready = False
         self.decode: Callable[[bytes], Call] = codecs.value_decoder(self.codec)
-        self.encode = codecs.value_encoder(self.codec)
+        self.encode = codecs.parts_encoder(self.codec)
         self.call: Callable[..., Any] = _no_function
 
     def resolve(self) -> None:

@@ -51,7 +51,7 @@ class ProcessRunner(Runner):
         self, data: socket.socket, control: socket.socket, cell: Cell, max_result_bytes: int
     ) -> None:
         super().__init__(data, control, cell, max_result_bytes)
-        self._outbox = Outbox(self.sender)
+        self._outbox = Outbox(self.sender, self.results)
         self._lock = threading.Lock()
         self._chunk: wire.Chunk | None = None
         self._todo: deque[int] = deque()
@@ -77,6 +77,8 @@ class ProcessRunner(Runner):
             for kind, number, data, start, stop in feed(bytes(buffer[:count])):
                 if kind == wire.RUN:
                     self._run_chunk(wire.unpack_run(number, data, start))
+                elif kind == wire.RUN_SHARED:
+                    self._run_chunk(self.take_shared(number, data, start))
                 elif kind == wire.DEFINE:
                     self.functions.define(number, wire.unpack_definition(data, start, stop))
 
@@ -103,6 +105,7 @@ class ProcessRunner(Runner):
                     self._outbox.send_other(*describe_failure(stray, CALL, callee, None))
         self.cell.words[INDEX] = IDLE
         self._outbox.flush()
+        chunk.data = b""  # what the arguments were in goes when nothing of them is left
         if self._cancelled:
             self._cancelled = {key for key in self._cancelled if key[0] > chunk.number}
 

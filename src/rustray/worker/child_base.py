@@ -11,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import CodeType, FrameType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from rustray.common.errors import (
     PayloadError,
@@ -32,6 +32,14 @@ from rustray.worker.callee import Callee, FunctionTable, Unresolvable
 from rustray.worker.cell import Cell
 from rustray.worker.context import TaskInterrupt
 from rustray.worker.news import News
+from rustray.worker.sharing import (
+    SHARED_BYTES,
+    ArgumentMemory,
+    Item,
+    ResultSender,
+    are_aligned,
+    receive_packet,
+)
 from rustray.worker.wire import Chunk
 
 INTERRUPT_RETRY_MS: Final = 10
@@ -167,18 +175,20 @@ class Outbox:
     `lock` only, so that the control thread may flush while a task runs.
 
     Attributes:
-        items: Encoded results of consecutive tasks of the chunk, not sent yet.
+        items: Encoded results of consecutive tasks of the chunk, not sent yet; of large ones
+            only the last may be one.
         done: ``done[0]``: when the last of them ended (`time.perf_counter`).
         lock: Held while something is taken or sent.
         news: Returns what goes before the next outcome; None as long as no task says anything.
     """
 
-    def __init__(self, sender: Sender) -> None:
+    def __init__(self, sender: Sender, results: ResultSender) -> None:
         self._send = sender.send
+        self._results = results
         self._chunk: Chunk | None = None
         self._base = 0
         self._since = 0.0
-        self.items: list[bytes] = []
+        self.items: list[Item] = []
         self.done = [0.0]
         self.news: Callable[[], bytes] | None = None
         self.lock = threading.Lock()
@@ -221,11 +231,23 @@ class Outbox:
         self._base = base + count
         run_us = int((done - self._since) * 1e6)
         self._since = done
-        self._send(
-            wire.pack_outcome(
-                chunk.number, chunk.lease, chunk.offset + base, SUCCEEDED, run_us, taken
+        offset = chunk.offset + base
+        memory = self._results.send(taken[-1])
+        if memory is None:
+            small = [bytes(each) for each in taken] if len(taken[-1]) >= SHARED_BYTES else taken
+        else:
+            small = taken[:-1]
+        small_us = run_us * len(small) // count
+        message = b""
+        if small:
+            message = wire.pack_outcome(
+                chunk.number, chunk.lease, offset, SUCCEEDED, small_us, cast("list[bytes]", small)
             )
-        )
+        if memory is not None:
+            message += wire.pack_outcome_shared(
+                chunk.number, chunk.lease, offset + count - 1, SUCCEEDED, run_us - small_us, *memory
+            )
+        self._send(message)
 
     def send_other(self, state: TaskState, payload: bytes) -> None:
         """Send how the task after the results that wait ended, and those before it."""
@@ -262,6 +284,8 @@ class Runner(ABC):
         self.cell = cell
         self.limit = max_result_bytes
         self.functions = FunctionTable()
+        self.arguments = ArgumentMemory()
+        self.results = ResultSender(control)
         self._news: News | None = None
         self._news_lock = threading.Lock()
 
@@ -273,6 +297,13 @@ class Runner(ABC):
                 self._news = News(self.send_news)
                 self.news_begins(self._news.take)
             return self._news
+
+    def take_shared(self, number: int, data: bytes, start: int) -> Chunk:
+        """Decode a chunk whose arguments are in memory of their own, and map that."""
+        chunk = wire.unpack_run_shared(number, data, start, self.arguments.take)
+        if not are_aligned(chunk):
+            chunk.data = bytes(chunk.data)  # what is cut from it is copied to where it is aligned
+        return chunk
 
     @abstractmethod
     def run(self) -> None:
@@ -329,16 +360,20 @@ class Runner(ABC):
             while True:
                 if self.is_interrupt_pending() and not poll.poll(INTERRUPT_RETRY_MS):
                     self.repeat_interrupt()
-                elif not self._obey_packet(self.control.recv(wire.CONTROL.size)):
+                elif not self._obey_packet(*receive_packet(self.control)):
                     return
         except OSError:  # the agent is gone, or closes
             return
+        finally:
+            self.arguments.end()
 
-    def _obey_packet(self, packet: bytes) -> bool:
+    def _obey_packet(self, packet: bytes, descriptor: int | None) -> bool:
         if len(packet) != wire.CONTROL.size:
             return False
         kind, number, index, more = wire.CONTROL.unpack(packet)
-        if kind == wire.RECLAIM:
+        if kind == wire.OBJECT:
+            self.arguments.put(number, descriptor)
+        elif kind == wire.RECLAIM:
             found, taken = self.reclaim(number)
             self.flush()
             self.control.send(wire.CONTROL.pack(wire.RECLAIMED, number, found, taken))

@@ -19,7 +19,8 @@ from rustray.worker.wire import Chunk
 
 Key = tuple[int, int]
 """Chunk number and index."""
-Outcome = tuple[TaskState, bytes]
+Outcome = tuple[TaskState, bytes | tuple[int, int]]
+"""State and payload; for a large result the number and size of the memory that has it."""
 
 
 class Entry:
@@ -71,6 +72,8 @@ class SharedRunner(Runner):
                 self.functions.define(number, wire.unpack_definition(data, start, stop))
             elif kind == wire.RUN:
                 self._accept_chunk(wire.unpack_run(number, data, start))
+            elif kind == wire.RUN_SHARED:
+                self._accept_chunk(self.take_shared(number, data, start))
 
     def _accept_chunk(self, chunk: Chunk) -> None:
         callee = self.functions.callees[chunk.class_number]
@@ -104,11 +107,14 @@ class SharedRunner(Runner):
             self.cell.words[INDEX] = IDLE
 
     def succeed(self, entry: Entry, value: Any) -> Outcome:
-        """Encode a result; raises what the encoder raises, or `ResultTooBig`."""
+        """Encode a result; raises what the encoder raises, or `ResultTooBig`.
+
+        Large ones are written here, where nobody else can change the value meanwhile.
+        """
         item = entry.callee.encode(value)
         if len(item) > self.limit:
             raise too_big(len(item), self.limit)
-        return TaskState.SUCCEEDED, item
+        return TaskState.SUCCEEDED, self.results.send(item) or bytes(item)
 
     def check_cancelled(self, entry: Entry) -> None:
         """Raise `TaskInterrupt` for a task that was cancelled before it started."""
@@ -132,11 +138,14 @@ class SharedRunner(Runner):
         chunk = entry.chunk
         state, payload = outcome
         run_us = int((time.perf_counter() - entry.started) * 1e6)
-        self._outgoing.append(
-            wire.pack_outcome(
-                chunk.number, chunk.lease, chunk.offset + entry.index, state, run_us, [payload]
+        offset = chunk.offset + entry.index
+        if isinstance(payload, bytes):
+            message = wire.pack_outcome(chunk.number, chunk.lease, offset, state, run_us, [payload])
+        else:
+            message = wire.pack_outcome_shared(
+                chunk.number, chunk.lease, offset, state, run_us, *payload
             )
-        )
+        self._outgoing.append(message)
 
     def flush(self) -> None:
         """Send what is queued; who finds another thread sending leaves it to that one."""

@@ -15,6 +15,7 @@ from rustray.task.spec import ExecutorKind
 from rustray.task.state import TaskState
 from rustray.worker import wire
 from rustray.worker.cell import Cell
+from rustray.worker.sharing import ControlReader, pack_any_run, unpack_any_outcome
 
 TAIL_BYTES: Final = 8 * 1024
 FLUSH_FIRST_S: Final = 0.01
@@ -145,6 +146,7 @@ class ExecutorHandle:
         self._control.setblocking(False)
         os.set_blocking(self._output, False)
         self._packets = PacketWriter(self._loop, self._control)
+        self._orders = ControlReader(self._control)
         self._loop.add_reader(self._data, self._on_data)
         self._loop.add_reader(self._control, self._on_control)
         self._loop.add_reader(self._output, self._on_output)
@@ -170,7 +172,7 @@ class ExecutorHandle:
         self._out[number] = _Out(chunk.lease, chunk.offset, count)
         if count > 1:
             self._bundles += 1
-        self._send(wire.pack_run(number, chunk))
+        self._send(pack_any_run(number, chunk, self._packets.send))
 
     def reclaim(self) -> None:
         """Ask for everything back that has not started."""
@@ -272,6 +274,8 @@ class ExecutorHandle:
             return False
         if outcomes:
             self._on_outcomes(self.executor_id, outcomes)
+        while self._orders.has_packets:
+            self._on_control()
         return True
 
     def _tell_news(self, messages: list[tuple[int, int, bytes, int, int]]) -> None:
@@ -280,9 +284,8 @@ class ExecutorHandle:
                 self._on_news(self.executor_id, *wire.unpack_news(data, start, stop))
 
     def _settle(self, kind: int, number: int, data: bytes, start: int, stop: int) -> LeaseOutcome:
-        if kind != wire.OUTCOME:
-            raise ValueError(f"a message of unknown kind {kind}")
-        lease, run_us, offset, state, payloads = wire.unpack_outcome(data, start, stop)
+        message = (kind, data, start, stop)
+        lease, run_us, offset, state, payloads = unpack_any_outcome(message, self._orders)
         out = self._out[number]
         count = len(payloads)
         out.left -= count
@@ -301,12 +304,9 @@ class ExecutorHandle:
 
     def _on_control(self) -> bool:
         """Take one packet; False if there was none."""
-        try:
-            packet = self._control.recv(wire.CONTROL.size)
-        except BlockingIOError:
+        packet = self._orders.read()
+        if packet is None:
             return False
-        except OSError:
-            packet = b""
         if len(packet) != wire.CONTROL.size:
             self._loop.remove_reader(self._control)
             return False
@@ -382,6 +382,7 @@ class ExecutorHandle:
         """Let go of everything."""
         close_fds(self.take_child_fds())
         self._packets.close()
+        self._orders.close()
         self._loop.remove_writer(self._data)
         for each in (self._data, self._control):
             self._loop.remove_reader(each)

@@ -104,7 +104,7 @@ class WorkerService:
             task_id=task_id(item.prefix, item.sequence),
             state=state,
             codec=int(task_class.codec),
-            payload=outcome.payloads[0],
+            payload=bytes(outcome.payloads[0]),
             worker_id=agent.worker_id,
             attempts=1,
         )

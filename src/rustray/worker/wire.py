@@ -16,7 +16,7 @@ import json
 import struct
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Final
@@ -35,12 +35,18 @@ RUN: Final = 2
 OUTCOME: Final = 3
 NEWS: Final = 4
 """What running tasks say of themselves; never after their outcome."""
+RUN_SHARED: Final = 5
+"""As `RUN`, with the arguments in memory whose descriptor has the chunk's number."""
+OUTCOME_SHARED: Final = 6
+"""As `OUTCOME`, of one task, with its result in memory whose descriptor came under a number."""
 
 _DEFINE: Final = struct.Struct("=BxxxIQI")
 _RUN: Final = struct.Struct("=BxxxIQQQdIIIII10s2x")
 _OUTCOME: Final = struct.Struct("=BxxxIQQQIII")
 _RUN_BODY: Final = struct.Struct("=QQdIIIII10s2x")
 _OUTCOME_BODY: Final = struct.Struct("=QQIII")
+_SHARED: Final = struct.Struct("=BxxxIQQQIIIQ")
+_SHARED_BODY: Final = struct.Struct("=QQIIIQ")
 _ENDS_BYTES: Final = array(ENDS_TYPECODE).itemsize
 
 # Kinds on the control channel.
@@ -53,6 +59,8 @@ FLUSH: Final = 3
 """Agent: send the results you hold, even while a task runs."""
 RECLAIMED: Final = 4
 """Executor: of the chunk with this number, the last so many tasks will never start."""
+OBJECT: Final = 5
+"""Either: memory with this number, whose descriptor comes along."""
 
 CONTROL: Final = struct.Struct("=BxxxIII")
 """kind, three numbers."""
@@ -161,6 +169,28 @@ def pack_run(number: int, chunk: RunChunk) -> tuple[bytes, bytes, bytes]:
     return head, ends, blob
 
 
+def pack_run_shared(number: int, chunk: RunChunk) -> tuple[bytes, bytes]:
+    """Encode a chunk whose arguments are in memory of their own."""
+    ends = chunk.payloads.ends.tobytes()
+    head = _RUN.pack(
+        RUN_SHARED, number, _RUN_BODY.size + len(ends), chunk.lease, chunk.first,
+        chunk.deadline_unix_s, chunk.class_number, chunk.offset, chunk.attempt,
+        len(chunk.payloads.ends), chunk.payloads.base, chunk.prefix,
+    )  # fmt: skip
+    return head, ends
+
+
+def unpack_run_shared(
+    number: int, data: bytes, start: int, take: Callable[[int, int], bytes]
+) -> Chunk:
+    """Decode the body of a `RUN_SHARED` message; ``take`` maps the memory (number, size)."""
+    chunk = unpack_run(number, data, start)
+    base = chunk.start - chunk.shift
+    chunk.data = take(number, chunk.ends[-1] - base)
+    chunk.start, chunk.shift = 0, -base
+    return chunk
+
+
 def unpack_run(number: int, data: bytes, start: int) -> Chunk:
     """Decode the body of a `RUN` message."""
     lease, first, deadline_unix_s, class_number, offset, attempt, count, base, prefix = (
@@ -194,6 +224,21 @@ def unpack_outcome(data: bytes, start: int, stop: int) -> tuple[int, int, int, i
     blob_at = ends_at + count * _ENDS_BYTES
     ends.frombytes(data[ends_at:blob_at])
     return lease, run_us, offset, state, PayloadColumn(data[blob_at:stop], ends)
+
+
+def pack_outcome_shared(
+    number: int, lease: int, offset: int, state: int, run_us: int, memory: int, size: int
+) -> bytes:
+    """Encode how one task ended whose result is in memory of its own."""
+    return _SHARED.pack(
+        OUTCOME_SHARED, number, _SHARED_BODY.size, lease, run_us, offset, state, memory, size
+    )
+
+
+def unpack_outcome_shared(data: bytes, start: int) -> tuple[int, int, int, int, int, int]:
+    """Decode an `OUTCOME_SHARED` message: lease, run_us, offset, state, memory, size."""
+    found: tuple[int, int, int, int, int, int] = _SHARED_BODY.unpack_from(data, start)
+    return found
 
 
 def pack_news(items: Sequence[LeaseNews], dropped: int) -> bytes:

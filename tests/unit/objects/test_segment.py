@@ -26,7 +26,7 @@ time.sleep(600)
 
 
 def _names() -> set[str]:
-    return set(os.listdir("/dev/shm"))
+    return {name for name in os.listdir("/dev/shm") if "rustray" in name}
 
 
 def test_what_was_written_is_read_and_nobody_can_change_it() -> None:
@@ -62,7 +62,10 @@ def test_a_mapping_outlives_its_segment_and_goes_with_the_last_view() -> None:
     address = array.ctypes.data
 
     def is_mapped() -> bool:
-        return f"{address:x}-" in Path("/proc/self/maps").read_text()
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        here = [line for line in lines if line.startswith(f"{address:x}-")]
+        assert all("r--p" in line and "/memfd:rustray-object" in line for line in here)
+        return bool(here)
 
     assert is_mapped()
     part = array[:10]
