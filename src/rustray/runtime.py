@@ -32,11 +32,12 @@ _REMOTE_CLOSED: Final = (
 )
 
 
-def start(
+def start(  # noqa: PLR0913 - settings, by name
     address: str | None = None,
     *,
     num_cpus: float | None = None,
     memory_mb: float | None = None,
+    num_gpus: float | None = None,
     token: str | None = None,
     ca_file: str | os.PathLike[str] | None = None,
     connect_timeout_s: float = 10.0,
@@ -50,12 +51,13 @@ def start(
         for name, value in (("token", token), ("ca_file", ca_file)):
             if value is not None:
                 raise ValueError(f"{name} is for the head at an address; none was given")
-        return _start_embedded(num_cpus, memory_mb, backpressure_timeout_s)
-    for name, amount in (("num_cpus", num_cpus), ("memory_mb", memory_mb)):
+        return _start_embedded(num_cpus, memory_mb, num_gpus, backpressure_timeout_s)
+    amounts = (("num_cpus", num_cpus), ("memory_mb", memory_mb), ("num_gpus", num_gpus))
+    for name, amount in amounts:
         if amount is not None:
             raise ValueError(
                 f"{name} is for an embedded cluster; the workers of {address} decide theirs "
-                "(rustray worker --cpus N --memory-mb M)"
+                "(rustray worker --cpus N --memory-mb M --gpus N)"
             )
     return _connect(
         parse_address(address), token, ca_file, connect_timeout_s, backpressure_timeout_s
@@ -83,12 +85,18 @@ def parse_address(text: str) -> str:
 
 
 def _start_embedded(
-    num_cpus: float | None, memory_mb: float | None, backpressure_timeout_s: float
+    num_cpus: float | None,
+    memory_mb: float | None,
+    num_gpus: float | None,
+    backpressure_timeout_s: float,
 ) -> Attachment:
     from rustray.worker import detect
     from rustray.worker.config import WorkerConfig
 
+    detected, visible = detect.gpus(os.environ)
     config = WorkerConfig(
+        gpus=detected if num_gpus is None else num_gpus,
+        gpu_ids=visible,
         cpus=detect.cpu_cores() if num_cpus is None else num_cpus,
         memory_mb=detect.memory_mb() if memory_mb is None else memory_mb,
         name="embedded",

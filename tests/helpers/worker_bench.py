@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 
-from rustray.common.resources import CPU, ResourceSet
+from rustray.common.resources import CPU, GPU, UNIT, ResourceSet
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import (
     AssignFrame,
@@ -68,6 +68,10 @@ class FakeExecutor:
     notices: list[Key] = field(default_factory=list)
     signal: int | None = None
     guard: float = math.inf
+    gpu_ids: tuple[str, ...] | None = None
+    threads: int = 1
+    seen: set[tuple[str, ...]] = field(default_factory=set)
+    gpus: dict[Key, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass
@@ -144,6 +148,9 @@ class WorkerBench:
                 executor = self.executors[command.executor_id]
                 assert command.class_number not in executor.classes
                 executor.classes[command.class_number] = command.task_class
+            case e.PrepareExecutor():
+                executor = self.executors[command.executor_id]
+                executor.threads, executor.gpu_ids = command.setting
             case e.DispatchTasks():
                 self._dispatch(command)
             case e.Reclaim():
@@ -201,6 +208,12 @@ class WorkerBench:
             self.runs[key] += 1
             self.order.append(key)
             executor.tasks[key] = task_class
+            if executor.gpu_ids is not None:
+                executor.gpus[key] = executor.gpu_ids
+        if executor.kind is ExecutorKind.PROCESS:
+            assert executor.threads == max(1, int(task_class.resources.amounts().get(CPU, 0)))
+            executor.seen.add(executor.gpu_ids or ())
+            assert len(executor.seen) == 1, "a process was given other GPUs than it had before"
 
     def check_use(self) -> None:
         """Check, from what the executors hold, that no resource is used twice."""
@@ -211,6 +224,21 @@ class WorkerBench:
                 used.update(dict(task_class.resources.units))
         for name, units in used.items():
             assert units <= self.limits.resources.units.get(name, 0), f"{name} is overcommitted"
+        self._check_gpus()
+
+    def _check_gpus(self) -> None:
+        """Check that whole GPUs have one task, and parts of one are no more than it."""
+        used: Counter[str] = Counter()
+        for executor in self.executors.values():
+            holds = list(executor.tasks.items())
+            for key, task_class in holds[:1] if executor.kind is ExecutorKind.PROCESS else holds:
+                need = task_class.resources.units.get(GPU, 0)
+                ids = executor.gpus.get(key, ())
+                assert len(set(ids)) == len(ids) == -(-need // UNIT)
+                for index, gpu_id in enumerate(ids):
+                    used[gpu_id] += min(UNIT, need - index * UNIT)
+        for gpu_id, units in used.items():
+            assert units <= UNIT, f"GPU {gpu_id} is given out for {units}"
 
     def _check_priorities(self, commands: list[e.Command]) -> None:
         lanes = self.manager._state.backlog.lanes.values()

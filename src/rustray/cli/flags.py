@@ -56,6 +56,7 @@ WORKER_FLAGS: Final = (
     ServeFlag("--port", "TCP port of its service; 0: any.", "node.worker_port", "PORT"),
     ServeFlag("--cpus", "Cores to offer; detected by default.", "worker.cpus", "N"),
     ServeFlag("--memory-mb", "Megabytes to offer; detected.", "worker.memory_mb", "MB"),
+    ServeFlag("--gpus", "GPUs to offer; detected by default.", "worker.gpus", "N"),
     ServeFlag(
         "--functions",
         "Modules whose registered functions it offers.",

@@ -77,6 +77,7 @@ async def _worker(given: Mapping[str, str], loaded: Loaded, around: Surroundings
             loaded.config,
             detected_cpus=detect.cpu_cores(),
             detected_memory_mb=detect.memory_mb(),
+            detected_gpus=detect.gpus(around.environ),
             default_name=detect.default_name(),
             spool_dir=str(state_dir(loaded.config, around) / "spool"),
         )

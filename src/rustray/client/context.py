@@ -113,6 +113,7 @@ def init(  # noqa: PLR0913 - settings, by name
     *,
     num_cpus: int | None = None,
     memory_mb: int | None = None,
+    num_gpus: float | None = None,
     token: str | None = None,
     ca_file: str | os.PathLike[str] | None = None,
     connect_timeout_s: float = 10.0,
@@ -126,6 +127,7 @@ def init(  # noqa: PLR0913 - settings, by name
             an embedded cluster: head and worker in this process, executors as children.
         num_cpus: Slots of the embedded cluster; None takes the machine's.
         memory_mb: Memory of the embedded cluster; None takes the machine's.
+        num_gpus: GPUs of the embedded cluster; None takes those that are found.
         token: Access token; None takes ``RUSTRAY_TOKEN``, ``RUSTRAY_TOKEN_FILE``, or the
             local state directory's.
         ca_file: The head's CA certificate; None takes the local state directory's.
@@ -156,6 +158,7 @@ def init(  # noqa: PLR0913 - settings, by name
             address,
             num_cpus=num_cpus,
             memory_mb=memory_mb,
+            num_gpus=num_gpus,
             token=token,
             ca_file=ca_file,
             connect_timeout_s=connect_timeout_s,

@@ -38,18 +38,38 @@ def to_units(name: str, amount: float) -> int:
     return round(amount * UNIT)
 
 
+def gpu_times(need: int, total: int) -> int:
+    """Count how often a demand for GPUs fits into a worker's, all of them free.
+
+    A fraction comes from one GPU: two have room for two demands of 0.6, not for three.
+    """
+    whole, rest = divmod(need, UNIT)
+    count, part = divmod(total, UNIT)
+    fits = total // need
+    if not rest:
+        return fits
+    while fits > 0:
+        fractions = max(fits - part // rest, 0)
+        if fits * whole + -(-fractions // (UNIT // rest)) <= count:
+            break
+        fits -= 1
+    return fits
+
+
 class ResourceSet:
     """An immutable vector of named amounts; a name that is absent means zero.
 
     Attributes:
         units: name to positive integer units, in name order; not to be mutated.
+        is_split: Whether it asks for a part of a GPU, which comes from one GPU only.
     """
 
-    __slots__ = ("_hash", "units")
+    __slots__ = ("_hash", "is_split", "units")
 
     def __init__(self, units: Mapping[str, int]) -> None:
         self.units: dict[str, int] = {k: units[k] for k in sorted(units) if units[k] > 0}
         self._hash = hash(tuple(self.units.items()))
+        self.is_split = self.units.get(GPU, 0) % UNIT != 0
 
     @classmethod
     def of(cls, amounts: Mapping[str, float]) -> ResourceSet:
@@ -86,6 +106,8 @@ class ResourceSet:
             fits = have // need
             if fits < best:
                 best = fits
+        if self.is_split:
+            best = min(best, gpu_times(self.units[GPU], free.get(GPU, 0)))
         return best
 
     def shortage(self, total: Mapping[str, int]) -> dict[str, tuple[float, float]]:

@@ -367,6 +367,9 @@ class WorkerSettings:
     memory_mb: float | None = _setting(
         None, "number", "Megabytes to offer; detected by default.", low=1, high=1e9
     )
+    gpus: float | None = _setting(
+        None, "number", "GPUs to offer; detected by default.", low=0, high=4_096
+    )
     functions: tuple[str, ...] = _setting(
         (), "names", "Modules whose registered functions it offers."
     )

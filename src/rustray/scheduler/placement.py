@@ -96,6 +96,10 @@ def room(state: SchedulerState, queue: ClassQueue, worker: WorkerRecord) -> int:
         fits = int(total[name] * factor - leased.get(name, 0)) // need
         if fits < limit:
             limit = fits
+    if queue.task_class.resources.is_split:
+        # Two GPUs have room for two demands of 0.6, though 1.8 is less than 2.
+        mine = worker.load.by_class.get(queue.task_class, 0)
+        limit = min(limit, int(capacity * factor) - mine)
     return limit if limit > 0 else 0
 
 

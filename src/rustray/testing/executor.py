@@ -25,9 +25,15 @@ from rustray.task.state import TaskState
 from rustray.testing.clock import ProcessLoop, Timer, VirtualClock
 from rustray.testing.history import History, Run
 from rustray.worker.context import shared_task
-from rustray.worker.events import ExecutorExited, ExecutorReady, ExecutorReported, ExecutorReturned
+from rustray.worker.events import (
+    ExecutorExited,
+    ExecutorReady,
+    ExecutorReported,
+    ExecutorReturned,
+    Setting,
+)
 from rustray.worker.news import News
-from rustray.worker.wire import Chunk, RunChunk
+from rustray.worker.wire import NO_SETUP, Chunk, RunChunk, Setup
 
 SPAWN_S = 0.005
 CANCELLED = encode_failure(FailureInfo("TASK_CANCELLED", "the task was cancelled"))
@@ -175,6 +181,7 @@ class SimExecutor:
     def __init__(self, pool: SimPool, executor_id: int, concurrency: int) -> None:
         self.executor_id = executor_id
         self.is_gone = False
+        self.setup = NO_SETUP
         self.classes: dict[int, tuple[TaskClass, Callable[..., Any]]] = {}
         self._pool = pool
         self._concurrency = concurrency
@@ -191,6 +198,7 @@ class SimExecutor:
     def give(self, chunk: RunChunk) -> None:
         """Take tasks."""
         seen = self._pool.functions.host.chunk_of(chunk)
+        seen.setup = self.setup
         self._queue.extend((seen, index, item) for index, item in enumerate(chunk.payloads))
         self._run_next()
 
@@ -360,6 +368,11 @@ class SimPool:
         """See `Pool`."""
         function = self.functions.function_of(code)
         self._at(executor_id).classes[class_number] = (task_class, function)
+
+    def prepare(self, executor_id: int, setting: Setting) -> None:
+        """See `Pool`."""
+        setup = Setup(gpu_ids=setting.gpu_ids or ())
+        self.loop.call_soon(setattr, self._at(executor_id), "setup", setup)
 
     def run(self, executor_id: int, chunk: RunChunk) -> None:
         """See `Pool`."""

@@ -7,7 +7,9 @@ from itertools import pairwise
 from typing import Final
 
 from rustray.common.errors import InvariantError
+from rustray.common.resources import GPU, UNIT
 from rustray.task.spec import ExecutorKind
+from rustray.worker.choice import choose, squatters
 from rustray.worker.records import Phase
 from rustray.worker.spool import Phase as SheafPhase
 from rustray.worker.spool import weight_of
@@ -66,6 +68,30 @@ def resources_add_up(state: WorkerState) -> str:
     return ""
 
 
+def gpus_add_up(state: WorkerState) -> str:
+    """What is free of each GPU is what no task holds; a fraction is of one, and whole are whole."""
+    if state.gpus is None:
+        return ""
+    left = list(state.gpus.total)
+    for executor in state.executors.values():
+        share = executor.share
+        if share is not None and share.indices != executor.home:
+            return f"an executor of {executor.home} holds {share}"
+        need = 0 if executor.charge is None else executor.charge.units.get(GPU, 0)
+        if not executor.is_shared and need != (share.units if share else 0):
+            return f"an executor is charged {need} and holds {share}"
+        if not executor.shares.keys() <= executor.running.keys() | executor.abandoned.keys():
+            return f"{executor.shares} are held by tasks that are not there"
+        for each in (*executor.shares.values(), *([share] if share else [])):
+            if len(set(each.indices)) != -(-each.units // UNIT):
+                return f"{each} does not have its indices"
+            for index, units in each.parts():
+                left[index] -= units
+    if left != state.gpus.free or min(left) < 0:
+        return f"{state.gpus.free} free, should be {left}"
+    return "" if sum(left) == state.free[GPU] else f"{left} free, and {state.free[GPU]} in all"
+
+
 def executors_count_right(state: WorkerState) -> str:
     """Counts match contents; a charge is held exactly while there are tasks."""
     for executor in state.executors.values():
@@ -119,7 +145,10 @@ def nobody_idles(state: WorkerState) -> str:
         return ""
     first = min(lanes, key=lambda lane: lane.order())
     others = [e for e in state.backlog.lanes.values() if e.blocked_at is not None]
-    if not others and first.demand.times_in(state.free):
+    if others or not state.fits(first.demand):
+        return ""
+    found = choose(state, first)
+    if found is not None and not (found[1] and squatters(state, found[0], found[1])):
         return f"{first.count} tasks wait beside {len(state.idle)} idle executors"
     return ""
 
@@ -172,6 +201,7 @@ def outbox_weighs_right(state: WorkerState) -> str:
 RULES: Final[tuple[Callable[[WorkerState], str], ...]] = (
     each_task_is_in_one_place,
     resources_add_up,
+    gpus_add_up,
     executors_count_right,
     idle_ones_are_idle,
     lanes_are_ordered,

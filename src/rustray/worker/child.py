@@ -81,9 +81,13 @@ class ProcessRunner(Runner):
                     self._run_chunk(self.take_shared(number, data, start))
                 elif kind == wire.DEFINE:
                     self.functions.define(number, wire.unpack_definition(data, start, stop))
+                elif kind == wire.SETUP:
+                    self.setup = wire.unpack_setup(data, start, stop)
+                    os.environ.update(self.setup.variables)
 
     def _run_chunk(self, chunk: wire.Chunk) -> None:
         todo = deque(chunk.ends)
+        chunk.setup = self.setup
         with self._lock:
             self._chunk, self._todo = chunk, todo
             if chunk.number <= self._reclaimed:

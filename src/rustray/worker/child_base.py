@@ -286,6 +286,7 @@ class Runner(ABC):
         self.functions = FunctionTable()
         self.arguments = ArgumentMemory()
         self.results = ResultSender(control)
+        self.setup = wire.NO_SETUP
         self._news: News | None = None
         self._news_lock = threading.Lock()
 

@@ -70,6 +70,9 @@ class SharedRunner(Runner):
         for kind, number, data, start, stop in messages:
             if kind == wire.DEFINE:
                 self.functions.define(number, wire.unpack_definition(data, start, stop))
+            elif kind == wire.SETUP:
+                # Its variables are the process's, and so nobody's where several tasks run.
+                self.setup = wire.unpack_setup(data, start, stop)
             elif kind == wire.RUN:
                 self._accept_chunk(wire.unpack_run(number, data, start))
             elif kind == wire.RUN_SHARED:
@@ -77,6 +80,7 @@ class SharedRunner(Runner):
 
     def _accept_chunk(self, chunk: Chunk) -> None:
         callee = self.functions.callees[chunk.class_number]
+        chunk.setup = self.setup
         entries = []
         start = chunk.start
         for index, end in enumerate(chunk.ends):

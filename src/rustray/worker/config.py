@@ -37,6 +37,7 @@ class WorkerConfig:
         memory_mb: Megabytes to offer.
         name: What people call it; 1 to 64 letters, digits, ``.``, ``_`` or ``-``.
         gpus: GPUs to offer.
+        gpu_ids: What the drivers call them, at least as many; None: 0, 1, 2...
         resources: Amounts of further resources to offer.
         labels: Labels that tasks can ask for.
         functions: Modules whose registered functions it offers.
@@ -66,6 +67,7 @@ class WorkerConfig:
     memory_mb: float
     name: str = "worker"
     gpus: float = 0
+    gpu_ids: tuple[str, ...] | None = None
     resources: Mapping[str, float] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
     functions: tuple[str, ...] = ()
@@ -119,6 +121,12 @@ class WorkerConfig:
             if not isinstance(module, str) or _MODULE.fullmatch(module) is None:
                 raise ValueError(f"functions: {module!r:.80} is not a module name: package.tasks")
 
+        if self.gpu_ids is not None and len(self.gpu_ids) < self.gpus:
+            raise ValueError(
+                f"gpus: {self.gpus:g} are to be offered, and CUDA_VISIBLE_DEVICES (or AMD's) lets "
+                f"this worker see {len(self.gpu_ids)}: {','.join(self.gpu_ids)!r}"
+            )
+
     def amounts(self) -> ResourceSet:
         """Return what is offered, as one vector.
 
@@ -146,6 +154,7 @@ class WorkerConfig:
             self.cancel_notice_s,
             self.cancel_grace_s,
             self.kill_grace_s,
+            self.gpu_ids or (),
         )
 
     @classmethod
@@ -155,6 +164,7 @@ class WorkerConfig:
         *,
         detected_cpus: float,
         detected_memory_mb: float,
+        detected_gpus: tuple[int, tuple[str, ...] | None] = (0, None),
         default_name: str,
         spool_dir: str = "",
     ) -> WorkerConfig:
@@ -165,11 +175,14 @@ class WorkerConfig:
         """
         node, worker = config.node, config.worker
         resources = dict(worker.resources)
+        detected, visible = detected_gpus
+        gpus = resources.pop(GPU, detected) if worker.gpus is None else worker.gpus
         return cls(
             cpus=detected_cpus if worker.cpus is None else worker.cpus,
             memory_mb=detected_memory_mb if worker.memory_mb is None else worker.memory_mb,
             name=worker.name or default_name,
-            gpus=resources.pop(GPU, 0),
+            gpus=gpus,
+            gpu_ids=visible,
             resources=resources,
             labels=worker.labels,
             functions=worker.functions,

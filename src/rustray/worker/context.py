@@ -57,9 +57,22 @@ class TaskContext:
             runs under; tasks of one lease share it.)
         deadline: Unix time, by this machine's clock, at which the attempt will be stopped: the
             earliest of its limits (run and total). None if it has none.
+        gpu_ids: The GPUs that are the task's own, as CUDA_VISIBLE_DEVICES names them; a fraction
+            is of the last one. In a process executor the task sees no others: its first is
+            device 0 there. Tasks in threads and coroutines share a process, and see all.
     """
 
-    __slots__ = ("_chunk", "_host", "_index", "_pid", "attempt", "deadline", "fence", "task_id")
+    __slots__ = (
+        "_chunk",
+        "_host",
+        "_index",
+        "_pid",
+        "attempt",
+        "deadline",
+        "fence",
+        "gpu_ids",
+        "task_id",
+    )
 
     def __init__(self, host: Host, chunk: Chunk, index: int) -> None:
         self._host = host
@@ -70,6 +83,7 @@ class TaskContext:
         self.attempt = chunk.attempt
         self.fence = chunk.lease & _FENCE_MASK
         self.deadline = chunk.deadline_unix_s or None
+        self.gpu_ids: tuple[str, ...] = chunk.setup.gpu_ids
 
     def is_cancelled(self) -> bool:
         """Whether the task was asked to stop: by a cancel, or because its time is up.

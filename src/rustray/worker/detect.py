@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import resource
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from rustray.common.errors import ConfigError
+from rustray.worker import numerics
 
 _MB: Final = 1_000_000
 _NO_LIMIT_BYTES: Final = 1 << 60
@@ -39,6 +42,34 @@ def memory_mb(root: Path = Path("/")) -> int:
     limits = [_total_memory(root), *_memory_limits_v2(root), _memory_limit_v1(root)]
     known = [limit for limit in limits if limit is not None and 0 < limit < _NO_LIMIT_BYTES]
     return max(min(known, default=_MB) // _MB, 1)
+
+
+def gpu_count(root: Path = Path("/")) -> int:
+    """Count the GPUs that the drivers of NVIDIA or AMD show on this machine."""
+    with contextlib.suppress(OSError):
+        found = list((root / "proc/driver/nvidia/gpus").iterdir())
+        if found:
+            return len(found)
+    with contextlib.suppress(OSError):
+        nodes = (root / "sys/class/kfd/kfd/topology/nodes").iterdir()
+        # A node without such units is a processor.
+        texts = (_read(node / "properties") for node in nodes)
+        return sum(
+            re.search(r"^simd_count [1-9]", text, re.MULTILINE) is not None for text in texts
+        )
+    return 0
+
+
+def gpus(own: Mapping[str, str], root: Path = Path("/")) -> tuple[int, tuple[str, ...] | None]:
+    """Return how many GPUs this process may use, and the ids that its environment names.
+
+    Args:
+        own: Its environment, which may show it fewer than there are; then it names them.
+        root: Where ``proc`` and ``sys`` are; another one in tests.
+    """
+    count = gpu_count(root)
+    visible = numerics.visible_gpus(own)
+    return (count if visible is None else min(count, len(visible))), visible
 
 
 def allow_descriptors(executors: int) -> None:

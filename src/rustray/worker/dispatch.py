@@ -9,11 +9,20 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final
 
-from rustray.common.resources import UNBOUNDED
+from rustray.common.resources import GPU, UNBOUNDED
 from rustray.task.spec import ExecutorKind
 from rustray.worker.backlog import Lane
-from rustray.worker.events import DefineClass, DispatchTasks, StartExecutor, WatchMemory
+from rustray.worker.choice import choose, end_longest_idle, evict
+from rustray.worker.events import (
+    DefineClass,
+    DispatchTasks,
+    PrepareExecutor,
+    Setting,
+    StartExecutor,
+    WatchMemory,
+)
 from rustray.worker.exclusive import guard
+from rustray.worker.gpus import GpuShare
 from rustray.worker.records import NEVER, Executor, Lease, Phase, Segment, WorkClass
 from rustray.worker.state import LOOK_AFTER_S, WorkerState
 
@@ -30,6 +39,8 @@ class _Verdict(Enum):
     PLACED = 1
     NO_EXECUTOR = 2
     NO_RESOURCES = 3
+    NO_SUITED_EXECUTOR = 4
+    """One is about to start, and the resources are kept for it."""
 
 
 def dispatch(state: WorkerState, now: float) -> None:
@@ -56,12 +67,13 @@ def dispatch(state: WorkerState, now: float) -> None:
         if lane.kind is ExecutorKind.PROCESS:
             # Executors must be able to run empty for the better lane.
             can_top_up = False
-        if verdict is _Verdict.NO_RESOURCES:
-            if lane.blocked_at is None:
-                lane.blocked_at = now
-            if now - lane.blocked_at >= BYPASS_S:
-                for name, units in lane.demand.units.items():
-                    reserved[name] = reserved.get(name, 0) + units
+        if verdict is _Verdict.NO_RESOURCES and lane.blocked_at is None:
+            lane.blocked_at = now
+        if verdict is _Verdict.NO_SUITED_EXECUTOR or (
+            lane.blocked_at is not None and now - lane.blocked_at >= BYPASS_S
+        ):
+            for name, units in lane.demand.units.items():
+                reserved[name] = reserved.get(name, 0) + units
 
 
 def _place(
@@ -72,17 +84,24 @@ def _place(
         return _place_shared(state, lane, fits, now)
     work = lane.segments[0].lease.work
     if fits and state.idle:
-        executor = next(iter(state.idle.values()))
+        found = choose(state, lane)
+        if found is None:
+            _grow(state, now, may_evict=True)
+            return _Verdict.NO_SUITED_EXECUTOR
+        executor, share = found
+        if share is not None and evict(state, executor, share):
+            return _Verdict.NO_SUITED_EXECUTOR
         del state.idle[executor.executor_id]
+        _settle_in(state, executor, share)
         executor.charge = lane.demand
         executor.is_solo = work.is_solo
         state.charge(lane.demand)
         _give(state, executor, lane, work, now)
         return _Verdict.PLACED
     if can_top_up and not work.is_solo and 0 < work.mean_us <= PREFETCH_BELOW_US:
-        found = _find_room(state, lane)
-        if found is not None:
-            _give(state, found, lane, work, now)
+        room = _find_room(state, lane)
+        if room is not None:
+            _give(state, room, lane, work, now)
             return _Verdict.PLACED
     if not fits:
         return _Verdict.NO_RESOURCES
@@ -91,12 +110,24 @@ def _place(
     return _Verdict.NO_EXECUTOR
 
 
+def _settle_in(state: WorkerState, executor: Executor, share: GpuShare | None) -> None:
+    """Give an executor its GPUs, and note that it can have no others from now on."""
+    if state.gpus is None:
+        return
+    executor.home = ()
+    if share is not None:
+        state.gpus.take(share)
+        executor.share = share
+        executor.home = share.indices
+
+
 def _count_fits(state: WorkerState, lane: Lane, reserved: dict[str, int]) -> int:
-    if not reserved:
-        return lane.demand.times_in(state.free)
+    fits = state.fits(lane.demand)
+    if not reserved or not fits:
+        return fits
     free = state.free
     left = {name: free.get(name, 0) - reserved.get(name, 0) for name in lane.demand.units}
-    return lane.demand.times_in(left) if left else UNBOUNDED
+    return min(fits, lane.demand.times_in(left)) if left else UNBOUNDED
 
 
 def _find_room(state: WorkerState, lane: Lane) -> Executor | None:
@@ -148,7 +179,7 @@ def _give(state: WorkerState, executor: Executor, lane: Lane, work: WorkClass, n
             executor.segments.append(Segment(lease, low, high, work.mean_us))
         executor.count += high - low
         executor.backlog_us += (high - low) * work.mean_us if work.mean_us else NEVER
-        _send(state, executor, lease, low, high, now)
+        _send(state, executor, lease, low, high, now, executor.share)
 
 
 def _weigh(state: WorkerState, executor: Executor, first: Segment, limit: int) -> None:
@@ -160,12 +191,25 @@ def _weigh(state: WorkerState, executor: Executor, first: Segment, limit: int) -
 
 
 def _send(
-    state: WorkerState, executor: Executor, lease: Lease, low: int, high: int, now: float
+    state: WorkerState,
+    executor: Executor,
+    lease: Lease,
+    low: int,
+    high: int,
+    now: float,
+    share: GpuShare | None,
 ) -> None:
     work = lease.work
     due, timeout_s = lease.due, work.task_class.timeout_s
     if timeout_s:
         due = min(due, now + timeout_s)
+    setting = work.setting
+    if state.gpus is not None:
+        ids = () if share is None else state.gpus.names(share)
+        setting = Setting(setting.threads, ids)
+    if executor.setting != setting:
+        executor.setting = setting
+        state.commands.append(PrepareExecutor(executor.executor_id, setting))
     if work.number not in executor.classes:
         executor.classes.add(work.number)
         state.commands.append(
@@ -196,7 +240,15 @@ def _place_shared(state: WorkerState, lane: Lane, fits: int, now: float) -> _Ver
     room = executor.concurrency - executor.count - len(executor.abandoned)
     if executor.phase is not Phase.READY or room <= 0:
         return _Verdict.NO_EXECUTOR
-    lease, low, high = lane.take(min(fits, room))
+    share = None
+    need = lane.demand.units.get(GPU, 0)
+    if need and state.gpus is not None:
+        share = state.gpus.find(need)
+        assert share is not None  # the demand fits
+        if evict(state, executor, share):
+            return _Verdict.NO_SUITED_EXECUTOR
+        state.gpus.take(share)
+    lease, low, high = lane.take(min(fits, room) if share is None else 1)
     state.charge(lane.demand, high - low)
     keys = [(lease.number, offset) for offset in range(low, high)]
     executor.running.update(dict.fromkeys(keys, (lease, now)))
@@ -208,17 +260,21 @@ def _place_shared(state: WorkerState, lane: Lane, fits: int, now: float) -> _Ver
         executor.limits.update(dict.fromkeys(keys, now + timeout_s))
         executor.limit_at = min(executor.limit_at, now + timeout_s)
         state.arm(executor, executor.limit_at)
-    _send(state, executor, lease, low, high, now)
+    if share is not None:
+        executor.shares[keys[0]] = share
+    _send(state, executor, lease, low, high, now, share)
     return _Verdict.PLACED
 
 
-def _grow(state: WorkerState, now: float) -> None:
+def _grow(state: WorkerState, now: float, *, may_evict: bool = False) -> None:
     processes = [e for e in state.executors.values() if not e.is_shared]
     # One at a time: what is just starting may be all that was missing.
-    if len(processes) < state.limits.max_executors and all(
-        e.phase is not Phase.STARTING for e in processes
-    ):
+    if any(e.phase is Phase.STARTING for e in processes):
+        return
+    if len(processes) < state.limits.max_executors:
         start_executor(state, ExecutorKind.PROCESS, now, is_extra=True)
+    elif may_evict and all(e.phase is not Phase.KILLED for e in processes):
+        end_longest_idle(state)
 
 
 def start_executor(

@@ -45,6 +45,9 @@ class Pool(Protocol):
     ) -> None:
         """Introduce a class to it."""
 
+    def prepare(self, executor_id: int, setting: events.Setting) -> None:
+        """Set it up for the tasks that follow."""
+
     def run(self, executor_id: int, chunk: RunChunk) -> None:
         """Give it tasks."""
 
@@ -232,6 +235,8 @@ class WorkerDriver:
                 pool.define(
                     command.executor_id, command.class_number, command.task_class, command.code
                 )
+            case events.PrepareExecutor():
+                pool.prepare(command.executor_id, command.setting)
             case events.StartExecutor():
                 pool.spawn(command.executor_id, command.kind, command.concurrency)
             case events.Interrupt():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from rustray.common.records import record
 from rustray.task.columns import PayloadColumn
@@ -236,6 +236,30 @@ class DefineClass:
     code: bytes
 
 
+class Setting(NamedTuple):
+    """How an executor process is to be set up for the tasks that it is given next.
+
+    Attributes:
+        threads: What libraries of numerics are told to use: the task's cores, at least one.
+        gpu_ids: GPUs that it may see, as the drivers call them; None: as the worker itself.
+    """
+
+    threads: int = 1
+    gpu_ids: tuple[str, ...] | None = None
+
+
+PLAIN: Final = Setting()
+"""Of an executor that was just started."""
+
+
+@record
+class PrepareExecutor:
+    """Set an executor up for the tasks that follow."""
+
+    executor_id: int
+    setting: Setting
+
+
 @dataclass(slots=True)
 class DispatchTasks:
     """Hand consecutive tasks of one lease to an executor; the core forgets the object.
@@ -361,6 +385,7 @@ class Leave:
 Command = (
     StartExecutor
     | DefineClass
+    | PrepareExecutor
     | DispatchTasks
     | WatchMemory
     | UnwatchMemory

@@ -20,9 +20,11 @@ from rustray.common.errors import ConfigError, InvariantError
 from rustray.task.frames import LeaseNews, LeaseOutcome, LeaseRange
 from rustray.task.functions import FunctionInfo, Parameter
 from rustray.task.spec import ExecutorKind, TaskClass
+from rustray.worker import numerics
+from rustray.worker.events import Setting
 from rustray.worker.executor_handle import FLUSH_FIRST_S, ExecutorHandle, spawn_request
 from rustray.worker.output import OutputForwarder
-from rustray.worker.wire import Definition, RunChunk
+from rustray.worker.wire import Definition, RunChunk, Setup, pack_definition, pack_setup
 from rustray.worker.zygote_client import ZygoteProcess, default_path, start_message
 
 __all__ = ["ExecutorExit", "ExecutorPool", "PoolListener", "RunChunk"]
@@ -111,6 +113,7 @@ class ExecutorPool:
         self._started: asyncio.Future[None] | None = None
         self._is_closing = False
         source = os.environ if env is None else env
+        self._source = source
         is_shown = source.get(OUTPUT_ENV, "1") != "0"
         self._forward = OutputForwarder().write if is_shown else None
 
@@ -172,7 +175,15 @@ class ExecutorPool:
         definition = Definition(
             task_class.function, int(task_class.codec), task_class.code_hash, code
         )
-        self._handle(executor_id).define(class_number, definition)
+        self._handle(executor_id).tell(pack_definition(class_number, definition))
+
+    def prepare(self, executor_id: int, setting: Setting) -> None:
+        """Set an executor up for the tasks that follow.
+
+        A number of threads that this process was started with stands.
+        """
+        found = numerics.variables(self._source, setting.threads, setting.gpu_ids)
+        self._handle(executor_id).tell(pack_setup(Setup(found, setting.gpu_ids or ())))
 
     def run(self, executor_id: int, chunk: RunChunk) -> None:
         """Give an executor tasks; it starts them in order, shared ones several at once."""

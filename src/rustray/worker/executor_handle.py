@@ -158,9 +158,9 @@ class ExecutorHandle:
 
     # ── To the executor ───────────────────────────────────────────────────────────────────
 
-    def define(self, class_number: int, definition: wire.Definition) -> None:
-        """Introduce a task class."""
-        self._send((wire.pack_definition(class_number, definition),))
+    def tell(self, message: bytes) -> None:
+        """Send a definition or a setup, which holds for the chunks that follow."""
+        self._send((message,))
 
     def run(self, chunk: wire.RunChunk) -> None:
         """Send a chunk."""

@@ -18,7 +18,8 @@ from rustray.common.resources import CPU, MEMORY, UNIT, ResourceSet
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import LeaseRange
 from rustray.task.spec import ExecutorKind, TaskClass
-from rustray.worker.events import MemoryExceeded
+from rustray.worker.events import PLAIN, MemoryExceeded, Setting
+from rustray.worker.gpus import GpuShare
 
 NEVER: Final = math.inf
 _MEAN_WEIGHT: Final = 0.2
@@ -46,6 +47,7 @@ class WorkClass:
         is_solo: Its tasks want an executor for themselves, nothing queued behind them,
             because their run must be timed or weighed alone.
         lane_key: The lane that its tasks wait in.
+        setting: What its executors are to be set to, but for their GPUs.
     """
 
     __slots__ = (
@@ -55,6 +57,7 @@ class WorkClass:
         "mean_us",
         "memory_limit",
         "number",
+        "setting",
         "task_class",
     )
 
@@ -75,6 +78,8 @@ class WorkClass:
         self.lane_key = LaneKey(
             task_class.priority, task_class.resources, task_class.executor, self.is_solo
         )
+        threads = max(units.get(CPU, 0) // UNIT, 1) if is_alone else 1
+        self.setting = PLAIN if threads == 1 else Setting(threads)
 
     def observe(self, run_us: int, count: int) -> None:
         """Take the run time of ``count`` tasks together into the average."""
@@ -191,6 +196,11 @@ class Executor:
         outgrown: What its task was found to hold too much; it is being killed for that.
         is_guarded: It runs an exclusive task, and the zygote knows until when.
         is_cut_off: It was killed for that, because the head did not answer.
+        setting: What it was set to last.
+        share: Process executors: the GPUs that its present tasks hold.
+        shares: Shared executors: the same, of each task that holds any.
+        home: Process executors: the GPUs that it has worked with, which it cannot let go of any
+            more; () for none, None as long as it has not worked (or its worker has none).
         check_at: When `watch.examine` has something to look at, at the earliest.
     """
 
@@ -221,6 +231,10 @@ class Executor:
     is_reclaiming: bool = False
     is_guarded: bool = False
     is_cut_off: bool = False
+    setting: Setting = PLAIN
+    share: GpuShare | None = None
+    shares: dict[tuple[int, int], GpuShare] = field(default_factory=dict)
+    home: tuple[int, ...] | None = None
     idle_since: float = 0.0
     check_at: float = NEVER
 

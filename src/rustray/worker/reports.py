@@ -89,6 +89,8 @@ def _forget_abandoned(
 ) -> None:
     for key in [k for k in executor.abandoned if k[0] == number and low <= k[1] < low + count]:
         state.release(executor.abandoned.pop(key))
+        if key in executor.shares:
+            state.free_gpus(executor, [key])
 
 
 def _cut(outcome: LeaseOutcome, low: int, high: int) -> LeaseOutcome:
@@ -193,6 +195,8 @@ def _free_all(state: WorkerState, executor: Executor, pieces: list[Segment]) -> 
             state.release(piece.lease.work.task_class.resources)
     for demand in executor.abandoned.values():
         state.release(demand)
+    if executor.share is not None or executor.shares:
+        state.free_gpus(executor, list(executor.shares))
 
 
 def _find_victim(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
-from rustray.common.resources import CPU, UNIT, ResourceSet
+from rustray.common.resources import CPU, GPU, UNIT, ResourceSet
 from rustray.task.columns import NO_PAYLOADS, PayloadColumn
 from rustray.task.failures import encode_failure
 from rustray.task.frames import LeaseOutcome, LeaseRange
@@ -24,6 +24,7 @@ from rustray.worker.events import (
     GuardExecutor,
     UnwatchMemory,
 )
+from rustray.worker.gpus import GpuPool
 from rustray.worker.outbox import Outbox
 from rustray.worker.records import NEVER, Executor, Lease, Phase, WorkClass
 from rustray.worker.spool import Spool
@@ -53,6 +54,7 @@ class WorkerLimits:
         cancel_notice_s: How long a cancelled task that looks at ``is_cancelled`` has to end.
         cancel_grace_s: How long one has to end that was interrupted.
         kill_grace_s: How long between SIGTERM and SIGKILL.
+        gpu_ids: What the drivers call the GPUs; where there are fewer than it owns: 0, 1, 2...
     """
 
     resources: ResourceSet
@@ -64,6 +66,7 @@ class WorkerLimits:
     cancel_notice_s: float = DEFAULT_CANCEL_S
     cancel_grace_s: float = DEFAULT_CANCEL_S
     kill_grace_s: float = DEFAULT_CANCEL_S
+    gpu_ids: tuple[str, ...] = ()
 
     @property
     def slots(self) -> int:
@@ -83,6 +86,7 @@ class WorkerState:
     Attributes:
         slots: Process executors that are kept.
         free: Units of each resource that no task holds.
+        gpus: Which GPUs these are; None on a worker without.
         session_classes: The head's number for a class, valid in this session only.
         codes: SHA-256 to cloudpickled function, kept over sessions.
         closed: Leases that were settled lately, without their payloads: a late repetition of
@@ -108,6 +112,7 @@ class WorkerState:
     slots: int
     free: dict[str, int]
     outbox: Outbox
+    gpus: GpuPool | None = None
     backlog: Backlog = field(default_factory=Backlog)
     leases: dict[int, Lease] = field(default_factory=dict)
     closed: dict[int, Lease] = field(default_factory=dict)
@@ -145,6 +150,14 @@ class WorkerState:
             work = self.classes[task_class] = WorkClass(len(self.classes) + 1, task_class, code)
         return work
 
+    def fits(self, demand: ResourceSet) -> int:
+        """Count how often a demand fits into what is free; 0 if not once."""
+        times = demand.times_in(self.free)
+        need = demand.units.get(GPU, 0)
+        if need and times and self.gpus is not None:
+            times = min(times, self.gpus.times(need))
+        return times
+
     def charge(self, demand: ResourceSet, times: int = 1) -> None:
         """Take resources."""
         free = self.free
@@ -176,6 +189,8 @@ class WorkerState:
         if executor.is_shared:
             for lease, a, b in runs:
                 self.release(lease.work.task_class.resources, b - a)
+            if executor.shares:
+                self.free_gpus(executor, _ended_shares(executor))
             return runs
         executor.since = now
         executor.is_start_told = False
@@ -190,6 +205,8 @@ class WorkerState:
         if executor.charge is not None:
             self.release(executor.charge)
         executor.charge = None
+        if executor.share is not None:
+            self.free_gpus(executor)
         executor.is_solo = False
         self.unweigh(executor)
         self.unguard(executor)
@@ -198,6 +215,17 @@ class WorkerState:
         executor.check_at = NEVER
         if executor.phase is Phase.READY:
             self.idle[executor.executor_id] = executor
+
+    def free_gpus(self, executor: Executor, keys: Iterable[tuple[int, int]] = ()) -> None:
+        """Take back the GPUs of a process executor, and of these tasks of a shared one."""
+        assert self.gpus is not None
+        if executor.share is not None:
+            self.gpus.give_back(executor.share)
+            executor.share = None
+        for key in keys:
+            share = executor.shares.pop(key, None)
+            if share is not None:
+                self.gpus.give_back(share)
 
     def unweigh(self, executor: Executor) -> None:
         """Watch its memory no longer."""
@@ -254,6 +282,11 @@ class WorkerState:
             del self.closed[number]
 
 
+def _ended_shares(executor: Executor) -> list[tuple[int, int]]:
+    busy = executor.running.keys() | executor.abandoned.keys()
+    return [key for key in executor.shares if key not in busy]
+
+
 LEAVING: Final = FailureInfo("TASK_CANCELLED", "the worker is shutting down; submit it elsewhere")
 
 
@@ -261,7 +294,9 @@ def new_state(limits: WorkerLimits) -> WorkerState:
     """Return the state of a worker that has just started."""
     waiting = WaitingOutcomes(limits.spool_memory_bytes, Spool(limits.spool_disk_bytes))
     units = dict(limits.resources.units)
-    return WorkerState(limits, limits.slots, units, Outbox(waiting=waiting))
+    owned = units.get(GPU, 0)
+    gpus = GpuPool(owned, limits.gpu_ids) if owned else None
+    return WorkerState(limits, limits.slots, units, Outbox(waiting=waiting), gpus)
 
 
 def shortage_text(demand: ResourceSet, total: Mapping[str, int]) -> str:

@@ -74,7 +74,7 @@ def _examine_process(state: WorkerState, executor: Executor, now: float) -> None
 
 def _has_free_slot(state: WorkerState, executor: Executor) -> bool:
     charge = executor.charge
-    return bool(state.idle) and charge is not None and charge.times_in(state.free) > 0
+    return bool(state.idle) and charge is not None and state.fits(charge) > 0
 
 
 def _let_go(state: WorkerState, executor: Executor, now: float) -> None:

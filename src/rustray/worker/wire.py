@@ -17,7 +17,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Final
 
@@ -39,6 +39,8 @@ RUN_SHARED: Final = 5
 """As `RUN`, with the arguments in memory whose descriptor has the chunk's number."""
 OUTCOME_SHARED: Final = 6
 """As `OUTCOME`, of one task, with its result in memory whose descriptor came under a number."""
+SETUP: Final = 7
+"""Agent: the environment of the chunks that follow."""
 
 _DEFINE: Final = struct.Struct("=BxxxIQI")
 _RUN: Final = struct.Struct("=BxxxIQQQdIIIII10s2x")
@@ -83,6 +85,22 @@ class Definition:
     code: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """The environment of the chunks that follow.
+
+    Attributes:
+        variables: Environment variables to set, where one task runs at a time.
+        gpu_ids: The GPUs of each of these tasks.
+    """
+
+    variables: dict[str, str] = field(default_factory=dict)
+    gpu_ids: tuple[str, ...] = ()
+
+
+NO_SETUP: Final = Setup()
+
+
 @dataclass(slots=True)
 class RunChunk:
     """Consecutive tasks of one class and one lease, agent to executor.
@@ -125,6 +143,7 @@ class Chunk:
         shift: What to add to ``ends``.
         data: The bytes that hold the arguments.
         deadline_unix_s: When they will be stopped, 0 for never.
+        setup: Its environment.
     """
 
     number: int
@@ -139,6 +158,19 @@ class Chunk:
     shift: int
     data: bytes
     deadline_unix_s: float = 0.0
+    setup: Setup = NO_SETUP
+
+
+def pack_setup(setup: Setup) -> bytes:
+    """Encode the environment of the chunks that follow as one message."""
+    body = json.dumps([setup.variables, setup.gpu_ids]).encode()
+    return HEAD.pack(SETUP, 0, len(body)) + body
+
+
+def unpack_setup(data: bytes, start: int, stop: int) -> Setup:
+    """Decode the body of a `SETUP` message."""
+    variables, gpu_ids = json.loads(data[start:stop])
+    return Setup(variables, tuple(gpu_ids))
 
 
 def pack_definition(class_number: int, definition: Definition) -> bytes:

@@ -14,13 +14,13 @@ from typing import Any, Final
 
 from rustray.worker import wire
 from rustray.worker.executor_handle import PacketWriter
+from rustray.worker.numerics import THREAD_VARIABLES
 
 _MAX_PACKET: Final = 192 * 1024
 _BOOT: Final = (
     "import sys; sys.path.insert(0, sys.argv[2]); "
     "from rustray.worker.zygote import main; main(int(sys.argv[1]))"
 )
-_ONE_THREAD: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _POLL_S: Final = 0.002
 
 
@@ -129,7 +129,7 @@ def _launch(control_fd: int, env: Mapping[str, str] | None) -> subprocess.Popen[
 
 def _environment(env: Mapping[str, str]) -> dict[str, str]:
     # One task is to use one core: else each of N executors starts N threads of numerics.
-    return {**dict.fromkeys(_ONE_THREAD, "1"), **env}
+    return {**dict.fromkeys(THREAD_VARIABLES, "1"), **env}
 
 
 def start_message(

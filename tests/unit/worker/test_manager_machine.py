@@ -30,6 +30,8 @@ RUN_TIMES = st.sampled_from([5, 100, 3_000, 50_000])
 class ManagerMachine(RuleBasedStateMachine):
     """Grants, reports, deaths, cancels, recalls, and a stream that loses and breaks."""
 
+    classes = tuple(CLASSES)
+
     def __init__(self) -> None:
         super().__init__()
         self.b = WorkerBench({"cpu_cores": 3, "licence": 2})
@@ -50,11 +52,10 @@ class ManagerMachine(RuleBasedStateMachine):
         return [n for n in self._alive() if self.b.executors[n].tasks]
 
     @precondition(lambda self: self.b.session is not None)
-    @rule(task_class=st.sampled_from(CLASSES), count=st.integers(1, 40))
-    def grant(self, task_class: object, count: int) -> None:
+    @rule(number=st.integers(0, len(CLASSES) - 1), count=st.integers(1, 40))
+    def grant(self, number: int, count: int) -> None:
         """The head leases tasks."""
-        assert isinstance(task_class, type(CLASSES[0]))
-        self.b.grant(count, task_class)
+        self.b.grant(count, self.classes[number % len(self.classes)])
 
     @precondition(lambda self: self.b.session is not None and self.b.last_frame is not None)
     @rule()
@@ -192,6 +193,36 @@ class DrainMachine(ManagerMachine):
 
 DrainMachine.TestCase.settings = settings(max_examples=20, stateful_step_count=40)
 TestDrain = DrainMachine.TestCase
+
+
+class GpuMachine(ManagerMachine):
+    """The same with GPUs, whole, parts and both, in processes and threads."""
+
+    classes = (
+        *CLASSES[:4],
+        a_class("gpu", gpus=1),
+        a_class("gpu_late", gpus=1, priority=-5, cpu=0.5),
+        a_class("two_gpus", gpus=2, cpu=0.25),
+        a_class("half_gpu", gpus=0.5, cpu=0.25),
+        a_class("part_gpu", gpus=0.4, cpu=0.25),
+        a_class("gpu_and_half", gpus=1.5),
+        a_class("thread_gpu", gpus=0.5, cpu=0, kind=ExecutorKind.THREAD, timeout_s=0.3),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.b = WorkerBench({"cpu_cores": 3, "licence": 2, "gpus": 2.5})
+
+    def teardown(self) -> None:
+        """As before, and all GPUs are free."""
+        super().teardown()
+        gpus = self.b.manager._state.gpus
+        assert gpus is not None
+        assert gpus.free == gpus.total
+
+
+GpuMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=50)
+TestGpus = GpuMachine.TestCase
 
 
 class SpoolMachine(ManagerMachine):
