@@ -169,6 +169,26 @@ CASES: dict[str, Case] = {
     "C7 ESC in a resource": needs(custom={f"a{ESC}b": 1}),
     "C7 ESC in a label": needs(labels={f"a{ESC}b": "x"}),
     "C7 bidi in a label's value": needs(labels={"a": f"x{BIDI}"}),
+    "C7 ESC in a selector": needs(label_selector={"a": f"x{ESC}b"}),
+    "C7 no selector": needs(label_selector_soft={"a": "in(b"}),
+    "C7 bad label of an alternative": needs(
+        fallback=[common_pb2.Resources(labels={f"a{ESC}b": "x"})]
+    ),
+    "C7 an alternative in an alternative": needs(
+        fallback=[common_pb2.Resources(fallback=[common_pb2.Resources(gpus=1)])]
+    ),
+    "C7 17 alternatives": needs(fallback=[common_pb2.Resources(gpus=1)] * 17),
+    "C7 bad selector in a class": Case(
+        "SubmitTask",
+        head_pb2.SubmitTaskRequest(
+            task=common_pb2.TaskRequest(
+                task_class=made_class(
+                    function="add", codec=2, executor=1, label_selector={"a": "!"}
+                )
+            )
+        ),
+        task=True,
+    ),
     "C7 ESC in a keyword": task(kwargs={f"a{ESC}b": b"1"}),
     "C7 ESC in an exception's name": task(retry_exception_names=[f"a{ESC}b"]),
     "C7 ESC in an id": call(GET, Result(task_id=f"a{ESC}b"), "TASK_NOT_FOUND", NOT_FOUND),

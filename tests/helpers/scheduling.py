@@ -15,7 +15,7 @@ from rustray.scheduler.state import SchedulerSettings
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import CancelRequest, HeldRange, LeaseOutcome, LeaseRange
 from rustray.task.functions import FunctionInfo, Parameter
-from rustray.task.spec import TaskClass
+from rustray.task.spec import Alternative, TaskClass
 from rustray.task.state import TaskState
 from rustray.task.views import WorkerInfo
 
@@ -106,6 +106,7 @@ class Bench:
     def _grant(self, command: c.GrantLease) -> None:
         worker = self.workers[command.worker_id]
         assert worker.is_open, "work was given to a worker without a session"
+        self._check_place(command)
         worker.held[command.lease] = set(range(len(command.payloads)))
         worker.grants[command.lease] = command
         for number in range(command.first, command.first + len(command.payloads)):
@@ -116,6 +117,22 @@ class Bench:
             self.fences[number] = command.lease
             self.grant_order.append(number)
             assert number not in self.ended, "a task was given out after its end"
+
+    def _check_place(self, command: c.GrantLease) -> None:
+        """Check that a worker was given what it has the labels and the size for."""
+        found = self.scheduler.state.find(command.prefix, command.first)
+        assert found is not None
+        asked, granted = found[0].queue.task_class, command.task_class
+        ways: list[TaskClass | Alternative] = [asked, *asked.fallback]
+        way = ways[granted.alternative]
+        assert way.resources == granted.resources, "what was granted is none of the ways"
+        record = self.scheduler.state.workers[command.worker_id]
+        labels = record.info.labels
+        assert not way.resources.shortage(record.load.total), "the worker is too small"
+        assert all(labels.get(key) == value for key, value in way.labels)
+        for key, expression in way.label_selector:
+            values = expression.removeprefix("!").removeprefix("in(").removesuffix(")").split(",")
+            assert (labels.get(key) in values) is not expression.startswith("!"), expression
 
     # -- what happens ----------------------------------------------------------
 
@@ -135,9 +152,10 @@ class Bench:
         incarnation: int = 1,
         functions: Sequence[FunctionInfo] = (ANYTHING,),
         labels: Mapping[str, str] | None = None,
+        gpus: float = 0,
     ) -> NaiveWorker:
         """Register a worker and open its stream with an honest list of what it holds."""
-        resources = {"cpu_cores": cpus}
+        resources = {"cpu_cores": cpus, "gpus": gpus}
         worker = self.workers.get(worker_id)
         if worker is None or worker.incarnation != incarnation:
             worker = self.workers[worker_id] = NaiveWorker(worker_id, 0, incarnation)
@@ -161,6 +179,7 @@ class Bench:
                 worker.grants[number].prefix,
                 worker.grants[number].first + offset,
                 worker.grants[number].attempt,
+                worker.grants[number].task_class.alternative,
             )
             for number, offsets in worker.held.items()
             for offset in sorted(offsets)

@@ -10,7 +10,7 @@ from typing import Any
 from rustray.common.errors import TaskNotFound
 from rustray.scheduler.state import SchedulerSettings
 from rustray.task.state import TaskState
-from rustray.testing import SimCluster, SimTask
+from rustray.testing import SimCluster, SimNode, SimTask
 
 STRATEGY_NAMES = [
     "LeastLoaded",
@@ -23,11 +23,31 @@ STRATEGY_NAMES = [
     "LocalityAware",
 ]
 CHAOS_S = 30.0
+_WAIT = {"wait_for_resources": True}
+"""The only worker that has it may be down."""
 _OPTIONS: list[dict[str, Any]] = [
     {"max_retries": -1},
     {"max_retries": -1},
     {"max_retries": 0},
     {"max_retries": -1, "exclusive": True},
+    {"max_retries": -1, "num_gpus": 1, **_WAIT},
+    {"max_retries": -1, "num_gpus": 0.4, "num_cpus": 0.2, **_WAIT},
+    {"max_retries": -1, "label_selector": {"zone": "in(a,b)"}, **_WAIT},
+    {
+        "max_retries": 0,
+        "label_selector": {"zone": "!a"},
+        "label_selector_soft": {"disk": "ssd"},
+        **_WAIT,
+    },
+    {
+        "max_retries": -1,
+        "num_gpus": 2,
+        "fallback_strategy": [
+            {"num_gpus": 1, "label_selector": {"zone": "!b"}},
+            {"num_gpus": 0, "num_cpus": 2},
+        ],
+        **_WAIT,
+    },
 ]
 
 
@@ -40,11 +60,17 @@ def make_cluster(seed: int, *, workers: int = 3) -> SimCluster:
     )
     return SimCluster(
         seed,
-        workers={f"w-{i}": 1.0 + i % 3 for i in range(workers)},
+        workers={f"w-{i}": _node(i) for i in range(workers)},
         commit_s=random.choice([0.0, 0.002, 0.1]),
         check_every=50,
         settings=settings,
     )
+
+
+def _node(number: int) -> SimNode:
+    """Return a worker of one to three cores; all differ in what else they have."""
+    labels = {"zone": "ab"[number % 2], **({"disk": "ssd"} if number % 3 == 1 else {})}
+    return SimNode(1.0 + number % 3, number % 3, labels)
 
 
 def duration_of(number: int) -> float:

@@ -70,6 +70,7 @@ class FakeExecutor:
     guard: float = math.inf
     gpu_ids: tuple[str, ...] | None = None
     threads: int = 1
+    alternative: int = 0
     seen: set[tuple[str, ...]] = field(default_factory=set)
     gpus: dict[Key, tuple[str, ...]] = field(default_factory=dict)
 
@@ -150,7 +151,7 @@ class WorkerBench:
                 executor.classes[command.class_number] = command.task_class
             case e.PrepareExecutor():
                 executor = self.executors[command.executor_id]
-                executor.threads, executor.gpu_ids = command.setting
+                executor.threads, executor.gpu_ids, executor.alternative = command.setting
             case e.DispatchTasks():
                 self._dispatch(command)
             case e.Reclaim():
@@ -210,6 +211,7 @@ class WorkerBench:
             executor.tasks[key] = task_class
             if executor.gpu_ids is not None:
                 executor.gpus[key] = executor.gpu_ids
+        assert executor.alternative == task_class.alternative
         if executor.kind is ExecutorKind.PROCESS:
             assert executor.threads == max(1, int(task_class.resources.amounts().get(CPU, 0)))
             executor.seen.add(executor.gpu_ids or ())

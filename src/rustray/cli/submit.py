@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime
 from typing import Annotated, Any, Final
 
@@ -46,6 +48,7 @@ _FLAGS: Final = (
     "--queue-timeout", "--total-timeout", "--retry-exception", "--retry-delay", "--crash-limit",
     "--oom-retries", "--exclusive", "--detached",
     "--deadline", "--idempotency-key", "--on-duplicate", "--durability",
+    "--label-selector", "--label-selector-soft", "--fallback",
 )  # fmt: skip
 
 Function = Annotated[str, typer.Argument(metavar="FUNCTION", help="Name of the function.")]
@@ -96,6 +99,24 @@ Labels = Annotated[
 Resources = Annotated[
     list[str] | None,
     typer.Option("--resource", metavar="K=N", help="How much it needs of a named resource."),
+]
+Selectors = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--label-selector", metavar="K=EXPR", help="What a label must be: v, !v, in(a,b), !in(a,b)."
+    ),
+]
+SoftSelectors = Annotated[
+    list[str] | None,
+    typer.Option("--label-selector-soft", metavar="K=EXPR", help="What it had better be."),
+]
+Fallbacks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fallback",
+        metavar="JSON",
+        help='What does too if that is busy: \'{"gpus": 0, "cpu_cores": 4}\'; the first that fits.',
+    ),
 ]
 Queue = Annotated[
     bool, typer.Option("--wait-for-resources", help="Queue it though no present worker can run it.")
@@ -165,6 +186,9 @@ async def submit(  # noqa: PLR0913 - a command line has as many flags as it has
     total_timeout: TotalTimeout = None,
     label: Labels = None,
     resource: Resources = None,
+    label_selector: Selectors = None,
+    label_selector_soft: SoftSelectors = None,
+    fallback: Fallbacks = None,
     task_id: GivenId = None,
     idempotency_key: Key = None,
     on_duplicate: OnDuplicate = "use-existing",
@@ -237,15 +261,7 @@ def _spec_of(flags: Mapping[str, Any]) -> TaskSpec:
             flags["function"],
             [parse_argument(text, f"argument {n}") for n, text in enumerate(texts, start=1)],
             parse_keyword_arguments(list(flags["kwarg"] or [])),
-            _needs(
-                {
-                    "cpu_cores": flags["cpus"],
-                    "memory_mb": flags["memory_mb"],
-                    "gpus": flags["gpus"],
-                },
-                parse_amounts(flags["resource"] or [], "--resource"),
-                parse_labels(flags["label"] or [], "--label"),
-            ),
+            _needs(flags),
             priority=flags["priority"],
             max_retries=flags["max_retries"],
             timeout_s=_seconds(flags["run_timeout"], "--run-timeout"),
@@ -295,15 +311,39 @@ def item_of(spec: TaskSpec, prefix: bytes) -> SubmitItem:
     )
 
 
-def _needs(
-    named: Mapping[str, float | None], custom: Mapping[str, float], labels: Mapping[str, str]
-) -> ResourceRequirements | None:
-    given: dict[str, Any] = {name: amount for name, amount in named.items() if amount is not None}
-    if custom:
-        given["resources"] = custom
-    if labels:
-        given["labels"] = labels
+def _needs(flags: Mapping[str, Any]) -> ResourceRequirements | None:
+    given: dict[str, Any] = {
+        "cpu_cores": flags["cpus"],
+        "memory_mb": flags["memory_mb"],
+        "gpus": flags["gpus"],
+        "resources": parse_amounts(flags["resource"] or [], "--resource") or None,
+        "labels": parse_labels(flags["label"] or [], "--label") or None,
+        "label_selector": parse_labels(flags["label_selector"] or [], "--label-selector") or None,
+        "label_selector_soft": parse_labels(
+            flags["label_selector_soft"] or [], "--label-selector-soft"
+        )
+        or None,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    others = [_fallback_of(text, given) for text in flags["fallback"] or ()]
+    if others:
+        given["fallback_strategy"] = others
     return ResourceRequirements(**given) if given else None
+
+
+def _fallback_of(text: str, own: Mapping[str, Any]) -> ResourceRequirements:
+    """Read one alternative; what it does not name is as the task itself asks for it."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    known = {each.name for each in fields(ResourceRequirements)} - {"fallback_strategy"}
+    if not isinstance(found, dict) or not found or set(found) - known:
+        raise UsageProblem(
+            f"--fallback {ascii(text)[:60]} must be a JSON object of some of: "
+            + ", ".join(sorted(known))
+        )
+    return ResourceRequirements(**{**own, **found})
 
 
 def _seconds(text: str | None, flag: str) -> float | None:

@@ -16,10 +16,13 @@ from rustray.common.errors import PayloadError
 from rustray.common.resources import CPU, GPU, MEMORY, ResourceSet, to_units
 from rustray.task.functions import parse_executor
 from rustray.task.retries import exception_names
+from rustray.task.selectors import parse_selector
 from rustray.task.spec import (
     DEFAULT_CRASH_LIMIT,
     DEFAULT_RETRIES,
+    MAX_ALTERNATIVES,
     MAX_NAME,
+    Alternative,
     Codec,
     ExecutorKind,
     ResourceRequirements,
@@ -43,6 +46,9 @@ VALID: Final = (
     "exclusive",
     "lifetime",
     "executor",
+    "fallback_strategy",
+    "label_selector",
+    "label_selector_soft",
     "labels",
     "max_retries",
     "memory_mb",
@@ -62,6 +68,16 @@ VALID: Final = (
 )
 _BOOLS: Final = ("exclusive", "wait_for_resources")
 _SECONDS: Final = ("timeout_s", "queue_timeout_s", "total_timeout_s")
+_ASKED: Final = (
+    "num_cpus",
+    "memory_mb",
+    "num_gpus",
+    "resources",
+    "labels",
+    "label_selector",
+    "label_selector_soft",
+)
+"""What an alternative may name."""
 _AMOUNTS: Final = {"num_cpus": CPU, "memory_mb": MEMORY, "num_gpus": GPU}
 
 
@@ -100,10 +116,16 @@ def check_options(options: Mapping[str, Any]) -> None:
         check_name("name", options["name"])
     if options.get("executor") is not None:
         check_exclusive(options.get("exclusive", False), parse_executor(options["executor"]))
-    _check_needs(options)
+    check_needs(options)
+    _fallback(options)
 
 
-def _check_needs(options: Mapping[str, Any]) -> None:
+def check_needs(options: Mapping[str, Any]) -> None:
+    """Refuse bad amounts, labels and selectors.
+
+    Raises:
+        ValueError: names the option.
+    """
     for name in _AMOUNTS:
         if options.get(name) is not None:
             to_units(name, options[name])
@@ -118,6 +140,48 @@ def _check_needs(options: Mapping[str, Any]) -> None:
         _resources(options)
     except ValueError as error:
         raise ValueError(f"resources: {error}") from error
+    _alternative(options)
+
+
+def _alternative(options: Mapping[str, Any]) -> Alternative:
+    """Return what the options ask of a worker.
+
+    Raises:
+        ValueError: a selector makes no sense.
+    """
+    return Alternative(
+        _resources(options),
+        tuple(sorted((options.get("labels") or {}).items())),
+        parse_selector("label_selector", options.get("label_selector") or {}),
+        parse_selector("label_selector_soft", options.get("label_selector_soft") or {}),
+    )
+
+
+def _fallback(options: Mapping[str, Any]) -> tuple[Alternative, ...]:
+    """Return the alternatives; what one does not name is as the task itself asks for it.
+
+    Raises:
+        ValueError: there are too many, or one names something else, or makes no sense.
+    """
+    others = options.get("fallback_strategy") or ()
+    if not isinstance(others, list | tuple) or len(others) > MAX_ALTERNATIVES:
+        raise ValueError(
+            f"fallback_strategy must be a list of at most {MAX_ALTERNATIVES} alternatives, each "
+            f"a mapping such as {{'num_gpus': 0, 'num_cpus': 4}}, not {others!r:.80}"
+        )
+    found = []
+    for each in others:
+        if not isinstance(each, Mapping) or not each or set(each) - set(_ASKED):
+            raise ValueError(
+                f"fallback_strategy: {each!r:.80} must be a mapping of some of: {', '.join(_ASKED)}"
+            )
+        merged = {**{name: options.get(name) for name in _ASKED}, **each}
+        try:
+            check_needs(merged)
+        except ValueError as error:
+            raise ValueError(f"fallback_strategy: {error}") from error
+        found.append(_alternative(merged))
+    return tuple(found)
 
 
 def _resources(options: Mapping[str, Any]) -> ResourceSet:
@@ -179,11 +243,15 @@ def task_class(
         is_async = inspect.iscoroutinefunction(function) and not options.get("exclusive")
         kind = ExecutorKind.ASYNC if is_async else ExecutorKind.PROCESS
     retries = options.get("max_retries")
+    own = _alternative(options)
     return TaskClass(
         function=options.get("name") or function_name(function),
         code_hash=code_hash,
-        resources=_resources(options),
-        labels=tuple(sorted((options.get("labels") or {}).items())),
+        resources=own.resources,
+        labels=own.labels,
+        label_selector=own.label_selector,
+        label_selector_soft=own.label_selector_soft,
+        fallback=_fallback(options),
         priority=options.get("priority", 0),
         max_retries=DEFAULT_RETRIES if retries is None else retries,
         retry_exceptions=exception_names(options.get("retry_exceptions", False)),

@@ -124,19 +124,21 @@ def remote(function: Any = None, /, **options: Any) -> Any:
     Args:
         function: What to decorate.
         **options: num_cpus (cores, default 1, fractions allowed), memory_mb, num_gpus,
-            resources (name to amount), labels (what a worker must carry), priority (int32,
-            higher first), max_retries (re-runs after a lost worker, default 3, -1 without
-            limit), retry_exceptions (True, or the classes or names of exceptions after which it
-            is re-run too), retry_delay_s (pause before that; without it one that doubles from 1 s
-            to 600 s, with full jitter), crash_limit (executors that it may kill, default 3),
-            oom_retries (re-runs after it outgrew its memory_mb, default 0),
-            timeout_s (of one run), queue_timeout_s, total_timeout_s, deadline (Unix time, or a
-            datetime with a time zone, at which it is ended wherever it is), executor ("process",
-            "thread" or "async"), wait_for_resources, name, exclusive (its attempts never overlap: a
-            worker without the head stops it before the head gives it away; in a process), lifetime
-            ("detached": the head keeps its result for its full time also after you have it),
-            durability ("full", "process" or "memory": what it survives once accepted; without it
-            the head's level).
+            resources (name to amount), labels (what a worker must carry), label_selector and
+            label_selector_soft (what its labels must be, and had better be: "a", "!a", "in(a,b)",
+            "!in(a,b)"), fallback_strategy (other requests, the first that fits wins; a list of
+            mappings of these names), priority (int32, higher first), max_retries (re-runs after
+            a lost worker, default 3, -1 without limit), retry_exceptions (True, or the classes
+            or names of exceptions after which it is re-run too), retry_delay_s (pause before
+            that; without it one that doubles from 1 s to 600 s, with full jitter), crash_limit
+            (executors that it may kill, default 3), oom_retries (re-runs after it outgrew its
+            memory_mb, default 0), timeout_s (of one run), queue_timeout_s, total_timeout_s,
+            deadline (Unix time, or a datetime with a time zone, at which it is ended wherever
+            it is), executor ("process", "thread" or "async"), wait_for_resources, name,
+            exclusive (its attempts never overlap: a worker without the head stops it before the
+            head gives it away; in a process), lifetime ("detached": the head keeps its result
+            for its full time also after you have it), durability ("full", "process" or
+            "memory": what it survives once accepted; without it the head's level).
 
     Raises:
         ValueError: an unknown option, or a value out of range.

@@ -60,7 +60,7 @@ from rustray.task.frames import (
     Submission,
     WorkerFrame,
 )
-from rustray.task.spec import check_label
+from rustray.task.spec import check_labels
 from rustray.task.state import TaskState
 
 HELLO_KEY: Final = "rustray-hello-bin"
@@ -140,8 +140,7 @@ def _get_new_classes(messages: Sequence[common.ClassDefinition]) -> list[ClassDe
     """Read what a client defines; what a head has accepted once, its workers take as it is."""
     found = _get_classes(messages)
     for definition in found:
-        for key, value in definition.task_class.labels:
-            check_label(key, value)
+        check_labels(definition.task_class)
     return found
 
 
@@ -382,6 +381,7 @@ def encode_worker_frame(frame: WorkerFrame) -> bytes:
             message.held.add(
                 lease=item.lease, offset=item.offset, count=item.count,
                 prefix=item.prefix, first=item.first, attempt=item.attempt,
+                alternative=item.alternative,
             )  # fmt: skip
     for outcome in frame.outcomes:
         target = message.outcomes.add()
@@ -469,6 +469,7 @@ def _get_held(messages: Sequence[wire.HeldRange]) -> list[HeldRange]:
             _prefix(m.prefix),
             m.first,
             m.attempt,
+            m.alternative,
         )
         for m in messages
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Final, ParamSpec, Protocol, TypeVar, cast
 
 from google.protobuf.message import DecodeError
@@ -15,7 +15,15 @@ from rustray.common.resources import MAX_AMOUNT, MAX_NAMES, UNIT, ResourceSet
 from rustray.proto.rustray.v1 import common_pb2 as common
 from rustray.task.functions import FunctionInfo, Parameter
 from rustray.task.retries import RetryOn, exception_names
-from rustray.task.spec import DEFAULT_CRASH_LIMIT, MAX_UNIX_S, Codec, ExecutorKind, TaskClass
+from rustray.task.selectors import parse_selector
+from rustray.task.spec import (
+    DEFAULT_CRASH_LIMIT,
+    MAX_UNIX_S,
+    Alternative,
+    Codec,
+    ExecutorKind,
+    TaskClass,
+)
 from rustray.task.state import TaskState
 
 P = ParamSpec("P")
@@ -215,6 +223,45 @@ def put_task_class(message: common.TaskClass, task_class: TaskClass) -> None:
     message.oom_retries = task_class.oom_retries
     message.exclusive = task_class.exclusive
     message.detached = task_class.is_detached
+    _put_texts(message.label_selector, task_class.label_selector)
+    _put_texts(message.label_selector_soft, task_class.label_selector_soft)
+    for each in task_class.fallback:
+        _put_alternative(message.fallback.add(), each)
+    message.alternative = task_class.alternative
+
+
+def _put_texts(target: MutableMapping[str, str], pairs: Iterable[tuple[str, str]]) -> None:
+    for key, value in pairs:
+        target[text(key)] = text(value)
+
+
+def _put_alternative(message: common.Alternative, each: Alternative) -> None:
+    for name, units in each.resources:
+        message.resource_units[text(name)] = units
+    _put_texts(message.labels, each.labels)
+    _put_texts(message.label_selector, each.label_selector)
+    _put_texts(message.label_selector_soft, each.label_selector_soft)
+
+
+def _get_alternative(message: common.Alternative | common.TaskClass) -> Alternative:
+    """Read what is needed of a worker, and check it.
+
+    Raises:
+        ValueError: an amount, a name or a selector makes no sense.
+    """
+    units = dict(message.resource_units)
+    if len(units) > MAX_NAMES:
+        raise ValueError(f"{len(units)} resources named, at most {MAX_NAMES} are allowed")
+    for name, amount in units.items():
+        if amount > _MAX_UNITS:
+            raise ValueError(f"{name!r:.80} is more than any machine has (limit {MAX_AMOUNT:g})")
+    ResourceSet.of(dict.fromkeys(units, 0.0))  # judges the names
+    return Alternative(
+        ResourceSet(units),
+        tuple(sorted(message.labels.items())),
+        parse_selector("label_selector", message.label_selector),
+        parse_selector("label_selector_soft", message.label_selector_soft),
+    )
 
 
 def put_retry_on(message: common.TaskClass, retry_on: RetryOn) -> None:
@@ -240,20 +287,18 @@ def get_task_class(message: common.TaskClass) -> TaskClass:
     Raises:
         ValueError: a field is out of range; the message names it.
     """
-    units = dict(message.resource_units)
-    if len(units) > MAX_NAMES:
-        raise ValueError(f"{len(units)} resources named, at most {MAX_NAMES} are allowed")
-    for name, amount in units.items():
-        if amount > _MAX_UNITS:
-            raise ValueError(f"{name!r:.80} is more than any machine has (limit {MAX_AMOUNT:g})")
-    ResourceSet.of(dict.fromkeys(units, 0.0))  # judges the names
+    own = _get_alternative(message)
     found = TaskClass(
         function=message.function,
         code_hash=message.code_hash,
         nargs=message.nargs_plus_one - 1,
         kwarg_names=tuple(sorted(message.kwarg_names)),
-        resources=ResourceSet(units),
-        labels=tuple(sorted(message.labels.items())),
+        resources=own.resources,
+        labels=own.labels,
+        label_selector=own.label_selector,
+        label_selector_soft=own.label_selector_soft,
+        fallback=tuple(map(_get_alternative, message.fallback)),
+        alternative=message.alternative,
         priority=message.priority,
         max_retries=message.max_retries,
         retry_exceptions=get_retry_on(message),

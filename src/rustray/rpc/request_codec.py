@@ -45,7 +45,7 @@ from rustray.task.spec import (
     Codec,
     ResourceRequirements,
     TaskClass,
-    check_label,
+    check_labels,
     check_name,
 )
 
@@ -142,8 +142,7 @@ def get_item(message: common.TaskRequest, prefix: bytes, sequence: int) -> Submi
             if message.HasField("task_class")
             else _get_plain_item(message, prefix, sequence)
         )
-        for label in item.task_class.labels:
-            check_label(*label)
+        check_labels(item.task_class)
         key = message.idempotency_key
         if key:
             check_name("idempotency_key", key)
@@ -162,12 +161,16 @@ def _get_plain_item(message: common.TaskRequest, prefix: bytes, sequence: int) -
     codec = codec_from_wire(message.codec) if message.codec else Codec.JSON
     kwargs = dict(message.kwargs)
     needs = _get_resources(message.resources)
+    own = (needs or ResourceRequirements()).to_alternative()
     task_class = TaskClass(
         function=message.function_name,
         nargs=len(message.args),
         kwarg_names=tuple(sorted(kwargs)),
-        resources=ResourceRequirements().to_set() if needs is None else needs.to_set(),
-        labels=() if needs is None else tuple(sorted(needs.labels.items())),
+        resources=own.resources,
+        labels=own.labels,
+        label_selector=own.label_selector,
+        label_selector_soft=own.label_selector_soft,
+        fallback=() if needs is None else needs.to_fallback(),
         priority=message.priority,
         max_retries=message.max_retries if message.HasField("max_retries") else 3,
         retry_exceptions=get_retry_on(message),
@@ -200,6 +203,11 @@ def _get_resources(message: common.Resources) -> ResourceRequirements | None:
         gpus=message.gpus,
         resources=dict(message.custom),
         labels=dict(message.labels),
+        label_selector=dict(message.label_selector),
+        label_selector_soft=dict(message.label_selector_soft),
+        fallback_strategy=[
+            _get_resources(each) or ResourceRequirements() for each in message.fallback
+        ],
     )
     return None if not message.ByteSize() else found
 

@@ -29,9 +29,10 @@ from rustray.scheduler.commands import (
 )
 from rustray.scheduler.deadlines import end_queued_if_due, start_batch_timers
 from rustray.scheduler.events import CodeReceived, FollowRequested, TasksSubmitted
-from rustray.scheduler.placement import add_span, capacity_of, new_queue
+from rustray.scheduler.placement import add_span, new_queue
 from rustray.scheduler.records import Batch, ClassQueue
 from rustray.scheduler.state import SchedulerState, runs
+from rustray.scheduler.variants import can_run, nearest_miss, needs_of
 from rustray.scheduler.view import outcome_of
 from rustray.task.columns import PayloadColumn
 from rustray.task.functions import near_names
@@ -333,7 +334,7 @@ def feasibility_error(state: SchedulerState, queue: ClassQueue) -> RustRayError 
     if task_class.wait_for_resources or state.ghost is not None or not state.workers:
         return None
     for worker in state.workers.values():
-        if capacity_of(queue, worker):
+        if can_run(queue, worker):
             return None
     if not task_class.code_hash and not any(
         task_class.function in worker.functions for worker in state.workers.values()
@@ -341,38 +342,17 @@ def feasibility_error(state: SchedulerState, queue: ClassQueue) -> RustRayError 
         return None  # A worker that offered it has left, and may come back.
     best: tuple[int, float, str] | None = None
     for worker in state.workers.values():
-        misses = misses_of(task_class, worker.info.labels, worker.load.total)
+        count, gap, misses = nearest_miss(queue, worker)
         text = f"{worker.worker_id} comes nearest: " + ", ".join(misses)
-        missing = task_class.resources.shortage(worker.load.total)
-        gap = sum(need / max(have, 1e-9) for need, have in missing.values())
-        candidate = (len(misses), gap, text)
+        candidate = (count, gap, text)
         if best is None or candidate < best:
             best = candidate
     nearest = best[2] if best else ""
     return ResourceNotAvailable(
-        f"no worker can ever run {task_class.function} with {_needs(task_class)}; {nearest}. "
+        f"no worker can ever run {task_class.function} with {needs_of(queue)}; {nearest}. "
         "Ask for less, add such a worker, or have the task wait for one "
         "(wait_for_resources=True, --wait-for-resources)."
     )
-
-
-def misses_of(task_class: TaskClass, labels: object, total: dict[str, int]) -> list[str]:
-    """List what a worker lacks for a class, in words."""
-    assert hasattr(labels, "get")
-    misses = [
-        f"label {key} is {labels.get(key)!r}, {value!r} is needed"
-        for key, value in task_class.labels
-        if labels.get(key) != value
-    ]
-    for name, (need, have) in task_class.resources.shortage(total).items():
-        misses.append(f"it has {name}={have:g}, {need:g} is needed")
-    return misses
-
-
-def _needs(task_class: TaskClass) -> str:
-    parts = [f"{name}={amount:g}" for name, amount in task_class.resources.amounts().items()]
-    parts += [f"label {key}={value}" for key, value in task_class.labels]
-    return ", ".join(parts) or "no needs"
 
 
 def on_follow(state: SchedulerState, event: FollowRequested) -> None:

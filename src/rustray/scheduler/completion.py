@@ -76,7 +76,7 @@ def release(state: SchedulerState, lease: Lease, number: int) -> None:
         del state.leases[lease.number]
         del worker.leases[lease.number]
         worker.running.pop(lease.number, None)
-    state.charge(worker, lease.batch.queue, -number)
+    state.charge(worker, lease.variant, -number)
 
 
 def requeue(state: SchedulerState, lease: Lease, part: Part, pause_s: float = 0.0) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from rustray.common.ids import task_id
-from rustray.scheduler.admission import misses_of
-from rustray.scheduler.placement import capacity_of, room
+from rustray.scheduler.placement import room
 from rustray.scheduler.records import Batch, ClassQueue, WorkerRecord
 from rustray.scheduler.state import SchedulerState
+from rustray.scheduler.variants import can_run, nearest_miss
 from rustray.task.state import TaskState
 from rustray.task.views import Explanation, WorkerReason
 
@@ -121,15 +121,14 @@ def _reason(
     name = worker.worker_id
     if not task_class.code_hash and task_class.function not in worker.functions:
         return WorkerReason(name, False, f"it does not offer the function {task_class.function!r}")
-    if capacity_of(queue, worker) == 0:
-        misses = misses_of(task_class, worker.info.labels, worker.load.total)
-        return WorkerReason(name, False, ", ".join(misses))
+    if not can_run(queue, worker):
+        return WorkerReason(name, False, ", ".join(nearest_miss(queue, worker)[2]))
     if worker.state != "ready":
         silent = now - worker.last_seen_s
         return WorkerReason(
             name, worker.state != "draining", f"it is {worker.state} ({silent:.0f} s)"
         )
-    if room(state, queue, worker) > 0:
+    if any(room(state, queue, variant, worker) > 0 for variant in queue.variants):
         return WorkerReason(name, True, "it has room, and gets the task at the next step")
     return WorkerReason(
         name,

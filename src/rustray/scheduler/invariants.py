@@ -8,6 +8,7 @@ from rustray.common.errors import InvariantError
 from rustray.scheduler.records import StoredOutcome
 from rustray.scheduler.results import size_of
 from rustray.scheduler.state import SchedulerState
+from rustray.scheduler.variants import can_run
 from rustray.task.columns import StoredColumn
 from rustray.task.state import DEAD_STATES, TaskState
 
@@ -22,6 +23,7 @@ def check(state: SchedulerState) -> None:
     counts_agree_with_columns(state)
     queues_hold_what_is_queued(state)
     workers_are_charged_what_they_hold(state)
+    leases_are_of_their_class(state)
     outcomes_are_found(state)
     no_room_is_left_unused(state)
 
@@ -117,7 +119,7 @@ def workers_are_charged_what_they_hold(state: SchedulerState) -> None:
         units: Counter[str] = Counter()
         for lease in worker.leases.values():
             tasks += lease.remaining
-            for name, need in lease.batch.queue.task_class.resources.units.items():
+            for name, need in lease.variant.task_class.resources.units.items():
                 units[name] += need * lease.remaining
         _require(worker.load.tasks == tasks, "a worker's task count is wrong")
         leased = {name: amount for name, amount in worker.load.leased.items() if amount}
@@ -126,6 +128,13 @@ def workers_are_charged_what_they_hold(state: SchedulerState) -> None:
         for level in worker.leased_by_priority.values():
             levels.update(level)
         _require({k: v for k, v in levels.items() if v} == leased, "priorities' loads are wrong")
+
+
+def leases_are_of_their_class(state: SchedulerState) -> None:
+    """A lease is of a way in which its class may run."""
+    for lease in state.leases.values():
+        is_own = any(lease.variant is known for known in lease.batch.queue.variants)
+        _require(is_own, "a lease is of another class's way to run")
 
 
 def outcomes_are_found(state: SchedulerState) -> None:
@@ -177,6 +186,4 @@ def no_room_is_left_unused(state: SchedulerState) -> None:
         for worker in state.workers.values():
             if worker.state != "ready" or worker.load.tasks:
                 continue
-            _require(
-                queue.capacity.get(worker.worker_id, 0) == 0, "an idle worker could run a task"
-            )
+            _require(not can_run(queue, worker), "an idle worker could run a task")

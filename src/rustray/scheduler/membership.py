@@ -46,6 +46,7 @@ from rustray.scheduler.records import Part, WorkerRecord
 from rustray.scheduler.retrying import on_outcome, retry_or_fail
 from rustray.scheduler.stale import OLD_SESSION, OUT_OF_RANGE, count_stale, lease_of
 from rustray.scheduler.state import SchedulerState
+from rustray.scheduler.variants import forget_worker
 from rustray.task.frames import HeldRange, LeaseRange
 from rustray.task.result import FailureInfo
 from rustray.task.state import TaskState
@@ -93,7 +94,7 @@ def on_joined(state: SchedulerState, event: WorkerJoined) -> None:
     for function in info.functions:
         state.functions[function.name] = function
     for queue in state.queues.values():
-        queue.capacity.pop(info.worker_id, None)
+        forget_worker(queue, info.worker_id)
     if worker is None:
         worker = new_worker(state, event.info, event.session, total)
         state.commands.append(PersistWorker(info.worker_id))
@@ -388,7 +389,7 @@ def lose(state: SchedulerState, worker: WorkerRecord, reason: str) -> None:
     state.workers.pop(worker.worker_id, None)
     _forget_functions(state, worker)
     for queue in state.queues.values():
-        queue.capacity.pop(worker.worker_id, None)
+        forget_worker(queue, worker.worker_id)
     state.commands.append(ForgetWorker(worker.worker_id))
     state.counters["workers_lost" if reason != "it left" else "workers_left"] += 1
 

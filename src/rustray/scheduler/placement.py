@@ -22,9 +22,11 @@ from rustray.scheduler.records import (
     ClassQueue,
     Lease,
     Span,
+    Variant,
     WorkerRecord,
 )
 from rustray.scheduler.state import SchedulerState, runs
+from rustray.scheduler.variants import can_run, capacity_of, variants_of
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 
@@ -33,46 +35,21 @@ FAST_S = 0.1
 RECALL_PAUSE_S = 0.1
 
 
-def shape_of(task_class: TaskClass) -> tuple[object, ...]:
-    """Return what decides which workers can run a class."""
-    named = "" if task_class.code_hash else task_class.function
-    return (task_class.resources, task_class.labels, named)
-
-
-def capacity_in(task_class: TaskClass, worker: WorkerRecord) -> int:
-    """Count how many tasks of a class fit into an empty worker; 0 if it cannot run it."""
-    if not task_class.code_hash and task_class.function not in worker.functions:
-        return 0
-    labels = worker.info.labels
-    for key, value in task_class.labels:
-        if labels.get(key) != value:
-            return 0
-    return task_class.resources.times_in(worker.load.total)
-
-
-def capacity_of(queue: ClassQueue, worker: WorkerRecord) -> int:
-    """Return `capacity_in`, remembered per worker until that registers anew."""
-    worker_id = worker.info.worker_id
-    capacity = queue.capacity.get(worker_id)
-    if capacity is None:
-        capacity = queue.capacity[worker_id] = capacity_in(queue.task_class, worker)
-    return capacity
-
-
 def enqueue(state: SchedulerState, queue: ClassQueue) -> None:
     """Note that a queue has work to place."""
     if not queue.is_blocked and queue.queued > 0:
         heapq.heappush(state.ready, (queue.key(), queue))
 
 
-def room(state: SchedulerState, queue: ClassQueue, worker: WorkerRecord) -> int:
-    """Count how many more tasks of a class a worker may be given now.
+def room(state: SchedulerState, queue: ClassQueue, variant: Variant, worker: WorkerRecord) -> int:
+    """Count how many more tasks of a class a worker may be given now, in one of the ways.
 
     The window is the worker's capacity times a factor that grows as the tasks get
     shorter, so that a worker always holds about ``prefetch_s`` of work. Tasks of lower priority
-    do not count: the worker runs the higher ones first.
+    do not count: the worker runs the higher ones first. Where there is another way to run them,
+    they are prefetched only if they are known to be short, and no way is free.
     """
-    capacity = capacity_of(queue, worker)
+    capacity = capacity_of(variant, worker)
     if capacity == 0 or worker.state != "ready":
         return 0
     settings = state.settings
@@ -88,17 +65,20 @@ def room(state: SchedulerState, queue: ClassQueue, worker: WorkerRecord) -> int:
     if capacity >= UNBOUNDED:
         return limit
     mean = queue.mean_run_s
-    factor = (
-        2.0 if mean < 0 else 1.0 if mean > FAST_S else 1.0 + settings.prefetch_s / (mean + 1e-6)
-    )
+    factor = 1.0
+    if mean < 0:
+        factor = 2.0 if len(queue.variants) == 1 else 1.0
+    elif mean <= FAST_S and variant.prefetches:
+        factor = 1.0 + settings.prefetch_s / (mean + 1e-6)
     total = worker.load.total
-    for name, need in queue.task_class.resources.units.items():
+    resources = variant.task_class.resources
+    for name, need in resources.units.items():
         fits = int(total[name] * factor - leased.get(name, 0)) // need
         if fits < limit:
             limit = fits
-    if queue.task_class.resources.is_split:
+    if resources.is_split:
         # Two GPUs have room for two demands of 0.6, though 1.8 is less than 2.
-        mine = worker.load.by_class.get(queue.task_class, 0)
+        mine = worker.load.by_class.get(variant.task_class, 0)
         limit = min(limit, int(capacity * factor) - mine)
     return limit if limit > 0 else 0
 
@@ -137,8 +117,6 @@ def _place_queue(
     state: SchedulerState, queue: ClassQueue, others: list[tuple[tuple[int, int, int], ClassQueue]]
 ) -> None:
     """Place a queue's tasks until it is empty, blocked, or an older one of another class is due."""
-    room_of = queue.room_of
-    assert room_of is not None
     while queue.queued > 0:
         number = queue.queued
         if others:
@@ -146,7 +124,14 @@ def _place_queue(
             number = min(number, queue.spans[0].high - queue.spans[0].low)
         code = queue.task_class.code_hash
         size = len(state.code.get(code, b"")) if code else 0
-        picked = state.balancer.pick(PlacementRequest(queue.task_class, number, room_of, size))
+        picked = None
+        for variant in queue.variants:
+            room_of = variant.room_of
+            assert room_of is not None
+            request = PlacementRequest(variant.task_class, number, room_of, size)
+            picked = state.balancer.pick(request)
+            if picked is not None:
+                break
         if picked is None:
             queue.is_blocked = True
             state.blocked[queue] = None
@@ -155,10 +140,10 @@ def _place_queue(
         if load.load >= 1.0:
             # Every slot is busy: this is prefetch, and worth no more precision than a fraction
             # of the window.
-            limit = min(number, room_of(load))
+            limit = min(number, room(state, queue, variant, state.workers[load.worker_id]))
             picked_number = min(max(picked_number, _prefetch_grain(state, queue)), limit)
         number = picked_number
-        lease_tasks(state, queue, state.workers[load.worker_id], number)
+        lease_tasks(state, queue, variant, state.workers[load.worker_id], number)
         if others and queue.queued > 0:
             _trim(queue)
             if others[0][0] < queue.key():
@@ -189,14 +174,17 @@ def _pull(state: SchedulerState, worker: WorkerRecord) -> None:
         signature = (queue.task_class.priority, queue.shape)
         if signature in full:
             continue
-        number = min(room(state, queue, worker), queue.queued)
+        for variant in queue.variants:
+            number = min(room(state, queue, variant, worker), queue.queued)
+            if number:
+                break
         if number == 0:
             full.add(signature)
             continue
         if waiting:
             oldest = queue.spans[0]
             number = min(number, oldest.high - oldest.low)
-        lease_tasks(state, queue, worker, number)
+        lease_tasks(state, queue, variant, worker, number)
         if queue.queued <= 0:
             _unblock(state, queue)
             continue
@@ -235,7 +223,11 @@ def _trim(queue: ClassQueue) -> None:
 
 
 def lease_tasks(
-    state: SchedulerState, queue: ClassQueue, worker: WorkerRecord, number: int
+    state: SchedulerState,
+    queue: ClassQueue,
+    variant: Variant,
+    worker: WorkerRecord,
+    number: int,
 ) -> None:
     """Lease the oldest ``number`` waiting tasks of a class to a worker."""
     spans = queue.spans
@@ -252,14 +244,14 @@ def lease_tasks(
             high = next(end for _, end, _ in runs(batch.state, low, high))
         if batch.grants:
             high = _same_grants(batch, low, high)
-        _lease_run(state, queue, worker, batch, low, high)
+        _lease_run(state, variant, worker, batch, low, high)
         left -= high - low
         if high == span.high:
             spans.popleft()
         else:
             span.low = high
     queue.queued -= number - left
-    state.charge(worker, queue, number - left)
+    state.charge(worker, variant, number - left)
     if queue.task_class.code_hash:
         worker.load.code.add(queue.task_class.code_hash)
 
@@ -277,7 +269,7 @@ def _same_grants(batch: Batch, low: int, high: int) -> int:
 
 def _lease_run(
     state: SchedulerState,
-    queue: ClassQueue,
+    variant: Variant,
     worker: WorkerRecord,
     batch: Batch,
     low: int,
@@ -287,7 +279,7 @@ def _lease_run(
     state.next_lease = number + 1
     count = high - low
     attempt = batch.grants.get(low, batch.lost_attempts) + 1
-    lease = Lease(number, batch, low, count, attempt, worker, count)
+    lease = Lease(number, batch, low, count, attempt, worker, variant, count)
     state.leases[number] = lease
     worker.leases[number] = lease
     batch.state[low:high] = LEASED_BYTE * count
@@ -295,13 +287,13 @@ def _lease_run(
     state.counts[TaskState.QUEUED] -= count
     state.counts[TaskState.LEASED] += count
     assert batch.payloads is not None
-    if queue.task_class.max_retries == 0:
+    if variant.task_class.max_retries == 0:
         state.commands.append(PersistGrant(batch.number, low, count, is_granted=True))
     state.commands.append(
         GrantLease(
             worker.info.worker_id,
             number,
-            queue.task_class,
+            variant.task_class,
             attempt,
             batch.prefix,
             batch.first + low,
@@ -323,8 +315,7 @@ def _take_back(state: SchedulerState, idle: WorkerRecord) -> None:
         return
     wanted = 0
     for lease in reversed(list(victim.leases.values())):
-        queue = lease.batch.queue
-        if capacity_of(queue, idle) == 0:
+        if not can_run(lease.batch.queue, idle):
             continue
         if wanted == 0:
             excess = int(victim.load.tasks * (1.0 - 1.0 / victim.load.load))
@@ -343,16 +334,19 @@ def new_queue(state: SchedulerState, task_class: TaskClass) -> ClassQueue:
     """Return the queue of a class, made at its first task."""
     queue = state.queues.get(task_class)
     if queue is None:
-        queue = ClassQueue(task_class, state.next_order, shape_of(task_class))
+        variants = variants_of(task_class)
+        shape = tuple(variant.shape for variant in variants)
+        queue = ClassQueue(task_class, state.next_order, variants, shape)
         state.next_order += 1
         state.queues[task_class] = queue
-        # One function object a queue: by it the balancer remembers who had no room.
-        queue.room_of = partial(_room_of, state, queue)
+        for variant in variants:
+            # One function object each: by it the balancer remembers who had no room.
+            variant.room_of = partial(_room_of, state, queue, variant)
     return queue
 
 
-def _room_of(state: SchedulerState, queue: ClassQueue, load: WorkerLoad) -> int:
-    return room(state, queue, state.workers[load.worker_id])
+def _room_of(state: SchedulerState, queue: ClassQueue, variant: Variant, load: WorkerLoad) -> int:
+    return room(state, queue, variant, state.workers[load.worker_id])
 
 
 def add_span(state: SchedulerState, batch: Batch, low: int, high: int) -> None:

@@ -17,6 +17,7 @@ from rustray.common.durability import Durability
 from rustray.common.records import record
 from rustray.scheduler.load_balancer import WorkerLoad
 from rustray.task.columns import PayloadColumn
+from rustray.task.selectors import Selector
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 from rustray.task.views import WorkerInfo
@@ -257,6 +258,29 @@ class Span:
 
 
 @dataclass(slots=True, eq=False)
+class Variant:
+    """One way to run the tasks of a queue; most have one only.
+
+    Attributes:
+        task_class: What workers are told of it; the queue's own class where there is one way.
+        preference: What labels of a worker had better be: this variant is for those where they
+            are, and a later one for the others.
+        prefetches: Whether a worker may be given more than it can run now.
+        shape: What decides whether a worker can run it: equal shapes fit alike.
+        room_of: What the load balancer asks about a worker.
+        capacity: Worker id to how many tasks fit into it empty (0: it cannot run them);
+            filled on demand.
+    """
+
+    task_class: TaskClass
+    preference: Selector
+    shape: tuple[object, ...]
+    prefetches: bool = True
+    room_of: Callable[[WorkerLoad], int] | None = None
+    capacity: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
 class ClassQueue:
     """All waiting tasks of one class, first come first served.
 
@@ -265,21 +289,18 @@ class ClassQueue:
         queued: Tasks that really wait.
         mean_run_s: Moving average of the run time; below 0 while not known.
         is_blocked: No worker had room the last time; one that gets room looks itself.
-        room_of: What the load balancer asks about a worker.
-        capacity: Worker id to how many tasks fit into it empty (0: it cannot run them);
-            filled on demand.
-        shape: What decides whether a worker can run it: equal shapes fit alike.
+        variants: How they may run; the first for which a worker has room.
+        shape: What decides where they can run: queues of equal shapes fit alike.
     """
 
     task_class: TaskClass
     order: int
+    variants: tuple[Variant, ...]
     shape: tuple[object, ...]
     spans: deque[Span] = field(default_factory=deque)
     queued: int = 0
     mean_run_s: float = -1.0
     is_blocked: bool = False
-    room_of: Callable[[WorkerLoad], int] | None = None
-    capacity: dict[str, int] = field(default_factory=dict)
     batches: int = 0
 
     def key(self) -> tuple[int, int, int]:
@@ -295,6 +316,7 @@ class Lease:
     Attributes:
         number: The fence; never reused.
         low: Offset of its first task in the batch.
+        variant: How they run.
         remaining: Tasks of it that have neither ended nor been given back.
     """
 
@@ -304,6 +326,7 @@ class Lease:
     count: int
     attempt: int
     worker: WorkerRecord
+    variant: Variant
     remaining: int
 
 

@@ -45,6 +45,7 @@ from rustray.scheduler.state import (
     take_out,
     unqueue,
 )
+from rustray.scheduler.variants import variant_of
 from rustray.task.columns import StoredColumn
 from rustray.task.frames import HeldRange
 from rustray.task.result import FailureInfo
@@ -303,7 +304,8 @@ def adopt(state: SchedulerState, worker: WorkerRecord, parts: Sequence[HeldRange
         return None
     low = parts[0].first - parts[0].offset - batch.first
     count = max(part.offset + part.count for part in parts)
-    lease = Lease(number, batch, low, count, max(parts[0].attempt, 1), worker, 0)
+    variant = variant_of(batch.queue, parts[0].alternative)
+    lease = Lease(number, batch, low, count, max(parts[0].attempt, 1), worker, variant, 0)
     for part in parts:
         start = low + part.offset
         for begin, end, byte in list(runs(batch.state, start, start + part.count)):
@@ -377,4 +379,4 @@ def _drop(state: SchedulerState, lease: Lease, low: int, high: int) -> None:
 def _own(state: SchedulerState, lease: Lease, low: int, high: int) -> None:
     lease.batch.lease[low:high] = array("Q", (lease.number,)) * (high - low)
     lease.remaining += high - low
-    state.charge(lease.worker, lease.batch.queue, high - low)
+    state.charge(lease.worker, lease.variant, high - low)

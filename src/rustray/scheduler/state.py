@@ -26,6 +26,7 @@ from rustray.scheduler.records import (
     Shelf,
     Span,
     StoredOutcome,
+    Variant,
     WorkerRecord,
 )
 from rustray.task.functions import FunctionInfo
@@ -267,10 +268,10 @@ class SchedulerState:
             for offset in range(part.low, part.high):
                 self.progress.pop((part.batch.number, offset), None)
 
-    def charge(self, worker: WorkerRecord, queue: ClassQueue, number: int) -> None:
+    def charge(self, worker: WorkerRecord, variant: Variant, number: int) -> None:
         """Account ``number`` tasks to a worker (negative: take them off)."""
         load = worker.load
-        task_class = queue.task_class
+        task_class = variant.task_class
         level = worker.leased_by_priority.get(task_class.priority)
         if level is None:
             level = worker.leased_by_priority[task_class.priority] = {}
@@ -382,8 +383,9 @@ def haunt(state: SchedulerState, part: Part) -> None:
     assert ghost is not None
     number, batch = state.next_lease, part.batch
     state.next_lease += 1
-    lease = Lease(number, batch, part.low, part.count, 0, ghost, part.count)
+    variant = batch.queue.variants[0]
+    lease = Lease(number, batch, part.low, part.count, 0, ghost, variant, part.count)
     state.leases[number] = ghost.leases[number] = lease
     batch.lease[part.low : part.high] = array("Q", (number,)) * part.count
     state.set_state(part, TaskState.LEASED)
-    state.charge(ghost, batch.queue, part.count)
+    state.charge(ghost, variant, part.count)

@@ -213,6 +213,7 @@ class HeldRange:
         prefix: Task ids' session prefix.
         first: Task id's sequence of the first.
         attempt: Attempt number of the lease.
+        alternative: Which of the ways to run them that their class allows was granted.
     """
 
     lease: int
@@ -221,6 +222,7 @@ class HeldRange:
     prefix: bytes
     first: int
     attempt: int
+    alternative: int = 0
 
 
 @record

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
-from typing import Any, Final, Literal, Protocol, runtime_checkable
+from typing import Any, Final, Literal, NamedTuple, Protocol, runtime_checkable
 
 from rustray.common import ids
 from rustray.common.durability import parse_durability
 from rustray.common.resources import CPU, GPU, MEMORY, ResourceSet
 from rustray.task.retries import RetryOn, exception_names
+from rustray.task.selectors import Selector, parse_selector
 
 MIN_PRIORITY: Final = -(1 << 31)
 MAX_PRIORITY: Final = (1 << 31) - 1
@@ -19,6 +20,7 @@ MAX_SECONDS: Final = 10 * 365 * 86_400.0
 MAX_UNIX_S: Final = 253_402_300_800.0
 """The year 10,000."""
 MAX_NAME: Final = 256
+MAX_ALTERNATIVES: Final = 16
 DEFAULT_RETRIES: Final = 3
 DEFAULT_CRASH_LIMIT: Final = 3
 
@@ -67,6 +69,11 @@ class ResourceRequirements:
         gpus: GPUs, fractions allowed.
         resources: Amounts of resources that workers name themselves (``--resource K=V``).
         labels: Labels that a worker must carry with exactly these values.
+        label_selector: What other labels of a worker must be: ``"value"``, ``"!value"``,
+            ``"in(a,b)"`` or ``"!in(a,b)"`` for the name of each.
+        label_selector_soft: The same as a preference: others do where no such worker has room.
+        fallback_strategy: What does too, in this order, where no worker has room for the above.
+            The first that fits wins; `rustray.context().alternative` tells the task which.
 
     Raises:
         ValueError: an amount is negative, NaN, infinite or not a number, or a name is bad.
@@ -77,9 +84,17 @@ class ResourceRequirements:
     gpus: float = 0
     resources: Mapping[str, float] = field(default_factory=dict)
     labels: Mapping[str, str] = field(default_factory=dict)
+    label_selector: Mapping[str, str] = field(default_factory=dict)
+    label_selector_soft: Mapping[str, str] = field(default_factory=dict)
+    fallback_strategy: Sequence[ResourceRequirements] = ()
 
     def __post_init__(self) -> None:
-        self.to_set()
+        for name in ("resources", "labels"):
+            value = getattr(self, name)
+            if not isinstance(value, Mapping):
+                raise ValueError(f"{name} must map names to values, not {value!r:.80}")
+        self.to_alternative()
+        self.to_fallback()
         for key, value in self.labels.items():
             if not isinstance(key, str) or not isinstance(value, str):
                 raise ValueError(f"label {key!r}={value!r}: both must be text")
@@ -93,6 +108,51 @@ class ResourceRequirements:
         return ResourceSet.of(
             {CPU: self.cpu_cores, MEMORY: self.memory_mb, GPU: self.gpus, **self.resources}
         )
+
+    def to_alternative(self) -> Alternative:
+        """Return all of it but for the fallbacks, in its one form.
+
+        Raises:
+            ValueError: as the class says.
+        """
+        return Alternative(
+            self.to_set(),
+            tuple(sorted(self.labels.items())),
+            parse_selector("label_selector", self.label_selector),
+            parse_selector("label_selector_soft", self.label_selector_soft),
+        )
+
+    def to_fallback(self) -> tuple[Alternative, ...]:
+        """Return the fallbacks in their one form.
+
+        Raises:
+            ValueError: there are too many, or one is no such thing or has some of its own.
+        """
+        others = self.fallback_strategy
+        if not isinstance(others, list | tuple) or len(others) > MAX_ALTERNATIVES:
+            raise ValueError(f"fallback_strategy is a list of at most {MAX_ALTERNATIVES} requests")
+        for each in others:
+            if not isinstance(each, ResourceRequirements):
+                raise ValueError(f"fallback_strategy: {each!r:.80} is no ResourceRequirements")
+            if each.fallback_strategy:
+                raise ValueError("fallback_strategy: one of them has a fallback_strategy itself")
+        return tuple(each.to_alternative() for each in others)
+
+
+class Alternative(NamedTuple):
+    """One way to run a task: what it takes, on which workers.
+
+    Attributes:
+        resources: Demand of one task while it runs.
+        labels: (key, value) pairs that a worker must carry.
+        label_selector: What other labels must be (`rustray.task.selectors`).
+        label_selector_soft: What they had better be.
+    """
+
+    resources: ResourceSet
+    labels: tuple[tuple[str, str], ...] = ()
+    label_selector: Selector = ()
+    label_selector_soft: Selector = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +275,11 @@ class TaskClass:
         oom_retries: Re-runs after it outgrew its memory, beside ``max_retries``; -1: no limit.
         exclusive: Two attempts of a task never overlap; only for processes.
         is_detached: Results stay their full time, also after their client has them.
+        label_selector: What further labels of a worker must be (`rustray.task.selectors`).
+        label_selector_soft: What they had better be.
+        fallback: Other ways to run it, in this order, where no worker has room for the first.
+        alternative: In what a head grants: which of the ways it is, 0 for the first. The fields
+            above are those of this way then.
     """
 
     function: str
@@ -237,10 +302,14 @@ class TaskClass:
     oom_retries: int = 0
     exclusive: bool = False
     is_detached: bool = False
+    label_selector: Selector = ()
+    label_selector_soft: Selector = ()
+    fallback: tuple[Alternative, ...] = ()
+    alternative: int = 0
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
-        # Classes key dictionaries on the hot path: hash the fifteen fields once.
+        # Classes key dictionaries on the hot path: hash the fields that differ most often once.
         fields = (
             self.function,
             self.code_hash,
@@ -251,6 +320,9 @@ class TaskClass:
             self.priority,
             self.max_retries,
             self.codec,
+            self.label_selector,
+            self.fallback,
+            self.alternative,
         )
         object.__setattr__(self, "_hash", hash(fields))
 
@@ -283,17 +355,23 @@ class TaskClass:
             raise ValueError(f"code_hash must be 0 or 32 bytes, not {len(self.code_hash)}")
         if len(self.kwarg_names) > MAX_NAME or len(self.labels) > MAX_NAME:
             raise ValueError(f"at most {MAX_NAME} keyword arguments and labels are allowed")
+        if len(self.fallback) > MAX_ALTERNATIVES:
+            raise ValueError(f"at most {MAX_ALTERNATIVES} alternatives are allowed")
 
 
 def class_of(spec: TaskSpec, codec: Codec) -> TaskClass:
     """Return the class of a registered function's task, its arguments encoded so."""
     needs = spec.resource_requirements or ResourceRequirements()
+    own = needs.to_alternative()
     return TaskClass(
         function=spec.function_name,
         nargs=len(spec.args),
         kwarg_names=tuple(sorted(spec.kwargs)),
-        resources=needs.to_set(),
-        labels=tuple(sorted(needs.labels.items())),
+        resources=own.resources,
+        labels=own.labels,
+        label_selector=own.label_selector,
+        label_selector_soft=own.label_selector_soft,
+        fallback=needs.to_fallback(),
         priority=spec.priority,
         max_retries=DEFAULT_RETRIES if spec.max_retries is None else spec.max_retries,
         retry_exceptions=exception_names(spec.retry_exceptions),
@@ -382,6 +460,17 @@ def check_label(key: object, value: object) -> None:
     check_name("label", key)
     if value != "":
         check_name(f"the value of label {key!r:.80}", value)
+
+
+def check_labels(task_class: TaskClass) -> None:
+    """Refuse what `check_label` refuses, in a class with all its alternatives.
+
+    Raises:
+        ValueError: as said.
+    """
+    for labels in (task_class.labels, *(each.labels for each in task_class.fallback)):
+        for key, value in labels:
+            check_label(key, value)
 
 
 def check_priority(priority: object) -> None:

@@ -10,7 +10,7 @@ with SimCluster(seed=1) as cluster:
 from rustray.testing.chaos import FAULTS
 from rustray.testing.cluster import SimCluster
 from rustray.testing.executor import ExecutorCrash
-from rustray.testing.history import HistoryEntry, Run
+from rustray.testing.history import HistoryEntry, Run, SimNode
 from rustray.testing.network import Faults
 from rustray.testing.replay import seeds
 from rustray.testing.tasks import SimFunction, SimTask
@@ -23,6 +23,7 @@ __all__ = [
     "Run",
     "SimCluster",
     "SimFunction",
+    "SimNode",
     "SimTask",
     "seeds",
 ]

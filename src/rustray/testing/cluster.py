@@ -19,7 +19,7 @@ from rustray.testing.clock import WALL_OFFSET_S, VirtualClock
 from rustray.testing.controls import Controls
 from rustray.testing.executor import SimHost
 from rustray.testing.head import HEAD, SimHead, TroubleHandler
-from rustray.testing.history import History, HistoryEntry, TaskRecord
+from rustray.testing.history import History, HistoryEntry, SimNode, TaskRecord
 from rustray.testing.network import Network
 from rustray.testing.replay import replay_command
 from rustray.testing.tasks import Duration, SimFunction, SimTask
@@ -51,7 +51,7 @@ class SimCluster(Controls):
         self,
         seed: int,
         *,
-        workers: int | Mapping[str, float] = 2,
+        workers: int | Mapping[str, float | SimNode] = 2,
         commit_s: float = 0.002,
         check_every: int = 1,
         settings: SchedulerSettings | None = None,
@@ -60,7 +60,8 @@ class SimCluster(Controls):
 
         Args:
             seed: Of all that is random.
-            workers: How many, named "w-0", "w-1" ..., of one core each; or name to cores.
+            workers: How many, named "w-0", "w-1" ..., of one core each; or name to cores,
+                or to what it offers.
             commit_s: Longest time of a commit of the journal; each draws its own.
             check_every: Check all invariants after so many events: 1 finds the very event, and
                 takes time in proportion to the tasks.
@@ -81,7 +82,7 @@ class SimCluster(Controls):
         )
         if isinstance(workers, int):
             workers = {f"w-{number}": 1.0 for number in range(workers)}
-        self._workers = {name: self._make_worker(name, cpus) for name, cpus in workers.items()}
+        self._workers = {name: self._make_worker(name, node) for name, node in workers.items()}
         self._client = SimClient(self._clock, self._network, self._head, self._history)
         super().__init__()
         self._nemesis = Nemesis(self, self._stream("chaos"))
@@ -99,13 +100,16 @@ class SimCluster(Controls):
         ready = [worker for worker in known.values() if worker.state == "ready"]
         return self._client.is_connected and len(ready) == len(self._workers)
 
-    def _make_worker(self, name: str, cpus: float) -> SimWorker:
+    def _make_worker(self, name: str, node: SimNode | float) -> SimWorker:
         if name in (HEAD, CLIENT):
             raise ValueError(f"a worker cannot be called {name!r}")
-        return SimWorker(name, cpus, self._clock, self._network, self._head, _Functions(self))
+        if not isinstance(node, SimNode):
+            node = SimNode(node)
+        self._history.nodes[name] = node
+        return SimWorker(name, node, self._clock, self._network, self._head, _Functions(self))
 
-    def add_worker(self, name: str, cpus: float = 1.0) -> None:
-        """Start one more worker.
+    def add_worker(self, name: str, cpus: SimNode | float = 1.0) -> None:
+        """Start one more worker, of so many cores or as the node says.
 
         Raises:
             ValueError: the name is taken.

@@ -371,7 +371,7 @@ class SimPool:
 
     def prepare(self, executor_id: int, setting: Setting) -> None:
         """See `Pool`."""
-        setup = Setup(gpu_ids=setting.gpu_ids or ())
+        setup = Setup(gpu_ids=setting.gpu_ids or (), alternative=setting.alternative)
         self.loop.call_soon(setattr, self._at(executor_id), "setup", setup)
 
     def run(self, executor_id: int, chunk: RunChunk) -> None:

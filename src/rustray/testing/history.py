@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from rustray.common.errors import InvariantError, RustRayError
 from rustray.common.records import record
+from rustray.common.resources import CPU, GPU, ResourceSet
 from rustray.scheduler.commands import GrantLease
 from rustray.task.frames import Outcome
-from rustray.task.spec import TaskClass
+from rustray.task.selectors import matches
+from rustray.task.spec import Alternative, TaskClass
 from rustray.task.state import TaskState
 from rustray.testing.clock import VirtualClock
+
+
+@record
+class SimNode:
+    """What a simulated worker offers.
+
+    Attributes:
+        cpus: Cores.
+        gpus: GPUs.
+        labels: Labels that tasks can ask for.
+    """
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def amounts(self) -> dict[str, float]:
+        """Return its resources."""
+        return {CPU: self.cpus, GPU: self.gpus}
+
+    def can_run(self, task_class: TaskClass) -> bool:
+        """Whether it has what one of the ways to run a task asks for."""
+        total = ResourceSet.of(self.amounts).units
+        own = Alternative(task_class.resources, task_class.labels, task_class.label_selector)
+        return any(
+            not way.resources.shortage(total)
+            and all(self.labels.get(key) == value for key, value in way.labels)
+            and matches(way.label_selector, self.labels)
+            for way in (own, *task_class.fallback)
+        )
 
 
 @record
@@ -98,6 +132,7 @@ class History:
         entries: In order.
         tasks: By number.
         may_expire: Results are so limited that some are dropped before the client has them.
+        nodes: What the workers offer, by name.
         frozen: Workers that are paused: their tasks stand still.
         ended_tasks: How many have ended.
     """
@@ -106,6 +141,7 @@ class History:
         self.entries: list[HistoryEntry] = []
         self.tasks: list[TaskRecord] = []
         self.may_expire = False
+        self.nodes: dict[str, SimNode] = {}
         self.frozen: set[str] = set()
         self.ended_tasks = 0
         self._clock = clock
@@ -156,6 +192,9 @@ class History:
         task = self.tasks[number]
         self.note("started", worker, number, f"attempt {attempt}")
         self._require(payload == task.payload, task, "got another task's arguments")
+        self._require(
+            self.nodes[worker].can_run(task.task_class), task, f"runs on {worker}, and may not"
+        )
         may_run = task.task_class.max_retries != 0 or not task.runs
         self._require(may_run, task, "ran twice, with max_retries=0")
         others = [run.worker for run in task.runs if run.end == "running"]

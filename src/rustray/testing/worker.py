@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from rustray.common.resources import CPU, ResourceSet
+from rustray.common.resources import ResourceSet
 from rustray.task.frames import AssignFrame, WorkerFrame
 from rustray.task.views import WorkerInfo
 from rustray.testing.clock import WALL_OFFSET_S, ProcessLoop, Timer, VirtualClock
 from rustray.testing.executor import Functions, SimPool
 from rustray.testing.head import HEAD, SimHead
+from rustray.testing.history import SimNode
 from rustray.testing.network import Network
 from rustray.testing.stream import End, Stream
 from rustray.worker import events as w
@@ -81,13 +82,13 @@ class SimWorker:
     def __init__(
         self,
         name: str,
-        cpus: float,
+        node: SimNode,
         clock: VirtualClock,
         network: Network,
         head: SimHead,
         functions: Functions,
     ) -> None:
-        self.name, self.cpus = name, cpus
+        self.name, self.node = name, node
         self._clock, self._network, self._head = clock, network, head
         self._functions = functions
         self._lives = 0
@@ -101,7 +102,7 @@ class SimWorker:
         self._lives += 1
         self.is_up, self.has_left = True, False
         self.loop = self._network.loops[self.name] = ProcessLoop(self._clock)
-        resources = ResourceSet.of({CPU: self.cpus})
+        resources = ResourceSet.of(self.node.amounts)
         self.driver = CheckedDriver(self, WorkerLimits(resources), self._make_pool)
         self.driver.open(self.loop)
         self._reconnect = ReconnectManager(f"{self.name}/{self._lives}")
@@ -142,7 +143,8 @@ class SimWorker:
         """Register, then open the stream."""
         if self.session is not None:
             return
-        info = WorkerInfo(self.name, self._lives, self.name, "", {CPU: self.cpus})
+        node = self.node
+        info = WorkerInfo(self.name, self._lives, self.name, "", node.amounts, node.labels)
         self._asked_at = self.loop.time()
         self._limit = self.loop.call_later(RPC_LIMIT_S, self._fail)
         self._network.carry(self.name, HEAD, self._ask_to_register, info)

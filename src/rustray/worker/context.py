@@ -60,6 +60,8 @@ class TaskContext:
         gpu_ids: The GPUs that are the task's own, as CUDA_VISIBLE_DEVICES names them; a fraction
             is of the last one. In a process executor the task sees no others: its first is
             device 0 there. Tasks in threads and coroutines share a process, and see all.
+        alternative: Which of its requests for resources it got: 0 for its own, 1 for the first of
+            its ``fallback_strategy``, and so on.
     """
 
     __slots__ = (
@@ -67,6 +69,7 @@ class TaskContext:
         "_host",
         "_index",
         "_pid",
+        "alternative",
         "attempt",
         "deadline",
         "fence",
@@ -84,6 +87,7 @@ class TaskContext:
         self.fence = chunk.lease & _FENCE_MASK
         self.deadline = chunk.deadline_unix_s or None
         self.gpu_ids: tuple[str, ...] = chunk.setup.gpu_ids
+        self.alternative = chunk.setup.alternative
 
     def is_cancelled(self) -> bool:
         """Whether the task was asked to stop: by a cancel, or because its time is up.

@@ -17,7 +17,6 @@ from rustray.worker.events import (
     DefineClass,
     DispatchTasks,
     PrepareExecutor,
-    Setting,
     StartExecutor,
     WatchMemory,
 )
@@ -206,7 +205,7 @@ def _send(
     setting = work.setting
     if state.gpus is not None:
         ids = () if share is None else state.gpus.names(share)
-        setting = Setting(setting.threads, ids)
+        setting = setting._replace(gpu_ids=ids)
     if executor.setting != setting:
         executor.setting = setting
         state.commands.append(PrepareExecutor(executor.executor_id, setting))

@@ -242,10 +242,12 @@ class Setting(NamedTuple):
     Attributes:
         threads: What libraries of numerics are told to use: the task's cores, at least one.
         gpu_ids: GPUs that it may see, as the drivers call them; None: as the worker itself.
+        alternative: Which of the ways to run them that their class allows was granted.
     """
 
     threads: int = 1
     gpu_ids: tuple[str, ...] | None = None
+    alternative: int = 0
 
 
 PLAIN: Final = Setting()

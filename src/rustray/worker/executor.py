@@ -183,7 +183,8 @@ class ExecutorPool:
         A number of threads that this process was started with stands.
         """
         found = numerics.variables(self._source, setting.threads, setting.gpu_ids)
-        self._handle(executor_id).tell(pack_setup(Setup(found, setting.gpu_ids or ())))
+        setup = Setup(found, setting.gpu_ids or (), setting.alternative)
+        self._handle(executor_id).tell(pack_setup(setup))
 
     def run(self, executor_id: int, chunk: RunChunk) -> None:
         """Give an executor tasks; it starts them in order, shared ones several at once."""

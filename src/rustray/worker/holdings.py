@@ -26,4 +26,7 @@ def _named(state: WorkerState, part: LeaseRange) -> HeldRange | None:
     if lease is None:
         return None  # so long ago that no head would want it
     first = lease.first + part.offset
-    return HeldRange(part.lease, part.offset, part.count, lease.prefix, first, lease.attempt)
+    alternative = lease.work.task_class.alternative
+    return HeldRange(
+        part.lease, part.offset, part.count, lease.prefix, first, lease.attempt, alternative
+    )

@@ -79,7 +79,7 @@ class WorkClass:
             task_class.priority, task_class.resources, task_class.executor, self.is_solo
         )
         threads = max(units.get(CPU, 0) // UNIT, 1) if is_alone else 1
-        self.setting = PLAIN if threads == 1 else Setting(threads)
+        self.setting = Setting(threads, None, task_class.alternative)
 
     def observe(self, run_us: int, count: int) -> None:
         """Take the run time of ``count`` tasks together into the average."""

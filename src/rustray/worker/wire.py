@@ -92,10 +92,12 @@ class Setup:
     Attributes:
         variables: Environment variables to set, where one task runs at a time.
         gpu_ids: The GPUs of each of these tasks.
+        alternative: Which of the ways to run them that their class allows was granted.
     """
 
     variables: dict[str, str] = field(default_factory=dict)
     gpu_ids: tuple[str, ...] = ()
+    alternative: int = 0
 
 
 NO_SETUP: Final = Setup()
@@ -163,14 +165,14 @@ class Chunk:
 
 def pack_setup(setup: Setup) -> bytes:
     """Encode the environment of the chunks that follow as one message."""
-    body = json.dumps([setup.variables, setup.gpu_ids]).encode()
+    body = json.dumps([setup.variables, setup.gpu_ids, setup.alternative]).encode()
     return HEAD.pack(SETUP, 0, len(body)) + body
 
 
 def unpack_setup(data: bytes, start: int, stop: int) -> Setup:
     """Decode the body of a `SETUP` message."""
-    variables, gpu_ids = json.loads(data[start:stop])
-    return Setup(variables, tuple(gpu_ids))
+    variables, gpu_ids, alternative = json.loads(data[start:stop])
+    return Setup(variables, tuple(gpu_ids), alternative)
 
 
 def pack_definition(class_number: int, definition: Definition) -> bytes:

@@ -99,6 +99,18 @@ def test_submit_passes_what_the_flags_say(head: FakeHead, rustray):
     item = head.submitted[2][3]
     assert (item.task_class.retry_exceptions, item.deadline_unix_s) == (True, 4e9)
     assert item.task_class.is_detached
+    rustray(
+        "submit", "f", "--gpus", "1", "--label-selector", "zone=in(b,a)", "--label-selector",
+        "gpu=!t4", "--label-selector-soft", "disk=ssd", "--fallback", '{"gpus": 0, "cpu_cores": 4}',
+        "--fallback", '{"label_selector": {}}',
+    )  # fmt: skip
+    found = head.submitted[3][3].task_class
+    assert found.label_selector == (("gpu", "!t4"), ("zone", "in(a,b)"))
+    assert found.label_selector_soft == (("disk", "ssd"),)
+    first, second = found.fallback
+    assert first.resources.amounts() == {"cpu_cores": 4}
+    assert (first.label_selector, second.label_selector) == (found.label_selector, ())
+    assert second.resources == found.resources
 
 
 def test_submit_and_wait_prints_the_value(head: FakeHead, rustray):

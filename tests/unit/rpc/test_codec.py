@@ -38,7 +38,7 @@ from rustray.task.frames import (
     TaskRange,
     WorkerFrame,
 )
-from rustray.task.spec import Codec, ExecutorKind, TaskClass
+from rustray.task.spec import Alternative, Codec, ExecutorKind, TaskClass
 from rustray.task.state import TaskState
 
 u32 = st.integers(0, 2**32 - 1)
@@ -64,6 +64,17 @@ def slices(draw: st.DrawFn) -> PayloadColumn:
 
 
 payloads = columns | slices()
+pairs = st.dictionaries(names, shown, max_size=3).map(lambda d: tuple(sorted(d.items())))
+selectors = st.dictionaries(
+    names, st.sampled_from(["a", "!a", "in(a,b)", "!in(a,b,c)"]), max_size=3
+).map(lambda d: tuple(sorted(d.items())))
+alternatives = st.builds(
+    Alternative,
+    st.dictionaries(names, st.integers(1, 10**15), max_size=3).map(ResourceSet),
+    pairs,
+    selectors,
+    selectors,
+)
 classes = st.builds(
     TaskClass,
     function=names,
@@ -71,7 +82,7 @@ classes = st.builds(
     nargs=st.integers(-1, 1000),
     kwarg_names=st.lists(names, max_size=3, unique=True).map(lambda n: tuple(sorted(n))),
     resources=st.dictionaries(names, st.integers(1, 10**15), max_size=3).map(ResourceSet),
-    labels=st.dictionaries(names, shown, max_size=3).map(lambda d: tuple(sorted(d.items()))),
+    labels=pairs,
     priority=st.integers(-(2**31), 2**31 - 1),
     max_retries=st.integers(-1, 1_000_000),
     oom_retries=st.integers(-1, 1_000_000),
@@ -82,6 +93,10 @@ classes = st.builds(
     codec=st.sampled_from(Codec),
     executor=st.sampled_from(ExecutorKind),
     wait_for_resources=st.booleans(),
+    label_selector=selectors,
+    label_selector_soft=selectors,
+    fallback=st.lists(alternatives, max_size=2).map(tuple),
+    alternative=st.integers(0, 16),
 )
 classes |= classes.map(lambda c: replace(c, executor=ExecutorKind.PROCESS, exclusive=True))
 definitions = st.builds(ClassDefinition, class_numbers, classes, st.binary(max_size=50))
@@ -144,7 +159,7 @@ worker_frames = st.builds(
     number=u63,
     ack=u63,
     held=st.none()
-    | some(st.builds(HeldRange, u63, st.integers(0, 2**31), listed, prefixes, sequences, u32)),
+    | some(st.builds(HeldRange, u63, st.integers(0, 2**31), listed, prefixes, sequences, u32, u32)),
     outcomes=some(st.builds(LeaseOutcome, u63, st.integers(0, 2**31), reported, payloads, u63)),
     returned=some(lease_ranges),
     started=some(lease_ranges),

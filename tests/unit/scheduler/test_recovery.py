@@ -80,7 +80,15 @@ class Head:
     def greet(self, name: str, session: int, *held: c.GrantLease, skip: int = 0) -> None:
         """Open a worker's stream; it holds these grants without their first tasks."""
         ranges = tuple(
-            HeldRange(g.lease, skip, len(g.payloads) - skip, g.prefix, g.first + skip, g.attempt)
+            HeldRange(
+                g.lease,
+                skip,
+                len(g.payloads) - skip,
+                g.prefix,
+                g.first + skip,
+                g.attempt,
+                g.task_class.alternative,
+            )
             for g in held
         )
         self.feed(e.WorkerReported(name, session, ranges, (), (), (), False, False))

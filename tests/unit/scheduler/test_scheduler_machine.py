@@ -11,7 +11,7 @@ from rustray.common.resources import ResourceSet
 from rustray.scheduler import events as e
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import LeaseOutcome, LeaseRange
-from rustray.task.spec import TaskClass
+from rustray.task.spec import Alternative, TaskClass
 from rustray.task.state import TaskState
 
 CLASSES = [
@@ -23,6 +23,17 @@ CLASSES = [
     TaskClass("f", labels=(("zone", "x"),), wait_for_resources=True),
     TaskClass("f", queue_timeout_s=5.0, total_timeout_s=20.0),
     TaskClass("f", timeout_s=3.0),
+    TaskClass("f", label_selector=(("zone", "!in(y,z)"),), resources=ResourceSet.of({"gpus": 0.6})),
+    TaskClass("f", label_selector_soft=(("zone", "x"),), max_retries=0),
+    TaskClass(
+        "f",
+        resources=ResourceSet.of({"cpu_cores": 1, "gpus": 1}),
+        fallback=(
+            Alternative(ResourceSet.of({"cpu_cores": 1}), label_selector=(("zone", "x"),)),
+            Alternative(ResourceSet.of({"cpu_cores": 2}), (), (), (("zone", "!x"),)),
+        ),
+        wait_for_resources=True,
+    ),
 ]
 STATES = [
     TaskState.SUCCEEDED,
@@ -61,8 +72,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         payloads = PayloadColumn.of([b"xxx"] * count)
         self.bench.feed(e.TasksSubmitted(PREFIX, first, CLASSES[which], payloads, True))
 
-    @rule(name=st.sampled_from("abc"), cpus=st.sampled_from([1, 2, 4]), zoned=st.booleans())
-    def join(self, name: str, cpus: int, zoned: bool) -> None:
+    @rule(
+        name=st.sampled_from("abc"),
+        cpus=st.sampled_from([1, 2, 4]),
+        zoned=st.booleans(),
+        gpus=st.sampled_from([0, 1, 2]),
+    )
+    def join(self, name: str, cpus: int, zoned: bool, gpus: int) -> None:
         """A worker joins, comes back, or starts anew."""
         worker = self.bench.workers.get(name)
         if worker is not None and name not in self.bench.scheduler.state.workers:
@@ -70,7 +86,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.incarnations[name] = self.incarnations.get(name, 1) + 1
             worker.is_draining = False
         labels = {"zone": "x"} if zoned else {}
-        self.bench.join(name, cpus, incarnation=self.incarnations.get(name, 1), labels=labels)
+        number = self.incarnations.get(name, 1)
+        self.bench.join(name, cpus, incarnation=number, labels=labels, gpus=gpus)
 
     @precondition(lambda self: self.open_workers)
     @rule(data=st.data())
@@ -180,7 +197,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             if worker.is_open:
                 self.bench.die(worker)
         self.bench.pass_time(30.0)
-        strong = self.bench.join("strong", 8, labels={"zone": "x"})
+        strong = self.bench.join("strong", 8, labels={"zone": "x"}, gpus=1)
         assert strong.is_open
         self.bench.run_all()
         assert set(self.bench.ended) == self.bench.accepted

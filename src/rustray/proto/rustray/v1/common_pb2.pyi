@@ -101,7 +101,7 @@ class TaskRange(_message.Message):
     def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
 class TaskClass(_message.Message):
-    __slots__ = ("function", "code_hash", "nargs_plus_one", "kwarg_names", "resource_units", "labels", "priority", "max_retries", "retry_exceptions", "timeout_s", "queue_timeout_s", "total_timeout_s", "codec", "executor", "wait_for_resources", "retry_exception_names", "retry_delay_s", "crash_limit", "oom_retries", "exclusive", "detached")
+    __slots__ = ("function", "code_hash", "nargs_plus_one", "kwarg_names", "resource_units", "labels", "priority", "max_retries", "retry_exceptions", "timeout_s", "queue_timeout_s", "total_timeout_s", "codec", "executor", "wait_for_resources", "retry_exception_names", "retry_delay_s", "crash_limit", "oom_retries", "exclusive", "detached", "label_selector", "label_selector_soft", "fallback", "alternative")
     class ResourceUnitsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +110,20 @@ class TaskClass(_message.Message):
         value: int
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class LabelSelectorEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class LabelSelectorSoftEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
         VALUE_FIELD_NUMBER: _ClassVar[int]
@@ -137,6 +151,10 @@ class TaskClass(_message.Message):
     OOM_RETRIES_FIELD_NUMBER: _ClassVar[int]
     EXCLUSIVE_FIELD_NUMBER: _ClassVar[int]
     DETACHED_FIELD_NUMBER: _ClassVar[int]
+    LABEL_SELECTOR_FIELD_NUMBER: _ClassVar[int]
+    LABEL_SELECTOR_SOFT_FIELD_NUMBER: _ClassVar[int]
+    FALLBACK_FIELD_NUMBER: _ClassVar[int]
+    ALTERNATIVE_FIELD_NUMBER: _ClassVar[int]
     function: str
     code_hash: bytes
     nargs_plus_one: int
@@ -158,7 +176,51 @@ class TaskClass(_message.Message):
     oom_retries: int
     exclusive: bool
     detached: bool
-    def __init__(self, function: _Optional[str] = ..., code_hash: _Optional[bytes] = ..., nargs_plus_one: _Optional[int] = ..., kwarg_names: _Optional[_Iterable[str]] = ..., resource_units: _Optional[_Mapping[str, int]] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., max_retries: _Optional[int] = ..., retry_exceptions: _Optional[bool] = ..., timeout_s: _Optional[float] = ..., queue_timeout_s: _Optional[float] = ..., total_timeout_s: _Optional[float] = ..., codec: _Optional[_Union[Codec, str]] = ..., executor: _Optional[_Union[Executor, str]] = ..., wait_for_resources: _Optional[bool] = ..., retry_exception_names: _Optional[_Iterable[str]] = ..., retry_delay_s: _Optional[float] = ..., crash_limit: _Optional[int] = ..., oom_retries: _Optional[int] = ..., exclusive: _Optional[bool] = ..., detached: _Optional[bool] = ...) -> None: ...
+    label_selector: _containers.ScalarMap[str, str]
+    label_selector_soft: _containers.ScalarMap[str, str]
+    fallback: _containers.RepeatedCompositeFieldContainer[Alternative]
+    alternative: int
+    def __init__(self, function: _Optional[str] = ..., code_hash: _Optional[bytes] = ..., nargs_plus_one: _Optional[int] = ..., kwarg_names: _Optional[_Iterable[str]] = ..., resource_units: _Optional[_Mapping[str, int]] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., max_retries: _Optional[int] = ..., retry_exceptions: _Optional[bool] = ..., timeout_s: _Optional[float] = ..., queue_timeout_s: _Optional[float] = ..., total_timeout_s: _Optional[float] = ..., codec: _Optional[_Union[Codec, str]] = ..., executor: _Optional[_Union[Executor, str]] = ..., wait_for_resources: _Optional[bool] = ..., retry_exception_names: _Optional[_Iterable[str]] = ..., retry_delay_s: _Optional[float] = ..., crash_limit: _Optional[int] = ..., oom_retries: _Optional[int] = ..., exclusive: _Optional[bool] = ..., detached: _Optional[bool] = ..., label_selector: _Optional[_Mapping[str, str]] = ..., label_selector_soft: _Optional[_Mapping[str, str]] = ..., fallback: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ..., alternative: _Optional[int] = ...) -> None: ...
+
+class Alternative(_message.Message):
+    __slots__ = ("resource_units", "labels", "label_selector", "label_selector_soft")
+    class ResourceUnitsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class LabelSelectorEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class LabelSelectorSoftEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    RESOURCE_UNITS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    LABEL_SELECTOR_FIELD_NUMBER: _ClassVar[int]
+    LABEL_SELECTOR_SOFT_FIELD_NUMBER: _ClassVar[int]
+    resource_units: _containers.ScalarMap[str, int]
+    labels: _containers.ScalarMap[str, str]
+    label_selector: _containers.ScalarMap[str, str]
+    label_selector_soft: _containers.ScalarMap[str, str]
+    def __init__(self, resource_units: _Optional[_Mapping[str, int]] = ..., labels: _Optional[_Mapping[str, str]] = ..., label_selector: _Optional[_Mapping[str, str]] = ..., label_selector_soft: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ClassDefinition(_message.Message):
     __slots__ = ("number", "task_class", "code")
@@ -226,7 +288,7 @@ class TaskResult(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., codec: _Optional[_Union[Codec, str]] = ..., payload: _Optional[bytes] = ..., worker_id: _Optional[str] = ..., attempts: _Optional[int] = ..., progress: _Optional[float] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Resources(_message.Message):
-    __slots__ = ("cpu_cores", "memory_mb", "gpus", "custom", "labels")
+    __slots__ = ("cpu_cores", "memory_mb", "gpus", "custom", "labels", "label_selector", "label_selector_soft", "fallback")
     class CustomEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -241,17 +303,37 @@ class Resources(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class LabelSelectorEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class LabelSelectorSoftEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     CPU_CORES_FIELD_NUMBER: _ClassVar[int]
     MEMORY_MB_FIELD_NUMBER: _ClassVar[int]
     GPUS_FIELD_NUMBER: _ClassVar[int]
     CUSTOM_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    LABEL_SELECTOR_FIELD_NUMBER: _ClassVar[int]
+    LABEL_SELECTOR_SOFT_FIELD_NUMBER: _ClassVar[int]
+    FALLBACK_FIELD_NUMBER: _ClassVar[int]
     cpu_cores: float
     memory_mb: float
     gpus: float
     custom: _containers.ScalarMap[str, float]
     labels: _containers.ScalarMap[str, str]
-    def __init__(self, cpu_cores: _Optional[float] = ..., memory_mb: _Optional[float] = ..., gpus: _Optional[float] = ..., custom: _Optional[_Mapping[str, float]] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    label_selector: _containers.ScalarMap[str, str]
+    label_selector_soft: _containers.ScalarMap[str, str]
+    fallback: _containers.RepeatedCompositeFieldContainer[Resources]
+    def __init__(self, cpu_cores: _Optional[float] = ..., memory_mb: _Optional[float] = ..., gpus: _Optional[float] = ..., custom: _Optional[_Mapping[str, float]] = ..., labels: _Optional[_Mapping[str, str]] = ..., label_selector: _Optional[_Mapping[str, str]] = ..., label_selector_soft: _Optional[_Mapping[str, str]] = ..., fallback: _Optional[_Iterable[_Union[Resources, _Mapping]]] = ...) -> None: ...
 
 class TaskRequest(_message.Message):
     __slots__ = ("function_name", "codec", "args", "kwargs", "task_id", "priority", "resources", "max_retries", "timeout_s", "queue_timeout_s", "total_timeout_s", "wait_for_resources", "retry_exceptions", "retry_exception_names", "retry_delay_s", "crash_limit", "oom_retries", "exclusive", "detached", "durability", "deadline_unix_s", "idempotency_key", "reject_duplicate", "task_class", "call", "uses_default_resources", "uses_default_retries")

@@ -136,20 +136,22 @@ class LeaseRange(_message.Message):
     def __init__(self, lease: _Optional[int] = ..., offset: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
 class HeldRange(_message.Message):
-    __slots__ = ("lease", "offset", "count", "prefix", "first", "attempt")
+    __slots__ = ("lease", "offset", "count", "prefix", "first", "attempt", "alternative")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     PREFIX_FIELD_NUMBER: _ClassVar[int]
     FIRST_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    ALTERNATIVE_FIELD_NUMBER: _ClassVar[int]
     lease: int
     offset: int
     count: int
     prefix: bytes
     first: int
     attempt: int
-    def __init__(self, lease: _Optional[int] = ..., offset: _Optional[int] = ..., count: _Optional[int] = ..., prefix: _Optional[bytes] = ..., first: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
+    alternative: int
+    def __init__(self, lease: _Optional[int] = ..., offset: _Optional[int] = ..., count: _Optional[int] = ..., prefix: _Optional[bytes] = ..., first: _Optional[int] = ..., attempt: _Optional[int] = ..., alternative: _Optional[int] = ...) -> None: ...
 
 class LeaseOutcome(_message.Message):
     __slots__ = ("lease", "offset", "state", "payloads", "run_us")
