@@ -75,6 +75,7 @@ def test_the_names_for_tests_are_pinned_and_documented() -> None:
         "Run",
         "SimCluster",
         "SimFunction",
+        "SimNode",
         "SimTask",
         "seeds",
     }
