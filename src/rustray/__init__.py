@@ -60,8 +60,9 @@ if TYPE_CHECKING:
         WorkerNotFound,
     )
     from rustray.task.functions import TaskExecutor, function
+    from rustray.task.needs import ResourceRequirements
     from rustray.task.result import TaskEvent, TaskResult
-    from rustray.task.spec import ResourceRequirements, TaskSpec
+    from rustray.task.spec import TaskSpec
     from rustray.task.state import TaskState
     from rustray.worker.context import TaskContext, TaskInterrupt, context
 
@@ -150,7 +151,8 @@ _HOMES = {
     "rustray.client.remote": ("RemoteFunction", "remote"),
     "rustray.task.functions": ("TaskExecutor", "function"),
     "rustray.task.result": ("TaskEvent", "TaskResult"),
-    "rustray.task.spec": ("ResourceRequirements", "TaskSpec"),
+    "rustray.task.needs": ("ResourceRequirements",),
+    "rustray.task.spec": ("TaskSpec",),
     "rustray.task.state": ("TaskState",),
     "rustray.worker.context": ("TaskContext", "TaskInterrupt", "context"),
 }

@@ -15,7 +15,8 @@ from rustray.scheduler.state import SchedulerSettings
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import CancelRequest, HeldRange, LeaseOutcome, LeaseRange
 from rustray.task.functions import FunctionInfo, Parameter
-from rustray.task.spec import Alternative, TaskClass
+from rustray.task.needs import Alternative
+from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 from rustray.task.views import WorkerInfo
 

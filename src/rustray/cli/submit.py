@@ -32,14 +32,8 @@ from rustray.common.durability import parse_durability
 from rustray.common.errors import CommunicationError, HeadUnavailable, UsageProblem
 from rustray.rpc.api import HeadApi, RawResult, SubmitItem, SubmitVerdict
 from rustray.task.codec import encode_call
-from rustray.task.spec import (
-    DEFAULT_CRASH_LIMIT,
-    Codec,
-    ResourceRequirements,
-    TaskSpec,
-    class_of,
-    deadline_unix_s,
-)
+from rustray.task.needs import ResourceRequirements
+from rustray.task.spec import DEFAULT_CRASH_LIMIT, Codec, TaskSpec, class_of, deadline_unix_s
 
 _FLAGS: Final = (
     "--kwarg", "--wait", "--timeout", "--cpus", "--memory-mb", "--gpus", "--priority",

@@ -32,15 +32,10 @@ from rustray.client.session import ClientSession
 from rustray.common.durability import parse_durability
 from rustray.common.errors import PayloadError, RustRayError
 from rustray.task.codec import encode_call
+from rustray.task.names import check_name
 from rustray.task.pickling import ATOMS, PROTOCOL, dumps_call, loads
 from rustray.task.retries import exception_names
-from rustray.task.spec import (
-    DEFAULT_CRASH_LIMIT,
-    DEFAULT_RETRIES,
-    Codec,
-    check_name,
-    deadline_unix_s,
-)
+from rustray.task.spec import DEFAULT_CRASH_LIMIT, DEFAULT_RETRIES, Codec, deadline_unix_s
 
 LONGEST_S: Final = 1.0
 """A chunk that takes longer gives back what it has not begun, to be spread over all slots."""

@@ -15,24 +15,20 @@ from rustray.common.durability import parse_durability
 from rustray.common.errors import PayloadError
 from rustray.common.resources import CPU, GPU, MEMORY, ResourceSet, to_units
 from rustray.task.functions import parse_executor
+from rustray.task.names import MAX_NAME, check_label, check_name
+from rustray.task.needs import MAX_ALTERNATIVES, Alternative, ResourceRequirements
 from rustray.task.retries import exception_names
 from rustray.task.selectors import parse_selector
 from rustray.task.spec import (
     DEFAULT_CRASH_LIMIT,
     DEFAULT_RETRIES,
-    MAX_ALTERNATIVES,
-    MAX_NAME,
-    Alternative,
     Codec,
     ExecutorKind,
-    ResourceRequirements,
     TaskClass,
     check_crash_limit,
     check_delay,
     check_exclusive,
-    check_label,
     check_lifetime,
-    check_name,
     check_priority,
     check_retries,
     check_seconds,

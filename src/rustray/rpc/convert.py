@@ -14,16 +14,10 @@ from rustray.common.errors import CommunicationError
 from rustray.common.resources import MAX_AMOUNT, MAX_NAMES, UNIT, ResourceSet
 from rustray.proto.rustray.v1 import common_pb2 as common
 from rustray.task.functions import FunctionInfo, Parameter
+from rustray.task.needs import Alternative
 from rustray.task.retries import RetryOn, exception_names
 from rustray.task.selectors import parse_selector
-from rustray.task.spec import (
-    DEFAULT_CRASH_LIMIT,
-    MAX_UNIX_S,
-    Alternative,
-    Codec,
-    ExecutorKind,
-    TaskClass,
-)
+from rustray.task.spec import DEFAULT_CRASH_LIMIT, MAX_UNIX_S, Codec, ExecutorKind, TaskClass
 from rustray.task.state import TaskState
 
 P = ParamSpec("P")

@@ -40,14 +40,9 @@ from rustray.rpc.convert import (
     total,
 )
 from rustray.rpc.status import from_detail, to_detail
-from rustray.task.spec import (
-    DEFAULT_CRASH_LIMIT,
-    Codec,
-    ResourceRequirements,
-    TaskClass,
-    check_labels,
-    check_name,
-)
+from rustray.task.names import check_name
+from rustray.task.needs import ResourceRequirements
+from rustray.task.spec import DEFAULT_CRASH_LIMIT, Codec, TaskClass, check_labels
 
 MAX_BATCH: Final = 100_000
 MAX_CANCELS: Final = 10_000

@@ -26,8 +26,8 @@ from rustray.rpc.convert import (
     text,
     total,
 )
+from rustray.task.names import check_label, check_name
 from rustray.task.result import TaskEvent
-from rustray.task.spec import check_label, check_name
 from rustray.task.views import (
     ClusterStatus,
     Explanation,

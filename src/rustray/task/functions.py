@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar, overload
 
-from rustray.task.spec import ExecutorKind, check_name
+from rustray.task.names import check_name
+from rustray.task.spec import ExecutorKind
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -60,8 +60,7 @@ class SimCluster(Controls):
 
         Args:
             seed: Of all that is random.
-            workers: How many, named "w-0", "w-1" ..., of one core each; or name to cores,
-                or to what it offers.
+            workers: How many, named "w-0", "w-1" ..., of one core each; or name to cores or node.
             commit_s: Longest time of a commit of the journal; each draws its own.
             check_every: Check all invariants after so many events: 1 finds the very event, and
                 takes time in proportion to the tasks.
@@ -103,9 +102,7 @@ class SimCluster(Controls):
     def _make_worker(self, name: str, node: SimNode | float) -> SimWorker:
         if name in (HEAD, CLIENT):
             raise ValueError(f"a worker cannot be called {name!r}")
-        if not isinstance(node, SimNode):
-            node = SimNode(node)
-        self._history.nodes[name] = node
+        node = self._history.offers(name, node)
         return SimWorker(name, node, self._clock, self._network, self._head, _Functions(self))
 
     def add_worker(self, name: str, cpus: SimNode | float = 1.0) -> None:

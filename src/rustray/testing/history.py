@@ -11,8 +11,9 @@ from rustray.common.records import record
 from rustray.common.resources import CPU, GPU, ResourceSet
 from rustray.scheduler.commands import GrantLease
 from rustray.task.frames import Outcome
+from rustray.task.needs import Alternative
 from rustray.task.selectors import matches
-from rustray.task.spec import Alternative, TaskClass
+from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 from rustray.testing.clock import VirtualClock
 
@@ -165,6 +166,11 @@ class History:
             raise InvariantError(f"task {task.number} {text}")
 
     # -- what happens, in the order in which it can ----------------------------------------
+
+    def offers(self, worker: str, node: SimNode | float) -> SimNode:
+        """A worker is made; returns what it offers."""
+        self.nodes[worker] = node if isinstance(node, SimNode) else SimNode(node)
+        return self.nodes[worker]
 
     def granted(self, grant: GrantLease) -> None:
         """The head leases tasks to a worker."""

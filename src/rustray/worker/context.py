@@ -11,7 +11,8 @@ from rustray.common.errors import NotInTask, PayloadError
 from rustray.common.ids import TaskId, task_id
 from rustray.task.codec import encode_value
 from rustray.task.frames import MAX_NEWS_TEXT, MAX_NEWS_VALUE
-from rustray.task.spec import Codec, check_name
+from rustray.task.names import check_name
+from rustray.task.spec import Codec
 from rustray.worker.wire import Chunk
 
 if TYPE_CHECKING:

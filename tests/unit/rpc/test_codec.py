@@ -38,7 +38,8 @@ from rustray.task.frames import (
     TaskRange,
     WorkerFrame,
 )
-from rustray.task.spec import Alternative, Codec, ExecutorKind, TaskClass
+from rustray.task.needs import Alternative
+from rustray.task.spec import Codec, ExecutorKind, TaskClass
 from rustray.task.state import TaskState
 
 u32 = st.integers(0, 2**32 - 1)

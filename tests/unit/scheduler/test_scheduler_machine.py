@@ -11,7 +11,8 @@ from rustray.common.resources import ResourceSet
 from rustray.scheduler import events as e
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import LeaseOutcome, LeaseRange
-from rustray.task.spec import Alternative, TaskClass
+from rustray.task.needs import Alternative
+from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 
 CLASSES = [

@@ -9,7 +9,8 @@ from rustray.common.resources import ResourceSet
 from rustray.scheduler import commands as c
 from rustray.scheduler.load_balancer import STRATEGIES
 from rustray.task.frames import LeaseRange
-from rustray.task.spec import Alternative, TaskClass
+from rustray.task.needs import Alternative
+from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 
 from .test_recovery import Head
