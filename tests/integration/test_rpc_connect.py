@@ -20,6 +20,7 @@ from rustray.common.errors import (
     CommunicationError,
     ConfigError,
     HeadUnavailable,
+    ObjectLost,
     PayloadError,
 )
 from rustray.proto.rustray.v1 import common_pb2, worker_pb2
@@ -300,6 +301,9 @@ class FakeWorker:
         if item.task_class.function != "f":
             raise PayloadError("no such function")
         return RawResult("ab" * 16, TaskState.SUCCEEDED, 2, item.payload, "w-1", 1)
+
+    def open_object(self, object_id: str) -> Any:
+        raise ObjectLost(object_id)
 
     async def get_status(self) -> Any:
         return self

@@ -82,7 +82,7 @@ class Segment:
             fill(fd)
             if os.fstat(fd).st_size != size:
                 raise ValueError(f"{os.fstat(fd).st_size} bytes were written, not {size}")
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS | fcntl.F_SEAL_SEAL)
+            _seal(fd)
         except BaseException:
             os.close(fd)
             raise
@@ -148,6 +148,44 @@ class Segment:
     def __repr__(self) -> str:
         state = f"descriptor {self._fd}" if self._owner.alive else "closed"
         return f"Segment({self.size} bytes, {state})"
+
+
+class SegmentWriter:
+    """Memory that is filled bit by bit, and sealed when it is whole."""
+
+    def __init__(self) -> None:
+        """Make it.
+
+        Raises:
+            OSError: no descriptors left.
+        """
+        self._fd = _create()
+        self._owner = weakref.finalize(self, os.close, self._fd)
+
+    def write(self, part: Part) -> None:
+        """Append bytes.
+
+        Raises:
+            OSError: no memory.
+        """
+        _write_all(self._fd, [part])
+
+    def finish(self, size: int) -> Segment:
+        """Seal it.
+
+        Raises:
+            ValueError: not so many bytes were written.
+        """
+        found = os.fstat(self._fd).st_size
+        if found != size or not size:
+            raise ValueError(f"{found} bytes were written, not {size}")
+        _seal(self._fd)
+        self._owner.detach()
+        return Segment(self._fd, size)
+
+    def close(self) -> None:
+        """Let go of it, unless it is finished; idempotent."""
+        self._owner()
 
 
 def check_sealed(fd: int, size: int) -> None:
@@ -219,6 +257,10 @@ def _create() -> int:
     return os.memfd_create("rustray-object", flags)
 
 
+def _seal(fd: int) -> None:
+    fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS | fcntl.F_SEAL_SEAL)
+
+
 def _write_all(fd: int, parts: Sequence[Part]) -> None:
     waiting = [memoryview(part).cast("B") for part in parts if len(part)]
     waiting.reverse()
@@ -234,4 +276,11 @@ def _write_all(fd: int, parts: Sequence[Part]) -> None:
             waiting.pop()
 
 
-__all__ = ["MAX_SEGMENT_BYTES", "NotASegment", "Segment", "check_sealed", "map_sealed"]
+__all__ = [
+    "MAX_SEGMENT_BYTES",
+    "NotASegment",
+    "Segment",
+    "SegmentWriter",
+    "check_sealed",
+    "map_sealed",
+]

@@ -9,7 +9,8 @@ from typing import Final, Protocol
 
 from rustray.common.errors import AuthenticationError, RustRayError
 from rustray.security.auth import token_from_authorization
-from rustray.security.roles import SCOPE_CODE, Caller, Role, authorize
+from rustray.security.object_tokens import named_object, object_audience
+from rustray.security.roles import FETCH_OBJECT, SCOPE_CODE, Caller, Role, authorize
 from rustray.security.wall_clock import WallClock, unix_s
 
 logger = logging.getLogger("rustray.rpc")
@@ -29,7 +30,7 @@ class Authenticator(Protocol):
         Args:
             token: From a peer; None if it sent none.
             now_unix_s: Wall clock.
-            audience: Kind of node that this one is, "head" or "worker".
+            audience: Kind of node that this one is, "head" or "worker"; or "object:<id>".
 
         Raises:
             AuthenticationError: it is not good.
@@ -59,14 +60,20 @@ class Guard:
         """
         if self.auth is None:
             return ANYBODY
+        metadata = list(metadata)
         values = [value for key, value in metadata if key == "authorization"]
         token = token_from_authorization(values)
-        caller = self.verify_token(token)
+        audience = object_audience(named_object(metadata)) if method == FETCH_OBJECT else None
+        caller = self.verify_token(token, audience)
         authorize(caller, method)
         return caller
 
-    def verify_token(self, token: str) -> Caller:
+    def verify_token(self, token: str, audience: str | None = None) -> Caller:
         """Return whose token it is.
+
+        Args:
+            token: From a peer.
+            audience: What it has to be for; None: this node.
 
         Raises:
             AuthenticationError: it is not good.
@@ -74,7 +81,7 @@ class Guard:
         first: RustRayError | None = None
         for now in self.moments():
             try:
-                return self._verify(token, now)
+                return self._verify(token, now, self.audience if audience is None else audience)
             except RustRayError as error:
                 first = first or error
         assert first is not None
@@ -85,10 +92,10 @@ class Guard:
         clock = self.clock
         return clock.moments() if isinstance(clock, WallClock) else (clock(),)
 
-    def _verify(self, token: str, now_unix_s: float) -> Caller:
+    def _verify(self, token: str, now_unix_s: float, audience: str) -> Caller:
         assert self.auth is not None
         try:
-            return self.auth.verify(token, now_unix_s, self.audience)
+            return self.auth.verify(token, now_unix_s, audience)
         except RustRayError:
             raise
         except Exception:  # of whatever class: a token that breaks the verifier is not good

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from rustray.rpc.api import RawResult, SubmitItem
@@ -73,6 +74,9 @@ class WorkerApi(Protocol):
 
     async def execute_task(self, item: SubmitItem) -> RawResult:
         """Run one registered function here and wait for its end."""
+
+    def open_object(self, object_id: str) -> AbstractAsyncContextManager[memoryview]:
+        """Hold one of the node's objects in memory while the block lasts; raises `ObjectLost`."""
 
     async def get_status(self) -> WorkerStatusShape:
         """Describe the worker as it stands."""

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from rustray.common.errors import AuthorizationError
 from rustray.proto.rustray.v1 import worker_pb2 as wire
 from rustray.rpc.auth import Authenticator, Guard
-from rustray.rpc.convert import put_amounts, put_function, put_texts, text
+from rustray.rpc.convert import parse, put_amounts, put_function, put_texts, text
+from rustray.rpc.gate import Context, Method
 from rustray.rpc.head_methods import unary_method
 from rustray.rpc.node_server import Identity, Limits, NodeServer
+from rustray.rpc.object_stream import send_object
 from rustray.rpc.request_codec import get_item, new_prefix
 from rustray.rpc.view_codec import put_result
 from rustray.rpc.worker_api import WorkerApi, WorkerStatusShape
 from rustray.security.auth import AUDIENCE_WORKER
-from rustray.security.roles import WORKER_SERVICE, Caller
+from rustray.security.object_tokens import named_object
+from rustray.security.roles import FETCH_OBJECT, WORKER_SERVICE, Caller
 
 
 class WorkerServer:
@@ -54,9 +58,18 @@ class WorkerServer:
         async def status(_: Caller, __: wire.WorkerStatusRequest) -> Any:
             return put_worker_status(await api.get_status())
 
+        async def fetch(_: Caller, data: bytes, context: Context) -> None:
+            request = parse(wire.FetchObjectRequest, data, "request")
+            named = named_object(list(context.invocation_metadata() or ()))
+            if named != request.object_id:
+                raise AuthorizationError("the call's token is for another object")
+            async with api.open_object(request.object_id) as view:
+                await send_object(view, request.offset, context.write)
+
         methods = {
             WORKER_SERVICE + "ExecuteTask": unary_method(wire.ExecuteTaskRequest, execute),
             WORKER_SERVICE + "GetStatus": unary_method(wire.WorkerStatusRequest, status),
+            FETCH_OBJECT: Method(stream_out=fetch),
         }
         services = (wire.DESCRIPTOR.services_by_name["WorkerService"],)
         guard = Guard(auth, audience)

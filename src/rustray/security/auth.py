@@ -51,6 +51,7 @@ RENEWABLE_S: Final = 30 * 86_400
 CACHE_ENTRIES: Final = 10_000
 
 _AUDIENCES: Final = frozenset({AUDIENCE_HEAD, AUDIENCE_WORKER})
+_OBJECT: Final = "object:"  # see `rustray.security.object_tokens`
 _CLUSTER_ID: Final = re.compile(r"[0-9a-f]{32}")
 _SCHEME: Final = "bearer"
 
@@ -207,7 +208,7 @@ class AuthManager:
                 f"{subject[:80]!r} is not a subject: expected worker:NAME, user:NAME, svc:NAME or "
                 "head:NAME, the name of up to 128 letters, digits and . _ @ -"
             )
-        if audience not in _AUDIENCES:
+        if audience not in _AUDIENCES and not audience.startswith(_OBJECT):
             raise ConfigError(f"{audience[:80]!r} is not an audience; those are: head, worker")
         issued = int(now_unix_s)
         ttl = self._ttl_s if ttl_s is None else self._check_ttl(ttl_s)

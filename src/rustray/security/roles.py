@@ -59,6 +59,8 @@ class Caller:
 
 HEAD_SERVICE: Final = "/rustray.v1.HeadService/"
 WORKER_SERVICE: Final = "/rustray.v1.WorkerService/"
+FETCH_OBJECT: Final = WORKER_SERVICE + "FetchObject"
+"""Its tokens are for one object, see `rustray.security.object_tokens`."""
 HEALTH_SERVICE: Final = "/grpc.health.v1.Health/"
 
 PUBLIC_METHODS: Final = frozenset(HEALTH_SERVICE + name for name in ("Check", "Watch", "List"))
@@ -96,6 +98,7 @@ METHOD_ROLES: Final[Mapping[str, frozenset[Role]]] = MappingProxyType(
         HEAD_SERVICE + "RenewToken": _ALL,
         WORKER_SERVICE + "ExecuteTask": _ADMINS,
         WORKER_SERVICE + "GetStatus": _ALL,
+        FETCH_OBJECT: frozenset({Role.OBSERVE}),
     }
 )
 """Full gRPC method name to the roles that may call it. A method not listed is denied."""

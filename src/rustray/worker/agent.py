@@ -23,6 +23,9 @@ from rustray.common.errors import (
 )
 from rustray.common.ids import WorkerId
 from rustray.common.resources import UNIT
+from rustray.objects.node_store import NodeStore
+from rustray.objects.records import StoreLimits
+from rustray.objects.spill_files import SpillFiles
 from rustray.rpc.api import HeadApi, Link
 from rustray.task.frames import AssignFrame, LeaseOutcome, WorkerFrame
 from rustray.task.functions import FunctionInfo
@@ -56,6 +59,7 @@ class WorkerAgent:
         address: host:port of the WorkerService; set before `run`, "" if there is none.
         functions: What the worker offers by name, once the pool has started.
         started_at: Loop time of the start of `run`.
+        store: The node's objects; None before that.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class WorkerAgent:
         self.address = ""
         self.functions: tuple[FunctionInfo, ...] = ()
         self.started_at = 0.0
+        self.store: NodeStore | None = None
         self._head = head
         self._version = version
         self._incarnation = time.time_ns() // 1_000_000
@@ -115,6 +120,7 @@ class WorkerAgent:
         detect.allow_descriptors(self.config.limits().slots)
         self._loop = asyncio.get_running_loop()
         self.started_at = self._loop.time()
+        self.store = NodeStore(self._loop, *_store_parts(self.config, self.worker_id))
         self._is_running = True
         self._driver.open(self._loop, *_groups(self.config))
         pool = asyncio.create_task(self._start_pool(), name="rustray-pool")
@@ -147,6 +153,8 @@ class WorkerAgent:
         await asyncio.wait(tasks)
         self._is_running = False
         await self._driver.close(0.0 if self.manager.running else POOL_GRACE_S)
+        assert self.store is not None
+        await self.store.close()
         self._done.set()
 
     async def drain(self, timeout_s: float | None = None) -> None:
@@ -323,6 +331,16 @@ class WorkerAgent:
     def used(self) -> dict[str, float]:
         """Return what tasks hold of each resource, in the user's units."""
         return {name: units / UNIT for name, units in self.manager.used.items()}
+
+
+def _store_parts(config: WorkerConfig, name: str) -> tuple[StoreLimits, SpillFiles | None]:
+    """Return the limits of the node's objects, and where they go that have no room in memory."""
+    limits = StoreLimits(
+        config.object_memory_mb * _MB, config.object_disk_mb * _MB if config.spool_dir else 0
+    )
+    if not config.spool_dir:
+        return limits, None
+    return limits, SpillFiles(Path(f"{config.spool_dir}-objects"), name)
 
 
 def _groups(config: WorkerConfig) -> tuple[MemoryGroups | None, str, ProcessGroups | None]:

@@ -54,6 +54,8 @@ class WorkerConfig:
         spool_dir: Where results wait that the memory has no room for; "" for nowhere.
         spool_memory_mb: Megabytes (10**6 bytes) of results that wait for the head in memory.
         spool_disk_mb: Megabytes of them on disk.
+        object_memory_mb: Megabytes of objects that stay on this node, in memory.
+        object_disk_mb: Megabytes of them on disk (beside ``spool_dir``).
         memory_cgroup: Have the kernel hold memory limits where it has control groups for us; this
             process may move into one of its own for that.
         max_processes: Most processes and threads of an executor with all that its tasks start,
@@ -84,6 +86,8 @@ class WorkerConfig:
     spool_dir: str = ""
     spool_memory_mb: int = 128
     spool_disk_mb: int = 1024
+    object_memory_mb: int = 1024
+    object_disk_mb: int = 4096
     memory_cgroup: bool = False
     max_processes: int = 0
 
@@ -107,6 +111,8 @@ class WorkerConfig:
             ("max_result_bytes", 1, 1 << 40),
             ("spool_memory_mb", MIN_SPOOL_MB, MAX_SPOOL_MB),
             ("spool_disk_mb", 0, MAX_SPOOL_MB),
+            ("object_memory_mb", 1, MAX_SPOOL_MB),
+            ("object_disk_mb", 0, MAX_SPOOL_MB),
             ("max_processes", 0, MAX_PROCESSES),
         ):
             # Written so that NaN is refused.

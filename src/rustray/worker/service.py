@@ -3,18 +3,20 @@
 A task that comes this way is queued and run like those of the head, within the worker's
 resources, under a lease number of the worker's own. The head knows nothing of it and
 nobody retries it: it is for tests and diagnosis. `rpc` puts this object on the wire;
-``WorkerService`` there and here answer the same two questions: `execute_task`, `get_status`.
+``WorkerService`` there and here answer the same: `execute_task`, `get_status`, `open_object`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, replace
 
 from rustray.common.errors import (
     FunctionNotFound,
+    ObjectLost,
     PayloadError,
     ResourceExhausted,
     ResourceNotAvailable,
@@ -133,6 +135,19 @@ class WorkerService:
         if lacking:
             raise ResourceNotAvailable(f"this worker can never run it: {lacking}")
         return task_class
+
+    @contextlib.asynccontextmanager
+    async def open_object(self, object_id: str) -> AsyncIterator[memoryview]:
+        """Hold one of this node's objects in memory while the block lasts.
+
+        Raises:
+            ObjectLost: it is not here, or what the disk had of it is damaged.
+            ResourceExhausted: it is on disk, and there is no room for it in memory.
+        """
+        if self._agent.store is None:
+            raise ObjectLost("the worker has not started: it has no objects")
+        async with self._agent.store.hold(object_id) as segment:
+            yield segment.view()
 
     async def get_status(self) -> WorkerStatus:
         """Describe the worker as it stands."""

@@ -52,12 +52,13 @@ def test_what_was_written_is_read_and_nobody_can_change_it() -> None:
 
 def test_a_mapping_outlives_its_segment_and_goes_with_the_last_view() -> None:
     """An array in a user's hands keeps the memory, without a descriptor, and no longer."""
+    gc.collect()  # of other tests
     before = set(os.listdir("/proc/self/fd"))
     segment = Segment.write([np.arange(100_000, dtype=np.int64).data.cast("B")])
     array = np.frombuffer(segment.view(), dtype=np.int64)
     segment.close()
     gc.collect()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before
     assert array[99_999] == 99_999
     address = array.ctypes.data
 
@@ -160,6 +161,7 @@ def test_many_parts_are_written_in_order() -> None:
 def test_no_descriptors_left_is_an_error_and_nothing_leaks() -> None:
     """EMFILE reaches the caller."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    gc.collect()  # of other tests
     before = set(os.listdir("/proc/self/fd"))
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:
@@ -167,7 +169,7 @@ def test_no_descriptors_left_is_an_error_and_nothing_leaks() -> None:
             Segment.write([b"x"])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(os.listdir("/proc/self/fd")) <= before
 
 
 def test_no_address_space_is_an_error() -> None:

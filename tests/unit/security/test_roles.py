@@ -54,6 +54,7 @@ def test_table_is_the_contract() -> None:
     }
     expected[_WORKER + "ExecuteTask"] = frozenset({Role.ADMIN})
     expected[_WORKER + "GetStatus"] = frozenset(Role)
+    expected[_WORKER + "FetchObject"] = frozenset({Role.OBSERVE})
     assert dict(METHOD_ROLES) == expected
 
 
@@ -83,7 +84,7 @@ def test_every_role_on_every_method(role: Role, method: str) -> None:
         _HEAD + "SubmitTask/",
         "rustray.v1.HeadService/SubmitTask",
         "/rustray.v2.HeadService/SubmitTask",
-        _WORKER + "FetchObject",
+        _WORKER + "PutObject",
         "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
         "/x/\x1b[31m" + "y" * 10_000,
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import resource
 import socket
@@ -49,6 +50,7 @@ def build(first: int, size: int) -> Any:
 
 
 def open_files() -> int:
+    gc.collect()  # of other tests
     return len(os.listdir("/proc/self/fd"))
 
 
@@ -70,7 +72,7 @@ async def test_arguments_are_mapped_read_only_and_aligned(kind: ExecutorKind) ->
             assert seen[1] % 16 == 0
             assert (seen[2], own[2]) == (large.sum(), small.sum())
             assert own[0] is True
-    assert open_files() == before
+    assert open_files() <= before
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -93,7 +95,7 @@ async def test_results_are_the_memory_that_the_executor_wrote(kind: ExecutorKind
         # What a user holds outlives the executor, and the kernel knows no name of it.
         del shared, b.seen.outcomes[:]
     assert values[1].sum() == build(1, LARGE).sum()
-    assert open_files() == before
+    assert open_files() <= before
 
 
 async def test_large_data_of_other_codecs_goes_the_same_way() -> None:
@@ -229,7 +231,7 @@ def test_a_false_executor_cannot_make_the_agent_map_what_may_shrink(
     with pytest.raises(ValueError, match="memory"):
         take_result(reader, int(TaskState.SUCCEEDED), 1, MIN_BUFFER_BYTES)
     reader.close()
-    assert open_files() == before - 1
+    assert open_files() <= before - 1
 
 
 def test_an_agent_without_descriptors_reports_a_failure_that_says_so(
@@ -271,7 +273,7 @@ async def test_an_executor_that_dies_leaves_nothing_of_what_it_passed_on() -> No
         gone = await b.exit_of(executor)
         assert gone.signal == 9
         await aeventually(lambda: open_files() < before + 10)
-    assert open_files() == before
+    assert open_files() <= before
 
 
 async def test_a_pickle_bomb_in_a_result_is_never_unpickled_by_the_agent() -> None:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from rustray.proto.rustray.v1 import common_pb2 as rustray_dot_proto_dot_rustray_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%rustray/proto/rustray/v1/worker.proto\x12\nrustray.v1\x1a%rustray/proto/rustray/v1/common.proto\";\n\x12\x45xecuteTaskRequest\x12%\n\x04task\x18\x01 \x01(\x0b\x32\x17.rustray.v1.TaskRequest\"=\n\x13\x45xecuteTaskResponse\x12&\n\x06result\x18\x01 \x01(\x0b\x32\x16.rustray.v1.TaskResult\"\x15\n\x13WorkerStatusRequest\"_\n\x0f\x45xecutorProcess\x12\x13\n\x0b\x65xecutor_id\x18\x01 \x01(\r\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\r\n\x05state\x18\x04 \x01(\t\x12\r\n\x05tasks\x18\x05 \x01(\r\"\xea\x05\n\x14WorkerStatusResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04head\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x0b\n\x03pid\x18\x06 \x01(\r\x12\x10\n\x08uptime_s\x18\x07 \x01(\x01\x12\x42\n\tresources\x18\x08 \x03(\x0b\x32/.rustray.v1.WorkerStatusResponse.ResourcesEntry\x12\x38\n\x04used\x18\t \x03(\x0b\x32*.rustray.v1.WorkerStatusResponse.UsedEntry\x12<\n\x06labels\x18\n \x03(\x0b\x32,.rustray.v1.WorkerStatusResponse.LabelsEntry\x12\'\n\tfunctions\x18\x0b \x03(\x0b\x32\x14.rustray.v1.Function\x12\r\n\x05slots\x18\x0c \x01(\r\x12\x0c\n\x04held\x18\r \x01(\r\x12\x0f\n\x07running\x18\x0e \x01(\r\x12\x0e\n\x06queued\x18\x0f \x01(\r\x12\x10\n\x08\x66inished\x18\x10 \x01(\x04\x12.\n\texecutors\x18\x11 \x03(\x0b\x32\x1b.rustray.v1.ExecutorProcess\x12@\n\x08\x63ounters\x18\x12 \x03(\x0b\x32..rustray.v1.WorkerStatusResponse.CountersEntry\x1a\x30\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a+\n\tUsedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x32\xaf\x01\n\rWorkerService\x12N\n\x0b\x45xecuteTask\x12\x1e.rustray.v1.ExecuteTaskRequest\x1a\x1f.rustray.v1.ExecuteTaskResponse\x12N\n\tGetStatus\x12\x1f.rustray.v1.WorkerStatusRequest\x1a .rustray.v1.WorkerStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%rustray/proto/rustray/v1/worker.proto\x12\nrustray.v1\x1a%rustray/proto/rustray/v1/common.proto\";\n\x12\x45xecuteTaskRequest\x12%\n\x04task\x18\x01 \x01(\x0b\x32\x17.rustray.v1.TaskRequest\"=\n\x13\x45xecuteTaskResponse\x12&\n\x06result\x18\x01 \x01(\x0b\x32\x16.rustray.v1.TaskResult\"7\n\x12\x46\x65tchObjectRequest\x12\x11\n\tobject_id\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x04\"9\n\x0bObjectChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\"\x15\n\x13WorkerStatusRequest\"_\n\x0f\x45xecutorProcess\x12\x13\n\x0b\x65xecutor_id\x18\x01 \x01(\r\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0b\n\x03pid\x18\x03 \x01(\r\x12\r\n\x05state\x18\x04 \x01(\t\x12\r\n\x05tasks\x18\x05 \x01(\r\"\xea\x05\n\x14WorkerStatusResponse\x12\x11\n\tworker_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04head\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x0b\n\x03pid\x18\x06 \x01(\r\x12\x10\n\x08uptime_s\x18\x07 \x01(\x01\x12\x42\n\tresources\x18\x08 \x03(\x0b\x32/.rustray.v1.WorkerStatusResponse.ResourcesEntry\x12\x38\n\x04used\x18\t \x03(\x0b\x32*.rustray.v1.WorkerStatusResponse.UsedEntry\x12<\n\x06labels\x18\n \x03(\x0b\x32,.rustray.v1.WorkerStatusResponse.LabelsEntry\x12\'\n\tfunctions\x18\x0b \x03(\x0b\x32\x14.rustray.v1.Function\x12\r\n\x05slots\x18\x0c \x01(\r\x12\x0c\n\x04held\x18\r \x01(\r\x12\x0f\n\x07running\x18\x0e \x01(\r\x12\x0e\n\x06queued\x18\x0f \x01(\r\x12\x10\n\x08\x66inished\x18\x10 \x01(\x04\x12.\n\texecutors\x18\x11 \x03(\x0b\x32\x1b.rustray.v1.ExecutorProcess\x12@\n\x08\x63ounters\x18\x12 \x03(\x0b\x32..rustray.v1.WorkerStatusResponse.CountersEntry\x1a\x30\n\x0eResourcesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a+\n\tUsedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a/\n\rCountersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x32\xf9\x01\n\rWorkerService\x12N\n\x0b\x45xecuteTask\x12\x1e.rustray.v1.ExecuteTaskRequest\x1a\x1f.rustray.v1.ExecuteTaskResponse\x12N\n\tGetStatus\x12\x1f.rustray.v1.WorkerStatusRequest\x1a .rustray.v1.WorkerStatusResponse\x12H\n\x0b\x46\x65tchObject\x12\x1e.rustray.v1.FetchObjectRequest\x1a\x17.rustray.v1.ObjectChunk0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,20 +44,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXECUTETASKREQUEST']._serialized_end=151
   _globals['_EXECUTETASKRESPONSE']._serialized_start=153
   _globals['_EXECUTETASKRESPONSE']._serialized_end=214
-  _globals['_WORKERSTATUSREQUEST']._serialized_start=216
-  _globals['_WORKERSTATUSREQUEST']._serialized_end=237
-  _globals['_EXECUTORPROCESS']._serialized_start=239
-  _globals['_EXECUTORPROCESS']._serialized_end=334
-  _globals['_WORKERSTATUSRESPONSE']._serialized_start=337
-  _globals['_WORKERSTATUSRESPONSE']._serialized_end=1083
-  _globals['_WORKERSTATUSRESPONSE_RESOURCESENTRY']._serialized_start=894
-  _globals['_WORKERSTATUSRESPONSE_RESOURCESENTRY']._serialized_end=942
-  _globals['_WORKERSTATUSRESPONSE_USEDENTRY']._serialized_start=944
-  _globals['_WORKERSTATUSRESPONSE_USEDENTRY']._serialized_end=987
-  _globals['_WORKERSTATUSRESPONSE_LABELSENTRY']._serialized_start=989
-  _globals['_WORKERSTATUSRESPONSE_LABELSENTRY']._serialized_end=1034
-  _globals['_WORKERSTATUSRESPONSE_COUNTERSENTRY']._serialized_start=1036
-  _globals['_WORKERSTATUSRESPONSE_COUNTERSENTRY']._serialized_end=1083
-  _globals['_WORKERSERVICE']._serialized_start=1086
-  _globals['_WORKERSERVICE']._serialized_end=1261
+  _globals['_FETCHOBJECTREQUEST']._serialized_start=216
+  _globals['_FETCHOBJECTREQUEST']._serialized_end=271
+  _globals['_OBJECTCHUNK']._serialized_start=273
+  _globals['_OBJECTCHUNK']._serialized_end=330
+  _globals['_WORKERSTATUSREQUEST']._serialized_start=332
+  _globals['_WORKERSTATUSREQUEST']._serialized_end=353
+  _globals['_EXECUTORPROCESS']._serialized_start=355
+  _globals['_EXECUTORPROCESS']._serialized_end=450
+  _globals['_WORKERSTATUSRESPONSE']._serialized_start=453
+  _globals['_WORKERSTATUSRESPONSE']._serialized_end=1199
+  _globals['_WORKERSTATUSRESPONSE_RESOURCESENTRY']._serialized_start=1010
+  _globals['_WORKERSTATUSRESPONSE_RESOURCESENTRY']._serialized_end=1058
+  _globals['_WORKERSTATUSRESPONSE_USEDENTRY']._serialized_start=1060
+  _globals['_WORKERSTATUSRESPONSE_USEDENTRY']._serialized_end=1103
+  _globals['_WORKERSTATUSRESPONSE_LABELSENTRY']._serialized_start=1105
+  _globals['_WORKERSTATUSRESPONSE_LABELSENTRY']._serialized_end=1150
+  _globals['_WORKERSTATUSRESPONSE_COUNTERSENTRY']._serialized_start=1152
+  _globals['_WORKERSTATUSRESPONSE_COUNTERSENTRY']._serialized_end=1199
+  _globals['_WORKERSERVICE']._serialized_start=1202
+  _globals['_WORKERSERVICE']._serialized_end=1451
 # @@protoc_insertion_point(module_scope)

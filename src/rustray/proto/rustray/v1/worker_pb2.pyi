@@ -19,6 +19,24 @@ class ExecuteTaskResponse(_message.Message):
     result: _common_pb2.TaskResult
     def __init__(self, result: _Optional[_Union[_common_pb2.TaskResult, _Mapping]] = ...) -> None: ...
 
+class FetchObjectRequest(_message.Message):
+    __slots__ = ("object_id", "offset")
+    OBJECT_ID_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    object_id: str
+    offset: int
+    def __init__(self, object_id: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class ObjectChunk(_message.Message):
+    __slots__ = ("data", "size", "digest")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    size: int
+    digest: bytes
+    def __init__(self, data: _Optional[bytes] = ..., size: _Optional[int] = ..., digest: _Optional[bytes] = ...) -> None: ...
+
 class WorkerStatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

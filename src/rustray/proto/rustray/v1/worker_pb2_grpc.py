@@ -45,6 +45,11 @@ class WorkerServiceStub:
                 request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_worker__pb2.WorkerStatusRequest.SerializeToString,
                 response_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_worker__pb2.WorkerStatusResponse.FromString,
                 _registered_method=True)
+        self.FetchObject = channel.unary_stream(
+                '/rustray.v1.WorkerService/FetchObject',
+                request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_worker__pb2.FetchObjectRequest.SerializeToString,
+                response_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_worker__pb2.ObjectChunk.FromString,
+                _registered_method=True)
 
 
 class WorkerServiceServicer:
@@ -65,6 +70,15 @@ class WorkerServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FetchObject(self, request, context):
+        """Sends one of the node's objects: first a message with its size, then its bytes, then one with
+        its digest. The call's token is for this object (audience "object:<id>"), and its metadata
+        name it: "rustray-object". DATA_LOSS: it is not here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WorkerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +91,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_worker__pb2.WorkerStatusRequest.FromString,
                     response_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_worker__pb2.WorkerStatusResponse.SerializeToString,
+            ),
+            'FetchObject': grpc.unary_stream_rpc_method_handler(
+                    servicer.FetchObject,
+                    request_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_worker__pb2.FetchObjectRequest.FromString,
+                    response_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_worker__pb2.ObjectChunk.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +153,33 @@ class WorkerService:
             '/rustray.v1.WorkerService/GetStatus',
             rustray_dot_proto_dot_rustray_dot_v1_dot_worker__pb2.WorkerStatusRequest.SerializeToString,
             rustray_dot_proto_dot_rustray_dot_v1_dot_worker__pb2.WorkerStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FetchObject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/rustray.v1.WorkerService/FetchObject',
+            rustray_dot_proto_dot_rustray_dot_v1_dot_worker__pb2.FetchObjectRequest.SerializeToString,
+            rustray_dot_proto_dot_rustray_dot_v1_dot_worker__pb2.ObjectChunk.FromString,
             options,
             channel_credentials,
             insecure,
