@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from rustray.client.head_node import HeadNode
     from rustray.client.mapping import AsyncMapIterator, MapIterator, amap
     from rustray.client.mapping import map as map  # noqa: A004 - left out of __all__, see there
+    from rustray.client.pool import Pool
+    from rustray.client.progress import progress
     from rustray.client.refs import TaskRef
     from rustray.client.remote import RemoteFunction, remote
     from rustray.common.errors import (
@@ -89,6 +91,7 @@ __all__ = [
     "NotInTask",
     "ObjectLost",
     "PayloadError",
+    "Pool",
     "RemoteFunction",
     "ResourceExhausted",
     "ResourceNotAvailable",
@@ -125,6 +128,7 @@ __all__ = [
     "get",
     "init",
     "is_initialized",
+    "progress",
     "remote",
     "shutdown",
     "wait",
@@ -147,6 +151,8 @@ _HOMES = {
     "rustray.client.executor": ("Executor",),
     "rustray.client.head_node": ("HeadNode",),
     "rustray.client.mapping": ("AsyncMapIterator", "MapIterator", "amap", "map"),
+    "rustray.client.pool": ("Pool",),
+    "rustray.client.progress": ("progress",),
     "rustray.client.refs": ("TaskRef",),
     "rustray.client.remote": ("RemoteFunction", "remote"),
     "rustray.task.functions": ("TaskExecutor", "function"),

@@ -13,12 +13,8 @@ import contextlib
 import itertools
 import logging
 import os
-import queue
-import secrets
-import sys
 import threading
 import time
-import types
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -27,10 +23,12 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from rustray.client import context
-from rustray.client.calls import Anything, Chunk, Initialized
+from rustray.client.call_classes import CallClasses, ChunkOf
 from rustray.client.failures import original_exception
-from rustray.client.options import function_name, let_module_travel, pickle_function, task_class
+from rustray.client.map_iterator import MapJob
+from rustray.client.options import function_name
 from rustray.client.refs import SUCCEEDED, ClassEntry, Failure, TaskRef
+from rustray.client.resolver import Resolver
 from rustray.common.errors import (
     PayloadError,
     RustRayError,
@@ -98,6 +96,9 @@ class Executor(concurrent.futures.Executor):
     (`BrokenProcessPool`, to be exact) and all others go on. On a cluster, calls of a lost
     worker run again (3 times); on this machine, as in the standard library, nothing runs twice.
 
+    Attributes:
+        runtime: What it stands on.
+
     Args:
         address: ``rustray://host:port``; None takes ``RUSTRAY_ADDRESS``, else the session of
             `rustray.init` if there is one, else an embedded cluster of its own.
@@ -125,15 +126,16 @@ class Executor(concurrent.futures.Executor):
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         context.refuse_in_executor()
-        self._runtime, is_own = _runtime_for(address, max_workers)
-        self._session = self._runtime.session
-        self._max_workers = max_workers or self._runtime.count_slots()
-        is_embedded = not self._runtime.address
+        self.runtime, is_own = _runtime_for(address, max_workers)
+        self._session = self.runtime.session
+        self._max_workers = max_workers or self.runtime.count_slots()
+        is_embedded = not self.runtime.address
         self._retries = 0 if is_embedded else 3
         is_strict = max_workers is not None and not (is_own and is_embedded)
+        self._limit = max_workers if is_strict else None
         self._window = Window(self._max_workers, is_strict)
-        self._initializer = (initializer, initargs) if initializer is not None else None
-        self._token = secrets.token_bytes(16)
+        given = (initializer, initargs) if initializer is not None else None
+        self._classes = CallClasses(self._session, self._retries, given)
         self._broken: str | None = None
         self._is_shutdown = False
         self._frees_itself = False
@@ -141,9 +143,9 @@ class Executor(concurrent.futures.Executor):
         self._drained = threading.Condition(self._lock)
         self._pending: deque[_Work] = deque()
         self._in_flight = 0
-        self._entries: dict[tuple[Any, bool], ClassEntry] = {}
-        self._resolver: _Resolver | None = None
-        self._finalizer = weakref.finalize(self, _close_beside, self._runtime) if is_own else None
+        self._out: set[TaskRef[Any]] = set()
+        self._resolver: Resolver | None = None
+        self._finalizer = weakref.finalize(self, _close_beside, self.runtime) if is_own else None
         _live.add(self)
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
@@ -155,7 +157,7 @@ class Executor(concurrent.futures.Executor):
         """
         future: Future[T] = Future()
         try:
-            entry, call_args = self._entry_of(fn, args)
+            entry, call_args = self._classes.entry_of(fn, args)
             payload = encode_call(Codec.PICKLE, call_args, kwargs)
         except Exception as error:
             with self._lock:
@@ -194,7 +196,7 @@ class Executor(concurrent.futures.Executor):
             return super().map(fn, *iterables, timeout=timeout)
         calls = zip(*iterables, strict=False)
         chunks = iter(lambda: list(itertools.islice(calls, chunksize)), [])
-        return _flatten(super().map(_ChunkOf(fn), chunks, timeout=timeout))
+        return _flatten(super().map(ChunkOf(fn), chunks, timeout=timeout))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more calls, and free the embedded cluster when the last one has ended.
@@ -222,8 +224,21 @@ class Executor(concurrent.futures.Executor):
                 self._drained.wait()
         self._release(beside=not wait)
 
+    def cancel_running(self) -> None:
+        """Cancel the calls that the cluster has; those that wait here are left alone."""
+        with self._lock:
+            running = list(self._out)
+        if running and self._session.broken is None:
+            self._session.cancel(running, force=False)
+
+    def map_job(self, fn: Callable[..., Any], **settings: Any) -> MapJob:
+        """Make a map whose calls run as those of this executor do; see `MapJob`."""
+        options = {"name": function_name(fn), "max_retries": self._retries, "executor": "process"}
+        called = self._classes.initialized(fn)
+        return MapJob(called, options=options, at_once=self._limit, **settings)
+
     def __repr__(self) -> str:
-        where = self._runtime.address or "embedded cluster"
+        where = self.runtime.address or "embedded cluster"
         return f"<rustray.Executor on {where}, {self._max_workers} workers>"
 
     def _is_own_thread(self) -> bool:
@@ -242,42 +257,6 @@ class Executor(concurrent.futures.Executor):
             raise RuntimeError("cannot schedule new futures after interpreter shutdown")
         if self._session.broken is not None:
             raise RuntimeError(str(self._session.broken))
-
-    def _entry_of(
-        self, fn: Callable[..., Any], args: tuple[Any, ...]
-    ) -> tuple[ClassEntry, tuple[Any, ...]]:
-        """Return the task class for a function and what to send as arguments.
-
-        A function that has a name in its module travels once. Anything else (lambdas, bound
-        methods, partials) may carry state that changes from call to call: it travels with
-        the arguments.
-        """
-        is_chunk = type(fn) is _ChunkOf
-        target = fn.fn if isinstance(fn, _ChunkOf) else fn
-        if not _is_named(target):
-            if is_chunk:
-                args = (Chunk(target), *args)
-                is_chunk = False
-            else:
-                args = (target, *args)
-            target = Anything
-        entry = self._entries.get((target, is_chunk))
-        if entry is None:
-            entry = self._entries[target, is_chunk] = self._define(target, is_chunk)
-        return entry, args
-
-    def _define(self, target: Any, is_chunk: bool) -> ClassEntry:
-        called: Any = Anything() if target is Anything else target
-        for travels in (target, *(self._initializer or ())[:1]):
-            let_module_travel(travels)
-        name = "call" if target is Anything else function_name(target)
-        if is_chunk:
-            called = Chunk(called)
-        if self._initializer is not None:
-            called = Initialized(self._token, *self._initializer, called)
-        code, code_hash = pickle_function(called)
-        options = {"name": name, "max_retries": self._retries, "executor": "process"}
-        return self._session.define(task_class(called, code_hash, options), code)
 
     def _hand_over(self) -> list[Callable[[], None]]:
         """Hand tasks to the cluster up to the window; the lock is held.
@@ -299,6 +278,7 @@ class Executor(concurrent.futures.Executor):
                 ready.append(partial(future.set_exception, closed))
                 continue
             self._in_flight += 1
+            self._out.add(ref)
             if not is_watched:
                 ready.append(partial(self._resolve, future, ref))
         if not self._in_flight and not self._pending:
@@ -311,7 +291,7 @@ class Executor(concurrent.futures.Executor):
         size = len(ref._data) if type(ref._data) is bytes else 0
         if future._done_callbacks or size > _BIG_RESULT_BYTES:  # type: ignore[attr-defined]
             if self._resolver is None:
-                self._resolver = _Resolver()
+                self._resolver = Resolver()
             self._resolver.put(partial(self._resolve, future, ref))
         else:
             self._resolve(future, ref)
@@ -325,6 +305,7 @@ class Executor(concurrent.futures.Executor):
             del future
             with self._lock:
                 self._in_flight -= 1
+                self._out.discard(ref)
                 self._window.ended(time.monotonic())
                 ready = self._hand_over()
                 is_last = self._frees_itself and not self._in_flight and not self._pending
@@ -381,50 +362,15 @@ class Executor(concurrent.futures.Executor):
         if self._finalizer is None or self._finalizer.detach() is None:
             return
         if beside:
-            _close_beside(self._runtime)
+            _close_beside(self.runtime)
         else:
-            self._runtime.close()
+            self.runtime.close()
 
     def wait_idle(self) -> None:
         """Wait until every submitted call has ended."""
         with self._lock:
             while (self._in_flight or self._pending) and self._session.broken is None:
                 self._drained.wait(1.0)
-
-
-class _ChunkOf:
-    """Marks a function whose calls come in chunks; never travels itself."""
-
-    def __init__(self, fn: Callable[..., Any]) -> None:
-        self.fn = fn
-
-    def __call__(self, chunk: list[tuple[Any, ...]]) -> list[Any]:
-        return [self.fn(*args) for args in chunk]
-
-
-class _Resolver:
-    """A thread that sets results which could block, one after the other."""
-
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="rustray-callbacks", daemon=True)
-        self._thread.start()
-        self.thread_id = self._thread.ident
-
-    def put(self, work: Callable[[], None]) -> None:
-        self._queue.put(work)
-
-    def stop(self) -> None:
-        """End after what is queued; what comes later is not run."""
-        self._queue.put(None)
-
-    def _run(self) -> None:
-        while (work := self._queue.get()) is not None:
-            try:
-                work()
-            except BaseException:
-                _log.exception("a callback of a future failed")
-            del work
 
 
 def _runtime_for(address: str | None, max_workers: int | None) -> tuple[context.Runtime, bool]:
@@ -437,16 +383,6 @@ def _runtime_for(address: str | None, max_workers: int | None) -> tuple[context.
     if address is None:
         return context.start_runtime(None, num_cpus=max_workers), True
     return context.start_runtime(address), True
-
-
-def _is_named(fn: Any) -> bool:
-    """Say whether the function is found under its own name in its module."""
-    if not isinstance(fn, types.FunctionType | types.BuiltinFunctionType | type):
-        return False
-    found: Any = sys.modules.get(getattr(fn, "__module__", None) or "")
-    for part in fn.__qualname__.split("."):
-        found = getattr(found, part, None)
-    return found is fn
 
 
 def _broken_pool(reason: str, cause: BaseException | None = None) -> BrokenExecutor:

@@ -34,7 +34,7 @@ class AsyncMapIterator(Generic[T]):
         return_exceptions: bool = False,
         runtime: context.Runtime | None = None,
     ) -> None:
-        self._job: MapJob | None = job
+        self._job = job
         self._source = source
         self._returns = return_exceptions
         self._runtime = runtime
@@ -45,6 +45,9 @@ class AsyncMapIterator(Generic[T]):
 
     def __aiter__(self) -> Self:
         return self
+
+    def __length_hint__(self) -> int:
+        return self._job.hint(len(self._values))
 
     async def __anext__(self) -> T:
         run = self._run
@@ -114,13 +117,11 @@ class AsyncMapIterator(Generic[T]):
             run.end_of_source(feed.error)
 
     async def _begin(self) -> MapRun:
-        job = self._job
-        assert job is not None
         # Both may wait: for an embedded cluster to start, for the head to answer.
-        run = await asyncio.to_thread(job.begin, self._runtime)
+        run = await asyncio.to_thread(self._job.begin, self._runtime)
         if run.behind is not None:
             await asyncio.to_thread(run.behind.count_slots)
-        self._run, self._job = run, None
+        self._run = run
         if isinstance(self._source, AsyncIterator):
             self._feed = _Feed(self._source, run.plan)
         return run

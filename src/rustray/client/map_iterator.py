@@ -38,6 +38,9 @@ class MapJob:
         read_ahead: Most items that are read before their results are taken.
         options: As `rustray.remote` takes.
         at_once: Most chunks under way.
+
+    Attributes:
+        length: How many items there will be; negative where that is not known.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class MapJob:
         if read_ahead is not None and (isinstance(read_ahead, bool) or read_ahead < 1):
             raise ValueError(f"read_ahead must be at least 1 item, not {read_ahead!r:.80}")
         tuner = ChunkTuner(chunk_size, self.function.target_s)
+        self.length = -1
         self.plan = MapPlan(
             tuner,
             self.function.rules,
@@ -62,6 +66,16 @@ class MapJob:
             read_ahead=read_ahead,
             at_once=at_once,
         )
+
+    def hint(self, held: int) -> int:
+        """Return how many results are to come, for ``__length_hint__``.
+
+        Args:
+            held: Results that were taken from the plan and not given to anybody.
+        """
+        if self.length < 0:
+            return NotImplemented  # type: ignore[no-any-return]
+        return max(self.length - self.plan.items_taken + held, 0)
 
     def begin(self, runtime: context.Runtime | None) -> MapRun:
         """Make the run, in the runtime's session or the program's."""
@@ -86,7 +100,7 @@ class MapIterator(Generic[T]):
         return_exceptions: bool = False,
         runtime: context.Runtime | None = None,
     ) -> None:
-        self._job: MapJob | None = job
+        self._job = job
         self._source = source
         self._returns = return_exceptions
         self._runtime = runtime
@@ -96,6 +110,9 @@ class MapIterator(Generic[T]):
 
     def __iter__(self) -> Self:
         return self
+
+    def __length_hint__(self) -> int:
+        return self._job.hint(len(self._values))
 
     def __next__(self) -> T:
         # `next` without a limit, written out: this is what an item costs its consumer.
@@ -130,6 +147,24 @@ class MapIterator(Generic[T]):
             self._fill(timeout)
         return self._values.pop()
 
+    def next_batch(self) -> list[Any]:
+        """Return the results that are there, at least one, as `next_raw` does.
+
+        Raises:
+            StopIteration: there are no more.
+        """
+        if self._run is None or self._run.mail.arrived or not self._values:
+            self._fill(None)
+        values, self._values = self._values, []
+        values.reverse()
+        return values
+
+    def stop(self) -> None:
+        """Have the thread that waits for results find the end, whichever thread calls."""
+        self._is_closed = True
+        if self._run is not None:
+            self._run.mail.wake()
+
     def close(self) -> None:
         """Cancel what is under way and read no more; idempotent."""
         self._is_closed = True
@@ -152,10 +187,10 @@ class MapIterator(Generic[T]):
         """Hand in what there is room for; without values, wait until there are some."""
         if self._is_closed:
             raise StopIteration
-        run = self._run or self._begin()
         deadline = deadline_after(timeout)
         waiter: ThreadWaiter | None = None
-        while True:
+        run = self._run or self._begin()
+        while not self._is_closed:
             run.absorb()
             values = None if self._values else run.plan.take()
             if values is not None:
@@ -176,15 +211,14 @@ class MapIterator(Generic[T]):
                 continue  # something may have come before anybody was to be woken
             if not self._sleep(run, waiter, deadline):
                 raise GetTimeout(f"the next result was not there after {timeout:g} s; ask again")
+        raise StopIteration  # another thread has called `stop`
 
     def _begin(self) -> MapRun:
-        job = self._job
-        assert job is not None
-        run = job.begin(self._runtime)
+        run = self._job.begin(self._runtime)
         behind = run.behind
         if behind is not None:
             behind.count_slots()
-        self._run, self._job = run, None
+        self._run = run
         return run
 
     @staticmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from operator import length_hint
 from typing import Any, TypeVar
 
 from rustray.client import context
@@ -95,6 +96,7 @@ def map_over(
     returns = given.pop("return_exceptions", False)
     given["is_ordered"] = given.pop("ordered", True)
     job = MapJob(fn, is_star=len(iterables) > 1, **given)
+    job.length = _length(iterables)
     return MapIterator(job, _joined(iterables), return_exceptions=returns, runtime=runtime)
 
 
@@ -109,12 +111,19 @@ def amap_over(
     returns = given.pop("return_exceptions", False)
     given["is_ordered"] = given.pop("ordered", True)
     job = MapJob(fn, is_star=len(iterables) > 1, **given)
+    job.length = _length(iterables)
     source: Iterator[Any] | AsyncIterator[Any]
     if any(isinstance(each, AsyncIterable) for each in iterables):
         source = _joined_async(iterables)
     else:
         source = _joined(iterables)  # type: ignore[arg-type]
     return AsyncMapIterator(job, source, return_exceptions=returns, runtime=runtime)
+
+
+def _length(iterables: Iterable[object]) -> int:
+    """Return how many items there will be, or a negative number."""
+    known = [length for each in iterables if (length := length_hint(each, -1)) >= 0]
+    return min(known, default=-1)
 
 
 def _joined(iterables: tuple[Iterable[Any], ...]) -> Iterator[Any]:
