@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 
 def noop(_number: int = 0) -> None:
@@ -21,3 +22,17 @@ def give(size: int) -> bytes:
 def hold(seconds: float) -> None:
     """Keep an executor busy."""
     time.sleep(seconds)
+
+
+def take_array(array: Any) -> int:
+    """Look at each page of an array."""
+    step = 512  # 4 KiB of 8 byte numbers
+    assert array[::step].sum() > 0
+    return len(array)
+
+
+def give_array(count: int) -> Any:
+    """Return an array."""
+    import numpy as np
+
+    return np.arange(count, dtype=np.float64)
