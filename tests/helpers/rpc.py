@@ -110,6 +110,9 @@ class FakeHead:
     def worker_pump(self, caller: Caller, worker_id: str, session: int) -> ScriptedPump:
         return self._pump("worker_pump", caller, (worker_id, session))
 
+    def nested_pump(self, caller: Caller, worker_id: str, session: int) -> ScriptedPump:
+        return self._pump("nested_pump", caller, (worker_id, session))
+
     def client_pump(self, caller: Caller, prefix: bytes) -> ScriptedPump:
         return self._pump("client_pump", caller, prefix)
 
@@ -129,6 +132,9 @@ class FakeHead:
         return HeartbeatReply(beat.session == 7)
 
     async def open_worker_stream(self, worker_id: str, session: int, pump: FramePump) -> Link:
+        raise NotImplementedError
+
+    async def open_nested_stream(self, worker_id: str, session: int, pump: FramePump) -> Link:
         raise NotImplementedError
 
     async def open_client_stream(self, prefix: bytes, pump: FramePump) -> Link:

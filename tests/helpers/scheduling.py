@@ -200,6 +200,8 @@ class Bench:
             worker.is_draining,
             bool(parts.get("has_drained", False)),
             tuple(parts.get("news", ())),  # type: ignore[arg-type]
+            tuple(parts.get("blocked", ())),  # type: ignore[arg-type]
+            tuple(parts.get("resumed", ())),  # type: ignore[arg-type]
         )
         self.feed(event)
 

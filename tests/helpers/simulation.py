@@ -51,7 +51,7 @@ _OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-def make_cluster(seed: int, *, workers: int = 3) -> SimCluster:
+def make_cluster(seed: int, *, workers: int = 3, waits: float = 0.0) -> SimCluster:
     """Build a cluster whose settings follow from the seed too."""
     random = Random(f"{seed}/settings")
     settings = SchedulerSettings(
@@ -64,6 +64,7 @@ def make_cluster(seed: int, *, workers: int = 3) -> SimCluster:
         commit_s=random.choice([0.0, 0.002, 0.1]),
         check_every=50,
         settings=settings,
+        waits=waits,
     )
 
 
@@ -92,8 +93,8 @@ class RandomHistory:
         tasks: All that were handed in.
     """
 
-    def __init__(self, seed: int, *, tasks: int = 150) -> None:
-        self.cluster = make_cluster(seed)
+    def __init__(self, seed: int, *, tasks: int = 150, waits: float = 0.0) -> None:
+        self.cluster = make_cluster(seed, waits=waits)
         self.tasks: list[SimTask] = []
         self._count = tasks
         cluster = self.cluster

@@ -26,6 +26,7 @@ from rustray.task.frames import (
 from rustray.task.spec import ExecutorKind, TaskClass
 from rustray.task.state import TaskState
 from rustray.worker import events as e
+from rustray.worker.blocking import may_start
 from rustray.worker.manager import WorkerManager
 from rustray.worker.state import WorkerLimits
 
@@ -41,6 +42,7 @@ def a_class(
     kind: ExecutorKind = ExecutorKind.PROCESS,
     timeout_s: float = 0.0,
     max_retries: int = 3,
+    depth: int = 0,
     **resources: float,
 ) -> TaskClass:
     """Return a task class that needs this."""
@@ -51,6 +53,7 @@ def a_class(
         executor=kind,
         timeout_s=timeout_s,
         max_retries=max_retries,
+        depth=depth,
     )
 
 
@@ -73,6 +76,8 @@ class FakeExecutor:
     alternative: int = 0
     seen: set[tuple[str, ...]] = field(default_factory=set)
     gpus: dict[Key, tuple[str, ...]] = field(default_factory=dict)
+    waiting: dict[Key, bool] = field(default_factory=dict)
+    """Tasks that wait for others; true once they want to go on."""
 
 
 @dataclass
@@ -172,6 +177,9 @@ class WorkerBench:
             case e.CloseSession():
                 self.closed.append(command)
                 self.session = None
+            case e.ResumeTask():
+                executor = self.executors[command.executor_id]
+                executor.waiting.pop((command.lease, command.offset), None)
             case e.GuardExecutor():
                 self.executors[command.executor_id].guard = command.until
             case e.DeliverDirect():
@@ -221,9 +229,12 @@ class WorkerBench:
         """Check, from what the executors hold, that no resource is used twice."""
         used: Counter[str] = Counter()
         for executor in self.executors.values():
-            holds = list(executor.tasks.values())
-            for task_class in holds[:1] if executor.kind is ExecutorKind.PROCESS else holds:
-                used.update(dict(task_class.resources.units))
+            holds = list(executor.tasks.items())
+            for key, task_class in holds[:1] if executor.kind is ExecutorKind.PROCESS else holds:
+                needs = dict(task_class.resources.units)
+                if key in executor.waiting:
+                    needs.pop(CPU, None)
+                used.update(needs)
         for name, units in used.items():
             assert units <= self.limits.resources.units.get(name, 0), f"{name} is overcommitted"
         self._check_gpus()
@@ -252,6 +263,7 @@ class WorkerBench:
                     continue
                 for lane in lanes:
                     is_alike = lane.demand == mine.resources and lane.kind is mine.executor
+                    is_alike = is_alike and may_start(self.manager._state, lane)
                     assert not (is_alike and lane.key.priority > mine.priority), "overtaken"
 
     # ── The pool ──────────────────────────────────────────────────────────────────────────
@@ -285,6 +297,7 @@ class WorkerBench:
             lease, low = keys[0]
             high = low
             while keys and keys[0] == (lease, high):
+                executor.waiting.pop(keys[0], None)
                 del executor.tasks[keys.pop(0)]
                 high += 1
             column = PayloadColumn.of([self.result] * (high - low))
@@ -307,6 +320,20 @@ class WorkerBench:
                     self.finish(executor.executor_id, len(executor.tasks), run_us=run_us)
         raise AssertionError("the worker never comes to rest")
 
+    def block(self, executor_id: int, position: int = 0) -> None:
+        """Let a task of an executor wait for others."""
+        executor = self.executors[executor_id]
+        key = list(executor.tasks)[position]
+        executor.waiting[key] = False
+        self.feed(e.TaskBlocked(executor_id, *key))
+
+    def wake(self, executor_id: int, position: int = 0) -> None:
+        """Let a task that waits ask to go on."""
+        executor = self.executors[executor_id]
+        key = list(executor.waiting)[position]
+        executor.waiting[key] = True
+        self.feed(e.TaskWoke(executor_id, *key))
+
     def answer(self, executor_id: int) -> None:
         """Let an executor answer a reclaim: all but the running task goes back."""
         executor = self.executors[executor_id]
@@ -325,6 +352,7 @@ class WorkerBench:
         executor.notices.clear()
         executor.interrupts.clear()
         for key in asked:
+            executor.waiting.pop(key, None)
             if executor.tasks.pop(key, None) is not None:
                 column = PayloadColumn.of([b"stopped"])
                 outcome = LeaseOutcome(*key, TaskState.CANCELLED, column, 5)

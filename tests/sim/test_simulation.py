@@ -57,6 +57,14 @@ def test_a_simulation_repeats_exactly() -> None:
     assert run_history(7).trace() == run_history(7).trace()
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_tasks_that_wait_for_others(seed: int) -> None:
+    """They give back their cores and get them again, and every promise holds, whatever breaks."""
+    history = RandomHistory(seed, waits=0.4)
+    with history.cluster:
+        history.run()
+
+
 @pytest.mark.parametrize("seed", [*range(40), 49])
 def test_a_head_that_dies_costs_no_run(seed: int) -> None:
     """However often and long the head is away: what was acked runs once, and is not lost."""

@@ -142,12 +142,14 @@ class Connection:
     All methods but `rouse` belong to the loop thread.
     """
 
-    def __init__(self, where: str = "the head") -> None:
+    def __init__(self, where: str = "the head", *, is_quiet: bool = False) -> None:
         """Prepare; `open` connects.
 
         Args:
             where: Names the head in what people read.
+            is_quiet: Say nothing of a head that is away: somebody else does.
         """
+        self._level = logging.DEBUG if is_quiet else logging.WARNING
         self._loop = asyncio.get_running_loop()
         self._where = where
         self._stream: _Stream | None = None
@@ -170,6 +172,18 @@ class Connection:
         """
         stream = await self._dial(api, session)
         self._keeper = self._loop.create_task(self._keep(api, session, stream))
+
+    def begin(self, api: HeadApi, session: ClientSession) -> None:
+        """`open` without waiting for the head: it is tried again and again from the start."""
+        self._keeper = self._loop.create_task(self._begin(api, session))
+
+    async def _begin(self, api: HeadApi, session: ClientSession) -> None:
+        stream = _Stream(session)
+        try:
+            stream = await self._dial(api, session)
+        except RustRayError as error:
+            stream.on_closed(error)
+        await self._keep(api, session, stream)
 
     async def close(self) -> None:
         """End the stream; the session itself is closed by its owner."""
@@ -203,7 +217,8 @@ class Connection:
             error = await stream.lost
             attempt = 0
             lost_at_s = session.offline_since_s = time.monotonic()
-            logger.warning("lost %s (%s); trying again and again", self._where, error or "it left")
+            why = error or "it left"
+            logger.log(self._level, "lost %s (%s); trying again and again", self._where, why)
             while True:
                 if _is_final(error):
                     assert error is not None
@@ -218,7 +233,7 @@ class Connection:
                     stream = await self._dial(api, session)
                     away_s = time.monotonic() - lost_at_s
                     session.offline_since_s = None
-                    logger.warning("%s is back after %.1f s", self._where, away_s)
+                    logger.log(self._level, "%s is back after %.1f s", self._where, away_s)
                     break
                 except RustRayError as refused:
                     error = refused

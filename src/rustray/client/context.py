@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar, overload
 from rustray.client import waiting
 from rustray.client.refs import TaskRef
 from rustray.client.session import ClientSession
+from rustray.task import relay
 
 T = TypeVar("T")
 
@@ -27,6 +28,7 @@ _was_forked = False
 # By name: both stand above this module, the embedded cluster on head, worker and client.
 _RUNTIME_MODULE = "rustray.runtime"
 _MAPPING_MODULE = "rustray.client.mapping"
+_NESTED_MODULE = "rustray.client.nested"
 
 
 class Runtime(Protocol):
@@ -216,14 +218,22 @@ def _shutdown(expected: Runtime | None) -> None:
 
 
 def ensure_session() -> ClientSession:
-    """Return the program's session; the first call without `init` starts an embedded cluster.
+    """Return the task's session in a task, else the program's.
+
+    The first call of a program without `init` starts an embedded cluster.
 
     Raises:
-        RuntimeError: in a process that was forked from one with a session.
+        RuntimeError: in a process that was forked from one with a session; in an executor, in a
+            thread or process that belongs to no task.
     """
     session = current_session
     if session is not None:
         return session
+    seat = relay.seat()
+    if seat is not None:
+        # By name: what a task needs is not loaded where there is none.
+        nested: ClientSession = importlib.import_module(_NESTED_MODULE).session_of(seat)
+        return nested
     if _was_forked:
         raise RuntimeError(
             "this process was forked from one that used rustray: its session stayed with the "
@@ -308,13 +318,13 @@ def cancel(
     Args:
         refs: One reference, or a list of them.
         force: Kill the executor of a task that runs, instead of interrupting it.
-        recursive: Taken for compatibility: tasks cannot start tasks in this version.
+        recursive: Also what these tasks have handed in themselves.
     """
     by_owner: dict[Any, list[TaskRef[Any]]] = {}
     for ref in [refs] if isinstance(refs, TaskRef) else _as_list(refs):
         by_owner.setdefault(ref._batch.owner, []).append(ref)
     for owner, own in by_owner.items():
-        owner.cancel(own, force=force)
+        owner.cancel(own, force=force, recursive=recursive)
 
 
 def _as_list(refs: Iterable[Any]) -> list[TaskRef[Any]]:
@@ -337,7 +347,10 @@ def refuse_in_executor() -> None:
     child = sys.modules.get("rustray.worker.child")
     if child is not None and child.is_executor:
         raise RuntimeError(
-            "a task cannot start tasks in this version: hand them in from the program itself"
+            "in a task there is nothing to start: f.remote(...), rustray.get() and the others work "
+            "there as they are, on the cluster that runs the task. (A process that a task has "
+            "started, and a thread that one of a thread or async executor has started, do not "
+            "count as the task: hand in tasks from the task itself)"
         )
 
 

@@ -67,22 +67,43 @@ class Ledger:
         """
         are_lost = False
         for accepted in frame.accepted:
-            for batch, low, high in self._spans(accepted.first, accepted.count):
+            for batch, low, high in self.spans(accepted.first, accepted.count):
                 _settle(batch, low, high)
         for refused in frame.rejected:
             error = error_of_rejection(refused)
-            for batch, low, high in self._spans(refused.first, refused.count):
+            for batch, low, high in self.spans(refused.first, refused.count):
                 _settle(batch, low, high)
                 self.fail(batch, low, high, error)
         for outcome in frame.outcomes:
             if outcome.state.is_terminal:
                 self._finish(outcome)
         for lost in frame.unknown:
-            for batch, low, high in self._spans(lost.first, lost.count):
+            for batch, low, high in self.spans(lost.first, lost.count):
                 are_lost |= self._take_back(batch, low, high)
                 self._fail_lost(batch, low, high)
         self._arrivals.wake()
         return are_lost
+
+    def withdraw(
+        self, batch: Batch, low: int, high: int
+    ) -> tuple[list[tuple[int, TaskRef[Any]]], list[bytes]]:
+        """Take tasks out that the head has refused, to be handed in elsewhere; the lock is held.
+
+        Returns:
+            (index, reference) of those that had not ended, and their encoded arguments.
+        """
+        taken = [(low + i, ref) for i, ref in enumerate(batch.refs[low:high]) if ref is not None]
+        assert batch.column is not None or not taken
+        payloads = [] if batch.column is None else list(batch.column.slice(low, high))
+        batch.refs[low:high] = [None] * (high - low)
+        batch.settled.add(low, high)
+        batch.unfinished -= len(taken)
+        return taken, [payloads[index - low] for index, _ in taken]
+
+    def let_go(self, batch: Batch) -> None:
+        """Forget a batch of which nothing is left after `withdraw`."""
+        if not batch.unfinished:
+            self._retire(batch)
 
     def fail(self, batch: Batch, low: int, high: int, error: RustRayError) -> None:
         """End tasks here, without the head."""
@@ -95,7 +116,7 @@ class Ledger:
                 ref._state = state
         self._ended(batch, low, refs, state)
 
-    def _spans(self, first: int, count: int) -> list[tuple[Batch, int, int]]:
+    def spans(self, first: int, count: int) -> list[tuple[Batch, int, int]]:
         """Cut a range of sequences into (batch, low, high) of batches that are not retired."""
         stop = first + count
         index = max(bisect_right(self._firsts, first) - 1, 0)
@@ -116,7 +137,7 @@ class Ledger:
     def _finish(self, outcome: Outcome) -> None:
         payloads = outcome.payloads
         state = int(outcome.state)
-        for batch, low, high in self._spans(outcome.first, len(payloads)):
+        for batch, low, high in self.spans(outcome.first, len(payloads)):
             start = batch.first + low - outcome.first
             column = payloads.slice(start, start + high - low)
             refs = batch.refs[low:high]

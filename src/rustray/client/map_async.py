@@ -11,6 +11,7 @@ from rustray.client import context
 from rustray.client.map_iterator import RESULT_KINDS, MapJob, resolve
 from rustray.client.map_plan import MapPlan
 from rustray.client.map_run import MapRun
+from rustray.client.pauses import pausing
 from rustray.client.waiters import LoopWaiter
 
 T = TypeVar("T")
@@ -100,7 +101,8 @@ class AsyncMapIterator(Generic[T]):
                 self._end(run)
             if run.mail.arrived or run.plan.has_results():
                 continue
-            await waiter.sleep(run.plan.next_due_s())
+            async with pausing(run.pauses):
+                await waiter.sleep(run.plan.next_due_s())
 
     def _read(self, run: MapRun) -> None:
         slots = run.slots()

@@ -15,6 +15,7 @@ from rustray.client.failures import is_interrupt
 from rustray.client.map_plan import Encoded, Failed, MapPlan
 from rustray.client.map_run import MapFunction, MapRun
 from rustray.client.map_tuner import ChunkTuner
+from rustray.client.pauses import blocking
 from rustray.client.remote import RemoteFunction
 from rustray.client.waiters import ThreadWaiter, deadline_after
 from rustray.common.errors import GetTimeout, PayloadError, RustRayError, TaskExecutionFailed
@@ -225,9 +226,10 @@ class MapIterator(Generic[T]):
     def _sleep(run: MapRun, waiter: ThreadWaiter, deadline: float | None) -> bool:
         """Sleep until something has come or a pause is over; False if the deadline came first."""
         due_s = run.plan.next_due_s()
-        if due_s is None or (deadline is not None and deadline < due_s):
-            return waiter.sleep(deadline)
-        waiter.sleep(due_s)
+        with blocking(run.pauses):
+            if due_s is None or (deadline is not None and deadline < due_s):
+                return waiter.sleep(deadline)
+            waiter.sleep(due_s)
         return True
 
     def _end(self, run: MapRun) -> None:

@@ -26,6 +26,7 @@ from rustray.client.options import (
     pickle_function,
     task_class,
 )
+from rustray.client.pauses import Pauses
 from rustray.client.refs import SUCCEEDED, ClassEntry, Failure, TaskRef
 from rustray.client.remote import RemoteFunction
 from rustray.client.session import ClientSession
@@ -203,6 +204,11 @@ class MapRun:
         self._chunk = function.chunk_entry(session)
         self._item: ClassEntry | None = None
         self._out: dict[TaskRef[Any], Part] = {}
+
+    @property
+    def pauses(self) -> Pauses | None:
+        """What lets a task that waits for the results give back its cores."""
+        return self._session.pauses
 
     def slots(self) -> int:
         """Return how many chunks can run at once, as far as known."""

@@ -249,6 +249,7 @@ def task_class(
         label_selector_soft=own.label_selector_soft,
         fallback=_fallback(options),
         priority=options.get("priority", 0),
+        inherits_priority="priority" not in options,
         max_retries=DEFAULT_RETRIES if retries is None else retries,
         retry_exceptions=exception_names(options.get("retry_exceptions", False)),
         retry_delay_s=options.get("retry_delay_s"),

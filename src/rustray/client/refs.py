@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from rustray.client.failures import error_of, is_interrupt, undecodable
+from rustray.client.pauses import Pauses, pausing
 from rustray.client.ranges import RangeSet
 from rustray.client.waiters import Arrivals, LoopWaiter
 from rustray.common.durability import Durability
@@ -44,6 +45,7 @@ class Owner(Protocol):
         broken: Why no outcome will come any more, or None.
         thread_id: Of the loop thread that results arrive on.
         offline_since_s: Since when the head cannot be reached, or None.
+        pauses: What lets a task that waits for tasks give back its cores; None outside of tasks.
     """
 
     prefix: SessionPrefix
@@ -52,6 +54,7 @@ class Owner(Protocol):
     broken: RustRayError | None
     thread_id: int
     offline_since_s: float | None
+    pauses: Pauses | None
 
     def submit(self, entry: ClassEntry, payload: Any) -> TaskRef[Any]:
         """Hand in one task."""
@@ -59,7 +62,7 @@ class Owner(Protocol):
     def seal(self, batch: Batch) -> int:
         """Close the batch for further tasks and return its first sequence."""
 
-    def cancel(self, refs: Sequence[TaskRef[Any]], *, force: bool) -> None:
+    def cancel(self, refs: Sequence[TaskRef[Any]], *, force: bool, recursive: bool = True) -> None:
         """Ask the head to cancel the tasks; those that ended stay as they are."""
 
 
@@ -93,11 +96,7 @@ class TaskRef(Generic[T_co]):
     @property
     def task_id(self) -> TaskId:
         """32 hex digits that name the task for every client and command."""
-        batch = self._batch
-        first = batch.first
-        if first < 0:
-            first = batch.owner.seal(batch)
-        return task_id(batch.owner.prefix, first + self._index)
+        return self._batch.id_of(self._index)
 
     @property
     def is_done(self) -> bool:
@@ -118,7 +117,8 @@ class TaskRef(Generic[T_co]):
         if not self.watch(wake):
             return
         try:
-            await waiter.sleep(None)
+            async with pausing(self._batch.owner.pauses):
+                await waiter.sleep(None)
         except asyncio.CancelledError:
             self._batch.owner.cancel([self], force=False)
             raise
@@ -262,7 +262,8 @@ class Batch:
         unfinished: How many references are not None.
         settled: Which tasks the head has acked or refused.
         asked: Acked ones that the present stream has asked the head for.
-        cancels: Tasks that shall be cancelled, with ``force``; None for none.
+        cancels: Tasks that shall be cancelled, with ``force``, and whether what they have handed in
+            is spared; None for none.
     """
 
     __slots__ = (
@@ -293,8 +294,15 @@ class Batch:
         self.unfinished = 0
         self.settled = RangeSet()
         self.asked: RangeSet | None = None
-        self.cancels: dict[int, bool] | None = None
+        self.cancels: dict[int, tuple[bool, bool]] | None = None
         self._watchers: dict[int, list[Callback]] | None = None
+
+    def id_of(self, index: int) -> TaskId:
+        """Return the id of a task; that closes the batch for further ones."""
+        first = self.first
+        if first < 0:
+            first = self.owner.seal(self)
+        return task_id(self.owner.prefix, first + index)
 
     def unsent(self) -> tuple[int, int] | None:
         """Return the first (low, high) that has neither gone out nor been acked, or None."""
@@ -309,15 +317,16 @@ class Batch:
                 return False
             if self.owner.broken is not None:
                 raise self.owner.broken
-            if self._watchers is None:
-                self._watchers = {}
-            self._watchers.setdefault(ref._index, []).append(callback)
+            batch = ref._batch  # a nested session may just have given it another place
+            if batch._watchers is None:
+                batch._watchers = {}
+            batch._watchers.setdefault(ref._index, []).append(callback)
             return True
 
     def unwatch(self, ref: TaskRef[Any], callback: Callback) -> None:
         """See `TaskRef.unwatch`."""
         with self.owner.lock:
-            callbacks = (self._watchers or {}).get(ref._index, [])
+            callbacks = (ref._batch._watchers or {}).get(ref._index, [])
             if callback in callbacks:
                 callbacks.remove(callback)
 

@@ -84,6 +84,9 @@ class RemoteFunction(Generic[P, T]):
 
     def _bind(self) -> ClassEntry:
         session = context.ensure_session()
+        known = self._entry
+        if known is not None and known.owner is session:
+            return known
         code, code_hash = pickle_function(self._function)
         entry = session.define(
             task_class(self._function, code_hash, self._options),

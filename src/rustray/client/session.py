@@ -14,9 +14,11 @@ import threading
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from rustray.client.ledger import Ledger, ask_for
+from rustray.client.pauses import Pauses
 from rustray.client.refs import PENDING, Batch, ClassEntry, TaskRef
 from rustray.client.sharing import column_of
 from rustray.client.throttle import Throttle
@@ -47,6 +49,7 @@ BIG_PAYLOAD_BYTES: Final = 16 << 10
 MAX_PAYLOAD_BYTES: Final = 2 << 30
 _LAST_INDEX: Final = MAX_BATCH_TASKS - 1
 _new_ref = object.__new__
+Refs = Sequence[TaskRef[Any]]
 
 
 class ClientSession:
@@ -60,6 +63,7 @@ class ClientSession:
         thread_id: Of the loop thread, where nobody may block for a result.
         offline_since_s: Since when the head cannot be reached (`time.monotonic`), or None.
         pack: Copies large arguments to where they wait; see `rustray.client.sharing.share`.
+        pauses: What lets a task that waits for tasks give back its cores; None outside of tasks.
     """
 
     def __init__(
@@ -68,6 +72,7 @@ class ClientSession:
         thread_id: int = 0,
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
         throttle: Throttle | None = None,
+        prefix: SessionPrefix | None = None,
     ) -> None:
         """Make a session that is not connected.
 
@@ -76,20 +81,22 @@ class ClientSession:
             thread_id: `threading.get_ident` of the loop thread.
             max_payload_bytes: Most that the way to the head can carry as one item.
             throttle: Has tasks handed in again that are refused for now; None: they fail.
+            prefix: Of its task ids; None makes one.
         """
-        self.prefix = SessionPrefix(secrets.token_bytes(PREFIX_BYTES))
+        self.prefix = prefix or SessionPrefix(secrets.token_bytes(PREFIX_BYTES))
         self.lock = threading.Lock()
         self.arrivals = Arrivals(self.lock)
         self.broken: RustRayError | None = None
         self.thread_id = thread_id
         self.offline_since_s: float | None = None
+        self.pauses: Pauses | None = None
         self._ledger = Ledger(self.prefix, self.lock, self.arrivals)
         self._rouse = rouse
         self._max_bytes = max_payload_bytes
         self.pack: Callable[[Any], Any] = bytes
         self._throttle = throttle or Throttle(None)
-        self._is_idle = False
-        self._next_sequence = 0
+        self._make_batch = Batch
+        self._is_idle, self._next_sequence = False, 0
         self._entries: dict[TaskClass, ClassEntry] = {}
         self._open: dict[Batch, None] = {}
         self._outbox: deque[Batch] = deque()
@@ -168,7 +175,7 @@ class ClientSession:
                 self._seal_through(batch)
         return batch.first
 
-    def cancel(self, refs: Sequence[TaskRef[Any]], *, force: bool) -> None:
+    def cancel(self, refs: Sequence[TaskRef[Any]], *, force: bool, recursive: bool = True) -> None:
         """Ask the head to cancel tasks of this session; those that ended stay as they are."""
         with self.lock:
             for ref in refs:
@@ -177,10 +184,7 @@ class ClientSession:
                 batch = ref._batch
                 if batch.first < 0:
                     self._seal_through(batch)
-                wanted = batch.cancels
-                if wanted is None:  # the loop thread may set it to None again at any time
-                    wanted = batch.cancels = {}
-                wanted[ref._index] = force or wanted.get(ref._index, False)
+                _want_stopped(batch, ref._index, force, recursive)
                 self._cancels.append((batch, ref._index))
             is_needed = (self._is_idle or self._throttle.is_on) and bool(self._cancels)
             self._is_idle = self._is_idle and not is_needed
@@ -198,7 +202,7 @@ class ClientSession:
     def _open_batch(self, entry: ClassEntry) -> Batch:
         if self.broken is not None:
             raise self.broken
-        batch = entry.open_batch = Batch(self, entry)
+        batch = entry.open_batch = self._make_batch(self, entry)
         self._open[batch] = None
         return batch
 
@@ -350,6 +354,14 @@ class ClientSession:
         self.arrivals.wake(everyone=True)
 
 
+def _want_stopped(batch: Batch, index: int, force: bool, recursive: bool) -> None:
+    wanted = batch.cancels
+    if wanted is None:  # the loop thread may set it to None again at any time
+        wanted = batch.cancels = {}
+    was_forced, was_shallow = wanted.get(index, (False, True))
+    wanted[index] = (force or was_forced, was_shallow and not recursive)
+
+
 def _introduce(entry: ClassEntry, frame: ClientFrame, defined: set[int]) -> int:
     """Define a class for this stream, and return the size of its code."""
     defined.add(entry.number)
@@ -385,12 +397,12 @@ def _fill_cancels(frame: ClientFrame, cancels: deque[tuple[Batch, int]]) -> None
             continue  # it has ended
         if index >= batch.reached:
             continue
-        first, force = batch.first + index, wanted[index]
+        one = CancelRequest(b"", batch.first + index, 1, *wanted[index])
         last = frame.cancels[-1] if frame.cancels else None
-        if last and last.first + last.count == first and last.force == force:
-            frame.cancels[-1] = CancelRequest(b"", last.first, last.count + 1, force)
+        if last and replace(last, first=one.first, count=1) == one and last.stop == one.first:
+            frame.cancels[-1] = replace(last, count=last.count + 1)
         else:
-            frame.cancels.append(CancelRequest(b"", first, 1, force))
+            frame.cancels.append(one)
 
 
 def _build_column(batch: Batch) -> PayloadColumn:

@@ -13,8 +13,10 @@ import threading
 import time
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
+from rustray.client.pauses import Pauses, blocking, pausing
 from rustray.client.refs import PENDING, SUCCEEDED, Owner, TaskRef
 from rustray.client.waiters import (
     LoopWaiter,
@@ -22,7 +24,7 @@ from rustray.client.waiters import (
     deadline_after,
     first_failed,
 )
-from rustray.common.errors import GetTimeout, RustRayError
+from rustray.common.errors import BlockedLoop, GetTimeout, RustRayError
 
 Refs = Sequence[TaskRef[Any]]
 
@@ -49,11 +51,12 @@ async def aget_many(refs: Refs, timeout_s: float | None) -> list[Any]:
         deadline = deadline_after(timeout_s)
         waiter = LoopWaiter()
         known: set[int] = set()
-        with _Watch(missing, waiter) as watch:
-            while watch.wait_for_next():
-                if not await waiter.sleep(deadline):
-                    raise _timed_out(timeout_s, watch.missing)
-                _raise_failure(waiter, missing, known)
+        async with pausing(_pauses_of(missing)):
+            with _Watch(missing, waiter) as watch:
+                while watch.wait_for_next():
+                    if not await waiter.sleep(deadline):
+                        raise _timed_out(timeout_s, watch.missing)
+                    _raise_failure(waiter, missing, known)
     return [ref.outcome() for ref in refs]
 
 
@@ -67,7 +70,7 @@ def wait_some(refs: Refs, num_returns: int, timeout_s: float | None) -> tuple[li
         if timeout_s != 0:
             _check_may_block(missing)
         waiter = ThreadWaiter()
-        with _Counter(missing, waiter) as counter:
+        with _blocking(missing, timeout_s), _Counter(missing, waiter) as counter:
             while counter.arm(needed):
                 if not waiter.sleep(deadline):
                     break
@@ -84,10 +87,11 @@ async def await_some(
     needed = num_returns - (len(refs) - len(missing))
     if needed > 0:
         waiter = LoopWaiter()
-        with _Counter(missing, waiter) as counter:
-            while counter.arm(needed):
-                if not await waiter.sleep(deadline):
-                    break
+        async with pausing(_pauses_of(missing) if timeout_s != 0 else None):
+            with _Counter(missing, waiter) as counter:
+                while counter.arm(needed):
+                    if not await waiter.sleep(deadline):
+                        break
     return _split(refs, num_returns)
 
 
@@ -96,6 +100,22 @@ def _collect(missing: list[TaskRef[Any]], timeout_s: float | None) -> None:
     deadline = deadline_after(timeout_s)
     if timeout_s != 0:
         _check_may_block(missing)
+    with _blocking(missing, timeout_s):
+        _sleep_for(missing, deadline, timeout_s)
+
+
+def _blocking(missing: list[TaskRef[Any]], timeout_s: float | None) -> AbstractContextManager[None]:
+    """Let a task give back its cores while it waits, if the code belongs to one."""
+    return blocking(_pauses_of(missing) if timeout_s != 0 else None)
+
+
+def _pauses_of(missing: list[TaskRef[Any]]) -> Pauses | None:
+    return missing[0]._batch.owner.pauses if missing else None
+
+
+def _sleep_for(
+    missing: list[TaskRef[Any]], deadline: float | None, timeout_s: float | None
+) -> None:
     waiter = ThreadWaiter()
     if len(missing) == 1:
         _await_one(missing[0], waiter, deadline, timeout_s)
@@ -229,6 +249,11 @@ def _check_may_block(missing: list[TaskRef[Any]]) -> None:
         raise RustRayError(
             "blocking for a result inside a callback of rustray would wait for itself; "
             "do it in another thread"
+        )
+    if asyncio._get_running_loop() is not None and _pauses_of(missing) is not None:
+        raise BlockedLoop(
+            "rustray.get() and rustray.wait() would block the event loop that this task runs on, "
+            "and others beside it: use `await ref`, await rustray.aget() or await rustray.await_()"
         )
     # In a notebook a loop always runs, and its cells are meant to block.
     if asyncio._get_running_loop() is not None and "ipykernel" not in sys.modules:

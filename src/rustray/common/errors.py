@@ -16,6 +16,8 @@ do next (in the message)::
     ├─ DuplicateTask            yours: the task id is taken by a task with other content
     ├─ DurabilityNotAvailable   yours: the head cannot keep a task as safe as it was asked to
     ├─ NotInTask                yours: `rustray.context()` where no task runs
+    ├─ NestedTooDeep            yours: tasks that hand in tasks without end
+    ├─ BlockedLoop              yours: a coroutine that blocks its event loop for a task
     ├─ TaskExecutionFailed      the task's: user code raised (`.cause` has the exception)
     ├─ TaskCancelled            somebody cancelled it
     ├─ TaskTimeout              the task's: a limit or its deadline passed; a TimeoutError
@@ -124,6 +126,18 @@ class NotInTask(RustRayError):
     """The calling code belongs to no task."""
 
     code = "NOT_IN_TASK"
+
+
+class NestedTooDeep(RustRayError):
+    """A task was handed in by a task that stands too deep: a recursion without end, most likely."""
+
+    code = "NESTED_TOO_DEEP"
+
+
+class BlockedLoop(RustRayError):
+    """A coroutine of a task blocks the event loop that its own results need; it is to await."""
+
+    code = "BLOCKED_LOOP"
 
 
 class TaskError(RustRayError):

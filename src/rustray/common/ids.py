@@ -11,6 +11,7 @@ is a legal task id as well: it is merely a prefix with a single task in it.
 from __future__ import annotations
 
 import re
+from hashlib import blake2b
 from typing import NewType
 
 TaskId = NewType("TaskId", str)
@@ -38,6 +39,17 @@ def task_id(prefix: bytes, sequence: int) -> TaskId:
         sequence: 0 to 2**48 - 1.
     """
     return TaskId(f"{prefix.hex()}{sequence:012x}")
+
+
+def child_prefix(prefix: bytes, sequence: int) -> SessionPrefix:
+    """Return the session prefix of the tasks that a task hands in, the same in all its attempts.
+
+    Args:
+        prefix: Of the task's own id.
+        sequence: Likewise.
+    """
+    name = b"children" + prefix + sequence.to_bytes(SEQUENCE_BITS // 8, "big")
+    return SessionPrefix(blake2b(name, digest_size=PREFIX_BYTES).digest())
 
 
 def split_task_id(text: str) -> tuple[SessionPrefix, int]:

@@ -348,6 +348,13 @@ class SchedulerSettings:
         low=1,
         high=16_000_000,
     )
+    max_task_depth: int = _setting(
+        256,
+        "whole",
+        "How deep tasks may stand that tasks hand in; 0: tasks hand in none.",
+        low=0,
+        high=1_000,
+    )
     max_payload_bytes: int = _setting(
         16 << 20,
         "whole",

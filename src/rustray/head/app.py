@@ -64,6 +64,7 @@ def settings_of(config: HeadConfig, start: Start) -> SchedulerSettings:
         principal_pending_tasks=config.limits.principal_pending_tasks,
         principal_pending_bytes=config.limits.principal_pending_mb * 1_000_000,
         max_payload_bytes=config.limits.max_payload_bytes,
+        max_task_depth=config.limits.max_task_depth,
         seed=time.time_ns() & 0xFFFF_FFFF,
         first_lease=start.first_lease,
     )

@@ -50,7 +50,7 @@ from rustray.task.frames import (
     TaskRange,
 )
 from rustray.task.result import FailureInfo
-from rustray.task.spec import Codec
+from rustray.task.spec import Codec, TaskClass
 from rustray.task.state import TaskState
 
 logger = logging.getLogger("rustray.head")
@@ -219,8 +219,7 @@ class ClientPeer(Peer):
             refused = AuthorizationError("the session is another token's")
             count_refused(self._counters, "cancels_refused", refused)
             return
-        request = CancelRequest(prefix, cancel.first, cancel.count, cancel.force)
-        self._driver.handle(CancelRequested(request))
+        self._driver.handle(CancelRequested(replace(cancel, prefix=prefix)))
 
     def _submit(self, submission: Submission) -> None:
         used = self._classes.get(submission.class_number)
@@ -232,18 +231,20 @@ class ClientPeer(Peer):
                 self._refuse(submission.first, len(submission.payloads), error)
                 return
         self._bring_code(used)
-        self._driver.handle(
-            TasksSubmitted(
-                self.prefix,
-                submission.first,
-                used.task_class,
-                submission.payloads,
-                is_pushed=True,
-                deadline_unix_s=submission.deadline_unix_s,
-                time_left_s=self._driver.time_left_s(submission.deadline_unix_s),
-                principal=self._principal,
-                durability=submission.durability,
-            )
+        self._driver.handle(self._event_of(submission, used.task_class))
+
+    def _event_of(self, submission: Submission, task_class: TaskClass) -> TasksSubmitted:
+        """Return what the scheduler is told of a submission."""
+        return TasksSubmitted(
+            self.prefix,
+            submission.first,
+            task_class,
+            submission.payloads,
+            is_pushed=True,
+            deadline_unix_s=submission.deadline_unix_s,
+            time_left_s=self._driver.time_left_s(submission.deadline_unix_s),
+            principal=self._principal,
+            durability=submission.durability,
         )
 
     def _ripen(self) -> None:
@@ -251,12 +252,21 @@ class ClientPeer(Peer):
         super()._ripen()
 
     def _define(self, definition: ClassDefinition) -> None:
+        definition = self._completed(definition)
         self._classes[definition.number] = definition
         error = self._class_error(definition)
         if error is not None:
             self._bad_classes[definition.number] = error
         else:
             self._bad_classes.pop(definition.number, None)
+
+    def _completed(self, definition: ClassDefinition) -> ClassDefinition:
+        """Return a class with what the client does not say of it."""
+        task_class = definition.task_class
+        if not (task_class.depth or task_class.inherits_priority):
+            return definition
+        own = replace(task_class, depth=0, inherits_priority=False)
+        return replace(definition, task_class=own)
 
     def _class_error(self, definition: ClassDefinition) -> RustRayError | None:
         """Say why no task of this class can be accepted, or None."""

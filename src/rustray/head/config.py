@@ -81,6 +81,7 @@ class Limits:
         max_pending_mb: Megabytes (10**6 bytes) of their arguments.
         principal_pending_tasks: Unfinished tasks of one principal, the subject of a token.
         principal_pending_mb: Megabytes of their arguments.
+        max_task_depth: How deep tasks may stand that tasks hand in; 0: tasks hand in none.
         max_payload_bytes: Bytes of one task's arguments or result.
         result_ttl_s: Seconds that a result is kept.
         result_memory_mb: Megabytes (10**6 bytes) of kept results; the oldest go first.
@@ -100,6 +101,7 @@ class Limits:
     result_disk_mb: int = 10_000
     disk_reserve_mb: int = 256
     dead_letter_memory_mb: int = 256
+    max_task_depth: int = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,5 +159,6 @@ class HeadConfig:
                 scheduler.result_disk_mb,
                 scheduler.disk_reserve_mb,
                 scheduler.dead_letter_memory_mb,
+                scheduler.max_task_depth,
             ),
         )

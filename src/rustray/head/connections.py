@@ -50,9 +50,13 @@ class ConnectionManager:
             may_touch: Whether its token may cancel tasks under another prefix.
             principal: Whose bounds its tasks count in.
         """
-        old = self._driver.clients.get(prefix)
         peer = ClientPeer(self._driver, prefix, may_send_code, may_touch, principal)
-        self._driver.clients[prefix] = peer
+        self.enter_client(peer)
+        return peer
+
+    def enter_client(self, peer: ClientPeer) -> None:
+        """Have the outcomes of a session go to this peer from now on."""
+        old = self._driver.clients.get(peer.prefix)
+        self._driver.clients[peer.prefix] = peer
         if isinstance(old, ClientPeer):
             old.shut("a newer stream of this session took its place", "replaced")
-        return peer

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from rustray.common.counting import count_refused
@@ -17,6 +19,7 @@ from rustray.head.connections import ConnectionManager
 from rustray.head.driver import HeadDriver
 from rustray.head.issued import IssuedTokens
 from rustray.head.journal import Journal, MemoryJournal
+from rustray.head.nested_peer import NestedPeer, Parent
 from rustray.head.notifications import NotificationManager
 from rustray.head.owners import Owners
 from rustray.head.waits import ResultWaiters
@@ -24,9 +27,11 @@ from rustray.head.worker_peer import WorkerPeer
 from rustray.scheduler.events import WorkerDied
 from rustray.scheduler.scheduler import Scheduler
 from rustray.scheduler.state import SchedulerSettings
-from rustray.security.roles import Caller, Role
+from rustray.security.roles import SCOPE_CODE, Caller, Role
+from rustray.task.spec import Codec
 
 if TYPE_CHECKING:
+    from rustray.head.nested_stream import NestedStream
     from rustray.security.enrollment import Enrollment
 
 logger = logging.getLogger("rustray.head")
@@ -128,6 +133,7 @@ class HeadCore:
         registrar: Signs certificates of workers; None without TLS.
         issued: What is known of tokens that were made.
         next_session: Number of the next worker session; grows over restarts too.
+        code_senders: Subjects of tokens with the scope "code" that have been used here.
     """
 
     identity: HeadIdentity
@@ -147,6 +153,7 @@ class HeadCore:
     sessions: Owners[bytes] = field(init=False)
     workers: Owners[str] = field(init=False)
     watches: set[asyncio.Task[None]] = field(default_factory=set)
+    code_senders: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         state = self.driver.scheduler.state
@@ -205,6 +212,41 @@ class HeadCore:
         peer.when_closed = self.watch_worker
         return peer
 
+    def nested_pump(self, caller: Caller, worker_id: str, session: int) -> NestedStream:
+        """Open the head's end for the sessions of tasks that run on a worker.
+
+        Raises:
+            AuthorizationError: the worker has registered with another token.
+        """
+        # Imported late: an embedded cluster loads no protobuf until a task hands in a task.
+        from rustray.head.nested_stream import NestedStream
+
+        self.workers.check(worker_id, caller)
+        return NestedStream(partial(self._nested_peer, worker_id, session))
+
+    def _nested_peer(self, worker_id: str, session: int, lease: int, offset: int) -> NestedPeer:
+        parent = Parent.find(self.driver, worker_id, session, lease, offset)
+        principal = parent.batch.principal
+        scopes = frozenset({SCOPE_CODE}) if self._may_send_code(parent) else frozenset[str]()
+        caller = Caller(principal, Role.SUBMIT, scopes, math.inf, "nested")
+        self.sessions.claim(parent.children, caller)
+        peer = NestedPeer(
+            self.driver,
+            parent,
+            caller.may_send_code,
+            lambda other: self.sessions.may_use(other, caller),
+        )
+        self.connections.enter_client(peer)
+        return peer
+
+    def _may_send_code(self, parent: Parent) -> bool:
+        """Whether who has handed in a task could have handed in any code."""
+        task_class = parent.task_class
+        if task_class.code_hash or task_class.codec is Codec.PICKLE:
+            return True
+        principal = parent.batch.principal
+        return principal in self.code_senders or self.issued.may_send_code(principal)
+
     def client_pump(self, caller: Caller, prefix: bytes) -> ClientPeer:
         """Open the head's end of a client's stream.
 
@@ -212,12 +254,18 @@ class HeadCore:
             AuthorizationError: the session is another token's.
         """
         self.sessions.claim(prefix, caller)
+        self.note_caller(caller)
         return self.connections.open_client(
             prefix,
             "code" in caller.scopes,
             lambda other: self.sessions.may_use(other, caller),
             caller.subject,
         )
+
+    def note_caller(self, caller: Caller) -> None:
+        """Remember who may send code: what their tasks hand in may be code as well."""
+        if caller.may_send_code:
+            self.code_senders.add(caller.subject)
 
     def count_refusal(self, error: RustRayError) -> None:
         """Count a call that ended with an error: all, by the error's code, and by its reason."""

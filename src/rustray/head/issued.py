@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from rustray.scheduler.commands import ForgetTokens, JournalCommand, PersistToken
-from rustray.security.roles import Caller
+from rustray.security.roles import SCOPE_CODE, Caller
 from rustray.task.views import TokenInfo
 
 MAX_LISTED: Final = 10_000
@@ -57,6 +57,13 @@ class IssuedTokens:
             self._append(ForgetTokens(now))
         self._tokens[token.token_id] = token
         self._append(PersistToken(token))
+
+    def may_send_code(self, subject: str) -> bool:
+        """Whether a token that was made for a subject has the scope "code"."""
+        return any(
+            one.subject == subject and SCOPE_CODE in one.scopes.split(",")
+            for one in self._tokens.values()
+        )
 
     def current(self, now_unix_s: float) -> list[TokenInfo]:
         """Return those that can still be good, the newest first, at most `MAX_LISTED`."""

@@ -14,7 +14,6 @@ from rustray.common.durability import Durability
 from rustray.common.errors import ConfigError
 from rustray.common.ids import PREFIX_BYTES
 from rustray.rpc.convert import decode_task_class
-from rustray.scheduler.admission import DIGEST_BYTES
 from rustray.scheduler.admission import digests as digests_of
 from rustray.scheduler.events import (
     RecoveredBatch,
@@ -22,6 +21,7 @@ from rustray.scheduler.events import (
     RecoveredRetry,
     StateRecovered,
 )
+from rustray.scheduler.records import DIGEST_BYTES
 from rustray.task.columns import NO_PAYLOADS, PayloadColumn, StoredColumn
 from rustray.task.frames import Outcome
 from rustray.task.state import TaskState
@@ -71,7 +71,8 @@ def read_state(db: sqlite3.Connection, now: float, grace_s: float, starts: int) 
     batches = tuple(
         RecoveredBatch(
             number, prefix, first, count, classes[class_number],
-            payloads := _column(blob, ends, base), _digests(digests, payloads, bool(pushed)),
+            payloads := _column(blob, ends, base),
+            _digests(digests, payloads, bool(pushed) and not classes[class_number].depth),
             bool(pushed), max(now - accepted, 0.0),
             deadline, deadline - now if deadline else None, principal, Durability(durability),
         )

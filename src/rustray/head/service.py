@@ -71,6 +71,9 @@ from rustray.task.views import (
 )
 
 if TYPE_CHECKING:
+    from rustray.head.client_peer import ClientPeer
+    from rustray.head.nested_stream import NestedStream
+    from rustray.head.worker_peer import WorkerPeer
     from rustray.security.enrollment import Enrollment
 
 LONGEST_WAIT_S = 300.0
@@ -132,21 +135,23 @@ class HeadService(LetterService):
     async def open_worker_stream(self, worker_id: str, session: int, pump: FramePump) -> Link:
         """Join an in-process worker's pump to the head's."""
         peer = self._core.worker_pump(self._caller, worker_id, session)
-        link, mine = memory_link_pair(asyncio.get_running_loop(), pump, peer)
-        peer.attach(mine)
-        return link
+        return _join(pump, peer)
+
+    async def open_nested_stream(self, worker_id: str, session: int, pump: FramePump) -> Link:
+        """Join an in-process worker's pump, for the sessions of its tasks, to the head's."""
+        stream = self._core.nested_pump(self._caller, worker_id, session)
+        return _join(pump, stream)
 
     # -- tasks --------------------------------------------------------------
 
     async def open_client_stream(self, prefix: bytes, pump: FramePump) -> Link:
         """Join an in-process client's pump to the head's."""
         peer = self._core.client_pump(self._caller, prefix)
-        link, mine = memory_link_pair(asyncio.get_running_loop(), pump, peer)
-        peer.attach(mine)
-        return link
+        return _join(pump, peer)
 
     async def submit(self, items: Sequence[SubmitItem]) -> list[SubmitVerdict]:
         """Submit tasks one by one; each gets its own verdict."""
+        self._core.note_caller(self._caller)
         items = [_named(item, self._caller) if item.idempotency_key else item for item in items]
         verdicts: list[SubmitVerdict | None] = [None] * len(items)
         classes: list[TaskClass | None] = []
@@ -370,6 +375,13 @@ class HeadService(LetterService):
         if self._core.tokens is None:
             raise ConfigError("this head runs without authentication, so it has no tokens")
         return self._core.tokens
+
+
+def _join(pump: FramePump, peer: WorkerPeer | ClientPeer | NestedStream) -> Link:
+    """Join an in-process peer's pump to the head's."""
+    link, mine = memory_link_pair(asyncio.get_running_loop(), pump, peer)
+    peer.attach(mine)
+    return link
 
 
 def _named(item: SubmitItem, caller: Caller) -> SubmitItem:

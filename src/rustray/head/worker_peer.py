@@ -163,6 +163,8 @@ class WorkerPeer(Peer):
                 frame.draining,
                 frame.drained,
                 tuple(frame.news),
+                tuple(frame.blocked),
+                tuple(frame.resumed),
             )
         )
         journal = self._driver.journal

@@ -165,7 +165,10 @@ def encode_client_frame(frame: ClientFrame) -> bytes:
             target.durability = durability_to_wire(submission.durability)
     for cancel in frame.cancels:
         for first, count in split(cancel.first, cancel.count):
-            message.cancels.add(prefix=cancel.prefix, first=first, count=count, force=cancel.force)
+            message.cancels.add(
+                prefix=cancel.prefix, first=first, count=count, force=cancel.force,
+                spares_children=cancel.spares_children,
+            )  # fmt: skip
     if frame.follow:
         put_task_ranges(message.follow, frame.follow)
     return message.SerializeToString()
@@ -228,6 +231,7 @@ def _get_cancel(message: wire.CancelRange) -> CancelRequest:
         message.first,
         count_from_wire(message.count, message.first, SEQUENCES),
         message.force,
+        message.spares_children,
     )
 
 
@@ -394,6 +398,10 @@ def encode_worker_frame(frame: WorkerFrame) -> bytes:
         put_lease_ranges(message.returned, frame.returned)
     if frame.started:
         put_lease_ranges(message.started, frame.started)
+    if frame.blocked:
+        put_lease_ranges(message.blocked, frame.blocked)
+    if frame.resumed:
+        put_lease_ranges(message.resumed, frame.resumed)
     for news in frame.news:
         message.news.add(
             lease=news.lease, offset=news.offset, fraction=news.fraction,
@@ -435,6 +443,7 @@ def decode_worker_frame(data: bytes) -> WorkerFrame:
     """
     message = parse(wire.WorkerFrame, data, "frame of a worker")
     many = len(message.held) + len(message.outcomes) + len(message.returned)
+    many += len(message.blocked) + len(message.resumed)
     if many + len(message.started) + len(message.news) > MAX_LISTED:  # before each has a wrapper
         raise ValueError(f"more than {MAX_LISTED} entries in a frame of a worker")
     return WorkerFrame(
@@ -444,6 +453,8 @@ def decode_worker_frame(data: bytes) -> WorkerFrame:
         outcomes=[_get_lease_outcome(m) for m in message.outcomes[:]],
         returned=get_lease_ranges(message.returned),
         started=get_lease_ranges(message.started),
+        blocked=get_lease_ranges(message.blocked),
+        resumed=get_lease_ranges(message.resumed),
         news=[_get_news(m) for m in message.news[:]] if message.news else [],
         draining=message.draining,
         drained=message.drained,

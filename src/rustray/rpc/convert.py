@@ -222,6 +222,8 @@ def put_task_class(message: common.TaskClass, task_class: TaskClass) -> None:
     for each in task_class.fallback:
         _put_alternative(message.fallback.add(), each)
     message.alternative = task_class.alternative
+    message.depth = task_class.depth
+    message.inherits_priority = task_class.inherits_priority
 
 
 def _put_texts(target: MutableMapping[str, str], pairs: Iterable[tuple[str, str]]) -> None:
@@ -305,6 +307,8 @@ def get_task_class(message: common.TaskClass) -> TaskClass:
         executor=executor_from_wire(message.executor),
         wait_for_resources=message.wait_for_resources,
         oom_retries=message.oom_retries,
+        depth=message.depth,
+        inherits_priority=message.inherits_priority,
         exclusive=message.exclusive,
         is_detached=message.detached,
     )

@@ -44,6 +44,7 @@ from rustray.rpc.codec import (
 )
 from rustray.rpc.convert import MessageType, parse, text
 from rustray.rpc.grpcio import aio
+from rustray.rpc.nested_codec import decode_nested_frame, encode_nested_frame
 from rustray.rpc.node_server import MAX_MESSAGE_BYTES
 from rustray.rpc.status import from_rpc_error
 from rustray.rpc.tokens import StaticToken, TokenKeeper, TokenSource
@@ -217,6 +218,15 @@ class GrpcHeadClient:
             encode_worker_hello(worker_id, session),
             pump,
             (encode_worker_frame, decode_assign_frame),
+        )
+
+    async def open_nested_stream(self, worker_id: str, session: int, pump: FramePump) -> Link:
+        """Open the stream for the sessions of tasks that run on a worker."""
+        return await self._open(
+            "NestedStream",
+            encode_worker_hello(worker_id, session),
+            pump,
+            (encode_nested_frame, decode_nested_frame),
         )
 
     # -- streams --------------------------------------------------------------

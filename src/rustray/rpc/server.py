@@ -26,6 +26,7 @@ from rustray.rpc.gate import Context, Method, OnRefusal
 from rustray.rpc.grpcio import aio
 from rustray.rpc.head_methods import MakeApi, head_methods
 from rustray.rpc.links import DRAIN_S, FrameLink
+from rustray.rpc.nested_codec import decode_nested_frame, encode_nested_frame
 from rustray.rpc.node_server import Identity, Limits, NodeServer
 from rustray.rpc.status import abort
 from rustray.security.auth import AUDIENCE_HEAD
@@ -46,6 +47,9 @@ class HeadEndpoint(Protocol):
 
     def worker_pump(self, caller: Caller, worker_id: str, session: int) -> AttachablePump:
         """Return the pump for a registered worker's session."""
+
+    def nested_pump(self, caller: Caller, worker_id: str, session: int) -> AttachablePump:
+        """Return the pump for the sessions of tasks that run on a worker."""
 
     def client_pump(self, caller: Caller, prefix: bytes) -> AttachablePump:
         """Return the pump for a client's session."""
@@ -178,6 +182,7 @@ class HeadServer:
         methods = head_methods(make_api)
         methods[_CLIENT_STREAM] = Method(bidi=self._client_stream)
         methods[_WORKER_STREAM] = Method(bidi=self._worker_stream)
+        methods[_NESTED_STREAM] = Method(bidi=self._nested_stream)
         services = (wire.DESCRIPTOR.services_by_name["HeadService"],)
         self._node = NodeServer(services, methods, self._guard, identity, address, port, limits)
 
@@ -228,6 +233,14 @@ class HeadServer:
             pump, context, codec, StreamPass(self._guard, caller, _WORKER_STREAM), protocol
         )
 
+    async def _nested_stream(self, caller: Caller, context: Context) -> None:
+        worker_id, session, protocol = decode_worker_hello(_hello(context))
+        pump = self._endpoint.nested_pump(caller, worker_id, session)
+        codec = (encode_nested_frame, decode_nested_frame)
+        await self._serve(
+            pump, context, codec, StreamPass(self._guard, caller, _NESTED_STREAM), protocol
+        )
+
     async def _serve(
         self,
         pump: AttachablePump,
@@ -245,6 +258,7 @@ class HeadServer:
 
 
 _CLIENT_STREAM: Final = HEAD_SERVICE + "ClientStream"
+_NESTED_STREAM: Final = HEAD_SERVICE + "NestedStream"
 _WORKER_STREAM: Final = HEAD_SERVICE + "WorkerStream"
 
 

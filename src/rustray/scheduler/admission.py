@@ -29,8 +29,9 @@ from rustray.scheduler.commands import (
 )
 from rustray.scheduler.deadlines import end_queued_if_due, start_batch_timers
 from rustray.scheduler.events import CodeReceived, FollowRequested, TasksSubmitted
+from rustray.scheduler.nesting import STALE, stale_runs
 from rustray.scheduler.placement import add_span, new_queue
-from rustray.scheduler.records import Batch, ClassQueue
+from rustray.scheduler.records import DIGEST_BYTES, Batch, ClassQueue
 from rustray.scheduler.state import SchedulerState, runs
 from rustray.scheduler.variants import can_run, nearest_miss, needs_of
 from rustray.scheduler.view import outcome_of
@@ -39,7 +40,6 @@ from rustray.task.functions import near_names
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 
-DIGEST_BYTES = 16
 FULL_RETRY_S = 5.0
 STALLED_RETRY_S = 1.0
 
@@ -59,7 +59,11 @@ def on_submitted(state: SchedulerState, event: TasksSubmitted) -> None:
         end = min(batch.first + batch.count - event.first, count)
         if low < start:
             _accept_fresh(state, event, low, start)
-        _match_known(state, event, batch, start, end)
+        for a, b, is_stale in stale_runs(batch, event, start, end):
+            if is_stale:
+                _refuse(state, event.prefix, event.first + a, b - a, STALE)
+            else:
+                _match_known(state, event, batch, a, b)
         low = end
     if low < count:
         _accept_fresh(state, event, low, count)
@@ -128,7 +132,7 @@ def _accept_fresh(state: SchedulerState, event: TasksSubmitted, low: int, high: 
         event.is_pushed,
         state.now,
     )
-    if not event.is_pushed:
+    if not event.is_pushed or event.task_class.depth:
         batch.digests = digests(payloads)
     if event.time_left_s is not None:
         batch.deadline_s = state.now + event.time_left_s
@@ -224,6 +228,11 @@ def _match_known(
 def _is_same_class(event: TasksSubmitted, known: TaskClass) -> bool:
     """Compare what callers said; what the head filled in may have changed since."""
     asked = event.task_class
+    if event.horizon and asked.code_hash and known.code_hash and "<" not in asked.function:
+        # Of an attempt, whose own code is that of the one before: a function of a module, by its
+        # name. Its pickle need not be the same to the byte where it was loaded anew; what is made
+        # while a task runs ("<locals>", "<lambda>") may hold anything, and must be.
+        asked = replace(asked, code_hash=known.code_hash)
     if not asked.code_hash and asked.executor is not known.executor:
         asked = replace(asked, executor=known.executor)
     if event.uses_default_resources and asked.resources != known.resources:

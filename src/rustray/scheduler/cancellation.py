@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rustray.scheduler.commands import CancelLease, PersistCancel
 from rustray.scheduler.completion import cancelled_payloads, finish
+from rustray.scheduler.nesting import children_of
 from rustray.scheduler.records import Lease, Part, WorkerRecord
 from rustray.scheduler.state import SchedulerState, runs, unqueue
 from rustray.task.frames import CancelRequest
@@ -14,8 +15,23 @@ def on_cancel(state: SchedulerState, request: CancelRequest) -> None:
     """Cancel a range of tasks; idempotent, and no effect on tasks that have ended.
 
     A queued task is CANCELLED at once and never starts. One that a worker has is
-    CANCELLING until that confirms; if it ends first, its outcome stands.
+    CANCELLING until that confirms; if it ends first, its outcome stands. What the tasks have
+    handed in is cancelled with them.
     """
+    todo = [request]
+    while todo:
+        one = todo.pop()
+        for part in _cancel_range(state, one):
+            for offset in range(part.low, part.high) if state.nested_batches else ():
+                sequence = part.batch.first + offset
+                children = children_of(state, part.batch.prefix, sequence, one.force)
+                if children is not None and not one.spares_children:
+                    todo.append(children)
+
+
+def _cancel_range(state: SchedulerState, request: CancelRequest) -> list[Part]:
+    """Cancel tasks, and return those that had not ended."""
+    found: list[Part] = []
     for batch in state.overlapping(request.prefix, request.first, request.count):
         low = max(request.first - batch.first, 0)
         high = min(request.first + request.count - batch.first, batch.count)
@@ -28,6 +44,10 @@ def on_cancel(state: SchedulerState, request: CancelRequest) -> None:
                 finish(state, part, TaskState.CANCELLED, cancelled_payloads(part.count), None)
             elif not part.state.is_terminal:
                 _cancel_held(state, part, request.force)
+            else:
+                continue
+            found.append(part)
+    return found
 
 
 def _cancel_held(state: SchedulerState, part: Part, force: bool) -> None:

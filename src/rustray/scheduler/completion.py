@@ -68,8 +68,10 @@ def owned_runs(state: SchedulerState, lease: Lease, offset: int, count: int) -> 
     return found
 
 
-def release(state: SchedulerState, lease: Lease, number: int) -> None:
+def release(state: SchedulerState, lease: Lease, part: Part) -> None:
     """Take tasks off their lease and its worker."""
+    number = part.count
+    state.unblock(lease, part.low, part.high)
     lease.remaining -= number
     worker = lease.worker
     if lease.remaining == 0:
@@ -144,7 +146,7 @@ def give_back(state: SchedulerState, worker: WorkerRecord, returned: LeaseRange)
     is_asked = worker.state != "ready" or state.now < worker.recall_until_s
     pause_s = 0.0 if is_asked else EXCLUSIVE_PAUSE_S
     for part in reversed(owned_runs(state, lease, returned.offset, returned.count)):
-        release(state, lease, part.count)
+        release(state, lease, part)
         if part.state is TaskState.CANCELLING:
             finish(state, part, TaskState.CANCELLED, cancelled_payloads(part.count), worker)
         else:

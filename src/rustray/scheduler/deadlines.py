@@ -168,7 +168,7 @@ def _stop_leased(state: SchedulerState, lease: Lease, part: Part, info: FailureI
     state.commands.append(
         CancelLease(worker.worker_id, lease.number, part.low - lease.low, part.count, force=True)
     )
-    release(state, lease, part.count)
+    release(state, lease, part)
     finish(state, part, TaskState.TIMED_OUT, failure_payloads(part.count, info), worker)
 
 

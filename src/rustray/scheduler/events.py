@@ -33,6 +33,9 @@ class TasksSubmitted:
         rejects_known: Tasks that are there already are an error, not the answer.
         principal: Who hands them in: the subject of a token.
         durability: The level that is asked for.
+        horizon: Of what an attempt of a task hands in: number of the outcome that came next when
+            the attempt began. What an earlier attempt had handed in, and had ended before without a
+            value, is not taken for the same.
     """
 
     prefix: bytes
@@ -46,6 +49,7 @@ class TasksSubmitted:
     rejects_known: bool = False
     principal: str = ""
     durability: Durability = Durability.DEFAULT
+    horizon: int = 0
 
 
 @record
@@ -156,6 +160,8 @@ class WorkerReported:
     is_draining: bool
     has_drained: bool
     news: tuple[LeaseNews, ...] = ()
+    blocked: tuple[LeaseRange, ...] = ()
+    resumed: tuple[LeaseRange, ...] = ()
 
 
 @record

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rustray.common.ids import task_id
+from rustray.common.ids import child_prefix, task_id
 from rustray.scheduler.placement import room
 from rustray.scheduler.records import Batch, ClassQueue, WorkerRecord
 from rustray.scheduler.state import SchedulerState
@@ -89,6 +89,8 @@ def _explain_leased(
         TaskState.CANCELLING: "was told to stop it, and has not confirmed yet",
     }[present]
     summary = f"worker {worker.worker_id} {verb} (attempt {lease.attempt})."
+    if lease.blocked and offset - lease.low in lease.blocked:
+        summary += _children_text(state, batch.prefix, batch.first + offset)
     progress = state.progress.get((batch.number, offset))
     if progress is not None:
         summary += f" It said that it is {progress.fraction:.0%} done"
@@ -103,6 +105,12 @@ def _explain_leased(
         summary += " The worker is not connected now."
         advice = "if it stays away, its tasks go to others when its lease ends."
     return Explanation(name, present, summary, -1, (), advice)
+
+
+def _children_text(state: SchedulerState, prefix: bytes, sequence: int) -> str:
+    session = state.sessions.get(child_prefix(prefix, sequence))
+    left = sum(batch.unfinished for batch in session.batches) if session is not None else 0
+    return f" It waits for tasks of its own ({left} have not ended), and holds no core meanwhile."
 
 
 def _position(queue: ClassQueue, batch: Batch, offset: int) -> int:

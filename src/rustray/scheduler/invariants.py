@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from rustray.common.errors import InvariantError
-from rustray.scheduler.records import StoredOutcome
+from rustray.common.resources import CPU
+from rustray.scheduler.records import Lease, StoredOutcome
 from rustray.scheduler.results import size_of
 from rustray.scheduler.state import SchedulerState
 from rustray.scheduler.variants import can_run
@@ -121,11 +122,15 @@ def workers_are_charged_what_they_hold(state: SchedulerState) -> None:
             tasks += lease.remaining
             for name, need in lease.variant.task_class.resources.units.items():
                 units[name] += need * lease.remaining
+            if lease.blocked:
+                need = lease.variant.task_class.resources.units.get(CPU, 0)
+                units[CPU] -= need * len(lease.blocked)
+                _holds_what_is_blocked(lease)
         _require(worker.load.tasks == tasks, "a worker's task count is wrong")
         leased = {name: amount for name, amount in worker.load.leased.items() if amount}
         _require(leased == {k: v for k, v in units.items() if v}, "a worker's load is wrong")
         levels: Counter[str] = Counter()
-        for level in worker.leased_by_priority.values():
+        for level in worker.leased_by_level.values():
             levels.update(level)
         _require({k: v for k, v in levels.items() if v} == leased, "priorities' loads are wrong")
 
@@ -135,6 +140,14 @@ def leases_are_of_their_class(state: SchedulerState) -> None:
     for lease in state.leases.values():
         is_own = any(lease.variant is known for known in lease.batch.queue.variants)
         _require(is_own, "a lease is of another class's way to run")
+
+
+def _holds_what_is_blocked(lease: Lease) -> None:
+    for offset in lease.blocked or ():
+        place = lease.low + offset
+        is_held = lease.batch.lease[place] == lease.number
+        is_open = lease.batch.state[place] < TaskState.SUCCEEDED
+        _require(is_held and is_open, "a task waits for others that its worker does not run")
 
 
 def outcomes_are_found(state: SchedulerState) -> None:

@@ -40,6 +40,7 @@ from rustray.scheduler.events import (
     WorkerReported,
 )
 from rustray.scheduler.load_balancer import WorkerLoad
+from rustray.scheduler.nesting import on_blocked, on_resumed
 from rustray.scheduler.news import may_speak, on_news
 from rustray.scheduler.placement import unblock_all
 from rustray.scheduler.records import Part, WorkerRecord
@@ -182,10 +183,23 @@ def on_reported(state: SchedulerState, event: WorkerReported) -> None:
     # (What a worker stops when it is alone goes by the heartbeats that it knows to be answered.)
     worker.expires_at_s = state.now + state.settings.lease_ttl_s
     if event.held is not None:
+        for lease in worker.leases.values():  # it tells again what waits
+            state.unblock(lease, lease.low, lease.low + lease.count)
         _reconcile(state, worker, event.held)
         _set_state(state, worker, "draining" if event.is_draining else "ready")
     elif event.is_draining:
         _set_state(state, worker, "draining")
+    _on_running(state, worker, event)
+    for outcome in event.outcomes:
+        on_outcome(state, worker, outcome)
+    for returned in event.returned:
+        give_back(state, worker, returned)
+    if event.has_drained:
+        lose(state, worker, "it left")
+
+
+def _on_running(state: SchedulerState, worker: WorkerRecord, event: WorkerReported) -> None:
+    """Take what running tasks say, and how they do."""
     for item in event.news:
         if not may_speak(state, worker, item):
             continue
@@ -194,12 +208,11 @@ def on_reported(state: SchedulerState, event: WorkerReported) -> None:
         on_news(state, worker, item)
     for started in event.started:  # before the ends: what is told of both had started first
         _on_started(state, worker, started)
-    for outcome in event.outcomes:
-        on_outcome(state, worker, outcome)
-    for returned in event.returned:
-        give_back(state, worker, returned)
-    if event.has_drained:
-        lose(state, worker, "it left")
+    for blocked in event.blocked:
+        _on_started(state, worker, blocked)
+        on_blocked(state, worker, blocked)
+    for resumed in event.resumed:
+        on_resumed(state, worker, resumed)
 
 
 def _reconcile(state: SchedulerState, worker: WorkerRecord, held: tuple[HeldRange, ...]) -> None:

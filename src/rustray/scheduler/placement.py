@@ -21,11 +21,13 @@ from rustray.scheduler.records import (
     Batch,
     ClassQueue,
     Lease,
+    Level,
+    QueueKey,
     Span,
     Variant,
     WorkerRecord,
 )
-from rustray.scheduler.state import SchedulerState, runs
+from rustray.scheduler.state import SchedulerState, level_of, runs
 from rustray.scheduler.variants import can_run, capacity_of, variants_of
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
@@ -45,7 +47,7 @@ def room(state: SchedulerState, queue: ClassQueue, variant: Variant, worker: Wor
     """Count how many more tasks of a class a worker may be given now, in one of the ways.
 
     The window is the worker's capacity times a factor that grows as the tasks get
-    shorter, so that a worker always holds about ``prefetch_s`` of work. Tasks of lower priority
+    shorter, so that a worker always holds about ``prefetch_s`` of work. Tasks of a lower level
     do not count: the worker runs the higher ones first. Where there is another way to run them,
     they are prefetched only if they are known to be short, and no way is free.
     """
@@ -55,10 +57,10 @@ def room(state: SchedulerState, queue: ClassQueue, variant: Variant, worker: Wor
     settings = state.settings
     limit = settings.max_leased_tasks - worker.load.tasks
     leased = worker.load.leased
-    priority = queue.task_class.priority
-    levels = worker.leased_by_priority
-    if any(level < priority for level in levels):
-        leased = _leased_from(levels, priority)
+    own = level_of(queue.task_class)
+    levels = worker.leased_by_level
+    if any(level < own for level in levels):
+        leased = _leased_from(levels, own)
         limit = max(limit, 1 if capacity >= UNBOUNDED else capacity)
     if limit <= 0:
         return 0
@@ -83,11 +85,11 @@ def room(state: SchedulerState, queue: ClassQueue, variant: Variant, worker: Wor
     return limit if limit > 0 else 0
 
 
-def _leased_from(levels: dict[int, dict[str, int]], priority: int) -> dict[str, int]:
-    """Add up what is leased at a priority and above."""
+def _leased_from(levels: dict[Level, dict[str, int]], own: Level) -> dict[str, int]:
+    """Add up what is leased at a level and above."""
     leased: dict[str, int] = {}
     for level, units_by_name in levels.items():
-        if level >= priority:
+        if level >= own:
             for name, units in units_by_name.items():
                 leased[name] = leased.get(name, 0) + units
     return leased
@@ -114,7 +116,7 @@ def dispatch(state: SchedulerState) -> None:
 
 
 def _place_queue(
-    state: SchedulerState, queue: ClassQueue, others: list[tuple[tuple[int, int, int], ClassQueue]]
+    state: SchedulerState, queue: ClassQueue, others: list[tuple[QueueKey, ClassQueue]]
 ) -> None:
     """Place a queue's tasks until it is empty, blocked, or an older one of another class is due."""
     while queue.queued > 0:
@@ -160,7 +162,7 @@ def _prefetch_grain(state: SchedulerState, queue: ClassQueue) -> int:
 
 def _pull(state: SchedulerState, worker: WorkerRecord) -> None:
     """Let a worker that got room help itself from the blocked queues, oldest work first."""
-    waiting: list[tuple[tuple[int, int, int], ClassQueue]] = []
+    waiting: list[tuple[QueueKey, ClassQueue]] = []
     for queue in list(state.blocked):
         _trim(queue)
         if queue.queued > 0:
@@ -168,10 +170,10 @@ def _pull(state: SchedulerState, worker: WorkerRecord) -> None:
         else:
             _unblock(state, queue)
     heapq.heapify(waiting)
-    full: set[tuple[int, tuple[object, ...]]] = set()
+    full: set[tuple[Level, tuple[object, ...]]] = set()
     while waiting:
         _, queue = heapq.heappop(waiting)
-        signature = (queue.task_class.priority, queue.shape)
+        signature = (level_of(queue.task_class), queue.shape)
         if signature in full:
             continue
         for variant in queue.variants:
@@ -279,7 +281,7 @@ def _lease_run(
     state.next_lease = number + 1
     count = high - low
     attempt = batch.grants.get(low, batch.lost_attempts) + 1
-    lease = Lease(number, batch, low, count, attempt, worker, variant, count)
+    lease = Lease(number, batch, low, count, attempt, worker, variant, count, state.next_outcome)
     state.leases[number] = lease
     worker.leases[number] = lease
     batch.state[low:high] = LEASED_BYTE * count

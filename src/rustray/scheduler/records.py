@@ -22,6 +22,13 @@ from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 from rustray.task.views import WorkerInfo
 
+Level = tuple[int, int]
+"""Priority and depth: what is begun within a task goes before what nobody waits for yet, or tasks
+that wait for their own would pile up."""
+QueueKey = tuple[int, int, int, int]
+
+DIGEST_BYTES = 16
+"""Of what is kept of a task's arguments, to compare them with others."""
 QUEUED_BYTE = bytes([TaskState.QUEUED])
 LEASED_BYTE = bytes([TaskState.LEASED])
 
@@ -303,10 +310,10 @@ class ClassQueue:
     is_blocked: bool = False
     batches: int = 0
 
-    def key(self) -> tuple[int, int, int]:
-        """Sort key: higher priority first, then the oldest waiting batch."""
+    def key(self) -> QueueKey:
+        """Sort key: higher priority first, then what was handed in by tasks, then the oldest."""
         oldest = self.spans[0].batch.number if self.spans else 0
-        return (-self.task_class.priority, oldest, self.order)
+        return (-self.task_class.priority, -self.task_class.depth, oldest, self.order)
 
 
 @dataclass(slots=True, eq=False)
@@ -318,6 +325,8 @@ class Lease:
         low: Offset of its first task in the batch.
         variant: How they run.
         remaining: Tasks of it that have neither ended nor been given back.
+        horizon: Number of the outcome that came next when it was granted; 0 where nobody knows.
+        blocked: Offsets in it that wait for tasks of their own and hold no core; None for none.
     """
 
     number: int
@@ -328,6 +337,8 @@ class Lease:
     worker: WorkerRecord
     variant: Variant
     remaining: int
+    horizon: int = 0
+    blocked: set[int] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -342,7 +353,7 @@ class WorkerRecord:
         expires_at_s: End of its leases unless a heartbeat renews them.
         leases: Number to lease, oldest first.
         running: Lease number to offsets that the worker reported as started.
-        leased_by_priority: Priority to units leased, for windows that ignore lower ones.
+        leased_by_level: Level to units leased, for windows that ignore lower ones.
         recall_until_s: No further take-back before this time.
         is_lost: Its tasks are being given to others.
         is_doubted: Its leases ran out while the head was frozen, and it is looked at once more.
@@ -361,7 +372,7 @@ class WorkerRecord:
     functions: frozenset[str]
     leases: dict[int, Lease] = field(default_factory=dict)
     running: dict[int, set[int]] = field(default_factory=dict)
-    leased_by_priority: dict[int, dict[str, int]] = field(default_factory=dict)
+    leased_by_level: dict[Level, dict[str, int]] = field(default_factory=dict)
     recall_until_s: float = 0.0
     is_doubted: bool = False
     look_s: float = 0.0

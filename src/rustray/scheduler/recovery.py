@@ -242,7 +242,7 @@ def end(state: SchedulerState) -> None:
     for lease in reversed(held):
         batch = lease.batch
         for part in reversed(owned_runs(state, lease, 0, lease.count)):
-            release(state, lease, part.count)
+            release(state, lease, part)
             if part.state is TaskState.CANCELLING:
                 finish(state, part, TaskState.CANCELLED, cancelled_payloads(part.count), None)
                 continue
@@ -364,7 +364,7 @@ def _take_over(
         if before.worker is not state.ghost or lease.worker.worker_id not in state.awaited:
             _drop(state, lease, offset, offset + 1)
             continue
-        release(state, before, 1)
+        release(state, before, Part(lease.batch, offset, offset + 1, present))
         _own(state, lease, offset, offset + 1)
 
 

@@ -69,7 +69,7 @@ def on_outcome(state: SchedulerState, worker: WorkerRecord, report: LeaseOutcome
     for part in owned_runs(state, lease, report.offset, count):
         start = part.low - lease.low - report.offset
         payloads = report.payloads.slice(start, start + part.count)
-        release(state, lease, part.count)
+        release(state, lease, part)
         worker.finished += part.count
         if not may_retry:
             finish(state, part, report.state, payloads, worker)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from rustray.common.durability import Durability
 from rustray.common.records import record
+from rustray.common.resources import CPU
 from rustray.scheduler.commands import Command, ForgetBatch, ForgetCode
 from rustray.scheduler.events import StorageChanged
 from rustray.scheduler.load_balancer import LoadBalancer, WorkerLoad
@@ -20,8 +21,10 @@ from rustray.scheduler.records import (
     ClassQueue,
     Delay,
     Lease,
+    Level,
     Part,
     Pending,
+    QueueKey,
     SessionTasks,
     Shelf,
     Span,
@@ -51,6 +54,7 @@ class SchedulerSettings:
         principal_pending_tasks: The same of one principal.
         principal_pending_bytes: Likewise.
         max_payload_bytes: Size of one task's arguments at most.
+        max_task_depth: How deep tasks may stand that tasks hand in.
         prefetch_s: How much run time a worker holds beyond its slots.
         max_leased_tasks: Tasks leased to one worker at most.
         seed: For strategies that draw lots.
@@ -70,6 +74,7 @@ class SchedulerSettings:
     principal_pending_tasks: int = 20_000_000
     principal_pending_bytes: int = 8 << 30
     max_payload_bytes: int = 16 << 20
+    max_task_depth: int = 256
     prefetch_s: float = 0.05
     max_leased_tasks: int = 4_096
     seed: int = 0
@@ -121,6 +126,7 @@ class SchedulerState:
         exclusive_from_s: After a restart: when no worker of before can run an exclusive task any
             more that it has not told of.
         progress: (batch number, offset) to how far a running task said that it is.
+        nested_batches: How many of the batches were handed in by tasks.
         news_allowed: How many events of news may be published at `news_counted_at_s`.
     """
 
@@ -131,7 +137,7 @@ class SchedulerState:
         self.commands: list[Command] = []
         self.sessions: dict[bytes, SessionTasks] = {}
         self.queues: dict[TaskClass, ClassQueue] = {}
-        self.ready: list[tuple[tuple[int, int, int], ClassQueue]] = []
+        self.ready: list[tuple[QueueKey, ClassQueue]] = []
         self.blocked: dict[ClassQueue, None] = {}
         self.workers: dict[str, WorkerRecord] = {}
         self.freed: dict[WorkerRecord, None] = {}
@@ -164,6 +170,7 @@ class SchedulerState:
         self.progress: dict[tuple[int, int], Progress] = {}
         self.news_allowed = 0.0
         self.news_counted_at_s = 0.0
+        self.nested_batches = 0
 
     # -- finding -----------------------------------------------------------
 
@@ -198,6 +205,7 @@ class SchedulerState:
 
     def insert(self, batch: Batch) -> None:
         """Enter a batch into its session; appending is the common case."""
+        self.nested_batches += batch.queue.task_class.depth > 0
         session = self.sessions.get(batch.prefix)
         if session is None:
             session = self.sessions[batch.prefix] = SessionTasks()
@@ -212,6 +220,7 @@ class SchedulerState:
     def remove(self, batch: Batch) -> None:
         """Forget a batch whose tasks have ended and whose outcomes have expired."""
         self.commands.append(ForgetBatch(batch.number, batch.durability))
+        self.nested_batches -= batch.queue.task_class.depth > 0
         session = self.sessions[batch.prefix]
         place = bisect_right(session.firsts, batch.first) - 1
         del session.firsts[place]
@@ -272,9 +281,9 @@ class SchedulerState:
         """Account ``number`` tasks to a worker (negative: take them off)."""
         load = worker.load
         task_class = variant.task_class
-        level = worker.leased_by_priority.get(task_class.priority)
+        level = worker.leased_by_level.get(level_of(task_class))
         if level is None:
-            level = worker.leased_by_priority[task_class.priority] = {}
+            level = worker.leased_by_level[level_of(task_class)] = {}
         leased = load.leased
         for name, units in task_class.resources.units.items():
             amount = units * number
@@ -287,7 +296,31 @@ class SchedulerState:
         else:
             load.by_class.pop(task_class, None)
             if not any(level.values()):
-                worker.leased_by_priority.pop(task_class.priority, None)
+                worker.leased_by_level.pop(level_of(task_class), None)
+        self._note_load(worker, is_less=number < 0)
+
+    def charge_cores(self, worker: WorkerRecord, task_class: TaskClass, number: int) -> None:
+        """Account the cores of ``number`` tasks that a worker has (negative: take them off)."""
+        amount = task_class.resources.units.get(CPU, 0) * number
+        if not amount:
+            return
+        level = worker.leased_by_level.setdefault(level_of(task_class), {})
+        level[CPU] = level.get(CPU, 0) + amount
+        leased = worker.load.leased
+        leased[CPU] = leased.get(CPU, 0) + amount
+        self._note_load(worker, is_less=number < 0)
+
+    def unblock(self, lease: Lease, low: int, high: int) -> None:
+        """Account the cores again of tasks, by offsets in the batch, that had given them back."""
+        if lease.blocked is None:
+            return
+        found = lease.blocked.intersection(range(low - lease.low, high - lease.low))
+        if found:
+            lease.blocked -= found
+            self.charge_cores(lease.worker, lease.variant.task_class, len(found))
+
+    def _note_load(self, worker: WorkerRecord, *, is_less: bool) -> None:
+        load = worker.load
         load.load = _fullness(load)
         if load.load > 1.0:
             self.overfull[worker] = None
@@ -295,8 +328,13 @@ class SchedulerState:
             self.overfull.pop(worker, None)
         if worker.state == "ready":
             self.balancer.changed(load)
-            if number < 0:
+            if is_less:
                 self.freed[worker] = None
+
+
+def level_of(task_class: TaskClass) -> Level:
+    """Return the level of a class's tasks."""
+    return (task_class.priority, task_class.depth)
 
 
 def _fullness(load: WorkerLoad) -> float:

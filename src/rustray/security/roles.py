@@ -78,6 +78,7 @@ METHOD_ROLES: Final[Mapping[str, frozenset[Role]]] = MappingProxyType(
         HEAD_SERVICE + "EnrollWorker": _WORKERS,
         HEAD_SERVICE + "Heartbeat": _WORKERS,
         HEAD_SERVICE + "WorkerStream": _WORKERS,
+        HEAD_SERVICE + "NestedStream": _WORKERS,
         HEAD_SERVICE + "SubmitTask": _SUBMITTERS,
         HEAD_SERVICE + "SubmitTasks": _SUBMITTERS,
         HEAD_SERVICE + "CancelTask": _SUBMITTERS,

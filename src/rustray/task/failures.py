@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgpack
 
-from rustray.common.errors import InvariantError, TaskExecutionFailed
+from rustray.common.errors import InvariantError, NestedTooDeep, TaskExecutionFailed
 from rustray.task.result import FailureInfo, qualified_name
 from rustray.task.spec import Codec
 
@@ -74,15 +74,22 @@ def failure_from_exception(
         exc: The exception, with its traceback.
         codec: Of the task; only PICKLE tasks carry the pickled exception.
         skip_frames: Outermost traceback frames to leave out (the executor's own).
+
+    What a task lets through of a task that it has handed in itself keeps its class: it is described
+    as what was raised there, with the tracebacks of both.
     """
+    raised = exc
+    while isinstance(raised, TaskExecutionFailed) and raised.cause is not None:
+        raised = raised.cause
+    is_too_deep = isinstance(raised, NestedTooDeep)
     return FailureInfo(
-        TaskExecutionFailed.code,
-        _message(exc),
-        error_type=qualified_name(type(exc)),
-        error_bases=_bases(type(exc)),
+        NestedTooDeep.code if is_too_deep else TaskExecutionFailed.code,
+        _message(raised),
+        error_type=qualified_name(type(raised)),
+        error_bases=_bases(type(raised)),
         traceback=_traceback_text(exc, skip_frames, True, MAX_TRACEBACK),
         cause=_encoded_cause(exc, MAX_CAUSES),
-        pickled=_pickled(exc) if codec == Codec.PICKLE else b"",
+        pickled=_pickled(raised) if codec == Codec.PICKLE else b"",
     )
 
 

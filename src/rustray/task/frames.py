@@ -125,12 +125,19 @@ class CancelRequest:
         first: Sequence of the first.
         count: How many.
         force: Kill the executor instead of asking the task to stop.
+        spares_children: Leave alone what the tasks have handed in themselves.
     """
 
     prefix: bytes
     first: int
     count: int
     force: bool = False
+    spares_children: bool = False
+
+    @property
+    def stop(self) -> int:
+        """Sequence after the last."""
+        return self.first + self.count
 
 
 @dataclass(slots=True)
@@ -321,9 +328,42 @@ class WorkerFrame:
     """Given back unstarted, never to be started by this worker."""
     started: list[LeaseRange] = field(default_factory=list)
     """Running, for tasks that have been running for a while."""
+    blocked: list[LeaseRange] = field(default_factory=list)
+    """Running, and waiting for tasks of their own: they hold no core meanwhile."""
+    resumed: list[LeaseRange] = field(default_factory=list)
+    """Those that wait no more, and hold their cores again."""
     news: list[LeaseNews] = field(default_factory=list)
     draining: bool = False
     """The worker takes no more work (it was told to stop); repeated in every frame from then on."""
     drained: bool = False
     """The last frame: the worker holds nothing any more and leaves."""
+    token: str = ""
+
+
+@record
+class NestedItem:
+    """A message of the session of one task that hands in tasks itself.
+
+    Attributes:
+        channel: The worker's number for the session, used once in a stream.
+        opens: (lease, offset) of the task; None but in the first item.
+        data: An encoded frame: `ClientFrame` to the head, `HeadFrame` from it.
+        ends: The session is over.
+        code, message: Why; "" for an orderly end.
+    """
+
+    channel: int
+    opens: tuple[int, int] | None = None
+    data: bytes = b""
+    ends: bool = False
+    code: str = ""
+    message: str = ""
+
+
+@dataclass(slots=True)
+class NestedFrame:
+    """Worker to head and back: what waits of all these sessions."""
+
+    number: int = 1
+    items: list[NestedItem] = field(default_factory=list)
     token: str = ""

@@ -21,6 +21,7 @@ MAX_RETRIES_LIMIT: Final = 1_000_000
 MAX_SECONDS: Final = 10 * 365 * 86_400.0
 MAX_UNIX_S: Final = 253_402_300_800.0
 """The year 10,000."""
+MAX_DEPTH: Final = 1_000_000
 DEFAULT_RETRIES: Final = 3
 DEFAULT_CRASH_LIMIT: Final = 3
 
@@ -184,6 +185,8 @@ class TaskClass:
         fallback: Other ways to run it, in this order, where no worker has room for the first.
         alternative: In what a head grants: which of the ways it is, 0 for the first. The fields
             above are those of this way then.
+        depth: How many tasks stand above it; the head sets it.
+        inherits_priority: In what a task hands in: the head fills in the priority of that task.
     """
 
     function: str
@@ -210,6 +213,8 @@ class TaskClass:
     label_selector_soft: Selector = ()
     fallback: tuple[Alternative, ...] = ()
     alternative: int = 0
+    depth: int = 0
+    inherits_priority: bool = False
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
@@ -227,6 +232,7 @@ class TaskClass:
             self.label_selector,
             self.fallback,
             self.alternative,
+            self.depth,
         )
         object.__setattr__(self, "_hash", hash(fields))
 
@@ -255,6 +261,8 @@ class TaskClass:
             if value:
                 check_seconds(name, value)
         check_exclusive(self.exclusive, self.executor)
+        if not 0 <= self.depth <= MAX_DEPTH:
+            raise ValueError(f"depth {self.depth} is outside 0 to {MAX_DEPTH}")
         if len(self.code_hash) not in (0, 32):
             raise ValueError(f"code_hash must be 0 or 32 bytes, not {len(self.code_hash)}")
         if len(self.kwarg_names) > MAX_NAME or len(self.labels) > MAX_NAME:

@@ -55,6 +55,7 @@ class SimCluster(Controls):
         commit_s: float = 0.002,
         check_every: int = 1,
         settings: SchedulerSettings | None = None,
+        waits: float = 0.0,
     ) -> None:
         """Start a head, workers and a client, and let them connect.
 
@@ -62,9 +63,9 @@ class SimCluster(Controls):
             seed: Of all that is random.
             workers: How many, named "w-0", "w-1" ..., of one core each; or name to cores or node.
             commit_s: Longest time of a commit of the journal; each draws its own.
-            check_every: Check all invariants after so many events: 1 finds the very event, and
-                takes time in proportion to the tasks.
+            check_every: Check all invariants after so many events; 1 finds the very one, slowly.
             settings: The scheduler's; its seed and first lease are replaced.
+            waits: Share of the plain tasks that wait, as for tasks of their own, for their time.
         """
         self.seed = seed
         self.random = self._stream("user")
@@ -85,8 +86,7 @@ class SimCluster(Controls):
         self._client = SimClient(self._clock, self._network, self._head, self._history)
         super().__init__()
         self._nemesis = Nemesis(self, self._stream("chaos"))
-        self._check_every = check_every
-        self.events = 0
+        self._check_every, self._waits, self.events = check_every, waits, 0
         self._trouble = TroubleHandler(self._clock)
         self._run(self._clock.now + _START_LIMIT_S, self._is_ready)
         self._history.begin()
@@ -344,3 +344,8 @@ class _Functions:
     def function_of(self, code: bytes) -> Callable[..., Any]:
         """Return the function behind a class's code."""
         return self._cluster._functions[int(code.rpartition(b" ")[2])].function
+
+    def waits(self, number: int) -> bool:
+        """Whether this task waits for tasks of its own."""
+        share, stream = self._cluster._waits, self._cluster._stream
+        return share > 0 and stream(f"waits/{number}").random() < share

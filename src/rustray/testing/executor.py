@@ -10,10 +10,12 @@ from array import array
 from asyncio.events import _get_running_loop, _set_running_loop
 from collections import deque
 from collections.abc import Callable, Coroutine
+from functools import partial
 from itertools import count
 from typing import Any, Protocol
 
 from rustray.common.errors import InvariantError
+from rustray.task import relay
 from rustray.task.codec import decode_call, decode_value, encode_value
 from rustray.task.columns import PayloadColumn
 from rustray.task.failures import encode_failure, failure_from_exception
@@ -31,6 +33,8 @@ from rustray.worker.events import (
     ExecutorReported,
     ExecutorReturned,
     Setting,
+    TaskBlocked,
+    TaskWoke,
 )
 from rustray.worker.news import News
 from rustray.worker.wire import NO_SETUP, Chunk, RunChunk, Setup
@@ -159,6 +163,9 @@ class Functions(Protocol):
     def function_of(self, code: bytes) -> Callable[..., Any]:
         """Return the function behind a class's code."""
 
+    def waits(self, number: int) -> bool:
+        """Whether this task waits, half-way, for tasks of its own."""
+
 
 class Execution:
     """One task that runs."""
@@ -187,6 +194,7 @@ class SimExecutor:
         self._concurrency = concurrency
         self._queue: deque[tuple[Chunk, int, bytes]] = deque()
         self._running: dict[tuple[int, int], Execution] = {}
+        self._blocked: dict[tuple[int, int], Callable[[], None]] = {}
         # What a killed process leaves behind is kept: no ``finally`` of it may run.
         self._frozen: list[Execution] = []
 
@@ -232,8 +240,19 @@ class SimExecutor:
             self._end_later(one, None, value)
 
     def _end_later(self, one: Execution, error: Exception | None, value: Any) -> None:
-        takes_s = self._pool.functions.history.tasks[one.chunk.first + one.index].takes_s or 0.0
-        self._pool.loop.call_later(takes_s, self._end, one, error, value)
+        number, pool = one.chunk.first + one.index, self._pool
+        takes_s = pool.functions.history.tasks[number].takes_s or 0.0
+        if not pool.functions.waits(number):
+            pool.loop.call_later(takes_s, self._end, one, error, value)
+            return
+        # It gives back its core for half of the time, and ends as soon as it has it again.
+        self._blocked[one.key] = partial(self._end, one, error, value)
+        pool.loop.call_soon(pool.tell, TaskBlocked(self.executor_id, *one.key))
+        pool.loop.call_later(takes_s, self._wake, one)
+
+    def _wake(self, one: Execution) -> None:
+        if not self.is_gone and self._running.get(one.key) is one:
+            self._pool.tell(TaskWoke(self.executor_id, *one.key))
 
     def _awaited(self, one: Execution, task: asyncio.Task[Any]) -> None:
         if task.cancelled():
@@ -299,6 +318,12 @@ class SimExecutor:
                 report = ExecutorReported(self.executor_id, [outcome])
                 self._pool.loop.call_soon(self._pool.tell, report)
                 return
+
+    def resume(self, lease: int, offset: int) -> None:
+        """Let a task go on that has waited."""
+        end = self._blocked.pop((lease, offset), None)
+        if end is not None:
+            end()
 
     def reclaim(self) -> None:
         """Give back what has not begun."""
@@ -392,6 +417,11 @@ class SimPool:
     def kill(self, executor_id: int, signum: int) -> None:
         """See `Pool`."""
         self._at(executor_id).exit(signum)
+
+    def relay(self, executor_id: int, kind: int, channel: int, body: bytes) -> None:
+        """See `Pool`; simulated tasks hand in none, and are told only that they may go on."""
+        if kind == relay.RESUME:
+            self.loop.call_soon(self._at(executor_id).resume, *relay.unpack_task(body))
 
     def guard(self, executor_id: int, until: float) -> None:
         """See `Pool`."""

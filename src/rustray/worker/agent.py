@@ -12,6 +12,7 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ from rustray.common.resources import UNIT
 from rustray.objects.node_store import NodeStore
 from rustray.objects.records import StoreLimits
 from rustray.objects.spill_files import SpillFiles
-from rustray.rpc.api import HeadApi, Link
+from rustray.rpc.api import FramePump, HeadApi, Link
 from rustray.task.frames import AssignFrame, LeaseOutcome, WorkerFrame
 from rustray.task.functions import FunctionInfo
 from rustray.task.spec import TaskClass
@@ -227,6 +228,7 @@ class WorkerAgent:
             # A head that was of another release before may become that again, and take the results.
             return error
         self._link = link
+        self._driver.nested.connect(partial(self._open_nested, session.number))
         self._reconnect.session_opened(self._loop.time())
         self._last_trouble = ""
         self._connected.set()
@@ -237,9 +239,15 @@ class WorkerAgent:
             return await session.ended
         finally:
             beat.cancel()
+            nested = self._driver.nested.disconnect()
             self._drop_session(session)
             await asyncio.wait([beat])
             await link.close()
+            if nested is not None:
+                await asyncio.wait([nested])
+
+    async def _open_nested(self, session: int, pump: FramePump) -> Link:
+        return await self._head.open_nested_stream(self.worker_id, session, pump)
 
     async def _open_stream(self, session: HeadSession) -> Link:
         try:

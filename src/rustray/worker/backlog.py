@@ -26,12 +26,13 @@ class Lane:
         self.demand = key.demand
         self.kind = key.kind
         self.is_solo = key.is_solo
-        self.rank = -key.priority
+        # What was handed in by tasks goes before what nobody waits for yet.
+        self.rank = (-key.priority, -key.depth)
         self.segments: deque[Segment] = deque()
         self.count = 0
         self.blocked_at: float | None = None
 
-    def order(self) -> tuple[int, int, int]:
+    def order(self) -> tuple[tuple[int, int], int, int]:
         """Return the place of its first task among all lanes: smaller goes first."""
         front = self.segments[0]
         return (self.rank, front.lease.arrival, front.low)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Final
 
 from rustray.common.errors import InvariantError
-from rustray.common.resources import GPU, UNIT
+from rustray.common.resources import GPU, UNIT, ResourceSet
 from rustray.task.spec import ExecutorKind
+from rustray.worker.blocking import may_start
 from rustray.worker.choice import choose, squatters
-from rustray.worker.records import Phase
+from rustray.worker.records import Executor, Phase
 from rustray.worker.spool import Phase as SheafPhase
 from rustray.worker.spool import weight_of
 from rustray.worker.state import WorkerState
@@ -50,22 +52,27 @@ def each_task_is_in_one_place(state: WorkerState) -> str:
 
 def resources_add_up(state: WorkerState) -> str:
     """What is used is what the tasks in executors need, and no more than there is."""
-    used: dict[str, int] = {}
+    used: Counter[str] = Counter()
     for executor in state.executors.values():
-        demands = list(executor.abandoned.values())
-        if executor.is_shared:
-            demands += [lease.work.task_class.resources for lease, _ in executor.running.values()]
-        elif executor.charge is not None:
-            demands.append(executor.charge)
-        for demand in demands:
-            for name, units in demand:
-                used[name] = used.get(name, 0) + units
+        for demand in _demands(executor):
+            used.update(demand.units)
+        for cores in executor.blocked.values():
+            used.subtract(cores.units)
     for name, total in state.limits.resources:
-        if used.get(name, 0) + state.free[name] != total:
-            return f"{name}: {used.get(name, 0)} used + {state.free[name]} free of {total}"
+        if used[name] + state.free[name] != total:
+            return f"{name}: {used[name]} used + {state.free[name]} free of {total}"
         if state.free[name] < 0:
             return f"{name} is overcommitted by {-state.free[name]}"
     return ""
+
+
+def _demands(executor: Executor) -> list[ResourceSet]:
+    demands = list(executor.abandoned.values())
+    if executor.is_shared:
+        demands += [lease.work.task_class.resources for lease, _ in executor.running.values()]
+    elif executor.charge is not None:
+        demands.append(executor.charge)
+    return demands
 
 
 def gpus_add_up(state: WorkerState) -> str:
@@ -100,7 +107,7 @@ def executors_count_right(state: WorkerState) -> str:
         if number != executor.count or (number and executor.phase is Phase.STARTING):
             return f"{who} counts {executor.count}, holds {number} ({executor.phase.name})"
         if executor.is_shared:
-            if executor.count + len(executor.abandoned) > executor.concurrency:
+            if executor.room < 0:
                 return f"{who} runs more than {executor.concurrency}"
             if not executor.fresh.keys() | executor.limits.keys() <= executor.running.keys():
                 return f"{who} watches tasks that it does not run"
@@ -113,6 +120,20 @@ def executors_count_right(state: WorkerState) -> str:
             if segment.lease.work.task_class.resources != executor.charge:
                 return f"{who} runs a task of another demand than it is charged for"
     return ""
+
+
+def those_that_wait_are_here(state: WorkerState) -> str:
+    """What has given back its cores runs; what wants them again has given them back."""
+    for executor in state.executors.values():
+        for key in executor.blocked:
+            if not executor.holds(*key):
+                return f"executor {executor.executor_id} waits in {key}, which it does not have"
+    for executor_id, number, offset in state.waking:
+        found = state.executors.get(executor_id)
+        if found is None or (number, offset) not in found.blocked:
+            return f"{number}, {offset} of executor {executor_id} is to go on, and does not wait"
+    waiting = sum(bool(e.blocked) and not e.is_shared for e in state.executors.values())
+    return "" if waiting == state.blocked_processes else f"{waiting} wait, counted otherwise"
 
 
 def idle_ones_are_idle(state: WorkerState) -> str:
@@ -145,6 +166,8 @@ def nobody_idles(state: WorkerState) -> str:
         return ""
     first = min(lanes, key=lambda lane: lane.order())
     others = [e for e in state.backlog.lanes.values() if e.blocked_at is not None]
+    if state.waking or not may_start(state, first):
+        return ""
     if others or not state.fits(first.demand):
         return ""
     found = choose(state, first)
@@ -203,6 +226,7 @@ RULES: Final[tuple[Callable[[WorkerState], str], ...]] = (
     resources_add_up,
     gpus_add_up,
     executors_count_right,
+    those_that_wait_are_here,
     idle_ones_are_idle,
     lanes_are_ordered,
     nobody_idles,

@@ -34,6 +34,7 @@ from rustray.worker.child_base import (
     too_big,
 )
 from rustray.worker.context import TaskInterrupt
+from rustray.worker.nest import Nest
 
 FLUSH_AFTER_S: Final = 0.000_5
 FLUSH_BYTES: Final = 64 * 1024
@@ -67,6 +68,7 @@ class ProcessRunner(Runner):
         signal.signal(INTERRUPT_SIGNAL, self._on_interrupt)
         context.serve(self)
         self._main_thread = threading.get_ident()
+        self.nest = Nest(self.control, self.current, self._main_thread)
         self.start_control()
         buffer = memoryview(bytearray(RECEIVE_BYTES))
         receive, feed = self.data.recv_into, wire.MessageSplitter().feed
@@ -105,6 +107,7 @@ class ProcessRunner(Runner):
                 break
             except TaskInterrupt as stray:
                 # It hit between two statements of ours: its task may lack an outcome.
+                self.nest.leave((chunk.number, self.cell.words[INDEX]), waits=False)
                 if self._outbox.unreported() <= self.cell.words[INDEX]:
                     self._outbox.send_other(*describe_failure(stray, CALL, callee, None))
         self.cell.words[INDEX] = IDLE
@@ -120,6 +123,7 @@ class ProcessRunner(Runner):
         decode, call, encode = callee.decode, callee.call, callee.encode
         outbox, clock, coroutine_type = self._outbox, time.perf_counter, CoroutineType
         append, done, flush = outbox.items.append, outbox.done, outbox.flush
+        seats, leave = self.nest.seats, self.nest.leave
         index = words[INDEX]
         data, shift = chunk.data, chunk.shift
         start = chunk.start if index < 0 else chunk.ends[index] + shift
@@ -143,6 +147,8 @@ class ProcessRunner(Runner):
                 value = call(*args, **kwargs)
                 if type(value) is coroutine_type:
                     value = self._drive(value, (number, index))
+                if seats:
+                    leave((number, index), waits=True)
                 stage = ENCODE
                 item = encode(value)
                 size += len(item)
@@ -152,6 +158,8 @@ class ProcessRunner(Runner):
             except BaseException as exc:
                 running[0] = IDLE
                 start = stop
+                if seats:
+                    leave((number, index), waits=not isinstance(exc, TaskInterrupt))
                 outbox.send_other(*describe_failure(exc, stage, callee, value))
                 flush_at, size = done[0] + FLUSH_AFTER_S, 0
                 continue

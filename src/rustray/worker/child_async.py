@@ -18,6 +18,8 @@ from rustray.worker.child_base import CALL, DECODE, ENCODE, describe_failure, ow
 from rustray.worker.child_shared import Entry, Key, Outcome, SharedRunner
 from rustray.worker.context import TaskInterrupt, shared_task
 
+MAX_THREADS = 100_000
+"""No more than there are tasks, and the agent bounds these; those that wait for others hold one."""
 _RECEIVE_BYTES = 256 * 1024
 
 
@@ -101,7 +103,7 @@ class AsyncRunner(SharedRunner):
         self._start_tasks()
 
     def _start_tasks(self) -> None:
-        while len(self.active) < self.concurrency:
+        while len(self.active) < self.concurrency + self.nest.waiting:
             with self.lock:
                 if not self.backlog:
                     break
@@ -119,6 +121,10 @@ class AsyncRunner(SharedRunner):
         self.active[entry.key] = asyncio.current_task()
         shared_task.set((entry.chunk, entry.index))
         outcome = await self._attempt(entry)
+        if self.nest.seats:
+            self.active[entry.key] = None  # the report is not to be cancelled
+            leave = functools.partial(self.nest.leave, entry.key, waits=True)
+            await self._loop.run_in_executor(None, leave)
         self.queue_report(entry, outcome)
         self.finish(entry)
         if not self._is_flush_due:
@@ -160,7 +166,7 @@ class AsyncRunner(SharedRunner):
     async def _in_thread(self, call: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         """Run a plain function where it does not hold up the coroutines."""
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(self.concurrency, "rustray-task")
+            self._pool = ThreadPoolExecutor(MAX_THREADS, "rustray-task")
         run = contextvars.copy_context().run
         return await self._loop.run_in_executor(self._pool, run, _caught_call, call)
 

@@ -15,6 +15,7 @@ from rustray.worker.callee import Callee
 from rustray.worker.cell import IDLE, INDEX, Cell
 from rustray.worker.child_base import CALL, Runner, describe_failure, too_big
 from rustray.worker.context import TaskInterrupt
+from rustray.worker.nest import Nest
 from rustray.worker.wire import Chunk
 
 Key = tuple[int, int]
@@ -64,6 +65,7 @@ class SharedRunner(Runner):
         self._send_lock = threading.Lock()
         self._take_news: Callable[[], bytes] | None = None
         context.serve(self)
+        self.nest = Nest(control, self.current, 0)
 
     def accept(self, messages: list[tuple[int, int, bytes, int, int]]) -> None:
         """Take definitions and chunks that arrived."""

@@ -68,7 +68,8 @@ class ThreadRunner(SharedRunner):
 
     def _wake_threads(self) -> None:
         with self._changed:
-            wanted = min(len(self.backlog) - self._idle, self.concurrency - self._threads)
+            places = self.concurrency + self.nest.waiting
+            wanted = min(len(self.backlog) - self._idle, places - self._threads)
             for _ in range(wanted):
                 self._threads += 1
                 number = self._threads
@@ -104,6 +105,8 @@ class ThreadRunner(SharedRunner):
         except TaskInterrupt:  # hit between two statements of ours; never twice
             with self.lock:
                 slot.is_armed = False
+        if self.nest.seats:
+            self.nest.leave(entry.key, waits=outcome is not None)
         shared_task.reset(token)
         self.queue_report(entry, outcome or cancelled_outcome(entry))
         self.finish(entry)

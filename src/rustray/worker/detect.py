@@ -20,6 +20,8 @@ _NO_LIMIT_BYTES: Final = 1 << 60
 _MIN_CPUS: Final = 0.01
 DESCRIPTORS_AN_EXECUTOR: Final = 8
 """Three that the agent keeps, and for a moment those that go to the executor."""
+STANDING_IN: Final = 512
+"""Executors for those whose tasks wait for tasks of their own."""
 _DESCRIPTORS_BESIDE: Final = 256
 
 
@@ -75,14 +77,16 @@ def gpus(own: Mapping[str, str], root: Path = Path("/")) -> tuple[int, tuple[str
 def allow_descriptors(executors: int) -> None:
     """See to it that this process may open what so many executors take.
 
-    The soft limit is raised where it is too low; the hard one is not ours to change.
+    The soft limit is raised where it is too low, and where that is allowed so far that others can
+    stand in for executors whose tasks wait; the hard one is not ours to change.
 
     Raises:
         ConfigError: the hard limit is too low; says what to do.
     """
     needed = _DESCRIPTORS_BESIDE + DESCRIPTORS_AN_EXECUTOR * executors
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
+    wanted = needed + DESCRIPTORS_AN_EXECUTOR * STANDING_IN
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
         return
     if hard != resource.RLIM_INFINITY and hard < needed:
         raise ConfigError(
@@ -90,7 +94,8 @@ def allow_descriptors(executors: int) -> None:
             f"open {hard}: offer fewer cores (--cpus N, num_cpus=N), or raise the limit "
             f"(ulimit -n {needed})"
         )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limit, soft), hard))
 
 
 def host_key(root: Path = Path("/")) -> str:

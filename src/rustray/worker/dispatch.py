@@ -12,6 +12,7 @@ from typing import Final
 from rustray.common.resources import GPU, UNBOUNDED
 from rustray.task.spec import ExecutorKind
 from rustray.worker.backlog import Lane
+from rustray.worker.blocking import may_start, resume_woken
 from rustray.worker.choice import choose, end_longest_idle, evict
 from rustray.worker.events import (
     DefineClass,
@@ -47,11 +48,11 @@ def dispatch(state: WorkerState, now: float) -> None:
 
     Complexity: O(lanes + executors) per chunk handed out.
     """
+    reserved = resume_woken(state) if state.waking else {}
     lanes = state.backlog.lanes
     if not lanes or state.has_left or state.outbox.is_full:
         return
     waiting = list(lanes.values())
-    reserved: dict[str, int] = {}
     can_top_up = True
     while waiting:
         lane = min(waiting, key=Lane.order) if len(waiting) > 1 else waiting[0]
@@ -78,6 +79,9 @@ def dispatch(state: WorkerState, now: float) -> None:
 def _place(
     state: WorkerState, lane: Lane, reserved: dict[str, int], can_top_up: bool, now: float
 ) -> _Verdict:
+    if not may_start(state, lane):
+        lane.blocked_at = None  # nothing is kept for it
+        return _Verdict.NO_EXECUTOR
     fits = _count_fits(state, lane, reserved)
     if lane.kind is not ExecutorKind.PROCESS:
         return _place_shared(state, lane, fits, now)
@@ -137,7 +141,8 @@ def _find_room(state: WorkerState, lane: Lane) -> Executor | None:
             and (backlog_us <= CHUNK_US or (executor.count == 1 and backlog_us < NEVER))
             and executor.charge == lane.demand
             and executor.phase is Phase.READY
-            and not (executor.is_solo or executor.is_reclaiming or executor.stopping)
+            and not (executor.is_solo or executor.is_reclaiming)
+            and not (executor.stopping or executor.blocked)
         ):
             return executor
     return None
@@ -236,8 +241,7 @@ def _place_shared(state: WorkerState, lane: Lane, fits: int, now: float) -> _Ver
     if executor is None:
         start_executor(state, lane.kind, now)
         return _Verdict.NO_EXECUTOR
-    room = executor.concurrency - executor.count - len(executor.abandoned)
-    if executor.phase is not Phase.READY or room <= 0:
+    if executor.phase is not Phase.READY or executor.room <= 0:
         return _Verdict.NO_EXECUTOR
     share = None
     need = lane.demand.units.get(GPU, 0)
@@ -247,7 +251,7 @@ def _place_shared(state: WorkerState, lane: Lane, fits: int, now: float) -> _Ver
         if evict(state, executor, share):
             return _Verdict.NO_SUITED_EXECUTOR
         state.gpus.take(share)
-    lease, low, high = lane.take(min(fits, room) if share is None else 1)
+    lease, low, high = lane.take(min(fits, executor.room) if share is None else 1)
     state.charge(lane.demand, high - low)
     keys = [(lease.number, offset) for offset in range(low, high)]
     executor.running.update(dict.fromkeys(keys, (lease, now)))
@@ -266,7 +270,7 @@ def _place_shared(state: WorkerState, lane: Lane, fits: int, now: float) -> _Ver
 
 
 def _grow(state: WorkerState, now: float, *, may_evict: bool = False) -> None:
-    processes = [e for e in state.executors.values() if not e.is_shared]
+    processes = [e for e in state.executors.values() if not (e.is_shared or e.blocked)]
     # One at a time: what is just starting may be all that was missing.
     if any(e.phase is Phase.STARTING for e in processes):
         return

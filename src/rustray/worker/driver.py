@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import count
 from typing import Protocol, assert_never
 
 from rustray.common.errors import CommunicationError, InvariantError
@@ -22,6 +23,7 @@ from rustray.worker.executor import ExecutorExit, PoolListener, RunChunk
 from rustray.worker.manager import WorkerManager
 from rustray.worker.memory_groups import MemoryGroups
 from rustray.worker.memory_watch import MemoryWatch
+from rustray.worker.nested import NestedSessions
 from rustray.worker.process_groups import ProcessGroups
 from rustray.worker.process_watch import ProcessWatch
 from rustray.worker.records import NEVER
@@ -62,6 +64,9 @@ class Pool(Protocol):
     def kill(self, executor_id: int, signum: int) -> None:
         """Signal it."""
 
+    def relay(self, executor_id: int, kind: int, channel: int, body: bytes) -> None:
+        """Send a message to a task that hands in tasks."""
+
     def guard(self, executor_id: int, until: float) -> None:
         """Have it killed at that time, whatever becomes of this process."""
 
@@ -91,6 +96,7 @@ class WorkerDriver:
     Attributes:
         manager: The core; look, do not touch.
         pool: The executors.
+        nested: Carries what tasks hand in themselves.
         failure: The bug that ended everything, None while all is well.
     """
 
@@ -103,22 +109,21 @@ class WorkerDriver:
     ) -> None:
         self.manager = WorkerManager(limits)
         self.pool = pool_factory(self)
+        self.nested = NestedSessions(lambda *what: self.pool.relay(*what), self.apply)
         self.failure: InvariantError | None = None
-        self._owner = owner
         self._loop: asyncio.AbstractEventLoop
         self._memory: MemoryWatch
         self._processes: ProcessWatch
-        self._spool_files = spool_files
+        self._owner, self._spool_files = owner, spool_files
         self._spool: SpoolKeeper | None = None
-        self._was_full = False
         self._commands: deque[events.Command] = deque()
-        self._is_executing = False
+        self._is_executing = self._was_full = False
         self._is_closed = True
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due_s = 0.0
         self._direct: dict[int, asyncio.Future[LeaseOutcome]] = {}
         # Their fences grow over restarts too, up to 16 thousand direct tasks a millisecond.
-        self._next_direct = events.DIRECT_LEASES + (time.time_ns() // 1_000_000 << 14)
+        self._direct_leases = count(events.DIRECT_LEASES + (time.time_ns() // 1_000_000 << 14))
 
     def open(
         self,
@@ -248,6 +253,8 @@ class WorkerDriver:
                 )
             case events.Reclaim():
                 pool.reclaim(command.executor_id)
+            case events.ResumeTask():
+                self.nested.resume(command)
             case events.KillExecutor():
                 pool.kill(command.executor_id, command.signal)
             case (
@@ -346,8 +353,13 @@ class WorkerDriver:
         """See `PoolListener`."""
         self.apply(events.ExecutorTold(executor_id, news, dropped))
 
+    def executor_relayed(self, executor_id: int, kind: int, channel: int, body: bytes) -> None:
+        """See `PoolListener`."""
+        self.nested.take(executor_id, kind, channel, body)
+
     def executor_exited(self, executor_id: int, exit: ExecutorExit) -> None:  # noqa: A002
         """See `PoolListener`."""
+        self.nested.forget(executor_id)
         self._processes.remove(executor_id, was_killed=exit.exit_code != 0)
         outgrown = self._memory.has_ended(executor_id, exit.signal)
         if outgrown is not None:
@@ -369,8 +381,7 @@ class WorkerDriver:
             CommunicationError: the worker stopped.
             asyncio.CancelledError: the caller gave up; the task is cancelled.
         """
-        lease = self._next_direct
-        self._next_direct += 1
+        lease = next(self._direct_leases)
         waiter: asyncio.Future[LeaseOutcome] = self._loop.create_future()
         self._direct[lease] = waiter
         self.apply(events.DirectSubmitted(lease, task_class, prefix, sequence, payload))

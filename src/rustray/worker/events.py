@@ -118,6 +118,24 @@ class ExecutorTold:
 
 
 @record
+class TaskBlocked:
+    """A task of an executor waits for tasks that it has handed in itself."""
+
+    executor_id: int
+    lease: int
+    offset: int
+
+
+@record
+class TaskWoke:
+    """It waits no more, and asks to go on."""
+
+    executor_id: int
+    lease: int
+    offset: int
+
+
+@record
 class ExecutorReturned:
     """An executor's answer to `Reclaim`: all that it had not started, possibly nothing."""
 
@@ -203,6 +221,8 @@ Event = (
     | ExecutorReady
     | ExecutorReported
     | ExecutorTold
+    | TaskBlocked
+    | TaskWoke
     | ExecutorReturned
     | ExecutorExited
     | MemoryExceeded
@@ -320,6 +340,15 @@ class Interrupt:
 
 
 @record
+class ResumeTask:
+    """Let a task of an executor go on that has waited: it holds its cores again."""
+
+    executor_id: int
+    lease: int
+    offset: int
+
+
+@record
 class Reclaim:
     """Take back what the executor has not started."""
 
@@ -392,6 +421,7 @@ Command = (
     | WatchMemory
     | UnwatchMemory
     | Interrupt
+    | ResumeTask
     | Reclaim
     | KillExecutor
     | GuardExecutor

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from rustray.common.errors import ConfigError, InvariantError
+from rustray.task import relay
 from rustray.task.frames import LeaseNews, LeaseOutcome, LeaseRange
 from rustray.task.functions import FunctionInfo, Parameter
 from rustray.task.spec import ExecutorKind, TaskClass
@@ -73,6 +74,13 @@ class PoolListener(Protocol):
 
     def executor_told(self, executor_id: int, news: list[LeaseNews], dropped: int) -> None:
         """Running tasks said something of themselves; so much more was dropped."""
+
+    def executor_relayed(self, executor_id: int, kind: int, channel: int, body: bytes) -> None:
+        """A task that hands in tasks has sent a message (`rustray.task.relay`).
+
+        Raises:
+            ValueError: it makes no sense.
+        """
 
     def executor_exited(self, executor_id: int, exit: ExecutorExit) -> None:  # noqa: A002
         """The process is gone, and with it all that it was given and has not reported."""
@@ -156,6 +164,7 @@ class ExecutorPool:
                 self._on_violation,
                 self._forward,
             )
+            handle.relay.on_message = self._on_relayed
         except OSError as error:  # no descriptors left: as one that died at its birth
             _log.error("executor %d cannot be started: %s", executor_id, error)
             gone = ExecutorExit(0, None, None, None, f"its channels could not be opened: {error}")
@@ -210,6 +219,11 @@ class ExecutorPool:
             is_notice: Do not interrupt a task that has asked `TaskContext.is_cancelled`.
         """
         self._handle(executor_id).interrupt(lease, offset, is_notice)
+
+    def relay(self, executor_id: int, kind: int, channel: int, body: bytes) -> None:
+        """Send a message to a task that hands in tasks (`rustray.task.relay`)."""
+        if executor_id in self._handles:
+            self._handles[executor_id].relay.send(kind, channel, body)
 
     def kill(self, executor_id: int, signum: int) -> None:
         """Signal an executor with all processes that it started."""
@@ -350,6 +364,11 @@ class ExecutorPool:
         if handle is None:
             raise InvariantError(f"there is no executor {executor_id}")
         return handle
+
+    def _on_relayed(self, executor_id: int, kind: int, channel: int, body: bytes) -> None:
+        if kind == relay.OPEN and self._zygote is not None:
+            self._zygote.preload()  # where one task hands in tasks others will
+        self._listener.executor_relayed(executor_id, kind, channel, body)
 
     def _ask_flushes(self) -> None:
         """Have executors send what they hold while a long task of the same chunk runs."""

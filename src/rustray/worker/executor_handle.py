@@ -15,6 +15,7 @@ from rustray.task.spec import ExecutorKind
 from rustray.task.state import TaskState
 from rustray.worker import wire
 from rustray.worker.cell import Cell
+from rustray.worker.relay_end import RelayPort
 from rustray.worker.sharing import ControlReader, pack_any_run, unpack_any_outcome
 
 TAIL_BYTES: Final = 8 * 1024
@@ -97,6 +98,7 @@ class ExecutorHandle:
         executor_id: The agent's number for it.
         pid: Its process id, 0 before the process exists.
         cell: Says what runs in it.
+        relay: Of its tasks that hand in tasks.
     """
 
     def __init__(
@@ -115,17 +117,14 @@ class ExecutorHandle:
         self._flush_pause_s = FLUSH_FIRST_S
         self._loop = loop
         self._on_outcomes = on_outcomes
-        self._on_returned = on_returned
-        self._on_news = on_news
-        self._on_violation = on_violation
-        self._on_text = on_output
-        self._number = 0
+        self._on_returned, self._on_news = on_returned, on_news
+        self._on_violation, self._on_text = on_violation, on_output
+        self.relay = RelayPort(loop, executor_id, on_violation)
+        self._number = self._bundles = 0
         self._out: dict[int, _Out] = {}
-        self._bundles = 0
         self._unsent: deque[memoryview] = deque()
         self._splitter = wire.MessageSplitter()
-        self._tail = b""
-        self._is_ending = False
+        self._tail, self._is_ending = b"", False
         self._open_channels()
 
     def _open_channels(self) -> None:
@@ -183,8 +182,7 @@ class ExecutorHandle:
         for number, out in self._out.items():
             if out.lease == lease and out.offset <= offset < out.offset + out.count:
                 index = offset - out.offset
-                packet = wire.CONTROL.pack(wire.INTERRUPT, number, index, is_notice)
-                self._packets.send(packet)
+                self._packets.send(wire.CONTROL.pack(wire.INTERRUPT, number, index, is_notice))
                 return
 
     @property
@@ -311,7 +309,9 @@ class ExecutorHandle:
             self._loop.remove_reader(self._control)
             return False
         kind, upto, found, taken = wire.CONTROL.unpack(packet)
-        if kind == wire.RECLAIMED:
+        if kind == wire.RELAY:
+            self.relay.open(self._orders.take_relay())
+        elif kind == wire.RECLAIMED:
             self._on_returned(self.executor_id, self._take_back(upto, found, taken))
         return True
 
@@ -389,6 +389,7 @@ class ExecutorHandle:
             each.close()
         self._loop.remove_reader(self._output)
         os.close(self._output)
+        self.relay.close()
         self.cell.close()
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, assert_never
 
 from rustray.task.frames import HeldRange, LeaseCancel, WorkerFrame
-from rustray.worker import checks, exclusive, watch
+from rustray.worker import blocking, checks, exclusive, watch
 from rustray.worker.dispatch import dispatch
 from rustray.worker.events import (
     DIRECT_LEASES,
@@ -36,6 +36,8 @@ from rustray.worker.events import (
     SessionOpened,
     SheafRead,
     SheafWritten,
+    TaskBlocked,
+    TaskWoke,
     TimePassed,
 )
 from rustray.worker.holdings import held_ranges
@@ -128,6 +130,8 @@ class WorkerManager:
                 told(state, event)
             case ExecutorReady():
                 ready(state, event, now)
+            case TaskBlocked() | TaskWoke():
+                blocking.take(state, event)
             case ExecutorExited():
                 exited(state, event, now)
             case TimePassed():

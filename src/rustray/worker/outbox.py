@@ -40,6 +40,7 @@ class Outbox:
         session: Number of the open session, None while there is none.
         sent: Number of the last frame of this session.
         must_greet: The first frame of the session, with ``held``, has not gone yet.
+        waits: Tasks that began to wait for others (true), or go on, since the last frame.
         news: What running tasks said of themselves, bounded, sent once and not kept.
         waiting: Outcomes that are in no frame yet.
         unacked_weight: Bytes of outcomes that were sent and not acked.
@@ -51,6 +52,7 @@ class Outbox:
     waiting: WaitingOutcomes = field(default_factory=WaitingOutcomes)
     returned: list[LeaseRange] = field(default_factory=list)
     started: list[LeaseRange] = field(default_factory=list)
+    waits: dict[tuple[int, int], bool] = field(default_factory=dict)
     news: dict[object, LeaseNews] = field(default_factory=dict)
     unacked: deque[_Sent] = field(default_factory=deque)
     _news_number: int = 0
@@ -65,7 +67,7 @@ class Outbox:
     def is_ready(self) -> bool:
         """Whether there is something that may be sent now."""
         has_outcomes = self.waiting.front and not self._is_window_full
-        others = self.returned or self.started or self.must_greet or self.news
+        others = self.returned or self.started or self.must_greet or self.news or self.waits
         return bool(has_outcomes or others)
 
     @property
@@ -99,6 +101,7 @@ class Outbox:
         self.session = None
         self.must_greet = False
         self.started.clear()
+        self.waits.clear()
         returned: list[LeaseRange] = []
         while self.unacked:
             frame = self.unacked.pop()
@@ -141,6 +144,7 @@ class Outbox:
         outcomes, weight = ([], 0) if self._is_window_full else self.waiting.take()
         returned, self.returned = self.returned, []
         started, self.started = self.started, []
+        waits, self.waits = self.waits, {}
         if len(returned) > MAX_FRAME_PARTS:
             self.returned = returned[MAX_FRAME_PARTS:]
             del returned[MAX_FRAME_PARTS:]
@@ -155,6 +159,8 @@ class Outbox:
             outcomes=outcomes,
             returned=returned,
             started=started,
+            blocked=[LeaseRange(*key, 1) for key, is_blocked in waits.items() if is_blocked],
+            resumed=[LeaseRange(*key, 1) for key, is_blocked in waits.items() if not is_blocked],
             news=news,
         )
 

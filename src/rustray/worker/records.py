@@ -33,6 +33,7 @@ class LaneKey(NamedTuple):
     demand: ResourceSet
     kind: ExecutorKind
     is_solo: bool
+    depth: int = 0
 
 
 class WorkClass:
@@ -46,12 +47,14 @@ class WorkClass:
             coroutines share a process, so that nobody could say whose its memory is.
         is_solo: Its tasks want an executor for themselves, nothing queued behind them,
             because their run must be timed or weighed alone.
+        cores: What one gives back while it waits for tasks of its own.
         lane_key: The lane that its tasks wait in.
         setting: What its executors are to be set to, but for their GPUs.
     """
 
     __slots__ = (
         "code",
+        "cores",
         "is_solo",
         "lane_key",
         "mean_us",
@@ -75,8 +78,13 @@ class WorkClass:
             or units.get(CPU) != UNIT
             or task_class.exclusive
         )
+        self.cores = ResourceSet({CPU: units[CPU]} if units.get(CPU) else {})
         self.lane_key = LaneKey(
-            task_class.priority, task_class.resources, task_class.executor, self.is_solo
+            task_class.priority,
+            task_class.resources,
+            task_class.executor,
+            self.is_solo,
+            task_class.depth,
         )
         threads = max(units.get(CPU, 0) // UNIT, 1) if is_alone else 1
         self.setting = Setting(threads, None, task_class.alternative)
@@ -191,6 +199,7 @@ class Executor:
         running: Shared executors: (lease, offset) to the lease and the time of its start.
         fresh: Those of `running` that the head was not told of.
         abandoned: Shared executors: settled tasks whose threads go on, and their demand.
+        blocked: Tasks that wait for tasks of their own, and the cores that they have given back.
         stopping: Tasks that were asked to stop.
         is_weighed: Its memory is watched, for the task that it holds.
         outgrown: What its task was found to hold too much; it is being killed for that.
@@ -225,6 +234,7 @@ class Executor:
     fresh: dict[tuple[int, int], float] = field(default_factory=dict)
     limits: dict[tuple[int, int], float] = field(default_factory=dict)
     abandoned: dict[tuple[int, int], ResourceSet] = field(default_factory=dict)
+    blocked: dict[tuple[int, int], ResourceSet] = field(default_factory=dict)
     stopping: dict[tuple[int, int], Stop] = field(default_factory=dict)
     is_weighed: bool = False
     outgrown: MemoryExceeded | None = None
@@ -251,9 +261,22 @@ class Executor:
 
     def holds(self, number: int, offset: int) -> bool:
         """Whether a task is here."""
+        return self.lease_of(number, offset) is not None
+
+    def lease_of(self, number: int, offset: int) -> Lease | None:
+        """Return the lease of a task that is here, else None."""
         if self.is_shared:
-            return (number, offset) in self.running
-        return any(s.lease.number == number and s.low <= offset < s.high for s in self.segments)
+            entry = self.running.get((number, offset))
+            return entry[0] if entry is not None else None
+        for segment in self.segments:
+            if segment.lease.number == number and segment.low <= offset < segment.high:
+                return segment.lease
+        return None
+
+    @property
+    def room(self) -> int:
+        """How many tasks more a shared executor may run at once."""
+        return self.concurrency + len(self.blocked) - self.count - len(self.abandoned)
 
     def last_task(self) -> tuple[Lease, int] | None:
         """Return the last task of a process executor: the running one if none is unstarted."""

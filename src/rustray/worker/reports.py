@@ -188,6 +188,8 @@ def exited(state: WorkerState, event: ExecutorExited, now: float) -> None:
 
 
 def _free_all(state: WorkerState, executor: Executor, pieces: list[Segment]) -> None:
+    for key in list(executor.blocked):
+        state.unblock(executor, key)
     if executor.charge is not None:
         state.release(executor.charge)
     if executor.is_shared:
@@ -294,6 +296,9 @@ def heal(state: WorkerState, now: float) -> None:
     if not state.is_pool_started or state.is_draining or now < state.heal_at:
         return
     state.must_heal = False
-    alive = sum(1 for e in state.executors.values() if not e.is_shared and e.phase <= Phase.READY)
-    for _ in range(alive, state.slots):
-        start_executor(state, ExecutorKind.PROCESS, now)
+    living = [e for e in state.executors.values() if not e.is_shared and e.phase <= Phase.READY]
+    # In the place of one whose task waits for others there is another, for as long.
+    alive = sum(not e.blocked for e in living)
+    for number in range(alive, state.slots):
+        is_extra = number + len(living) - alive >= state.slots
+        start_executor(state, ExecutorKind.PROCESS, now, is_extra=is_extra)

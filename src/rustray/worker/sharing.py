@@ -101,6 +101,7 @@ class ControlReader:
         self._sock = sock
         self._packets: deque[bytes] = deque()
         self._objects: dict[int, int | None] = {}
+        self._relay: int | None = None
 
     def read(self) -> bytes | None:
         """Return the next packet; None: there is none now; b"": there will be none any more."""
@@ -141,8 +142,15 @@ class ControlReader:
         finally:
             segment.close()
 
+    def take_relay(self) -> int | None:
+        """Return the descriptor that has come with a `wire.RELAY`, for its taker to close."""
+        descriptor, self._relay = self._relay, None
+        return descriptor
+
     def close(self) -> None:
         """Let go of what nobody has taken."""
+        if self._relay is not None:
+            os.close(self._relay)
         for descriptor in self._objects.values():
             if descriptor is not None:
                 os.close(descriptor)
@@ -161,6 +169,8 @@ class ControlReader:
             if kind == wire.OBJECT:
                 self._objects[number] = descriptor
                 return None
+            if kind == wire.RELAY and self._relay is None:
+                self._relay, descriptor = descriptor, None
         if descriptor is not None:
             os.close(descriptor)
         return packet

@@ -93,6 +93,8 @@ class WorkerState:
             the grant is known for what it is, and a new head is told whose outcomes wait here.
         idle: Process executors that are ready and have nothing.
         shared: The executor of each shared kind that takes tasks.
+        waking: (executor, lease, offset) of tasks that have waited and want their cores, in order.
+        blocked_processes: Process executors whose task waits for tasks of its own.
         received: Number of the last frame of the session.
         must_heal: Executors may be missing.
         heal_at: No executor is started before this.
@@ -122,6 +124,8 @@ class WorkerState:
     executors: dict[int, Executor] = field(default_factory=dict)
     idle: dict[int, Executor] = field(default_factory=dict)
     shared: dict[ExecutorKind, Executor] = field(default_factory=dict)
+    waking: dict[tuple[int, int, int], None] = field(default_factory=dict)
+    blocked_processes: int = 0
     commands: list[Command] = field(default_factory=list)
     counters: Counter[str] = field(default_factory=Counter)
     received: int = 0
@@ -183,6 +187,9 @@ class WorkerState:
         runs = executor.take_out(number, low, high)
         if not runs:
             return runs
+        if executor.blocked:
+            for key in [k for k in executor.blocked if k[0] == number and low <= k[1] < high]:
+                self.unblock(executor, key)
         if executor.stopping:
             for key in [k for k in executor.stopping if k[0] == number and low <= k[1] < high]:
                 del executor.stopping[key]
@@ -199,6 +206,14 @@ class WorkerState:
         else:
             self.arm(executor, now + LOOK_AFTER_S)
         return runs
+
+    def unblock(self, executor: Executor, key: tuple[int, int]) -> None:
+        """A task that had given back its cores has them again, if only on paper: it has ended."""
+        cores = executor.blocked.pop(key, None)
+        if cores is not None:
+            self.charge(cores)
+            self.waking.pop((executor.executor_id, *key), None)
+            self.blocked_processes -= not executor.is_shared
 
     def vacate(self, executor: Executor, now: float) -> None:
         """Note that a process executor has nothing any more."""

@@ -9,6 +9,7 @@ from typing import Final
 
 from rustray.task.frames import LeaseRange
 from rustray.task.state import TaskState
+from rustray.worker.blocking import tell_blocked
 from rustray.worker.events import DIRECT_LEASES, ExecutorExited
 from rustray.worker.leases import (
     SIGKILL,
@@ -92,8 +93,10 @@ def _tell_start(state: WorkerState, number: int, offset: int) -> None:
 
 
 def tell_starts_again(state: WorkerState) -> None:
-    """Repeat, in a new session, which tasks have been running for a while."""
+    """Repeat, in a new session, which tasks have been running for a while, and which wait."""
     for executor in state.executors.values():
+        for key in executor.blocked:
+            tell_blocked(state, key, is_blocked=True)
         if executor.is_shared:
             for number, offset in executor.running:
                 if (number, offset) not in executor.fresh:
@@ -132,6 +135,7 @@ def _abandon(state: WorkerState, executor: Executor, key: tuple[int, int]) -> No
     To kill the process would take its other tasks along. So it takes no more, and is killed
     as soon as the last of them is done.
     """
+    state.unblock(executor, key)
     lease, _ = executor.running.pop(key)
     executor.fresh.pop(key, None)
     executor.limits.pop(key, None)

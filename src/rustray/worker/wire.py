@@ -7,7 +7,8 @@ Three channels per executor, all within one machine (so in its byte order):
 * *control* (packet socket): a few fixed-size packets that must not wait behind data;
 * the *cell* (`rustray.worker.cell`): shared memory that says what runs right now.
 
-Chunks are numbered from 1 per executor; a task is named by (chunk number, index in it).
+Chunks are numbered from 1 per executor; a task is named by (chunk number, index in it). A task that
+hands in tasks itself asks for a fourth channel; see `rustray.task.relay`.
 """
 
 from __future__ import annotations
@@ -23,11 +24,10 @@ from typing import Any, Final
 
 import msgpack
 
+from rustray.common.messages import HEAD
+from rustray.common.messages import MessageSplitter as MessageSplitter
 from rustray.task.columns import ENDS_TYPECODE, PayloadColumn
 from rustray.task.frames import LeaseNews
-
-HEAD: Final = struct.Struct("=BxxxIQ")
-"""kind, number, bytes that follow."""
 
 # Kinds on the data channel.
 DEFINE: Final = 1
@@ -63,6 +63,9 @@ RECLAIMED: Final = 4
 """Executor: of the chunk with this number, the last so many tasks will never start."""
 OBJECT: Final = 5
 """Either: memory with this number, whose descriptor comes along."""
+
+RELAY: Final = 6
+"""Executor: with this packet travels the agent's end of another channel (`rustray.task.relay`)."""
 
 CONTROL: Final = struct.Struct("=BxxxIII")
 """kind, three numbers."""
@@ -297,50 +300,6 @@ def unpack_news(data: bytes, start: int, stop: int) -> tuple[list[LeaseNews], in
     except (TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"malformed news: {error}") from None
     return items, total
-
-
-class MessageSplitter:
-    """Cuts a byte stream into messages; holds what is not whole yet.
-
-    Attributes:
-        missing: Size that the message which is not whole will have.
-    """
-
-    __slots__ = ("_held", "_parts", "missing")
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self._held = 0
-        self.missing = HEAD.size
-
-    def feed(self, data: bytes) -> list[tuple[int, int, bytes, int, int]]:
-        """Take what arrived; return (kind, number, bytes, start, stop) of each whole message.
-
-        Complexity: each byte is copied at most once more, however many reads a message took.
-        """
-        if self._parts:
-            self._parts.append(data)
-            self._held += len(data)
-            if self._held < self.missing:
-                return []
-            data = b"".join(self._parts)
-            self._parts.clear()
-        found = []
-        position, size = 0, len(data)
-        need = HEAD.size
-        while size - position >= HEAD.size:
-            kind, number, length = HEAD.unpack_from(data, position)
-            start = position + HEAD.size
-            if size - start < length:
-                need = HEAD.size + length
-                break
-            position = start + length
-            found.append((kind, number, data, start, position))
-        if position < size:
-            self._parts.append(data[position:] if position else data)
-            self._held = size - position
-            self.missing = need
-        return found
 
 
 def to_json(message: dict[str, Any]) -> bytes:

@@ -4,7 +4,8 @@ It is started afresh (not forked from the agent, whose gRPC does not survive a f
 thread, and talks with the agent in JSON packets; file descriptors travel along:
 
 * agent: ``start`` (path, modules), ``spawn`` (four descriptors), ``kill``, and ``guard``: kill an
-  executor at a time of the monotonic clock, though nobody should ask for it again;
+  executor at a time of the monotonic clock, though nobody should ask for it again; ``preload``:
+  import a module for the executors to come;
 * zygote: ``function`` for each registered one, ``ready`` or ``failed``, then ``spawned`` and
   ``exited`` per executor.
 
@@ -101,6 +102,8 @@ class Zygote:
             self._kill(message["id"], message["signal"])
         elif message["do"] == "guard":
             self._guard(message["id"], message["until"])
+        elif message["do"] == "preload":
+            self._preload(message["module"])
         elif message["do"] == "start":
             self._start(message)
         return True
@@ -126,6 +129,13 @@ class Zygote:
         gc.collect()
         gc.freeze()
         self._tell(do="ready")
+
+    def _preload(self, module: str) -> None:
+        """Import what executors will want, once for all that are forked from now on."""
+        with contextlib.suppress(Exception):  # they try it themselves, and say what is wrong
+            importlib.import_module(module)
+        gc.collect()
+        gc.freeze()
 
     # ── Executors ─────────────────────────────────────────────────────────────────────────
 

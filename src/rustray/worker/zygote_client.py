@@ -17,6 +17,8 @@ from rustray.worker.executor_handle import PacketWriter
 from rustray.worker.numerics import THREAD_VARIABLES
 
 _MAX_PACKET: Final = 192 * 1024
+_CLIENT_MODULE: Final = "rustray.client.nested"
+"""By name, for it is no part of the worker."""
 _BOOT: Final = (
     "import sys; sys.path.insert(0, sys.argv[2]); "
     "from rustray.worker.zygote import main; main(int(sys.argv[1]))"
@@ -40,6 +42,7 @@ class ZygoteProcess:
         on_gone: Callable[[ZygoteProcess], None],
     ) -> None:
         self.is_ready = False
+        self._has_client = False
         self._loop = loop
         self._on_message = on_message
         self._on_gone = on_gone
@@ -64,6 +67,12 @@ class ZygoteProcess:
     def send(self, message: dict[str, Any]) -> None:
         """Send an order."""
         self._packets.send(wire.to_json(message))
+
+    def preload(self) -> None:
+        """Have it import what tasks need that hand in tasks, once for all executors to come."""
+        if not self._has_client:
+            self._has_client = True
+            self.send({"do": "preload", "module": _CLIENT_MODULE})
 
     def send_packet(self, packet: bytes, fds: list[int]) -> None:
         """Send an encoded order with descriptors, which are closed after that."""

@@ -17,6 +17,7 @@ from rustray.common.resources import ResourceSet
 from rustray.proto.rustray.v1 import common_pb2, head_pb2
 from rustray.rpc import codec
 from rustray.rpc.convert import MAX_RANGE
+from rustray.rpc.nested_codec import decode_nested_frame, encode_nested_frame
 from rustray.rpc.ranges import MAX_LISTED
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import (
@@ -32,6 +33,8 @@ from rustray.task.frames import (
     LeaseNews,
     LeaseOutcome,
     LeaseRange,
+    NestedFrame,
+    NestedItem,
     Outcome,
     Rejection,
     Submission,
@@ -98,6 +101,8 @@ classes = st.builds(
     label_selector_soft=selectors,
     fallback=st.lists(alternatives, max_size=2).map(tuple),
     alternative=st.integers(0, 16),
+    depth=st.integers(0, 1000),
+    inherits_priority=st.booleans(),
 )
 classes |= classes.map(lambda c: replace(c, executor=ExecutorKind.PROCESS, exclusive=True))
 definitions = st.builds(ClassDefinition, class_numbers, classes, st.binary(max_size=50))
@@ -129,7 +134,14 @@ client_frames = st.builds(
         )
     ),
     cancels=some(
-        st.builds(CancelRequest, prefixes | st.just(b""), sequences, counts, st.booleans())
+        st.builds(
+            CancelRequest,
+            prefixes | st.just(b""),
+            sequences,
+            counts,
+            st.booleans(),
+            st.booleans(),
+        )
     ),
     follow=some(ranges),
     token=words,
@@ -164,6 +176,8 @@ worker_frames = st.builds(
     outcomes=some(st.builds(LeaseOutcome, u63, st.integers(0, 2**31), reported, payloads, u63)),
     returned=some(lease_ranges),
     started=some(lease_ranges),
+    blocked=some(st.builds(LeaseRange, u63, st.integers(0, 2**31), st.just(1))),
+    resumed=some(st.builds(LeaseRange, u63, st.integers(0, 2**31), st.just(1))),
     news=some(
         st.builds(LeaseNews, u63, u32, st.floats(0.0, 1.0), words)
         | st.builds(
@@ -179,7 +193,17 @@ worker_frames = st.builds(
     drained=st.booleans(),
     token=words,
 )
+nested_frames = st.builds(
+    NestedFrame,
+    items=some(
+        st.builds(NestedItem, u63.filter(lambda n: n < 2**63), st.tuples(u63, u32))
+        | st.builds(NestedItem, st.integers(1, 1000), data=st.binary(min_size=1, max_size=50))
+        | st.builds(NestedItem, st.integers(1, 1000), ends=st.just(True), code=words, message=words)
+    ),
+    token=words,
+)
 DECODERS: list[Callable[[bytes], Any]] = [
+    decode_nested_frame,
     codec.decode_client_frame,
     codec.decode_head_frame,
     codec.decode_assign_frame,
@@ -219,6 +243,28 @@ def test_hellos_round_trip(prefix: bytes, worker_id: str, session: int):
     assert codec.decode_client_hello(codec.encode_client_hello(prefix)) == (prefix, 1)
     hello = codec.encode_worker_hello(worker_id, session)
     assert codec.decode_worker_hello(hello) == (worker_id, session, 1)
+
+
+@given(nested_frames)
+def test_nested_frames_round_trip(frame: NestedFrame):
+    """What goes in comes out."""
+    assert decode_nested_frame(encode_nested_frame(frame)) == frame
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        NestedItem(1),
+        NestedItem(0, data=b"x"),
+        NestedItem(1, (1, 0), b"x"),
+        NestedItem(1, data=b"x", ends=True),
+        NestedItem(2**63, data=b"x"),
+    ],
+)
+def test_an_item_of_a_nested_session_is_one_thing(item: NestedItem):
+    """Neither nothing nor two things at once, of a channel that can be."""
+    with pytest.raises(CommunicationError):
+        decode_nested_frame(encode_nested_frame(NestedFrame(items=[item])))
 
 
 @pytest.mark.parametrize("decode", DECODERS)

@@ -35,6 +35,8 @@ CLASSES = [
         ),
         wait_for_resources=True,
     ),
+    TaskClass("f", depth=1),
+    TaskClass("f", depth=2, priority=-2),
 ]
 STATES = [
     TaskState.SUCCEEDED,
@@ -112,7 +114,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         lease = data.draw(st.sampled_from(leases))
         offset = data.draw(st.integers(-1, 4))
         count = data.draw(st.integers(0, 5))
-        kind = data.draw(st.sampled_from(["outcome", "returned", "started"]))
+        kinds = ["outcome", "returned", "started", "blocked", "resumed"]
+        kind = data.draw(st.sampled_from(kinds))
         held = worker.held.get(lease, set())
         if kind == "outcome":
             state = data.draw(st.sampled_from([*STATES, TaskState.QUEUED, TaskState.RUNNING]))
@@ -127,9 +130,19 @@ class SchedulerMachine(RuleBasedStateMachine):
                 held.difference_update(range(offset, offset + count))
             self.bench.report(worker, returned=[LeaseRange(lease, offset, count)])
         else:
-            self.bench.report(worker, started=[LeaseRange(lease, offset, count)])
+            self.bench.report(worker, **{kind: [LeaseRange(lease, offset, count)]})
         if not held:
             worker.held.pop(lease, None)
+
+    @precondition(lambda self: any(w.held for w in self.open_workers))
+    @rule(data=st.data(), waits=st.booleans())
+    def wait_or_go_on(self, data: st.DataObject, waits: bool) -> None:
+        """A task waits for tasks of its own, or goes on."""
+        worker = data.draw(st.sampled_from([w for w in self.open_workers if w.held]))
+        lease = data.draw(st.sampled_from(sorted(worker.held)))
+        offset = data.draw(st.sampled_from(sorted(worker.held[lease])))
+        kind = "blocked" if waits else "resumed"
+        self.bench.report(worker, **{kind: [LeaseRange(lease, offset, 1)]})
 
     @precondition(lambda self: self.open_workers)
     @rule(data=st.data())

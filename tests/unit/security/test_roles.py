@@ -17,7 +17,7 @@ from rustray.security.roles import (
 _HEAD = "/rustray.v1.HeadService/"
 _WORKER = "/rustray.v1.WorkerService/"
 _EXPECTED = {
-    "worker admin": ["RegisterWorker", "EnrollWorker", "Heartbeat", "WorkerStream"],
+    "worker admin": ["RegisterWorker", "EnrollWorker", "Heartbeat", "WorkerStream", "NestedStream"],
     "submit admin": [
         "SubmitTask",
         "SubmitTasks",

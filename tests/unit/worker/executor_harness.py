@@ -32,6 +32,7 @@ class Recorder:
     exits: dict[int, ExecutorExit] = field(default_factory=dict)
     news: list[LeaseNews] = field(default_factory=list)
     dropped: int = 0
+    relayed: list[tuple[int, int, int, bytes]] = field(default_factory=list)
 
     def executor_ready(self, executor_id: int, pid: int) -> None:
         self.pids[executor_id] = pid
@@ -45,6 +46,9 @@ class Recorder:
     def executor_told(self, executor_id: int, news: list[LeaseNews], dropped: int) -> None:
         self.news += news
         self.dropped += dropped
+
+    def executor_relayed(self, executor_id: int, kind: int, channel: int, body: bytes) -> None:
+        self.relayed.append((executor_id, kind, channel, body))
 
     def executor_exited(self, executor_id: int, exit: ExecutorExit) -> None:  # noqa: A002
         self.exits[executor_id] = exit

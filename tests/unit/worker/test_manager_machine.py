@@ -23,6 +23,8 @@ CLASSES = [
     a_class("free", cpu=0, kind=ExecutorKind.ASYNC),
     a_class("thread", cpu=0.25, kind=ExecutorKind.THREAD),
     a_class("thread_timed", cpu=0, kind=ExecutorKind.THREAD, timeout_s=0.3),
+    a_class("child", depth=1),
+    a_class("grandchild", cpu=2, depth=2),
 ]
 RUN_TIMES = st.sampled_from([5, 100, 3_000, 50_000])
 
@@ -78,6 +80,28 @@ class ManagerMachine(RuleBasedStateMachine):
         state = TaskState.FAILED if is_failed else TaskState.SUCCEEDED
         self.b.now += run_us * count / 1e6
         self.b.finish(executor_id, count, state, run_us)
+
+    @precondition(lambda self: any(self._may_wait(n) for n in self._busy()))
+    @rule(data=st.data())
+    def block(self, data: st.DataObject) -> None:
+        """A task waits for tasks of its own."""
+        executor_id = self._pick(data, [n for n in self._busy() if self._may_wait(n)])
+        self.b.block(executor_id, data.draw(st.sampled_from(self._may_wait(executor_id))))
+
+    @precondition(lambda self: any(x.waiting for x in self.b.executors.values()))
+    @rule(data=st.data())
+    def wake(self, data: st.DataObject) -> None:
+        """One that waits wants to go on."""
+        executor_id = self._pick(data, [n for n, x in self.b.executors.items() if x.waiting])
+        number = len(self.b.executors[executor_id].waiting)
+        self.b.wake(executor_id, data.draw(st.integers(0, number - 1)))
+
+    def _may_wait(self, executor_id: int) -> list[int]:
+        """Places of tasks that run in an executor and do not wait."""
+        executor = self.b.executors[executor_id]
+        keys = list(executor.tasks)
+        running = keys[:1] if executor.kind is ExecutorKind.PROCESS else keys
+        return [keys.index(key) for key in running if key not in executor.waiting]
 
     @precondition(lambda self: any(x.owes_answer for x in self.b.executors.values()))
     @rule(data=st.data())

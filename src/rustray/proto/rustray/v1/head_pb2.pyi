@@ -182,7 +182,7 @@ class LeaseNews(_message.Message):
     def __init__(self, lease: _Optional[int] = ..., offset: _Optional[int] = ..., fraction: _Optional[float] = ..., text: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
 
 class WorkerFrame(_message.Message):
-    __slots__ = ("number", "ack", "has_held", "held", "outcomes", "returned", "started", "draining", "drained", "news", "token", "bye")
+    __slots__ = ("number", "ack", "has_held", "held", "outcomes", "returned", "started", "draining", "drained", "news", "blocked", "resumed", "token", "bye")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     HAS_HELD_FIELD_NUMBER: _ClassVar[int]
@@ -193,6 +193,8 @@ class WorkerFrame(_message.Message):
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     DRAINED_FIELD_NUMBER: _ClassVar[int]
     NEWS_FIELD_NUMBER: _ClassVar[int]
+    BLOCKED_FIELD_NUMBER: _ClassVar[int]
+    RESUMED_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     BYE_FIELD_NUMBER: _ClassVar[int]
     number: int
@@ -205,9 +207,43 @@ class WorkerFrame(_message.Message):
     draining: bool
     drained: bool
     news: _containers.RepeatedCompositeFieldContainer[LeaseNews]
+    blocked: _containers.RepeatedCompositeFieldContainer[LeaseRange]
+    resumed: _containers.RepeatedCompositeFieldContainer[LeaseRange]
     token: str
     bye: bool
-    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., has_held: _Optional[bool] = ..., held: _Optional[_Iterable[_Union[HeldRange, _Mapping]]] = ..., outcomes: _Optional[_Iterable[_Union[LeaseOutcome, _Mapping]]] = ..., returned: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., started: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., draining: _Optional[bool] = ..., drained: _Optional[bool] = ..., news: _Optional[_Iterable[_Union[LeaseNews, _Mapping]]] = ..., token: _Optional[str] = ..., bye: _Optional[bool] = ...) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., has_held: _Optional[bool] = ..., held: _Optional[_Iterable[_Union[HeldRange, _Mapping]]] = ..., outcomes: _Optional[_Iterable[_Union[LeaseOutcome, _Mapping]]] = ..., returned: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., started: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., draining: _Optional[bool] = ..., drained: _Optional[bool] = ..., news: _Optional[_Iterable[_Union[LeaseNews, _Mapping]]] = ..., blocked: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., resumed: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., token: _Optional[str] = ..., bye: _Optional[bool] = ...) -> None: ...
+
+class NestedItem(_message.Message):
+    __slots__ = ("channel", "opens", "lease", "offset", "data", "ends", "code", "message")
+    CHANNEL_FIELD_NUMBER: _ClassVar[int]
+    OPENS_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    ENDS_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    channel: int
+    opens: bool
+    lease: int
+    offset: int
+    data: bytes
+    ends: bool
+    code: str
+    message: str
+    def __init__(self, channel: _Optional[int] = ..., opens: _Optional[bool] = ..., lease: _Optional[int] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., ends: _Optional[bool] = ..., code: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
+class NestedFrame(_message.Message):
+    __slots__ = ("number", "items", "token", "bye")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    BYE_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    items: _containers.RepeatedCompositeFieldContainer[NestedItem]
+    token: str
+    bye: bool
+    def __init__(self, number: _Optional[int] = ..., items: _Optional[_Iterable[_Union[NestedItem, _Mapping]]] = ..., token: _Optional[str] = ..., bye: _Optional[bool] = ...) -> None: ...
 
 class LeaseGrant(_message.Message):
     __slots__ = ("lease", "class_number", "attempt", "prefix", "first", "payloads", "time_left_s")
@@ -282,16 +318,18 @@ class Submission(_message.Message):
     def __init__(self, class_number: _Optional[int] = ..., first: _Optional[int] = ..., payloads: _Optional[_Union[_common_pb2.Payloads, _Mapping]] = ..., deadline_unix_s: _Optional[float] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ...) -> None: ...
 
 class CancelRange(_message.Message):
-    __slots__ = ("prefix", "first", "count", "force")
+    __slots__ = ("prefix", "first", "count", "force", "spares_children")
     PREFIX_FIELD_NUMBER: _ClassVar[int]
     FIRST_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     FORCE_FIELD_NUMBER: _ClassVar[int]
+    SPARES_CHILDREN_FIELD_NUMBER: _ClassVar[int]
     prefix: bytes
     first: int
     count: int
     force: bool
-    def __init__(self, prefix: _Optional[bytes] = ..., first: _Optional[int] = ..., count: _Optional[int] = ..., force: _Optional[bool] = ...) -> None: ...
+    spares_children: bool
+    def __init__(self, prefix: _Optional[bytes] = ..., first: _Optional[int] = ..., count: _Optional[int] = ..., force: _Optional[bool] = ..., spares_children: _Optional[bool] = ...) -> None: ...
 
 class ClientFrame(_message.Message):
     __slots__ = ("number", "ack", "classes", "submissions", "cancels", "follow", "token", "bye")

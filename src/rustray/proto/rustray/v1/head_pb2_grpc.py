@@ -56,6 +56,11 @@ class HeadServiceStub:
                 request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.WorkerFrame.SerializeToString,
                 response_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.AssignFrame.FromString,
                 _registered_method=True)
+        self.NestedStream = channel.stream_stream(
+                '/rustray.v1.HeadService/NestedStream',
+                request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.NestedFrame.SerializeToString,
+                response_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.NestedFrame.FromString,
+                _registered_method=True)
         self.SubmitTask = channel.unary_unary(
                 '/rustray.v1.HeadService/SubmitTask',
                 request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.SubmitTaskRequest.SerializeToString,
@@ -179,6 +184,15 @@ class HeadServiceServicer:
     def WorkerStream(self, request_iterator, context):
         """Work to the worker, outcomes back. The call's metadata `rustray-hello-bin` is a WorkerHello.
         The head answers with initial metadata, `rustray-stream: VERSION`, once it has let it in.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def NestedStream(self, request_iterator, context):
+        """The sessions of tasks that run on a worker and hand in tasks themselves, all in one stream. Each
+        speaks as a ClientStream does, for the principal of its task and as long as the worker holds that.
+        The call's metadata `rustray-hello-bin` is a WorkerHello.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -333,6 +347,11 @@ def add_HeadServiceServicer_to_server(servicer, server):
                     servicer.WorkerStream,
                     request_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.WorkerFrame.FromString,
                     response_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.AssignFrame.SerializeToString,
+            ),
+            'NestedStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.NestedStream,
+                    request_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.NestedFrame.FromString,
+                    response_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.NestedFrame.SerializeToString,
             ),
             'SubmitTask': grpc.unary_unary_rpc_method_handler(
                     servicer.SubmitTask,
@@ -535,6 +554,33 @@ class HeadService:
             '/rustray.v1.HeadService/WorkerStream',
             rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.WorkerFrame.SerializeToString,
             rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.AssignFrame.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def NestedStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/rustray.v1.HeadService/NestedStream',
+            rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.NestedFrame.SerializeToString,
+            rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.NestedFrame.FromString,
             options,
             channel_credentials,
             insecure,
