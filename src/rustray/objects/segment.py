@@ -2,8 +2,8 @@
 
 It is a memfd: no name in any file system, so nothing is left in ``/dev/shm`` after any kind of
 death; the kernel frees it with the last descriptor and mapping. Once written it is sealed:
-nobody can change or cut it any more, neither its writer nor a task that reads it, and so no
-reader can be sent a SIGBUS.
+nobody who reads it can change it, and nobody can cut it, so that no reader is sent a SIGBUS. Its
+writer may use it again when nobody reads it any more (`rustray.objects.recycling`).
 
 A descriptor goes to another process over a Unix socket. A process of the same user may also open
 ``/proc/<pid>/fd/<n>`` of one that holds it; not from another user or PID namespace (another
@@ -22,9 +22,13 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from rustray.objects.recycling import F_SEAL_FUTURE_WRITE, POOL, Arena
+
 MAX_SEGMENT_BYTES: Final = 1 << 46
 _MFD_NOEXEC_SEAL: Final = 0x8
-_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+_FIXED: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+_UNWRITABLE: Final = fcntl.F_SEAL_WRITE | F_SEAL_FUTURE_WRITE
+_SEALS: Final = _FIXED | fcntl.F_SEAL_WRITE
 _MAX_PARTS: Final = 512  # of one writev; the kernel takes 1,024
 _PROT_READ: Final = 1
 _MAP_PRIVATE: Final = 2
@@ -61,15 +65,23 @@ class Segment:
             ValueError: there is nothing to write, or too much.
         """
         size = sum(map(len, parts))
-        return cls.fill(size, lambda fd: _write_all(fd, parts))
+        arena = POOL.take(size)
+        if arena is None:
+            return cls.fill(size, lambda fd: _write_all(fd, parts), may_recycle=True)
+        try:
+            arena.write(parts)
+            return cls(arena.reader(), size)
+        finally:
+            POOL.give_back(arena)
 
     @classmethod
-    def fill(cls, size: int, fill: Callable[[int], None]) -> Segment:
+    def fill(cls, size: int, fill: Callable[[int], None], *, may_recycle: bool = False) -> Segment:
         """Have new memory filled with so many bytes, and seal it.
 
         Args:
             size: Bytes.
             fill: Writes them to a descriptor.
+            may_recycle: This process may write to it again when nobody reads it any more.
 
         Raises:
             OSError: no memory, or no descriptors left.
@@ -82,6 +94,9 @@ class Segment:
             fill(fd)
             if os.fstat(fd).st_size != size:
                 raise ValueError(f"{os.fstat(fd).st_size} bytes were written, not {size}")
+            arena = POOL.add(size, fd) if may_recycle else None
+            if arena is not None:
+                return _reader_of(arena, fd, size)
             _seal(fd)
         except BaseException:
             os.close(fd)
@@ -188,6 +203,16 @@ class SegmentWriter:
         self._owner()
 
 
+def _reader_of(arena: Arena, fd: int, size: int) -> Segment:
+    """Return the first reader of new memory, and let go of the descriptor that has written it."""
+    try:
+        segment = Segment(arena.reader(), size)
+    finally:
+        POOL.give_back(arena)
+    os.close(fd)
+    return segment
+
+
 def check_sealed(fd: int, size: int) -> None:
     """Look whether a descriptor can be mapped without a risk.
 
@@ -198,10 +223,10 @@ def check_sealed(fd: int, size: int) -> None:
         seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
     except OSError:
         raise NotASegment("the descriptor is no sealed memory") from None
-    if seals & _SEALS != _SEALS:
+    if seals & _FIXED != _FIXED or not seals & _UNWRITABLE:
         raise NotASegment("the memory is not sealed")
     found = os.fstat(fd).st_size
-    if found != size or not size:
+    if found < size or not size:  # it may be larger where it is used again
         raise NotASegment(f"the memory has {found} bytes and not {size}")
 
 

@@ -26,6 +26,7 @@ from rustray.common.ids import WorkerId
 from rustray.common.resources import UNIT
 from rustray.objects.node_store import NodeStore
 from rustray.objects.records import StoreLimits
+from rustray.objects.recycling import POOL
 from rustray.objects.spill_files import SpillFiles
 from rustray.rpc.api import FramePump, HeadApi, Link
 from rustray.task.frames import AssignFrame, LeaseOutcome, WorkerFrame
@@ -268,6 +269,7 @@ class WorkerAgent:
         return Pulse(session, registered, self._heartbeat, self._head.heartbeat, on_answer)
 
     def _heartbeat(self, session: int) -> Heartbeat:
+        POOL.trim()
         sent, received, held, running = self.manager.heartbeat()
         pids = [os.getpid(), *(e.pid for e in self.manager.executors() if e.pid)]
         memory_mb = sum(map(detect.resident_bytes, pids)) / _MB

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from types import CoroutineType, FrameType
 from typing import Any, Final
 
+from rustray.objects.recycling import EXECUTOR_BUDGET, POOL
 from rustray.task.spec import ExecutorKind
 from rustray.worker import context, wire
 from rustray.worker.callee import Callee
@@ -268,6 +269,7 @@ def main(fds: Sequence[int], kind: ExecutorKind, concurrency: int, max_result_by
     global is_executor
     is_executor = True
     data_fd, control_fd, cell_fd, output_fd = fds
+    POOL.budget = EXECUTOR_BUDGET
     _redirect_output(output_fd)
     _reset_randomness()
     for fd in (data_fd, control_fd):

@@ -17,6 +17,7 @@ import pytest
 
 from helpers.waiting import aeventually
 from rustray.common.errors import ResourceExhausted
+from rustray.objects.recycling import POOL
 from rustray.objects.segment import Segment
 from rustray.task.codec import decode_failure, encode_call
 from rustray.task.columns import PayloadColumn, SharedColumn
@@ -51,6 +52,7 @@ def build(first: int, size: int) -> Any:
 
 def open_files() -> int:
     gc.collect()  # of other tests
+    POOL.clear()
     return len(os.listdir("/proc/self/fd"))
 
 
