@@ -114,7 +114,7 @@ def test_an_error_that_cannot_travel_is_told_as_text() -> None:
 def test_an_argument_that_cannot_travel_is_named() -> None:
     """PayloadError says where in which argument the trouble lies; nothing is submitted."""
     with pytest.raises(rustray.PayloadError, match=r"args\[1\].*'lock'"):
-        add.remote(1, {"lock": threading.Lock()})  # type: ignore[arg-type]
+        add.remote(1, {"lock": threading.Lock()})
     assert rustray.get(add.remote(1, 1), timeout=_WAIT_S) == 2
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from helpers.builders import a_death, a_failure
 from rustray.scheduler import commands as c
@@ -15,6 +15,7 @@ from rustray.scheduler.state import SchedulerSettings
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import CancelRequest, HeldRange, LeaseOutcome, LeaseRange
 from rustray.task.functions import FunctionInfo, Parameter
+from rustray.task.inputs import InputId, pack_inputs
 from rustray.task.needs import Alternative
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
@@ -143,6 +144,20 @@ class Bench:
         self.next_sequence += count
         payloads = PayloadColumn.of([b"x" * size] * count)
         self.feed(e.TasksSubmitted(PREFIX, first, task_class or TaskClass("f"), payloads, True))
+        return range(first, first + count)
+
+    def submit_taking(
+        self, taken: Sequence[Sequence[int]], task_class: TaskClass | None = None
+    ) -> range:
+        """Submit fresh tasks that take the results of others: their sequences, for each task."""
+        first, count = self.next_sequence, len(taken)
+        self.next_sequence += count
+        payloads = PayloadColumn.of([b"xxx"] * count)
+        inputs = PayloadColumn.of(
+            [pack_inputs(InputId(PREFIX, number) for number in each) for each in taken]
+        )
+        task_class = replace(task_class or TaskClass("f"), has_inputs=True)
+        self.feed(e.TasksSubmitted(PREFIX, first, task_class, payloads, True, inputs=inputs))
         return range(first, first + count)
 
     def join(

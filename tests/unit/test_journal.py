@@ -191,6 +191,9 @@ _LATER = {
     9: "ALTER TABLE batch DROP COLUMN principal;",
     10: "DROP TABLE token;",
     11: "ALTER TABLE batch DROP COLUMN durability;",
+    12: "".join(
+        f"ALTER TABLE batch DROP COLUMN {name};" for name in ("input_base", "input_ends", "inputs")
+    ),
 }
 """Schema version to what takes its novelty away."""
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from rustray.client.connection import Connection
+from rustray.client.derived import Borrower
+from rustray.client.intake import MAX_PAYLOAD_BYTES
 from rustray.client.loop_thread import LoopThread
-from rustray.client.session import MAX_PAYLOAD_BYTES, ClientSession
+from rustray.client.session import ClientSession
 from rustray.client.throttle import PATIENCE_S, Throttle
 from rustray.common.errors import CommunicationError, RustRayError
 from rustray.common.resources import CPU
@@ -159,6 +161,7 @@ class Attachment:
                 )
                 session.pack = self._limits.pack
                 await connection.open(api, session)
+                session.borrower = Borrower(api)
             if self.address:
                 self._adviser = asyncio.create_task(self._advise(api, session))
         except TimeoutError:

@@ -9,14 +9,19 @@ import os
 import sys
 import threading
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, Final, Protocol, TypeVar, overload
 
 from rustray.client import waiting
+from rustray.client.derived import Borrowed
 from rustray.client.refs import TaskRef
 from rustray.client.session import ClientSession
 from rustray.task import relay
+from rustray.task.codec import encode_value, parts_encoder
+from rustray.task.spec import Codec, TaskClass
 
 T = TypeVar("T")
+
+PUT: Final = TaskClass("rustray.put", is_put=True, codec=Codec.PICKLE, wait_for_resources=True)
 
 current_session: ClientSession | None = None
 """The session of `init`; read on the hot path, written under ``_lock``."""
@@ -322,9 +327,36 @@ def cancel(
     """
     by_owner: dict[Any, list[TaskRef[Any]]] = {}
     for ref in [refs] if isinstance(refs, TaskRef) else _as_list(refs):
-        by_owner.setdefault(ref._batch.owner, []).append(ref)
+        origin = ref._batch.origin_of(ref)
+        by_owner.setdefault(origin._batch.owner, []).append(origin)
     for owner, own in by_owner.items():
         owner.cancel(own, force=force, recursive=recursive)
+
+
+def put(value: T) -> TaskRef[T]:
+    """Hand a value to the cluster, once, and return a reference to it for any number of tasks.
+
+    The head keeps it as it keeps a result: at its level of durability, for ``result_ttl_s``, and as
+    long as a task that takes it has not ended.
+
+    Raises:
+        PayloadError: the value cannot be pickled, or is larger than what can travel.
+        TypeError: it is a reference already.
+    """
+    if isinstance(value, TaskRef):
+        raise TypeError("that is a reference already: pass it to the task as it is")
+    session = ensure_session()
+    entry = session.define(PUT, b"")
+    try:
+        payload = parts_encoder(Codec.PICKLE)(value)
+    except Exception:
+        payload = encode_value(Codec.PICKLE, value)  # says what it was
+    return session.submit(entry, payload)
+
+
+async def aput(value: T) -> TaskRef[T]:
+    """`put` for coroutines: large values are encoded in another thread."""
+    return await asyncio.to_thread(put, value)
 
 
 def _as_list(refs: Iterable[Any]) -> list[TaskRef[Any]]:
@@ -364,5 +396,6 @@ def _after_fork_in_child() -> None:
     _was_forked = True
 
 
+Borrowed.find_owner = staticmethod(ensure_session)
 os.register_at_fork(after_in_child=_after_fork_in_child)
 atexit.register(shutdown)

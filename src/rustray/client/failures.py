@@ -59,6 +59,18 @@ def error_of(
         codec: Of the task: only the failures of PICKLE tasks are unpickled.
     """
     info = decode_failure(payload)
+    error = _error_of(info, task_id, worker_id, attempt, codec)
+    if info.origin:
+        error.add_note(
+            f"task {task_id} did not run: it takes the result of task {info.origin}, and that is "
+            "the one that failed"
+        )
+    return error
+
+
+def _error_of(
+    info: FailureInfo, task_id: str, worker_id: str, attempt: int, codec: Codec
+) -> RustRayError:
     cls = _CLASSES.get(info.code, InvariantError)
     if issubclass(cls, TaskExecutionFailed):
         return _execution_failed(info, task_id, worker_id, attempt, codec)

@@ -8,7 +8,6 @@ ignored.
 
 from __future__ import annotations
 
-import sys
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -16,7 +15,15 @@ from typing import Any, Final, cast
 
 from rustray.client.failures import error_of_rejection
 from rustray.client.ranges import RangeSet
-from rustray.client.refs import CANCELLED, FAILED, SUCCEEDED, Batch, Callback, Failure, TaskRef
+from rustray.client.refs import (
+    CANCELLED,
+    FAILED,
+    SUCCEEDED,
+    Batch,
+    Failure,
+    TaskRef,
+    run_callback,
+)
 from rustray.client.waiters import Arrivals
 from rustray.common.errors import RustRayError, TaskCancelled, TaskNotFound
 from rustray.common.ids import task_id
@@ -86,15 +93,18 @@ class Ledger:
 
     def withdraw(
         self, batch: Batch, low: int, high: int
-    ) -> tuple[list[tuple[int, TaskRef[Any]]], list[bytes]]:
+    ) -> tuple[list[tuple[int, TaskRef[Any]]], list[Any]]:
         """Take tasks out that the head has refused, to be handed in elsewhere; the lock is held.
 
         Returns:
-            (index, reference) of those that had not ended, and their encoded arguments.
+            (index, reference) of those that had not ended, and their encoded arguments; of a class
+            with inputs together with the encoded ids of these.
         """
         taken = [(low + i, ref) for i, ref in enumerate(batch.refs[low:high]) if ref is not None]
         assert batch.column is not None or not taken
-        payloads = [] if batch.column is None else list(batch.column.slice(low, high))
+        payloads: list[Any] = [] if batch.column is None else list(batch.column.slice(low, high))
+        if batch.inputs is not None:
+            payloads = list(zip(payloads, batch.inputs.slice(low, high), strict=True))
         batch.refs[low:high] = [None] * (high - low)
         batch.settled.add(low, high)
         batch.unfinished -= len(taken)
@@ -140,6 +150,8 @@ class Ledger:
         for batch, low, high in self.spans(outcome.first, len(payloads)):
             start = batch.first + low - outcome.first
             column = payloads.slice(start, start + high - low)
+            if batch.entry.task_class.is_put and batch.column is not None and not column.size_bytes:
+                column = batch.column.slice(low, high)  # the head does not send back what is here
             refs = batch.refs[low:high]
             batch.refs[low:high] = [None] * (high - low)
             if state == SUCCEEDED:
@@ -198,11 +210,11 @@ class Ledger:
         if not batch.unfinished:
             self._retire(batch)
         for ref, callback in watchers:
-            _call(callback, ref)
+            run_callback(callback, ref)
 
     def _retire(self, batch: Batch) -> None:
         """Drop what a batch holds; forget retired ones when they are the greater part."""
-        batch.column = None
+        batch.column = batch.inputs = None
         batch.cancels = None
         batch.refs = []
         self._retired += 1
@@ -248,17 +260,5 @@ def acked_unfinished(batch: Batch) -> Iterator[TaskRange]:
 
 def _settle(batch: Batch, low: int, high: int) -> None:
     batch.settled.add(low, high)
-    if batch.settled.count == batch.size and not batch.entry.may_be_lost:
-        batch.column = None
-
-
-def _call(callback: Callback, ref: TaskRef[Any]) -> None:
-    """Run a watcher; its failure must not keep results from the others."""
-    try:
-        callback(ref)
-    except BaseException:  # also a SystemExit: this is the thread that all results arrive on
-        kind, error, trace = sys.exc_info()
-        assert kind is not None
-        threading.excepthook(
-            threading.ExceptHookArgs((kind, error, trace, threading.current_thread()))
-        )
+    if batch.settled.count == batch.size and not batch.entry.keeps_arguments:
+        batch.column = batch.inputs = None

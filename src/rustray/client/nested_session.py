@@ -9,7 +9,7 @@ and what is left of the others is cancelled.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from rustray.client.refs import Batch, ClassEntry, TaskRef
@@ -17,6 +17,7 @@ from rustray.client.session import ClientSession
 from rustray.client.throttle import Throttle
 from rustray.common.errors import DuplicateTask
 from rustray.common.ids import TaskId, child_prefix
+from rustray.task.flat import FlatValue
 from rustray.task.frames import CancelRequest, ClientFrame, HeadFrame, Rejection
 from rustray.task.relay import Seat
 
@@ -77,6 +78,14 @@ class NestedSession(ClientSession):
         for other in list(self._open):
             self._seal(other)
         return super()._open_batch(entry)
+
+    def submit_taking(
+        self, entry: ClassEntry, payload: bytes | FlatValue, taken: Sequence[TaskRef[Any]]
+    ) -> TaskRef[Any]:
+        """See `Intake`; what is taken has its id for good by then."""
+        for ref in taken if self.is_again else ():
+            ref._batch.id_of(ref._index)
+        return super().submit_taking(entry, payload, taken)
 
     def wait_settled(self, ref: TaskRef[Any]) -> None:
         """Wait until a task has its id for good; set by who connects the session."""
@@ -149,7 +158,7 @@ class NestedSession(ClientSession):
         self._ledger.let_go(batch)
 
     def _seal_moved(
-        self, batch: Batch, taken: list[tuple[int, TaskRef[Any]]], payloads: list[bytes]
+        self, batch: Batch, taken: list[tuple[int, TaskRef[Any]]], payloads: list[Any]
     ) -> None:
         moved = NestedBatch(self, batch.entry)
         watchers = batch._watchers or {}

@@ -31,6 +31,7 @@ from rustray.task.spec import (
     check_lifetime,
     check_priority,
     check_retries,
+    check_returns,
     check_seconds,
     deadline_unix_s,
 )
@@ -88,11 +89,7 @@ def check_options(options: Mapping[str, Any]) -> None:
             near = difflib.get_close_matches(name, VALID, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ValueError(f"unknown option {name!r}{hint}; valid are: {', '.join(VALID)}")
-    if options.get("num_returns", 1) != 1:
-        raise ValueError(
-            f"num_returns must be 1 in this version, not {options['num_returns']!r:.80}: return a "
-            "tuple and take it apart after rustray.get()"
-        )
+    check_returns(options.get("num_returns", 1))
     for name in _BOOLS:
         if not isinstance(options.get(name, False), bool):
             raise ValueError(f"{name} must be True or False, not {options[name]!r:.80}")
@@ -263,6 +260,7 @@ def task_class(
         oom_retries=options.get("oom_retries") or 0,
         exclusive=options.get("exclusive", False),
         is_detached=options.get("lifetime") == "detached",
+        num_returns=options.get("num_returns", 1),
     )
 
 

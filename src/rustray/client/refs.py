@@ -8,19 +8,21 @@ was submitted in holds the reference, so that a task nobody waits for runs all t
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from rustray.client.failures import error_of, is_interrupt, undecodable
 from rustray.client.pauses import Pauses, pausing
 from rustray.client.ranges import RangeSet
 from rustray.client.waiters import Arrivals, LoopWaiter
 from rustray.common.durability import Durability
-from rustray.common.errors import PayloadError, ResourceExhausted, RustRayError, TaskError
+from rustray.common.errors import ResourceExhausted, RustRayError, TaskError
 from rustray.common.ids import SessionPrefix, TaskId, task_id
 from rustray.task import pickling
 from rustray.task.codec import decode_value
+from rustray.task.inputs import InputId
 from rustray.task.spec import Codec, TaskClass
 from rustray.task.state import TaskState
 
@@ -65,6 +67,9 @@ class Owner(Protocol):
     def cancel(self, refs: Sequence[TaskRef[Any]], *, force: bool, recursive: bool = True) -> None:
         """Ask the head to cancel the tasks; those that ended stay as they are."""
 
+    def fetch(self, batch: Any, ref: TaskRef[Any]) -> None:
+        """Ask the head for the outcome of a borrowed reference."""
+
 
 Callback = Callable[["TaskRef[Any]"], None]
 
@@ -82,12 +87,14 @@ class TaskRef(Generic[T_co]):
     # None while the task is under way, and its outcome: encoded value, `Failure`, or error.
     __slots__ = ("__weakref__", "_batch", "_data", "_index", "_state")
 
+    rebuild: ClassVar[Callable[..., TaskRef[Any]]]
+    """Makes one out of a pickle; set by `rustray.client.derived`, which stands above."""
     _batch: Batch
     _data: Any
     __rustray_opaque__ = True
     """Errors name the reference itself, not what in it cannot be pickled."""
 
-    def __init__(self, batch: Batch, index: int, payload: bytes) -> None:
+    def __init__(self, batch: Batch, index: int, payload: Any) -> None:
         self._batch = batch
         self._index = index
         self._data = payload
@@ -120,7 +127,7 @@ class TaskRef(Generic[T_co]):
             async with pausing(self._batch.owner.pauses):
                 await waiter.sleep(None)
         except asyncio.CancelledError:
-            self._batch.owner.cancel([self], force=False)
+            self._batch.owner.cancel([self._batch.origin_of(self)], force=False)
             raise
         finally:
             self.unwatch(wake)
@@ -176,9 +183,15 @@ class TaskRef(Generic[T_co]):
         self._batch.unwatch(self, callback)
 
     def __reduce__(self) -> Any:
-        raise PayloadError(
-            "a task reference cannot be sent to a task in this version: pass its value, "
-            "f.remote(rustray.get(ref))"
+        # Wherever it is unpickled, it asks the head for the outcome.
+        which = self._batch.input_of(self._index)
+        task_class = self._batch.entry.task_class
+        return TaskRef.rebuild, (
+            which.prefix,
+            which.sequence,
+            which.index,
+            int(task_class.codec),
+            task_class.function,
         )
 
     def __repr__(self) -> str:
@@ -239,6 +252,11 @@ class ClassEntry:
         self.open_batch: Batch | None = None
 
     @property
+    def keeps_arguments(self) -> bool:
+        """Whether its tasks' arguments are kept until the end: they may be needed again."""
+        return self.may_be_lost or self.task_class.is_put
+
+    @property
     def may_be_lost(self) -> bool:
         """Whether its tasks are handed in again where a new head does not know them.
 
@@ -256,7 +274,9 @@ class Batch:
         first: Sequence of the first task; -1 until the batch is sealed.
         refs: A reference per task; None once that one has ended.
         column: Encoded arguments, from the seal until the head has acked all of them; where they
-            may be lost there, until all have ended.
+            may be needed again, until all have ended.
+        inputs: Ids of what each task takes, as long as that; None where none takes anything.
+        order: Of opening, within the session.
         sent: Tasks ``0`` to ``sent - 1`` have gone out in this session's stream.
         reached: The most that ``sent`` has been.
         unfinished: How many references are not None.
@@ -273,6 +293,8 @@ class Batch:
         "column",
         "entry",
         "first",
+        "inputs",
+        "order",
         "owner",
         "reached",
         "refs",
@@ -289,6 +311,8 @@ class Batch:
         self.refs: list[TaskRef[Any] | None] = []
         self.size = 0
         self.column: PayloadColumn | None = None
+        self.inputs: PayloadColumn | None = None
+        self.order = 0
         self.sent = 0
         self.reached = 0
         self.unfinished = 0
@@ -303,6 +327,20 @@ class Batch:
         if first < 0:
             first = self.owner.seal(self)
         return task_id(self.owner.prefix, first + index)
+
+    def input_of(self, index: int) -> InputId:
+        """Return what names a task's value where another one takes it; closes the batch too."""
+        first = self.first
+        if first < 0:
+            first = self.owner.seal(self)
+        return InputId(self.owner.prefix, first + index)
+
+    def origin_of(self, ref: TaskRef[Any]) -> TaskRef[Any]:
+        """Return the reference of the task itself."""
+        return ref
+
+    def pursue(self, ref: TaskRef[Any]) -> None:
+        """See to it that the outcome comes; of what was handed in here it does by itself."""
 
     def unsent(self) -> tuple[int, int] | None:
         """Return the first (low, high) that has neither gone out nor been acked, or None."""
@@ -353,3 +391,15 @@ class Batch:
                 if callbacks:
                     found.extend((ref, callback) for callback in callbacks)
             return found
+
+
+def run_callback(callback: Callback, ref: TaskRef[Any]) -> None:
+    """Run a watcher; its failure must not keep results from the others."""
+    try:
+        callback(ref)
+    except BaseException:  # also a SystemExit: this is the thread that all results arrive on
+        kind, error, trace = sys.exc_info()
+        assert kind is not None
+        threading.excepthook(
+            threading.ExceptHookArgs((kind, error, trace, threading.current_thread()))
+        )

@@ -6,13 +6,16 @@ import functools
 import inspect
 import pickle
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
 from rustray.client import context
+from rustray.client.derived import parts_of
 from rustray.client.options import check_options, pickle_function, task_class
 from rustray.client.refs import ClassEntry, TaskRef
+from rustray.client.session import ClientSession
+from rustray.client.taking import encode_taking, takes_any
 from rustray.common.durability import parse_durability
-from rustray.common.errors import PayloadError
 from rustray.task.codec import encode_call
 from rustray.task.flat import FlatValue
 from rustray.task.pickling import ATOMS, PROTOCOL, dumps_call_parts
@@ -37,9 +40,16 @@ class RemoteFunction(Generic[P, T]):
         self._function = function
         self._options = options
         self._entry: ClassEntry | None = None
+        self._taking: ClassEntry | None = None
+        self._returns: int = options.get("num_returns", 1)
 
-    def remote(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskRef[T]:
+    # (Any, for each argument may as well be a reference to what the function wants.)
+    def remote(self, /, *args: Any, **kwargs: Any) -> TaskRef[T]:
         """Hand in one task and return at once.
+
+        A reference among the arguments stands for its value: the task starts when that is there,
+        and fails as the other one does. References inside of lists, dicts and the like stay what
+        they are. With ``num_returns=n`` a list of n references comes back.
 
         Raises:
             PayloadError: an argument cannot travel; names it and the place in it.
@@ -51,12 +61,36 @@ class RemoteFunction(Generic[P, T]):
             entry = self._bind()
         if len(args) == 1 and not kwargs and type(args[0]) in ATOMS:
             payload: bytes | FlatValue = _dumps((args, kwargs), PROTOCOL)
+        elif takes_any(args, kwargs):
+            return self._remote_taking(entry, args, kwargs)  # type: ignore[no-any-return]
         else:
             try:
                 payload = _encode(args, kwargs)
             except Exception:
-                payload = self._encode_carefully(args, kwargs)
+                payload = encode_call(Codec.PICKLE, args, kwargs)
+        if self._returns != 1:
+            return parts_of(entry.submit(entry, payload), self._returns)  # type: ignore[return-value]
         return entry.submit(entry, payload)
+
+    def _remote_taking(
+        self, entry: ClassEntry, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        payload, taken = encode_taking(args, kwargs)
+        session = entry.owner
+        assert isinstance(session, ClientSession)
+        if not taken:
+            ref = entry.submit(entry, payload)
+        else:
+            taking = self._taking
+            if taking is None or taking.owner is not session:
+                taking = self._taking = session.define(
+                    replace(entry.task_class, has_inputs=True),
+                    entry.code,
+                    entry.deadline_unix_s,
+                    entry.durability,
+                )
+            ref = session.submit_taking(taking, payload, taken)
+        return ref if self._returns == 1 else parts_of(ref, self._returns)
 
     def options(self, **overrides: Any) -> RemoteFunction[P, T]:
         """Return the same function with other options; see `rustray.remote`.
@@ -97,19 +131,6 @@ class RemoteFunction(Generic[P, T]):
         self._entry = entry
         return entry
 
-    @staticmethod
-    def _encode_carefully(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-        """Say what the fast encoder stumbled over."""
-        places = [(f"args[{i}]", value) for i, value in enumerate(args)]
-        places += [(f"kwargs[{key!r}]", value) for key, value in kwargs.items()]
-        for place, value in places:
-            if isinstance(value, TaskRef):
-                raise PayloadError(
-                    f"argument {place} is a task reference: in this version a task cannot take "
-                    "another one's result by reference; pass its value, rustray.get(ref)"
-                )
-        return encode_call(Codec.PICKLE, args, kwargs)
-
 
 def _rebuild(function: Callable[..., Any], options: dict[str, Any]) -> RemoteFunction[Any, Any]:
     return RemoteFunction(function, options)
@@ -140,7 +161,8 @@ def remote(function: Any = None, /, **options: Any) -> Any:
             it is), executor ("process", "thread" or "async"), wait_for_resources, name,
             exclusive (its attempts never overlap: a worker without the head stops it before the
             head gives it away; in a process), lifetime ("detached": the head keeps its result
-            for its full time also after you have it), durability ("full", "process" or
+            for its full time also after you have it), num_returns (how many values it returns
+            that get references of their own, default 1), durability ("full", "process" or
             "memory": what it survives once accepted; without it the head's level).
 
     Raises:

@@ -189,6 +189,8 @@ class _Counter:
         self._waiter = waiter
         self._owners = _owners(missing)
         self._found = 0
+        for ref in missing:
+            ref._batch.pursue(ref)
 
     def __enter__(self) -> _Counter:
         return self

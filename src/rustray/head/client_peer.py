@@ -49,6 +49,7 @@ from rustray.task.frames import (
     Submission,
     TaskRange,
 )
+from rustray.task.inputs import producers_of
 from rustray.task.result import FailureInfo
 from rustray.task.spec import Codec, TaskClass
 from rustray.task.state import TaskState
@@ -230,6 +231,11 @@ class ClientPeer(Peer):
             if error is not None:
                 self._refuse(submission.first, len(submission.payloads), error)
                 return
+        if submission.inputs is not None:
+            refused = self._may_take(submission)
+            if refused is not None:
+                self._refuse(submission.first, len(submission.payloads), refused)
+                return
         self._bring_code(used)
         self._driver.handle(self._event_of(submission, used.task_class))
 
@@ -245,7 +251,18 @@ class ClientPeer(Peer):
             time_left_s=self._driver.time_left_s(submission.deadline_unix_s),
             principal=self._principal,
             durability=submission.durability,
+            inputs=submission.inputs,
         )
+
+    def _may_take(self, submission: Submission) -> RustRayError | None:
+        """Say why tasks may not take what they name, or None; each session is asked for once."""
+        assert submission.inputs is not None
+        foreign = {prefix for item in submission.inputs for prefix, _ in producers_of(item)} - {
+            self.prefix
+        }
+        if all(map(self._may_touch, foreign)):
+            return None
+        return AuthorizationError("an argument is the result of another token's task")
 
     def _ripen(self) -> None:
         self._confirm()

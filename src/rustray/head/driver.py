@@ -14,10 +14,10 @@ from typing import Any, Final, Protocol, get_args
 
 from rustray.common.durability import Durability
 from rustray.common.errors import InvariantError, ObjectLost, ResourceExhausted
+from rustray.head.granting import Granter
 from rustray.head.journal import Journal
 from rustray.head.notifications import NotificationManager
 from rustray.head.refusals import Refusals
-from rustray.scheduler.cancellation import stops_of
 from rustray.scheduler.commands import (
     AcceptTasks,
     CancelLease,
@@ -132,7 +132,7 @@ class HeadDriver:
         self._timer_due_s = 0.0
         self._deferred: deque[Command] = deque()
         self._is_executing = False
-        self.grants_held = 0
+        self.grants = Granter(self)
         # What tells of a fact waits, in order, until the journal has committed up to the first
         # number, and synced up to the second; leases do not wait.
         self._held: deque[tuple[int, int, Callable[[Any], None], Any]] = deque()
@@ -153,11 +153,11 @@ class HeadDriver:
             RejectTasks: self._reject,
             RefuseLetters: _tell_nobody,
             ReportUnknown: self._tell_once_safe,
-            GrantLease: self._grant,
-            CancelLease: self._tell_worker,
-            RecallLease: self._tell_worker,
-            DrainWorker: self._tell_worker,
-            CloseSession: self._tell_worker,
+            GrantLease: self.grants.give,
+            CancelLease: self.tell_worker,
+            RecallLease: self.tell_worker,
+            DrainWorker: self.tell_worker,
+            CloseSession: self.tell_worker,
             RefuseWorker: self._log_refusal,
         }
         self.clock_offset_s = time.time() - self.loop.time()
@@ -309,24 +309,9 @@ class HeadDriver:
         self.refusals.settle(command)
         self._tell_once_safe(command)
 
-    def _grant(self, command: GrantLease) -> None:
-        task_class = command.task_class
-        if (task_class.max_retries and not task_class.exclusive) or self.is_safe:
-            self._tell_worker(command)
-            return
-        # What may run once at most, or not beside itself, is not begun before it is known to be: a
-        # head after this one could not tell.
-        self.grants_held += 1
-        journal = self.journal
-        self._held.append((journal.appended, journal.to_sync, self._grant_held, command))
-
-    def _grant_held(self, command: GrantLease) -> None:
-        self.grants_held -= 1
-        lease = self.scheduler.state.leases.get(command.lease)
-        if lease is not None and lease.remaining == lease.count:
-            self._tell_worker(command)
-            for stop in stops_of(lease):  # what was said of it before it was given came to nothing
-                self._tell_worker(stop)
+    def hold(self, action: Callable[[Any], None], command: Any) -> None:
+        """Do something once all that has happened is safe, in order with what waits for that."""
+        self._held.append((self.journal.appended, self.journal.to_sync, action, command))
 
     def _deliver(self, command: DeliverOutcome) -> None:
         client = self.clients.get(command.prefix) if command.is_pushed else None
@@ -354,9 +339,10 @@ class HeadDriver:
             case ReportUnknown():
                 client.unknown(command)
 
-    def _tell_worker(
+    def tell_worker(
         self, command: GrantLease | CancelLease | RecallLease | DrainWorker | CloseSession
     ) -> None:
+        """Hand a command to a worker's session, if it has one now."""
         worker = self.workers.get(command.worker_id)
         if worker is None:
             return  # Its stream is gone; when it comes back both sides compare notes.
@@ -392,7 +378,8 @@ class HeadDriver:
         self.handle(TimePassed())
 
     def close(self) -> None:
-        """Stop the timer."""
+        """Stop the timer, and what is being read."""
+        self.grants.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

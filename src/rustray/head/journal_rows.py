@@ -28,7 +28,7 @@ from rustray.task.state import TaskState
 
 APPLICATION_ID: Final = 0x52525931
 """Marks the file as ours: "RRY1"."""
-SCHEMA_VERSION: Final = 11
+SCHEMA_VERSION: Final = 12
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
@@ -75,9 +75,11 @@ def read_state(db: sqlite3.Connection, now: float, grace_s: float, starts: int) 
             _digests(digests, payloads, bool(pushed) and not classes[class_number].depth),
             bool(pushed), max(now - accepted, 0.0),
             deadline, deadline - now if deadline else None, principal, Durability(durability),
+            _column(inputs, input_ends, input_base),
         )
         for number, prefix, first, count, class_number, pushed, accepted, digests, base, ends, blob,
-            deadline, principal, durability in db.execute("SELECT * FROM batch ORDER BY id")
+            deadline, principal, durability, input_base, input_ends, inputs
+        in db.execute("SELECT * FROM batch ORDER BY id")
     )  # fmt: skip
     firsts = {batch.batch: batch.first for batch in batches}
     large = {number for (number,) in db.execute("SELECT id FROM large")}
@@ -120,6 +122,20 @@ def read_state(db: sqlite3.Connection, now: float, grace_s: float, starts: int) 
     )
 
 
+def _sizes_of(batches: Sequence[RecoveredBatch]) -> dict[int, int]:
+    """Return how many tasks each batch has, and look whether that fits."""
+    counts: dict[int, int] = {}
+    for batch in batches:
+        are_numbers = isinstance(batch.first, int) and isinstance(batch.count, int)
+        if len(batch.prefix) != PREFIX_BYTES or not are_numbers:
+            raise ValueError(f"batch {batch.batch} has a false id")
+        for column in (batch.payloads, batch.inputs):
+            if column is not None and len(column) != batch.count:
+                raise ValueError(f"batch {batch.batch} miscounts its tasks")
+        counts[batch.batch] = batch.count
+    return counts
+
+
 def _verify(
     batches: Sequence[RecoveredBatch],
     outcomes: Sequence[RecoveredOutcome],
@@ -130,14 +146,7 @@ def _verify(
     Raises:
         ValueError: they do not.
     """
-    counts: dict[int, int] = {}
-    for batch in batches:
-        numbers = (batch.first, batch.count)
-        if len(batch.prefix) != PREFIX_BYTES or not all(isinstance(n, int) for n in numbers):
-            raise ValueError(f"batch {batch.batch} has a false id")
-        if batch.payloads is not None and len(batch.payloads) != batch.count:
-            raise ValueError(f"batch {batch.batch} miscounts its tasks")
-        counts[batch.batch] = batch.count
+    counts = _sizes_of(batches)
     for one in outcomes:
         if not isinstance(one.outcome.attempts, int) or not one.outcome.state.is_terminal:
             raise ValueError(f"outcome {one.number} says nonsense")

@@ -47,6 +47,11 @@ CREATE TABLE token (
 );
 """
 _DURABILITY: Final = "ALTER TABLE batch ADD COLUMN durability INTEGER NOT NULL DEFAULT 0;"
+_INPUTS: Final = """
+ALTER TABLE batch ADD COLUMN input_base INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE batch ADD COLUMN input_ends BLOB;
+ALTER TABLE batch ADD COLUMN inputs BLOB;
+"""
 MIGRATIONS: Final = {
     1: _CRASHES,
     2: _OOM_RERUNS,
@@ -58,6 +63,7 @@ MIGRATIONS: Final = {
     8: _PRINCIPAL,
     9: _TOKENS,
     10: _DURABILITY,
+    11: _INPUTS,
 }
 """Schema version to what makes the next one of it."""
 SCHEMA: Final = f"""
@@ -72,7 +78,7 @@ CREATE TABLE batch (
 );
 {_DEADLINE}
 {_PRINCIPAL}
-{_DURABILITY}
+{_DURABILITY}{_INPUTS}
 CREATE TABLE outcome (
   id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, place INTEGER NOT NULL, count INTEGER NOT NULL,
   state INTEGER NOT NULL, worker TEXT NOT NULL, attempts INTEGER NOT NULL, arrived REAL NOT NULL,
@@ -92,7 +98,7 @@ CREATE INDEX granted_batch ON granted (batch);
   PRIMARY KEY (batch, place)
 ) WITHOUT ROWID;
 {_LETTERS}{_TOKENS}"""
-_BATCH: Final = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?, ?)"
+_BATCH: Final = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _OUTCOME: Final = "INSERT INTO outcome VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 STATEMENTS: Final[dict[type[Any], str]] = {
     c.PersistBatch: _BATCH,

@@ -224,6 +224,7 @@ class JournalStore:
                     self._class_number(command.task_class), command.is_pushed, now,
                     payloads.base, payloads.ends_bytes(), payloads.blob,
                     command.deadline_unix_s, command.principal, command.durability,
+                    *_values(command.inputs),
                 )  # fmt: skip
             case c.PersistOutcome():
                 outcome = command.outcome
@@ -407,6 +408,8 @@ def migrate(db: sqlite3.Connection) -> None:
         db.executescript(f"BEGIN; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
 
-def _values(column: PayloadColumn) -> tuple[int, bytes | None, bytes | None]:
+def _values(column: PayloadColumn | None) -> tuple[int, bytes | None, bytes | None]:
     """Return a column's values; NULL where it has no items."""
+    if column is None:
+        return 0, None, None
     return column.base, column.ends_bytes() or None, column.blob if len(column) else None

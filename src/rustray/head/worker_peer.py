@@ -217,4 +217,4 @@ class WorkerPeer(Peer):
                 self.shut(
                     f"frames are missing (of {sent} sent, {self.received} arrived)", "frame_lost"
                 )
-        return not (is_behind or self._grants or self._driver.grants_held)
+        return not (is_behind or self._grants or self._driver.grants.held)

@@ -60,6 +60,7 @@ from rustray.task.frames import (
     Submission,
     WorkerFrame,
 )
+from rustray.task.inputs import check_inputs
 from rustray.task.spec import check_labels
 from rustray.task.state import TaskState
 
@@ -163,6 +164,8 @@ def encode_client_frame(frame: ClientFrame) -> bytes:
             target.deadline_unix_s = submission.deadline_unix_s
         if submission.durability:
             target.durability = durability_to_wire(submission.durability)
+        if submission.inputs is not None:
+            _put_payloads(target.inputs, submission.inputs)
     for cancel in frame.cancels:
         for first, count in split(cancel.first, cancel.count):
             message.cancels.add(
@@ -218,11 +221,13 @@ def decode_client_frame(data: bytes) -> ClientFrame:
 
 
 def _get_submission(message: wire.Submission) -> Submission:
-    first = message.first
+    number, due = _class_number(message.class_number), moment_from_wire(message.deadline_unix_s)
+    first, inputs = message.first, None
     payloads = _get_ordered_payloads(message.payloads, first, SEQUENCES)
-    deadline_unix_s = moment_from_wire(message.deadline_unix_s)
     level = durability_from_wire(message.durability) if message.durability else Durability.DEFAULT
-    return Submission(_class_number(message.class_number), first, payloads, deadline_unix_s, level)
+    if message.HasField("inputs"):
+        inputs = check_inputs(_get_payloads(message.inputs, first, SEQUENCES), len(payloads))
+    return Submission(number, first, payloads, due, level, inputs)
 
 
 def _get_cancel(message: wire.CancelRange) -> CancelRequest:

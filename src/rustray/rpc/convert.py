@@ -224,6 +224,10 @@ def put_task_class(message: common.TaskClass, task_class: TaskClass) -> None:
     message.alternative = task_class.alternative
     message.depth = task_class.depth
     message.inherits_priority = task_class.inherits_priority
+    message.has_inputs = task_class.has_inputs
+    message.put = task_class.is_put
+    if task_class.num_returns != 1:
+        message.num_returns = task_class.num_returns
 
 
 def _put_texts(target: MutableMapping[str, str], pairs: Iterable[tuple[str, str]]) -> None:
@@ -311,6 +315,9 @@ def get_task_class(message: common.TaskClass) -> TaskClass:
         inherits_priority=message.inherits_priority,
         exclusive=message.exclusive,
         is_detached=message.detached,
+        has_inputs=message.has_inputs,
+        num_returns=message.num_returns or 1,
+        is_put=message.put,
     )
     found.validate()
     return found

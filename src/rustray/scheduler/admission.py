@@ -16,6 +16,7 @@ from rustray.common.errors import (
     ResourceNotAvailable,
     RustRayError,
 )
+from rustray.scheduler import inputs
 from rustray.scheduler.backpressure import fitting
 from rustray.scheduler.commands import (
     AcceptTasks,
@@ -27,11 +28,12 @@ from rustray.scheduler.commands import (
     RejectTasks,
     ReportUnknown,
 )
+from rustray.scheduler.completion import finish
 from rustray.scheduler.deadlines import end_queued_if_due, start_batch_timers
 from rustray.scheduler.events import CodeReceived, FollowRequested, TasksSubmitted
 from rustray.scheduler.nesting import STALE, stale_runs
-from rustray.scheduler.placement import add_span, new_queue
-from rustray.scheduler.records import DIGEST_BYTES, Batch, ClassQueue
+from rustray.scheduler.placement import new_queue
+from rustray.scheduler.records import DIGEST_BYTES, Batch, ClassQueue, Part
 from rustray.scheduler.state import SchedulerState, runs
 from rustray.scheduler.variants import can_run, nearest_miss, needs_of
 from rustray.scheduler.view import outcome_of
@@ -58,7 +60,7 @@ def on_submitted(state: SchedulerState, event: TasksSubmitted) -> None:
         start = max(batch.first - event.first, 0)
         end = min(batch.first + batch.count - event.first, count)
         if low < start:
-            _accept_fresh(state, event, low, start)
+            _accept(state, event, low, start)
         for a, b, is_stale in stale_runs(batch, event, start, end):
             if is_stale:
                 _refuse(state, event.prefix, event.first + a, b - a, STALE)
@@ -66,7 +68,7 @@ def on_submitted(state: SchedulerState, event: TasksSubmitted) -> None:
                 _match_known(state, event, batch, a, b)
         low = end
     if low < count:
-        _accept_fresh(state, event, low, count)
+        _accept(state, event, low, count)
     elif known:
         _drop_code(state, event.task_class)
 
@@ -106,12 +108,28 @@ def on_code(state: SchedulerState, event: CodeReceived) -> None:
     state.commands.append(PersistCode(event.code_hash, event.code))
 
 
+def _accept(state: SchedulerState, event: TasksSubmitted, low: int, high: int) -> None:
+    """Accept tasks that are not known yet, but for those that take what cannot be had."""
+    if event.inputs is None:
+        _accept_fresh(state, event, low, high)
+        return
+    for place, error in inputs.refusals(state, event, low, high).items():
+        if low < place:
+            _accept_fresh(state, event, low, place)
+        _refuse(state, event.prefix, event.first + place, 1, error)
+        low = place + 1
+    if low < high:
+        _accept_fresh(state, event, low, high)
+    else:
+        _drop_code(state, event.task_class)
+
+
 def _accept_fresh(state: SchedulerState, event: TasksSubmitted, low: int, high: int) -> None:
     payloads = event.payloads.slice(low, high)
     first = event.first + low
     queue = new_queue(state, event.task_class)
     count = high - low
-    fit, error = 0, refusal(state, queue, payloads)
+    fit, error = 0, refusal(state, queue, payloads) or _shape_error(event)
     if error is None:
         fit, error = fitting(state, event.principal, payloads)
     if error is not None:
@@ -122,16 +140,20 @@ def _accept_fresh(state: SchedulerState, event: TasksSubmitted, low: int, high: 
             state.forget_code(event.task_class.code_hash)
         return
     payloads = payloads.slice(0, fit)
+    # What is put is kept as a result, and only there.
+    arguments = PayloadColumn.of([b""] * fit) if event.task_class.is_put else payloads
     batch = Batch(
         state.next_batch,
         event.prefix,
         first,
         fit,
         queue,
-        payloads,
+        arguments,
         event.is_pushed,
         state.now,
     )
+    if event.inputs is not None:
+        batch.inputs = event.inputs.slice(low, low + fit)
     if not event.is_pushed or event.task_class.depth:
         batch.digests = digests(payloads)
     if event.time_left_s is not None:
@@ -141,31 +163,35 @@ def _accept_fresh(state: SchedulerState, event: TasksSubmitted, low: int, high: 
     state.insert(batch)
     batch.principal = event.principal
     batch.durability = _level_of(state, event)
-    state.count_pending(batch, batch.count, len(payloads.blob))
+    state.count_pending(batch, batch.count, len(arguments.blob))
     state.counts[TaskState.QUEUED] += batch.count
     state.counters["tasks_accepted"] += batch.count
-    _announce(state, event, batch, payloads)
+    _announce(state, event, batch)
+    if event.task_class.is_put:
+        finish(state, Part(batch, 0, fit, TaskState.QUEUED), TaskState.SUCCEEDED, payloads, None)
+        return
     start_batch_timers(state, batch)
-    add_span(state, batch, 0, batch.count)
+    inputs.register(state, batch, 0, fit)
+    inputs.queue_fresh(state, batch, 0, fit)
     end_queued_if_due(state, batch)
 
 
-def _announce(
-    state: SchedulerState, event: TasksSubmitted, batch: Batch, payloads: PayloadColumn
-) -> None:
+def _announce(state: SchedulerState, event: TasksSubmitted, batch: Batch) -> None:
     """Persist a new batch, then tell whoever wants to know."""
     commands, first = state.commands, batch.first
+    assert batch.payloads is not None
     commands.append(
         PersistBatch(
             batch.number,
             batch.prefix,
             first,
             event.task_class,
-            payloads,
+            batch.payloads,
             event.is_pushed,
             event.deadline_unix_s,
             event.principal,
             batch.durability,
+            batch.inputs,
         )
     )
     commands.append(AcceptTasks(batch.prefix, first, batch.count, False, batch.durability))
@@ -205,8 +231,10 @@ def _match_known(
         exists = DuplicateTask("a task with this id or idempotency key exists already")
         _refuse(state, event.prefix, first, high - low, exists)
         return
-    if _is_same_class(event, batch.queue.task_class) and _are_same_arguments(
-        batch, start, end, event.payloads.slice(low, high)
+    if (
+        _is_same_class(event, batch.queue.task_class)
+        and _are_same_arguments(batch, start, end, event.payloads.slice(low, high))
+        and _are_same_inputs(batch, start, end, event, low, high)
     ):
         state.counters["tasks_deduplicated"] += high - low
         asked = _level_of(state, event)
@@ -247,6 +275,8 @@ def _are_same_arguments(batch: Batch, low: int, high: int, payloads: PayloadColu
     the answer of. Ids that a caller has chosen may stand for anything.
     """
     known = batch.payloads
+    if batch.queue.task_class.is_put:  # (only sessions put)
+        return batch.digests is None or batch.digests[low:high] == digests(payloads)
     if known is not None and batch.revived is None:
         return known.slice(low, high) == payloads
     if batch.digests is not None:
@@ -259,6 +289,14 @@ def _are_same_arguments(batch: Batch, low: int, high: int, payloads: PayloadColu
         or known.slice(start, end) == payloads.slice(start - low, end - low)
         for start, end, byte in runs(batch.state, low, high)
     )
+
+
+def _are_same_inputs(
+    batch: Batch, start: int, end: int, event: TasksSubmitted, low: int, high: int
+) -> bool:
+    if batch.inputs is None or event.inputs is None:
+        return batch.inputs is event.inputs
+    return batch.inputs.slice(start, end) == event.inputs.slice(low, high)
 
 
 def digests(payloads: PayloadColumn) -> list[bytes]:
@@ -283,7 +321,19 @@ def refusal(
                 f"{settings.max_payload_bytes} are allowed ([scheduler] max_payload_bytes); "
                 "pass a path or a smaller piece instead"
             )
+    if task_class.is_put:
+        return None
     return call_error(state, task_class) or feasibility_error(state, queue)
+
+
+def _shape_error(event: TasksSubmitted) -> PayloadError | None:
+    """Say that a class and what comes with its tasks contradict each other, or None."""
+    task_class = event.task_class
+    if task_class.has_inputs != (event.inputs is not None):
+        return PayloadError("the task's inputs are not what its class says")
+    if task_class.is_put and (task_class.has_inputs or task_class.num_returns != 1):
+        return PayloadError("what is put takes no inputs, and is one value")
+    return None
 
 
 def storage_error(state: SchedulerState) -> ResourceExhausted:

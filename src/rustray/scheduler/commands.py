@@ -16,6 +16,7 @@ from rustray.common.errors import RustRayError
 from rustray.common.records import record
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import LeaseNews, Outcome
+from rustray.task.inputs import InputValue
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 from rustray.task.views import TokenInfo
@@ -40,6 +41,7 @@ class PersistBatch:
         is_pushed: Outcomes go to the session by themselves.
         deadline_unix_s: When they are ended wherever they are; 0 for never.
         principal: Who handed them in.
+        inputs: Ids of what each takes from others, or None.
     """
 
     batch: int
@@ -51,6 +53,7 @@ class PersistBatch:
     deadline_unix_s: float = 0.0
     principal: str = ""
     durability: Durability = Durability.DEFAULT
+    inputs: PayloadColumn | None = None
 
 
 @record
@@ -354,6 +357,7 @@ class GrantLease:
 
     Attributes:
         due_s: Monotonic time at which they will be ended, None for never.
+        inputs: Of a class that has inputs: what is to be joined to each task's arguments.
     """
 
     worker_id: str
@@ -364,6 +368,7 @@ class GrantLease:
     first: int
     payloads: PayloadColumn
     due_s: float | None = None
+    inputs: tuple[tuple[InputValue, ...], ...] = ()
 
 
 @record

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
 
 from rustray.common.durability import Durability
@@ -14,11 +15,11 @@ from rustray.scheduler.commands import (
     PersistOutcome,
     PublishEvents,
 )
-from rustray.scheduler.placement import enqueue
+from rustray.scheduler.inputs import let_go, queue_again, tell
 from rustray.scheduler.records import Batch, Lease, Part, StoredOutcome, WorkerRecord
-from rustray.scheduler.results import is_large, keep, shrink
+from rustray.scheduler.results import drop_overdue, is_large, keep, shrink
 from rustray.scheduler.stale import ENDED, MOVED, OUT_OF_RANGE, count_stale, lease_of
-from rustray.scheduler.state import SchedulerState, hold_back, push_front, runs
+from rustray.scheduler.state import SchedulerState, hold_back, runs
 from rustray.scheduler.view import outcome_of
 from rustray.task.columns import PayloadColumn
 from rustray.task.failures import encode_failure
@@ -107,8 +108,7 @@ def _put_back(state: SchedulerState, lease: Lease, part: Part, pause_s: float) -
         return
     if is_exclusive and pause_s and hold_back(state, part, state.now + pause_s):
         return
-    push_front(part.batch.queue, part.batch, part.low, part.high)
-    enqueue(state, part.batch.queue)
+    queue_again(state, part.batch, part.low, part.high)
 
 
 def take_from(state: SchedulerState, lease: Lease, part: Part) -> None:
@@ -232,6 +232,11 @@ def _finish_alike(
         batch.grants.clear()
     state.count_pending(batch, -number, -size)
     _announce(state, stored, attempt)
+    if batch.inputs is not None:
+        for one in let_go(state, batch, low, part.high):
+            drop_overdue(state, one)
+    if batch.dependants:
+        tell(state, stored, low, part.high)
     if batch.unfinished == 0:
         digests = b"".join(batch.digests or ())
         state.commands.append(ForgetArguments(batch.number, digests, batch.durability))
@@ -263,6 +268,8 @@ def _announce(state: SchedulerState, stored: StoredOutcome, attempt: int) -> Non
             Durability.DEFAULT if is_cancelled else batch.durability,
         )
     )
+    if batch.queue.task_class.is_put:  # who has handed it in has it
+        outcome = replace(outcome, payloads=PayloadColumn.of([b""] * len(stored.payloads)))
     commands.append(DeliverOutcome(batch.prefix, outcome, batch.is_pushed, batch.durability))
     commands.append(
         PublishEvents(

@@ -36,6 +36,7 @@ class TasksSubmitted:
         horizon: Of what an attempt of a task hands in: number of the outcome that came next when
             the attempt began. What an earlier attempt had handed in, and had ended before without a
             value, is not taken for the same.
+        inputs: Ids of what each task takes from others, if its class says that it does.
     """
 
     prefix: bytes
@@ -50,6 +51,7 @@ class TasksSubmitted:
     principal: str = ""
     durability: Durability = Durability.DEFAULT
     horizon: int = 0
+    inputs: PayloadColumn | None = None
 
 
 @record
@@ -213,7 +215,7 @@ class RecoveredBatch:
         payloads: None once all its tasks have ended.
         digests: Of each task's arguments; None where nobody will compare them.
         age_s: Seconds since it was accepted.
-        deadline_unix_s, time_left_s, principal: See `TasksSubmitted`.
+        deadline_unix_s, time_left_s, principal, inputs: See `TasksSubmitted`.
         durability: The level that it was accepted at; DEFAULT where an older head has not noted it.
     """
 
@@ -230,6 +232,7 @@ class RecoveredBatch:
     time_left_s: float | None = None
     principal: str = ""
     durability: Durability = Durability.DEFAULT
+    inputs: PayloadColumn | None = None
 
 
 @record

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from rustray.common.ids import child_prefix, task_id
 from rustray.scheduler.placement import room
 from rustray.scheduler.records import Batch, ClassQueue, WorkerRecord
 from rustray.scheduler.state import SchedulerState
 from rustray.scheduler.variants import can_run, nearest_miss
+from rustray.task.inputs import producers_of
 from rustray.task.state import TaskState
 from rustray.task.views import Explanation, WorkerReason
+
+_NAMED_INPUTS: Final = 3
 
 
 def explain(state: SchedulerState, batch: Batch, offset: int, now: float) -> Explanation:
@@ -26,6 +31,8 @@ def explain(state: SchedulerState, batch: Batch, offset: int, now: float) -> Exp
         return _explain_leased(state, batch, offset, name, present)
     if offset in batch.delayed:
         return _explain_delayed(state, batch, offset, name)
+    if offset in batch.missing:
+        return _explain_missing(state, batch, offset, name)
     queue = batch.queue
     reasons = tuple(_reason(state, queue, worker, now) for worker in state.workers.values())
     position = _position(queue, batch, offset)
@@ -65,6 +72,32 @@ def _explain_delayed(state: SchedulerState, batch: Batch, offset: int, name: str
         f"it raised {delay.reason!r}, and retry {used} starts in "
         f"{max(delay.due_s - state.now, 0.0):.1f} s; {left}.",
         advice="retry_delay_s sets the pause; cancel the task if another try cannot help.",
+    )
+
+
+def _explain_missing(state: SchedulerState, batch: Batch, offset: int, name: str) -> Explanation:
+    assert batch.inputs is not None
+    producers = producers_of(batch.inputs[offset])
+    waited_for: list[str] = []
+    for prefix, sequence in producers:
+        found = state.find(prefix, sequence)
+        if found is None or TaskState(found[0].state[found[1]]).is_terminal:
+            continue
+        present = TaskState(found[0].state[found[1]]).name
+        function = found[0].queue.task_class.function
+        waited_for.append(f"{task_id(prefix, sequence)} ({function}, {present})")
+        if len(waited_for) == _NAMED_INPUTS:
+            break
+    lacking = batch.missing[offset]
+    more = f" and {lacking - len(waited_for)} more" if lacking > len(waited_for) else ""
+    return Explanation(
+        name,
+        TaskState.QUEUED,
+        f"it waits for {lacking} of the {len(producers)} tasks whose results it takes: "
+        f"{', '.join(waited_for)}{more}.",
+        advice=f"ask what keeps them: rustray tasks explain {waited_for[0].split()[0]}"
+        if waited_for
+        else "",
     )
 
 

@@ -6,11 +6,12 @@ from collections import Counter
 
 from rustray.common.errors import InvariantError
 from rustray.common.resources import CPU
-from rustray.scheduler.records import Lease, StoredOutcome
+from rustray.scheduler.records import Batch, Lease, StoredOutcome
 from rustray.scheduler.results import size_of
 from rustray.scheduler.state import SchedulerState
 from rustray.scheduler.variants import can_run
 from rustray.task.columns import StoredColumn
+from rustray.task.inputs import producers_of
 from rustray.task.state import DEAD_STATES, TaskState
 
 
@@ -27,6 +28,7 @@ def check(state: SchedulerState) -> None:
     leases_are_of_their_class(state)
     outcomes_are_found(state)
     no_room_is_left_unused(state)
+    inputs_are_waited_for_and_kept(state)
 
 
 def _require(condition: bool, text: str) -> None:
@@ -109,8 +111,10 @@ def queues_hold_what_is_queued(state: SchedulerState) -> None:
             for offset in batch.delayed:
                 _require(batch.state[offset] == TaskState.QUEUED, "a task pauses that has gone on")
     _require(state.delayed == delayed, "tasks that pause are miscounted")
-    is_complete = queued + delayed == state.counts[TaskState.QUEUED]
-    _require(is_complete, "a queued task neither pauses nor is in a queue")
+    aside = sum(len(b.missing) for s in state.sessions.values() for b in s.batches)
+    _require(state.set_aside == aside, "tasks that lack inputs are miscounted")
+    is_complete = queued + delayed + aside == state.counts[TaskState.QUEUED]
+    _require(is_complete, "a queued task neither pauses, nor lacks inputs, nor is in a queue")
 
 
 def workers_are_charged_what_they_hold(state: SchedulerState) -> None:
@@ -187,6 +191,44 @@ def _stands_right(state: SchedulerState, one: StoredOutcome) -> None:
     _require((one.number in state.unstored) == waits, "a large result is miscounted")
     _require(one.batch.outcomes[one.index] is one, "an outcome is misplaced")
     _require(not one.is_evicted, "an outcome that was evicted is there")
+
+
+def inputs_are_waited_for_and_kept(state: SchedulerState) -> None:
+    """What a task takes is waited for or there, and is kept until the task has ended."""
+    _require(not state.doomed, "a task whose inputs cannot be had has not ended")
+    pins: Counter[StoredOutcome] = Counter()
+    for session in state.sessions.values():
+        for batch in session.batches:
+            for offset in range(batch.count) if batch.inputs is not None else ():
+                if not TaskState(batch.state[offset]).is_terminal:
+                    _takes_right(state, batch, offset, pins)
+    for session in state.sessions.values():
+        for batch in session.batches:
+            for stored in batch.outcomes:
+                if stored is not None:
+                    _require(stored.pins == pins[stored], "a result miscounts who takes it")
+
+
+def _takes_right(
+    state: SchedulerState, batch: Batch, offset: int, pins: Counter[StoredOutcome]
+) -> None:
+    lacking = 0
+    assert batch.inputs is not None
+    for prefix, sequence in producers_of(batch.inputs[offset]):
+        found = state.find(prefix, sequence)
+        if found is None:
+            continue
+        producer, place = found
+        if TaskState(producer.state[place]).is_terminal:
+            stored = producer.outcomes[producer.lease[place]]
+            if stored is not None:
+                pins[stored] += 1
+            continue
+        lacking += 1
+        waits = (batch, offset) in producer.dependants.get(place, ())
+        _require(waits, "a task is not told of when its input is there")
+    if batch.state[offset] == TaskState.QUEUED and offset not in batch.delayed:
+        _require(batch.missing.get(offset, 0) == lacking, "a task miscounts what it lacks")
 
 
 def no_room_is_left_unused(state: SchedulerState) -> None:

@@ -27,7 +27,7 @@ from rustray.scheduler.commands import (
 )
 from rustray.scheduler.deadlines import start_batch_timers
 from rustray.scheduler.events import LetterRange, PurgeRequested, RecoveredRetry, RetryRequested
-from rustray.scheduler.placement import add_span
+from rustray.scheduler.inputs import queue_fresh, register
 from rustray.scheduler.records import Batch, Part, Revived, Span, StoredOutcome
 from rustray.scheduler.results import compact, evict, size_of
 from rustray.scheduler.state import SchedulerState, hold_back, runs
@@ -185,6 +185,7 @@ def _revive(
     _begin_anew(batch, low, high, attempts, fence, state.now)
     batch.lease[low:high] = array("Q", (0,)) * number
     state.set_state(part, TaskState.QUEUED)
+    register(state, batch, low, high)
     stored.live -= number
     if stored.live == 0:
         evict(state, stored)
@@ -199,7 +200,7 @@ def _revive(
     surely_ended_s = stored.finished_at_s + state.settings.lease_ttl_s
     queued = Part(batch, low, high, TaskState.QUEUED)
     if not (task_class.exclusive and hold_back(state, queued, surely_ended_s)):
-        add_span(state, batch, low, high)
+        queue_fresh(state, batch, low, high)
 
 
 def _begin_anew(

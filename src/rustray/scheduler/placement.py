@@ -13,6 +13,7 @@ from array import array
 from functools import partial
 
 from rustray.common.resources import UNBOUNDED
+from rustray.scheduler import inputs
 from rustray.scheduler.commands import GrantLease, PersistGrant, RecallLease
 from rustray.scheduler.load_balancer import PlacementRequest, WorkerLoad
 from rustray.scheduler.records import (
@@ -23,24 +24,18 @@ from rustray.scheduler.records import (
     Lease,
     Level,
     QueueKey,
-    Span,
     Variant,
     WorkerRecord,
 )
-from rustray.scheduler.state import SchedulerState, level_of, runs
+from rustray.scheduler.state import SchedulerState, enqueue, level_of, runs
 from rustray.scheduler.variants import can_run, capacity_of, variants_of
+from rustray.task.inputs import InputValue
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 
 FAST_S = 0.1
 """Tasks that run longer are not prefetched: the round trip does not matter to them."""
 RECALL_PAUSE_S = 0.1
-
-
-def enqueue(state: SchedulerState, queue: ClassQueue) -> None:
-    """Note that a queue has work to place."""
-    if not queue.is_blocked and queue.queued > 0:
-        heapq.heappush(state.ready, (queue.key(), queue))
 
 
 def room(state: SchedulerState, queue: ClassQueue, variant: Variant, worker: WorkerRecord) -> int:
@@ -246,6 +241,8 @@ def lease_tasks(
             high = next(end for _, end, _ in runs(batch.state, low, high))
         if batch.grants:
             high = _same_grants(batch, low, high)
+        if batch.inputs is not None:
+            high = inputs.end_of_grant(state, batch, low, high)
         _lease_run(state, variant, worker, batch, low, high)
         left -= high - low
         if high == span.high:
@@ -289,6 +286,9 @@ def _lease_run(
     state.counts[TaskState.QUEUED] -= count
     state.counts[TaskState.LEASED] += count
     assert batch.payloads is not None
+    values: tuple[tuple[InputValue, ...], ...] = ()
+    if batch.inputs is not None:
+        values = tuple(inputs.values_of(state, batch, offset) for offset in range(low, high))
     if variant.task_class.max_retries == 0:
         state.commands.append(PersistGrant(batch.number, low, count, is_granted=True))
     state.commands.append(
@@ -301,6 +301,7 @@ def _lease_run(
             batch.first + low,
             batch.payloads.slice(low, high),
             batch.due_of(low, high),
+            values,
         )
     )
 
@@ -349,11 +350,3 @@ def new_queue(state: SchedulerState, task_class: TaskClass) -> ClassQueue:
 
 def _room_of(state: SchedulerState, queue: ClassQueue, variant: Variant, load: WorkerLoad) -> int:
     return room(state, queue, variant, state.workers[load.worker_id])
-
-
-def add_span(state: SchedulerState, batch: Batch, low: int, high: int) -> None:
-    """Queue fresh tasks at the end of their class."""
-    queue = batch.queue
-    queue.spans.append(Span(batch, low, high))
-    queue.queued += high - low
-    enqueue(state, queue)

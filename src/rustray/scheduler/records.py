@@ -46,6 +46,8 @@ class StoredOutcome:
         index: Its place in the batch's ``outcomes``.
         live: Tasks whose present outcome it is: not those retried or purged since.
         arguments: Of dead letters, one a task: what a retry needs.
+        pins: Tasks that have not ended and take one of these results: it is kept as long.
+        is_overdue: It would have gone but for the pins, and stands on no shelf's queue.
         fence: Of dead letters: the highest attempt number that one of them has had.
         is_delivered: The client has confirmed it.
         is_evicted: The payloads are dropped already.
@@ -66,6 +68,8 @@ class StoredOutcome:
     fence: int = 0
     is_delivered: bool = False
     is_evicted: bool = False
+    pins: int = 0
+    is_overdue: bool = False
 
 
 @record
@@ -175,6 +179,10 @@ class Batch:
         forced: Tasks whose executor is to be killed, for they were cancelled by force.
         principal: Who handed it in: the subject of a token.
         durability: How safe it is before anything is told of it.
+        inputs: Ids of what each task takes from others; None where none takes anything.
+        missing: Offset to how many of these are not there yet, for QUEUED tasks that stand in no
+            queue for that reason; see `inputs`.
+        dependants: Offset to the tasks that wait for this one.
     """
 
     number: int
@@ -205,6 +213,9 @@ class Batch:
     revived: Revived | None = None
     principal: str = ""
     durability: Durability = Durability.FULL
+    inputs: PayloadColumn | None = None
+    missing: dict[int, int] = field(default_factory=dict)
+    dependants: dict[int, list[tuple[Batch, int]]] = field(default_factory=dict)
 
     def is_past(self, offset: int, limit_s: float, now: float) -> bool:
         """Whether a limit of time that counts from a task's acceptance, or retry, has passed."""

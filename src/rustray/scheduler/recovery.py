@@ -32,15 +32,15 @@ from rustray.scheduler.events import (
     RecoveredRetry,
     StateRecovered,
 )
+from rustray.scheduler.inputs import queue_again, queue_fresh, register
 from rustray.scheduler.load_balancer import WorkerLoad
-from rustray.scheduler.placement import add_span, enqueue, new_queue
+from rustray.scheduler.placement import new_queue
 from rustray.scheduler.records import Batch, Lease, Part, StoredOutcome, WorkerRecord
 from rustray.scheduler.results import keep
 from rustray.scheduler.state import (
     SchedulerState,
     haunt,
     hold_back,
-    push_front,
     runs,
     take_out,
     unqueue,
@@ -83,15 +83,21 @@ def on_recovered(state: SchedulerState, event: StateRecovered) -> None:
         state.keep_until_s = state.now + min(state.settings.result_ttl_s, KEEP_AFTER_START_S)
     if state.awaited or any(batch.begun for batch in batches.values()):
         _raise_ghost(state, event.grace_s if state.awaited else 0.0)
-    for restored in batches.values():
-        # Each head may have handed it out once more than the journal knows.
-        restored.lost_attempts += event.starts
-        _resume(state, restored)
+    _resume_all(state, batches, event.starts)
     for number, offset, count, force in event.cancels:
         batch = batches.get(number)
         if batch is not None:
             high = min(offset + count, batch.count)
             _cancel_again(state, batch, offset, high, bool(force))
+
+
+def _resume_all(state: SchedulerState, batches: dict[int, Batch], starts: int) -> None:
+    for restored in batches.values():
+        register(state, restored, 0, restored.count)
+    for restored in batches.values():
+        # Each head may have handed it out once more than the journal knows.
+        restored.lost_attempts += starts
+        _resume(state, restored)
 
 
 def _restore_attempts(event: StateRecovered, batches: dict[int, Batch]) -> None:
@@ -127,6 +133,7 @@ def _rebuild(state: SchedulerState, found: RecoveredBatch) -> Batch:
         state.now - found.age_s,
     )
     batch.digests = found.digests
+    batch.inputs = found.inputs
     if found.time_left_s is not None:
         batch.deadline_s = state.now + found.time_left_s
     queue.batches += 1
@@ -190,7 +197,7 @@ def _resume(state: SchedulerState, batch: Batch) -> None:
         if state.ghost is not None:
             haunt(state, part)
         elif not _waits_for_lease(state, part):
-            add_span(state, batch, low, high)
+            queue_fresh(state, batch, low, high)
 
 
 def _waits_for_lease(state: SchedulerState, part: Part) -> bool:
@@ -284,8 +291,7 @@ def _queue_again(state: SchedulerState, part: Part) -> None:
     state.counters["tasks_requeued_after_restart"] += part.count
     if _waits_for_lease(state, part):
         return
-    push_front(batch.queue, batch, part.low, part.high)
-    enqueue(state, batch.queue)
+    queue_again(state, batch, part.low, part.high)
 
 
 def adopt(state: SchedulerState, worker: WorkerRecord, parts: Sequence[HeldRange]) -> Lease | None:

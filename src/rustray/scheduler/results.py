@@ -129,8 +129,19 @@ def _shelves(state: SchedulerState) -> tuple[Shelf, ...]:
 
 
 def _evict_oldest(state: SchedulerState, shelf: Shelf) -> None:
-    _expire(state, shelf.queue.popleft())
-    shelf.spent -= 1
+    stored = shelf.queue.popleft()
+    _expire(state, stored)
+    if stored.is_evicted:
+        shelf.spent -= 1
+    else:
+        stored.is_overdue = True
+
+
+def drop_overdue(state: SchedulerState, stored: StoredOutcome) -> None:
+    """Drop what only a task that took it has kept."""
+    if not stored.is_evicted:
+        _expire(state, stored)
+        _shelf_of(state, stored).spent -= 1
 
 
 def compact(shelf: Shelf) -> None:
@@ -143,7 +154,7 @@ def compact(shelf: Shelf) -> None:
 
 
 def _expire(state: SchedulerState, stored: StoredOutcome) -> None:
-    if not stored.is_evicted:
+    if not (stored.is_evicted or stored.pins):
         state.counters["results_expired"] += stored.live
         evict(state, stored)
 

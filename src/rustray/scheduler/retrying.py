@@ -21,10 +21,10 @@ from rustray.scheduler.completion import (
     requeue,
     take_from,
 )
-from rustray.scheduler.placement import enqueue
+from rustray.scheduler.inputs import queue_again
 from rustray.scheduler.records import Batch, Delay, Lease, Part, WorkerRecord
 from rustray.scheduler.stale import OUT_OF_RANGE, count_stale, lease_of
-from rustray.scheduler.state import SchedulerState, haunt, push_front
+from rustray.scheduler.state import SchedulerState, haunt
 from rustray.task.columns import PayloadColumn
 from rustray.task.failures import decode_failure
 from rustray.task.frames import LeaseOutcome
@@ -118,8 +118,7 @@ def on_retry_due(state: SchedulerState, batch: Batch, offset: int) -> None:
         return
     del batch.delayed[offset]
     state.delayed -= 1
-    push_front(batch.queue, batch, offset, offset + 1)
-    enqueue(state, batch.queue)
+    queue_again(state, batch, offset, offset + 1)
 
 
 def _lost_executor(state: SchedulerState, lease: Lease, one: Part, payload: PayloadColumn) -> None:

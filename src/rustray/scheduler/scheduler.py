@@ -10,6 +10,7 @@ from rustray.scheduler import (
     admission,
     cancellation,
     deadlines,
+    dooming,
     letters,
     membership,
     placement,
@@ -74,6 +75,8 @@ class Scheduler:
         self._apply(event)
         if len(state.timers) > state.compact_timers_at:
             deadlines.drop_idle_timers(state)
+        if state.doomed:
+            dooming.end_doomed(state)
         if not state.storage.is_stalled:
             # What is given out comes back as outcomes that wait for the disk too.
             placement.dispatch(state)

@@ -121,6 +121,8 @@ class SchedulerState:
             has a lease on everything that one of them may hold. Not one of `workers`.
         awaited: Ids of these workers.
         delayed: QUEUED tasks that pause before another attempt.
+        set_aside: QUEUED tasks that lack inputs.
+        doomed: Those of them whose inputs cannot be had: (batch, offset); empty between events.
         jitter: Draws lots for these pauses.
         keep_until_s: After a start at a doubtful time: nothing that is kept expires before.
         exclusive_from_s: After a restart: when no worker of before can run an exclusive task any
@@ -158,6 +160,8 @@ class SchedulerState:
         self.counters: Counter[str] = Counter()
         self.jitter = Lots(settings.seed)
         self.delayed = 0
+        self.set_aside = 0
+        self.doomed: deque[tuple[Batch, int]] = deque()
         self.pending = Pending()
         self.principals: dict[str, Pending] = {}
         self.next_lease = settings.first_lease
@@ -359,6 +363,12 @@ def runs(column: bytes | bytearray, low: int, high: int) -> Iterator[tuple[int, 
         start = end
 
 
+def enqueue(state: SchedulerState, queue: ClassQueue) -> None:
+    """Note that a queue has work to place."""
+    if not queue.is_blocked and queue.queued > 0:
+        heapq.heappush(state.ready, (queue.key(), queue))
+
+
 def push_front(queue: ClassQueue, batch: Batch, low: int, high: int) -> None:
     """Put tasks back at the head of their queue (they have waited before)."""
     spans = queue.spans
@@ -383,7 +393,8 @@ def hold_back(state: SchedulerState, part: Part, until_s: float) -> bool:
 
 def unqueue(state: SchedulerState, part: Part) -> None:
     """Count out queued tasks that end without a lease; dispatch then skips them."""
-    part.batch.queue.queued -= part.count - _end_delays(state, part)
+    elsewhere = _end_delays(state, part) + _end_missing(state, part)
+    part.batch.queue.queued -= part.count - elsewhere
 
 
 def _end_delays(state: SchedulerState, part: Part) -> int:
@@ -395,6 +406,18 @@ def _end_delays(state: SchedulerState, part: Part) -> int:
     for offset in found:
         del delayed[offset]
     state.delayed -= len(found)
+    return len(found)
+
+
+def _end_missing(state: SchedulerState, part: Part) -> int:
+    """Forget what tasks lack, and return how many lacked something."""
+    missing = part.batch.missing
+    if not missing:
+        return 0
+    found = [offset for offset in range(part.low, part.high) if offset in missing]
+    for offset in found:
+        del missing[offset]
+    state.set_aside -= len(found)
     return len(found)
 
 

@@ -82,6 +82,11 @@ class PayloadColumn:
         start = self.ends[index - 1] if index else self.base
         return self.blob[start - self.base : self.ends[index] - self.base]
 
+    def size_of(self, index: int) -> int:
+        """Return the bytes of one item."""
+        start = self.ends[index - 1] if index else self.base
+        return self.ends[index] - start
+
     def slice(self, low: int, high: int) -> PayloadColumn:
         """Return items ``low`` to ``high - 1`` (0 <= low <= high <= len).
 

@@ -25,7 +25,7 @@ MAX_CAUSE_TRACEBACK: Final = 8 * 1024
 MAX_PICKLED: Final = 1024 * 1024
 """Bytes of a pickled exception; a bigger one travels as text only."""
 
-_TEXT_FIELDS: Final = ("code", "message", "error_type", "traceback", "phase")
+_TEXT_FIELDS: Final = ("code", "message", "error_type", "traceback", "phase", "origin")
 _BYTES_FIELDS: Final = ("cause", "pickled")
 _INT_FIELDS: Final = ("exit_code", "signal", "memory_peak", "memory_limit")
 MAX_BASES: Final = 16

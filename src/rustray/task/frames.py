@@ -50,6 +50,7 @@ class Submission:
         payloads: Arguments, one item a task.
         deadline_unix_s: When they are ended wherever they are; 0 for never.
         durability: How safe they have to be before acceptance and outcomes are told.
+        inputs: One item a task, of a class that has inputs: `rustray.task.inputs.pack_inputs`.
     """
 
     class_number: int
@@ -57,6 +58,7 @@ class Submission:
     payloads: PayloadColumn
     deadline_unix_s: float = 0.0
     durability: Durability = Durability.DEFAULT
+    inputs: PayloadColumn | None = None
 
 
 @record

@@ -96,6 +96,8 @@ class FailureInfo:
         memory_peak: Bytes that a task held which outgrew its memory, else None.
         memory_limit: Bytes that it was allowed, else None.
         error_bases: Qualified names of the classes that ``error_type`` derives from, nearest first.
+        origin: Id of the task that failed so, where this one did not run for it was to take what
+            that returns; "" for a task that failed itself.
     """
 
     code: str
@@ -110,3 +112,4 @@ class FailureInfo:
     memory_peak: int | None = None
     memory_limit: int | None = None
     error_bases: tuple[str, ...] = ()
+    origin: str = ""

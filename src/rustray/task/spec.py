@@ -22,6 +22,7 @@ MAX_SECONDS: Final = 10 * 365 * 86_400.0
 MAX_UNIX_S: Final = 253_402_300_800.0
 """The year 10,000."""
 MAX_DEPTH: Final = 1_000_000
+MAX_RETURNS: Final = 10_000
 DEFAULT_RETRIES: Final = 3
 DEFAULT_CRASH_LIMIT: Final = 3
 
@@ -187,6 +188,9 @@ class TaskClass:
             above are those of this way then.
         depth: How many tasks stand above it; the head sets it.
         inherits_priority: In what a task hands in: the head fills in the priority of that task.
+        has_inputs: Some of its arguments are what other tasks return (`rustray.task.inputs`).
+        num_returns: How many values it returns that have references of their own; 1: one value.
+        is_put: It is no call: its argument is its result, from the start.
     """
 
     function: str
@@ -215,6 +219,9 @@ class TaskClass:
     alternative: int = 0
     depth: int = 0
     inherits_priority: bool = False
+    has_inputs: bool = False
+    num_returns: int = 1
+    is_put: bool = False
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
@@ -233,6 +240,8 @@ class TaskClass:
             self.fallback,
             self.alternative,
             self.depth,
+            self.has_inputs,
+            self.num_returns,
         )
         object.__setattr__(self, "_hash", hash(fields))
 
@@ -263,6 +272,7 @@ class TaskClass:
         check_exclusive(self.exclusive, self.executor)
         if not 0 <= self.depth <= MAX_DEPTH:
             raise ValueError(f"depth {self.depth} is outside 0 to {MAX_DEPTH}")
+        check_returns(self.num_returns)
         if len(self.code_hash) not in (0, 32):
             raise ValueError(f"code_hash must be 0 or 32 bytes, not {len(self.code_hash)}")
         if len(self.kwarg_names) > MAX_NAME or len(self.labels) > MAX_NAME:
@@ -308,6 +318,17 @@ def check_lifetime(lifetime: object) -> None:
     """
     if lifetime not in (None, "detached"):
         raise ValueError(f"lifetime must be None or 'detached', not {lifetime!r:.80}")
+
+
+def check_returns(num_returns: object) -> None:
+    """Refuse what is no whole number from 1 to 10,000.
+
+    Raises:
+        ValueError: as said.
+    """
+    is_number = isinstance(num_returns, int) and not isinstance(num_returns, bool)
+    if not (is_number and 1 <= num_returns <= MAX_RETURNS):  # type: ignore[operator]
+        raise ValueError(f"num_returns must be 1 to {MAX_RETURNS}, not {num_returns!r:.80}")
 
 
 def check_exclusive(exclusive: object, executor: ExecutorKind) -> None:

@@ -19,6 +19,7 @@ from rustray.task.frames import (
     Submission,
     TaskRange,
 )
+from rustray.task.inputs import InputId, pack_inputs
 from rustray.task.spec import TaskClass
 from rustray.testing.clock import ProcessLoop, VirtualClock
 from rustray.testing.head import HEAD, SimHead
@@ -234,4 +235,10 @@ def _goes_with(task: TaskRecord, last: TaskRecord) -> bool:
 def _submission(batch: list[TaskRecord]) -> tuple[Submission, TaskClass]:
     first = batch[0]
     payloads = PayloadColumn.of([task.payload for task in batch])
-    return Submission(0, first.number, payloads, first.deadline_unix_s), first.task_class
+    inputs = None
+    if first.task_class.has_inputs:
+        inputs = PayloadColumn.of(
+            [pack_inputs(InputId(PREFIX, number) for number in task.takes) for task in batch]
+        )
+    submission = Submission(0, first.number, payloads, first.deadline_unix_s, inputs=inputs)
+    return submission, first.task_class

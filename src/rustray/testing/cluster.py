@@ -12,17 +12,16 @@ from typing import Any, Final, Self
 
 from rustray.client.remote import RemoteFunction
 from rustray.scheduler.state import SchedulerSettings
-from rustray.task.codec import encode_call
 from rustray.testing.chaos import FAULTS, Nemesis
 from rustray.testing.client import CLIENT, PREFIX, SimClient
 from rustray.testing.clock import WALL_OFFSET_S, VirtualClock
 from rustray.testing.controls import Controls
 from rustray.testing.executor import SimHost
 from rustray.testing.head import HEAD, SimHead, TroubleHandler
-from rustray.testing.history import History, HistoryEntry, SimNode, TaskRecord
+from rustray.testing.history import History, HistoryEntry, SimNode
 from rustray.testing.network import Network
 from rustray.testing.replay import replay_command
-from rustray.testing.tasks import Duration, SimFunction, SimTask
+from rustray.testing.tasks import Duration, SimFunction, SimTask, record_of
 from rustray.testing.worker import SimWorker
 from rustray.worker import context
 
@@ -194,11 +193,8 @@ class SimCluster(Controls):
         self, function: SimFunction, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> SimTask:
         """Hand in one task; what `SimFunction.remote` does."""
-        task_class = function.task_class
-        payload = encode_call(task_class.codec, args, kwargs)
-        number = len(self._history.tasks)
-        takes_s = function.duration_of(args, kwargs)
-        record = TaskRecord(number, task_class, payload, takes_s, function.deadline_unix_s)
+        record = record_of(len(self._history.tasks), function, args, kwargs)
+        number = record.number
         self._history.tasks.append(record)
         self._history.note("submitted", CLIENT, number)
         self._client.submit(record)

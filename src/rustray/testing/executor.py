@@ -16,11 +16,12 @@ from typing import Any, Protocol
 
 from rustray.common.errors import InvariantError
 from rustray.task import relay
-from rustray.task.codec import decode_call, decode_value, encode_value
+from rustray.task.codec import decode_call, decode_value, encode_value, value_decoder
 from rustray.task.columns import PayloadColumn
 from rustray.task.failures import encode_failure, failure_from_exception
 from rustray.task.frames import LeaseOutcome, LeaseRange
 from rustray.task.functions import FunctionInfo
+from rustray.task.inputs import Call, filling
 from rustray.task.result import FailureInfo
 from rustray.task.spec import Codec, ExecutorKind, TaskClass
 from rustray.task.state import TaskState
@@ -224,7 +225,7 @@ class SimExecutor:
         context = contextvars.copy_context()
         context.run(shared_task.set, (chunk, index))
         try:
-            args, kwargs = decode_call(task_class.codec, payload)
+            args, kwargs = _decoder_of(task_class)(payload)
             value = context.run(function, *args, **kwargs)
         except ExecutorCrash as crash:
             self.exit(crash.signum, one.key)
@@ -452,3 +453,10 @@ class SimPool:
         if executor is None:
             raise InvariantError(f"executor {executor_id} was never started")
         return executor
+
+
+def _decoder_of(task_class: TaskClass) -> Callable[[bytes], Call]:
+    decode = partial(decode_call, task_class.codec)
+    if not task_class.has_inputs:
+        return decode
+    return filling(decode, lambda codec: value_decoder(Codec(codec)))

@@ -11,6 +11,7 @@ from rustray.common.records import record
 from rustray.common.resources import CPU, GPU, ResourceSet
 from rustray.scheduler.commands import GrantLease
 from rustray.task.frames import Outcome
+from rustray.task.inputs import split_parts
 from rustray.task.needs import Alternative
 from rustray.task.selectors import matches
 from rustray.task.spec import TaskClass
@@ -101,6 +102,7 @@ class TaskRecord:
         error: Why the head refused the task, None if it did not.
         produced: The encoded results that runs of this task have really had.
         is_expired: The head has dropped the result before the client had it.
+        takes: Numbers of the tasks whose results it takes.
     """
 
     number: int
@@ -119,6 +121,7 @@ class TaskRecord:
     is_cancel_asked: bool = False
     is_cancelled_safely: bool = False
     is_expired: bool = False
+    takes: tuple[int, ...] = ()
 
     @property
     def has_ended(self) -> bool:
@@ -197,7 +200,7 @@ class History:
         """A worker calls a task's function."""
         task = self.tasks[number]
         self.note("started", worker, number, f"attempt {attempt}")
-        self._require(payload == task.payload, task, "got another task's arguments")
+        self._check_call(task, payload)
         self._require(
             self.nodes[worker].can_run(task.task_class), task, f"runs on {worker}, and may not"
         )
@@ -209,6 +212,24 @@ class History:
         run = Run(worker, attempt, self.now)
         task.runs.append(run)
         return run
+
+    def _check_call(self, task: TaskRecord, payload: bytes) -> None:
+        """Check that a task got its own arguments, and what the tasks that it takes have made."""
+        values: list[bytes] = []
+        if task.takes:
+            call, *encoded = split_parts(payload)
+            payload, values = bytes(call), [bytes(one[1:]) for one in encoded]
+        self._require(payload == task.payload, task, "got another task's arguments")
+        self._require(len(values) == len(task.takes), task, "did not get all that it takes")
+        for number, value in zip(task.takes, values, strict=True):
+            has_made = value in self.tasks[number].produced
+            self._require(has_made, task, f"got what no run of task {number} has made")
+
+    def _may_be_cancelled(self, task: TaskRecord) -> bool:
+        """Whether somebody has asked to cancel a task, or one that it takes the result of."""
+        return task.is_cancel_asked or any(
+            self._may_be_cancelled(self.tasks[number]) for number in task.takes
+        )
 
     def stopped(self, number: int, run: Run, end: str) -> None:
         """A run is over, and no one but its worker knows."""
@@ -247,7 +268,8 @@ class History:
             is_its_own = outcome.payloads[0] in task.produced
             self._require(is_its_own, task, "has a result that no run of it has had")
         if outcome.state is TaskState.CANCELLED:
-            self._require(task.is_cancel_asked, task, "was cancelled, and nobody asked for that")
+            may_be = self._may_be_cancelled(task)
+            self._require(may_be, task, "was cancelled, and nobody asked for that")
         budgets = (task.task_class.max_retries, task.task_class.oom_retries)
         is_within = min(budgets) < 0 or outcome.attempts <= 1 + sum(budgets)
         self._require(is_within, task, f"took {outcome.attempts} attempts, {budgets} retries")

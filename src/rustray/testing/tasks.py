@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -12,7 +13,8 @@ from rustray.client.options import check_options, task_class
 from rustray.client.remote import RemoteFunction
 from rustray.common.errors import RustRayError, TaskNotFound
 from rustray.common.ids import TaskId, task_id
-from rustray.task.codec import decode_value
+from rustray.task.codec import decode_value, encode_call
+from rustray.task.inputs import Slot
 from rustray.task.spec import Codec, TaskClass, deadline_unix_s
 from rustray.task.state import TaskState
 from rustray.testing.client import PREFIX
@@ -100,7 +102,7 @@ class SimFunction:
         return self._cluster.remote(self.function, takes_s=self.takes_s, **options)
 
     def remote(self, /, *args: Any, **kwargs: Any) -> SimTask:
-        """Hand in one task.
+        """Hand in one task; a `SimTask` among the arguments stands for its result.
 
         Raises:
             PayloadError: an argument cannot travel.
@@ -222,3 +224,27 @@ class SimTask:
     def cancel(self, *, force: bool = False) -> None:
         """Ask the head to cancel it, as `rustray.cancel` does; time has to pass for that."""
         self._cluster.cancel(self, force=force)
+
+
+def record_of(
+    number: int, function: SimFunction, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> TaskRecord:
+    """Write up a call that is to be handed in, with slots for the results that it takes."""
+    task_class = function.task_class
+    takes_s = function.duration_of(args, kwargs)
+    taken: list[int] = []
+
+    def placed(value: Any) -> Any:
+        if not isinstance(value, SimTask):
+            return value
+        taken.append(value.number)
+        return Slot(len(taken) - 1)
+
+    args = tuple(map(placed, args))
+    kwargs = {name: placed(value) for name, value in kwargs.items()}
+    if taken:
+        task_class = replace(task_class, has_inputs=True)
+    payload = encode_call(task_class.codec, args, kwargs)
+    record = TaskRecord(number, task_class, payload, takes_s, function.deadline_unix_s)
+    record.takes = tuple(taken)
+    return record

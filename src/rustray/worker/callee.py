@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from rustray.common.errors import FunctionNotFound, PayloadError
 from rustray.task import codec as codecs
+from rustray.task import inputs
 from rustray.task.failures import failure_from_exception, safe_text, shorten
 from rustray.task.functions import FunctionInfo, near_names, registry
 from rustray.task.result import FailureInfo
@@ -74,6 +75,10 @@ class Callee:
         else:
             if self.codec != Codec.PICKLE:
                 self.decode = _data_decoder(self.decode, info)
+            if self._definition.has_inputs:
+                self.decode = inputs.filling(self.decode, _decoder_of)
+            if self._definition.num_returns != 1:
+                self.encode = inputs.returning(self.encode, self._definition.num_returns, self.name)
         self.is_ready = True
 
     def _fail_always(self, info: FailureInfo) -> None:
@@ -121,6 +126,10 @@ class FunctionTable:
             raise Unresolvable(FailureInfo(PayloadError.code, text))
         self._loaded[definition.code_hash] = function
         return function  # type: ignore[no-any-return]
+
+
+def _decoder_of(codec: int) -> Callable[[bytes], Any]:
+    return codecs.value_decoder(Codec(codec))
 
 
 def _no_function(*_args: Any, **_kwargs: Any) -> Any:

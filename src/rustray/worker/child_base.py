@@ -25,6 +25,7 @@ from rustray.task.failures import (
     failure_from_exception,
     frames_of,
 )
+from rustray.task.inputs import WrongReturn
 from rustray.task.result import FailureInfo, qualified_name
 from rustray.task.state import TaskState
 from rustray.worker import wire
@@ -118,6 +119,8 @@ def _describe(
         info = exc.info
     elif isinstance(exc, ResultTooBig):
         info = FailureInfo(ResourceExhausted.code, f"the result of {callee.name!r} {exc}")
+    elif isinstance(exc, WrongReturn):
+        info = FailureInfo(PayloadError.code, str(exc))
     elif stage == CALL:
         info = failure_from_exception(exc, callee.codec, skip_frames=own_frames(exc))
     elif stage == DECODE:

@@ -181,9 +181,7 @@ class ExecutorPool:
         self, executor_id: int, class_number: int, task_class: TaskClass, code: bytes
     ) -> None:
         """Introduce a task class to an executor, before its first chunk."""
-        definition = Definition(
-            task_class.function, int(task_class.codec), task_class.code_hash, code
-        )
+        definition = Definition.of(task_class, code)
         self._handle(executor_id).tell(pack_definition(class_number, definition))
 
     def prepare(self, executor_id: int, setting: Setting) -> None:

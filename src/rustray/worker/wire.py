@@ -28,6 +28,7 @@ from rustray.common.messages import HEAD
 from rustray.common.messages import MessageSplitter as MessageSplitter
 from rustray.task.columns import ENDS_TYPECODE, PayloadColumn
 from rustray.task.frames import LeaseNews
+from rustray.task.spec import TaskClass
 
 # Kinds on the data channel.
 DEFINE: Final = 1
@@ -80,12 +81,28 @@ class Definition:
         codec: `Codec` of arguments and results.
         code_hash: Names the code, so that classes that share it share the function.
         code: The cloudpickled function, or b"" for a registered one.
+        has_inputs: Values of other tasks are joined to the arguments.
+        num_returns: How many values it returns that have references of their own.
     """
 
     function: str
     codec: int
     code_hash: bytes
     code: bytes
+    has_inputs: bool = False
+    num_returns: int = 1
+
+    @classmethod
+    def of(cls, task_class: TaskClass, code: bytes) -> Definition:
+        """Return what an executor must know of a class."""
+        return cls(
+            task_class.function,
+            int(task_class.codec),
+            task_class.code_hash,
+            code,
+            task_class.has_inputs,
+            task_class.num_returns,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +197,9 @@ def unpack_setup(data: bytes, start: int, stop: int) -> Setup:
 
 def pack_definition(class_number: int, definition: Definition) -> bytes:
     """Encode a definition as one message."""
-    meta = json.dumps([definition.function, definition.codec, definition.code_hash.hex()]).encode()
+    d = definition
+    facts = [d.function, d.codec, d.code_hash.hex(), d.has_inputs, d.num_returns]
+    meta = json.dumps(facts).encode()
     length = 4 + len(meta) + len(definition.code)
     head = _DEFINE.pack(DEFINE, class_number, length, len(meta))
     return b"".join((head, meta, definition.code))
@@ -189,8 +208,8 @@ def pack_definition(class_number: int, definition: Definition) -> bytes:
 def unpack_definition(data: bytes, start: int, stop: int) -> Definition:
     """Decode the body of a `DEFINE` message."""
     code_at = start + 4 + int.from_bytes(data[start : start + 4], sys.byteorder)
-    function, codec, code_hash = json.loads(data[start + 4 : code_at])
-    return Definition(function, codec, bytes.fromhex(code_hash), data[code_at:stop])
+    function, codec, code_hash, *shape = json.loads(data[start + 4 : code_at])
+    return Definition(function, codec, bytes.fromhex(code_hash), data[code_at:stop], *shape)
 
 
 def pack_run(number: int, chunk: RunChunk) -> tuple[bytes, bytes, bytes]:

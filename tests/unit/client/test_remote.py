@@ -177,15 +177,6 @@ def test_an_argument_that_cannot_travel_is_named(head: FakeHead) -> None:
     assert not head.ran
 
 
-def test_a_reference_as_argument_is_refused(head: FakeHead) -> None:
-    """Task graphs are not part of this version: the error names the argument."""
-    ref = square.remote(2)
-    with pytest.raises(PayloadError, match=r"args\[0\] is a task reference"):
-        square.remote(ref)  # type: ignore[arg-type]
-    with pytest.raises(PayloadError, match="reference"):
-        named.remote([ref])
-
-
 def test_a_function_that_cannot_travel_says_so(head: FakeHead) -> None:
     """A closure over a lock is a PayloadError that names the function."""
     lock = threading.Lock()

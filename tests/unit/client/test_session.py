@@ -11,7 +11,7 @@ import rustray
 from helpers.client_session import on_loop
 from helpers.fake_head import FakeHead
 from helpers.waiting import eventually
-from rustray.client import context
+from rustray.client import context, intake
 from rustray.client import session as session_module
 from rustray.client.session import ClientSession
 from rustray.common.durability import Durability
@@ -473,5 +473,5 @@ def test_threads_may_share_a_session(head: FakeHead) -> None:
 
 def test_the_window_constants_agree() -> None:
     """A batch fits into one frame."""
-    assert session_module.MAX_BATCH_TASKS <= session_module.MAX_FRAME_TASKS
+    assert intake.MAX_BATCH_TASKS <= session_module.MAX_FRAME_TASKS
     assert context.current_session is None

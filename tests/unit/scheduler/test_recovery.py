@@ -16,6 +16,7 @@ from rustray.scheduler.scheduler import Scheduler
 from rustray.scheduler.state import SchedulerSettings
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import CancelRequest, HeldRange, LeaseOutcome, LeaseRange
+from rustray.task.inputs import InputId, pack_inputs
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 from rustray.task.views import WorkerInfo
@@ -422,3 +423,75 @@ def test_what_a_task_did_to_its_executors_is_forgotten_with_its_end() -> None:
     [session] = head.scheduler.state.sessions.values()
     assert session.batches[0].crashes == {}
     assert rows(head, "SELECT count(*) FROM crash") == [(0,)]
+
+
+# ── Tasks that take the results of others ─────────────────────────────────────────────────────
+
+
+def submit_taking(head: Head, first: int, *taken: list[int]) -> None:
+    """Hand in tasks that take the results of others, each a list of sequences."""
+    payloads = PayloadColumn.of([b"argument"] * len(taken))
+    inputs = PayloadColumn.of(
+        [pack_inputs(InputId(PREFIX, number) for number in each) for each in taken]
+    )
+    task_class = TaskClass("f", has_inputs=True)
+    head.feed(e.TasksSubmitted(PREFIX, first, task_class, payloads, True, inputs=inputs))
+
+
+def values_of(grant: c.GrantLease) -> list[bytes]:
+    """Return what the first task of a grant takes."""
+    return [value.payloads[0] for value in grant.inputs[0]]
+
+
+def test_a_graph_goes_on_after_a_restart() -> None:
+    """What has ended is taken from the journal; what waits, waits on."""
+    head = Head()
+    head.join("w", 1)
+    head.greet("w", 1)
+    head.submit(0, 2)
+    submit_taking(head, 2, [0], [0, 1], [2, 3])
+    (grant, *_) = head.grants
+    head.end("w", 1, grant, OK)
+    head.restart()
+    head.join("w", 2)
+    head.greet("w", 2)
+    done: set[int] = set()
+    while waiting := [g for g in head.grants if g.first not in done]:
+        grant = waiting[0]
+        if grant.inputs:
+            assert set(values_of(grant)) == {b"value"}
+        done.add(grant.first)
+        head.end("w", 2, grant, OK, len(grant.payloads))
+        done.update(range(grant.first, grant.first + len(grant.payloads)))
+    assert [head.state_of(number) for number in range(5)] == [OK] * 5
+
+
+def test_a_task_that_a_worker_has_is_not_run_again_though_its_input_is() -> None:
+    """It was given out before the commit of what it takes, and the head died in between."""
+    head = Head()
+    head.join("w", 1, cpus=2)
+    head.greet("w", 1)
+    head.submit(0, 1)
+    submit_taking(head, 1, [0])
+    (first,) = head.grants
+    head.end("w", 1, first, OK, committed=False)
+    _, second = head.grants
+    head.restart()
+    head.join("w", 2, cpus=2)
+    head.greet("w", 2, first, second)
+    assert not head.grants
+    head.end("w", 2, second, OK)
+    head.end("w", 2, first, OK)
+    assert not head.grants
+    assert [head.state_of(number) for number in range(2)] == [OK, OK]
+
+
+def test_a_task_whose_input_is_lost_with_a_restart_says_so() -> None:
+    """It was handed in at a higher level than what it takes."""
+    head = Head()
+    payloads = PayloadColumn.of([b"argument"])
+    event = e.TasksSubmitted(PREFIX, 0, TaskClass("f"), payloads, True)
+    head.feed(event, committed=False)
+    submit_taking(head, 1, [0])
+    head.restart()
+    assert head.state_of(1) is FAILED

@@ -67,6 +67,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         """A client submits."""
         self.bench.submit(count, CLASSES[which])
 
+    @rule(
+        taken=st.lists(st.lists(st.integers(0, 60), max_size=3), min_size=1, max_size=4),
+        which=st.integers(0, len(CLASSES) - 1),
+    )
+    def submit_taking(self, taken: list[list[int]], which: int) -> None:
+        """A client submits tasks that take the results of others, some of which do not exist."""
+        self.bench.submit_taking(taken, CLASSES[which])
+
     @rule(first=st.integers(0, 30), count=st.integers(1, 8), which=st.integers(0, len(CLASSES) - 1))
     def submit_again(self, first: int, count: int, which: int) -> None:
         """A client repeats a submission that may overlap what is known, or not be the same."""

@@ -101,7 +101,7 @@ class TaskRange(_message.Message):
     def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
 class TaskClass(_message.Message):
-    __slots__ = ("function", "code_hash", "nargs_plus_one", "kwarg_names", "resource_units", "labels", "priority", "max_retries", "retry_exceptions", "timeout_s", "queue_timeout_s", "total_timeout_s", "codec", "executor", "wait_for_resources", "retry_exception_names", "retry_delay_s", "crash_limit", "oom_retries", "exclusive", "detached", "label_selector", "label_selector_soft", "fallback", "alternative", "depth", "inherits_priority")
+    __slots__ = ("function", "code_hash", "nargs_plus_one", "kwarg_names", "resource_units", "labels", "priority", "max_retries", "retry_exceptions", "timeout_s", "queue_timeout_s", "total_timeout_s", "codec", "executor", "wait_for_resources", "retry_exception_names", "retry_delay_s", "crash_limit", "oom_retries", "exclusive", "detached", "label_selector", "label_selector_soft", "fallback", "alternative", "depth", "inherits_priority", "has_inputs", "num_returns", "put")
     class ResourceUnitsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -157,6 +157,9 @@ class TaskClass(_message.Message):
     ALTERNATIVE_FIELD_NUMBER: _ClassVar[int]
     DEPTH_FIELD_NUMBER: _ClassVar[int]
     INHERITS_PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    HAS_INPUTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_RETURNS_FIELD_NUMBER: _ClassVar[int]
+    PUT_FIELD_NUMBER: _ClassVar[int]
     function: str
     code_hash: bytes
     nargs_plus_one: int
@@ -184,7 +187,10 @@ class TaskClass(_message.Message):
     alternative: int
     depth: int
     inherits_priority: bool
-    def __init__(self, function: _Optional[str] = ..., code_hash: _Optional[bytes] = ..., nargs_plus_one: _Optional[int] = ..., kwarg_names: _Optional[_Iterable[str]] = ..., resource_units: _Optional[_Mapping[str, int]] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., max_retries: _Optional[int] = ..., retry_exceptions: _Optional[bool] = ..., timeout_s: _Optional[float] = ..., queue_timeout_s: _Optional[float] = ..., total_timeout_s: _Optional[float] = ..., codec: _Optional[_Union[Codec, str]] = ..., executor: _Optional[_Union[Executor, str]] = ..., wait_for_resources: _Optional[bool] = ..., retry_exception_names: _Optional[_Iterable[str]] = ..., retry_delay_s: _Optional[float] = ..., crash_limit: _Optional[int] = ..., oom_retries: _Optional[int] = ..., exclusive: _Optional[bool] = ..., detached: _Optional[bool] = ..., label_selector: _Optional[_Mapping[str, str]] = ..., label_selector_soft: _Optional[_Mapping[str, str]] = ..., fallback: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ..., alternative: _Optional[int] = ..., depth: _Optional[int] = ..., inherits_priority: _Optional[bool] = ...) -> None: ...
+    has_inputs: bool
+    num_returns: int
+    put: bool
+    def __init__(self, function: _Optional[str] = ..., code_hash: _Optional[bytes] = ..., nargs_plus_one: _Optional[int] = ..., kwarg_names: _Optional[_Iterable[str]] = ..., resource_units: _Optional[_Mapping[str, int]] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., max_retries: _Optional[int] = ..., retry_exceptions: _Optional[bool] = ..., timeout_s: _Optional[float] = ..., queue_timeout_s: _Optional[float] = ..., total_timeout_s: _Optional[float] = ..., codec: _Optional[_Union[Codec, str]] = ..., executor: _Optional[_Union[Executor, str]] = ..., wait_for_resources: _Optional[bool] = ..., retry_exception_names: _Optional[_Iterable[str]] = ..., retry_delay_s: _Optional[float] = ..., crash_limit: _Optional[int] = ..., oom_retries: _Optional[int] = ..., exclusive: _Optional[bool] = ..., detached: _Optional[bool] = ..., label_selector: _Optional[_Mapping[str, str]] = ..., label_selector_soft: _Optional[_Mapping[str, str]] = ..., fallback: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ..., alternative: _Optional[int] = ..., depth: _Optional[int] = ..., inherits_priority: _Optional[bool] = ..., has_inputs: _Optional[bool] = ..., num_returns: _Optional[int] = ..., put: _Optional[bool] = ...) -> None: ...
 
 class Alternative(_message.Message):
     __slots__ = ("resource_units", "labels", "label_selector", "label_selector_soft")

@@ -304,18 +304,20 @@ class ClientHello(_message.Message):
     def __init__(self, prefix: _Optional[bytes] = ..., protocol: _Optional[int] = ..., oldest_protocol: _Optional[int] = ...) -> None: ...
 
 class Submission(_message.Message):
-    __slots__ = ("class_number", "first", "payloads", "deadline_unix_s", "durability")
+    __slots__ = ("class_number", "first", "payloads", "deadline_unix_s", "durability", "inputs")
     CLASS_NUMBER_FIELD_NUMBER: _ClassVar[int]
     FIRST_FIELD_NUMBER: _ClassVar[int]
     PAYLOADS_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_UNIX_S_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
     class_number: int
     first: int
     payloads: _common_pb2.Payloads
     deadline_unix_s: float
     durability: _common_pb2.Durability
-    def __init__(self, class_number: _Optional[int] = ..., first: _Optional[int] = ..., payloads: _Optional[_Union[_common_pb2.Payloads, _Mapping]] = ..., deadline_unix_s: _Optional[float] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ...) -> None: ...
+    inputs: _common_pb2.Payloads
+    def __init__(self, class_number: _Optional[int] = ..., first: _Optional[int] = ..., payloads: _Optional[_Union[_common_pb2.Payloads, _Mapping]] = ..., deadline_unix_s: _Optional[float] = ..., durability: _Optional[_Union[_common_pb2.Durability, str]] = ..., inputs: _Optional[_Union[_common_pb2.Payloads, _Mapping]] = ...) -> None: ...
 
 class CancelRange(_message.Message):
     __slots__ = ("prefix", "first", "count", "force", "spares_children")

@@ -1,0 +1,81 @@
+"""How leases go to workers: with what their tasks take, and some not before all is safe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from rustray.head import joining
+from rustray.scheduler.cancellation import stops_of
+from rustray.scheduler.commands import CancelLease, GrantLease
+from rustray.scheduler.scheduler import Scheduler
+
+
+class Owner(joining.Results, Protocol):
+    """What leases are given through; a `HeadDriver` is one."""
+
+    scheduler: Scheduler
+
+    @property
+    def is_safe(self) -> bool:
+        """Whether all that has happened is committed, and synced what has to be."""
+
+    def hold(self, action: Callable[[Any], None], command: Any) -> None:
+        """Do something once all that has happened is safe."""
+
+    def tell_worker(self, command: GrantLease | CancelLease) -> None:
+        """Hand a command to a worker's session, if it has one now."""
+
+
+class Granter:
+    """Hands leases to their workers' sessions.
+
+    Attributes:
+        held: Leases that are not given yet, though the scheduler has granted them.
+    """
+
+    def __init__(self, driver: Owner) -> None:
+        self.held = 0
+        self._driver = driver
+        self._joiner = joining.Joiner(driver, self._give_read)
+
+    def give(self, command: GrantLease) -> None:
+        """Give a lease, as soon as it may be."""
+        if command.task_class.has_inputs:
+            if joining.has_stored(command):
+                self.held += 1
+                self._joiner.read(command)
+                return
+            command = joining.joined(command)
+        if self._may_go(command):
+            self._driver.tell_worker(command)
+            return
+        self.held += 1
+        self._driver.hold(self._give_held, command)
+
+    def close(self) -> None:
+        """Read no more inputs."""
+        self._joiner.close()
+
+    def _may_go(self, command: GrantLease) -> bool:
+        """Whether a lease may go at once.
+
+        What may run once at most, or not beside itself, is not begun before it is known to be: a
+        head after this one could not tell.
+        """
+        task_class = command.task_class
+        return (task_class.max_retries != 0 and not task_class.exclusive) or self._driver.is_safe
+
+    def _give_read(self, command: GrantLease) -> None:
+        if self._may_go(command):
+            self._give_held(command)
+        else:
+            self._driver.hold(self._give_held, command)
+
+    def _give_held(self, command: GrantLease) -> None:
+        self.held -= 1
+        lease = self._driver.scheduler.state.leases.get(command.lease)
+        if lease is not None and lease.remaining == lease.count:
+            self._driver.tell_worker(command)
+            for stop in stops_of(lease):  # what was said of it before it was given came to nothing
+                self._driver.tell_worker(stop)

@@ -1,0 +1,184 @@
+"""References as arguments and results, `put` and several returns, on a real embedded cluster."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import rustray
+
+
+@rustray.remote
+def add(*numbers: int) -> int:
+    """Add up."""
+    return sum(numbers)
+
+
+@rustray.remote
+def same(value: Any) -> Any:
+    """Return what came."""
+    return value
+
+
+def _halves(values: list[int]) -> tuple[list[int], list[int]]:
+    middle = len(values) // 2
+    return values[:middle], values[middle:]
+
+
+halves: Any = rustray.remote(num_returns=2)(_halves)
+
+
+@rustray.remote(max_retries=0)
+def fail(_value: object) -> None:
+    """Raise."""
+    raise KeyError("not there")
+
+
+@pytest.fixture(scope="module")
+def _cluster() -> Iterator[None]:
+    with rustray.init(num_cpus=2):
+        yield
+
+
+@pytest.fixture
+def cluster(_cluster: None) -> None:
+    """One cluster for the module."""
+
+
+def test_a_reference_stands_for_its_value(cluster: None) -> None:
+    """By position and by name, also more than once, mixed with values."""
+    one, two = add.remote(1), add.remote(2)
+    assert rustray.get(add.remote(one, 10, two, one)) == 14
+
+    @rustray.remote
+    def named(*, left: int, right: int) -> tuple[int, int]:
+        return left, right
+
+    assert rustray.get(named.remote(left=two, right=one)) == (2, 1)
+
+
+def test_chains_and_fan_ins(cluster: None) -> None:
+    """A hundred in a row, a thousand at once, a tree."""
+    last: Any = add.remote(0)
+    for _ in range(100):
+        last = add.remote(last, 1)
+    assert rustray.get(last) == 100
+    level = [add.remote(number) for number in range(1_000)]
+    assert rustray.get(add.remote(*level)) == 499_500
+    while len(level) > 1:
+        level = [add.remote(*level[place : place + 10]) for place in range(0, len(level), 10)]
+    assert rustray.get(level[0]) == 499_500
+
+
+def test_loops_that_carry_a_reference_keep_their_order(cluster: None) -> None:
+    """Two functions that take each other's results in turn: none is handed in before its input."""
+    value: Any = add.remote(0)
+    for _ in range(30):
+        value = same.remote(add.remote(value, 1))
+    assert rustray.get(value) == 30
+
+
+def test_a_failure_reaches_those_that_wait_for_it(cluster: None) -> None:
+    """As an instance of the same class, with a note that names the task that failed."""
+    failed = fail.remote(1)
+    with pytest.raises(KeyError) as caught:
+        rustray.get(add.remote(same.remote(failed), 1))
+    assert isinstance(caught.value, rustray.TaskExecutionFailed)
+    assert any(failed.task_id in note for note in caught.value.__notes__)
+
+
+def test_what_is_put_travels_to_any_number_of_tasks(cluster: None) -> None:
+    """A value, small or large, under one reference."""
+    small = rustray.put({"a": 1})
+    assert rustray.get(small) == {"a": 1}
+    large = rustray.put(bytes(1_000_000))
+    sizes = rustray.get([same.remote(large), same.remote(large)])
+    assert [len(value) for value in sizes] == [1_000_000] * 2
+    with pytest.raises(TypeError, match="a reference already"):
+        rustray.put(small)
+    with pytest.raises(rustray.PayloadError, match="pickled"):
+        rustray.put(unpicklable())
+
+
+def unpicklable() -> Any:
+    """Return what cannot be pickled."""
+    return [threading.Lock()]
+
+
+def test_several_returns_have_references_of_their_own(cluster: None) -> None:
+    """They can be got, waited for and taken; a function that returns another number is told."""
+    low, high = halves.remote(list(range(6)))
+    assert rustray.get([high, low]) == [[3, 4, 5], [0, 1, 2]]
+    low, high = halves.remote(same.remote([1, 2, 3, 4]))
+    ready, rest = rustray.wait([low, high], num_returns=2, timeout=60)
+    assert (len(ready), len(rest)) == (2, 0)
+    assert rustray.get(same.remote(high)) == [3, 4]
+
+    @rustray.remote(num_returns=3)
+    def wrong() -> tuple[int, int]:
+        return 1, 2
+
+    with pytest.raises(rustray.PayloadError, match="num_returns=3, and returned 2 values"):
+        rustray.get(wrong.remote())
+    for bad in (0, -1, 2.0, "many", True):
+        with pytest.raises(ValueError, match="num_returns"):
+            halves.options(num_returns=bad)
+
+
+def test_references_inside_of_values_stay_references(cluster: None) -> None:
+    """They come out at the other end, and are worth the same there."""
+    one = add.remote(1)
+    inner = rustray.get(same.remote({"ref": one}))["ref"]
+    assert isinstance(inner, rustray.TaskRef)
+    assert inner.task_id == one.task_id
+    assert rustray.get(inner) == 1
+    assert rustray.get(add.remote(inner, 1)) == 2
+    low, _ = halves.remote([1, 2])
+    assert rustray.get(pickle.loads(pickle.dumps(low))) == [1]
+
+
+def test_a_borrowed_reference_is_waited_for_and_cancelled(cluster: None) -> None:
+    """Before its task has ended too, by `get`, `wait` and `cancel`."""
+    nap = rustray.remote(time.sleep)
+    long = nap.remote(600)
+    borrowed = pickle.loads(pickle.dumps(long))
+    with pytest.raises(rustray.GetTimeout):
+        rustray.get(borrowed, timeout=0.1)
+    assert rustray.wait([borrowed], timeout=0.1) == ([], [borrowed])
+    rustray.cancel(borrowed)
+    with pytest.raises(rustray.TaskCancelled):
+        rustray.get(borrowed, timeout=60)
+    with pytest.raises(rustray.TaskCancelled):
+        rustray.get(long, timeout=60)
+
+
+async def test_borrowed_references_and_parts_are_awaitable(cluster: None) -> None:
+    """Like any other."""
+    low, high = halves.remote([1, 2])
+    assert await low == [1]
+    assert await pickle.loads(pickle.dumps(high)) == [2]
+    assert await rustray.aget([high, await rustray.aput(5)]) == [[2], 5]
+
+
+def test_a_reference_of_another_cluster_is_refused(cluster: None) -> None:
+    """It says that this one does not know it."""
+    code = (
+        "import pickle, rustray\n"
+        "with rustray.init(num_cpus=1):\n"
+        "    print(pickle.dumps(rustray.put(1)).hex())\n"
+    )
+    text = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, check=True, text=True
+    ).stdout
+    foreign = pickle.loads(bytes.fromhex(text.split()[-1]))
+    with pytest.raises(rustray.ObjectLost, match="another cluster"):
+        rustray.get(add.remote(foreign, 1), timeout=60)
+    with pytest.raises(rustray.TaskNotFound):
+        rustray.get(foreign, timeout=60)
