@@ -37,6 +37,7 @@ class Rules:
         exclusive_s: No exclusive task takes longer, unless its executor is frozen.
         cancel_s: How long a cancel may need to reach its worker, where nothing is in the way.
         only_pauses: The head was never away for long: no call may give up.
+        heads_before: Heads that had died before this history begins; their events may be kept.
     """
 
     lease_ttl_s: float
@@ -45,6 +46,7 @@ class Rules:
     exclusive_s: float = 1.5
     cancel_s: float = 5.0
     only_pauses: bool = False
+    heads_before: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +314,8 @@ class _Check:
     def _check_jump(self, stream: str, last: int, revision: int, task_id: str) -> None:
         """Each start of a head begins at higher numbers; nothing else may leave any out."""
         self._jumps[stream] += 1
-        if revision < last or self._jumps[stream] > len(self._troubles.deaths[HEAD]):
+        heads = self._rules.heads_before + len(self._troubles.deaths[HEAD])
+        if revision < last or self._jumps[stream] > heads:
             self._report("I8", task_id, f"event {revision} follows {last} in {stream}")
 
     def _take_event(self, revision: int, task_id: str, state: str, attempt: int) -> None:

@@ -122,6 +122,11 @@ class Soak:
     figures: Counter[str] = field(default_factory=Counter)
     series: dict[tuple[str, str], Series] = field(default_factory=dict)
 
+    @property
+    def heads_before(self) -> int:
+        """Heads that have died in the rounds up to now."""
+        return sum(count for name, count in self.figures.items() if name.startswith("head "))
+
     def add(self, name: str, unit: str, value: float) -> None:
         """Add a sample."""
         self.series.setdefault((name, unit), Series(name, unit)).values.append(value)
@@ -181,7 +186,8 @@ def run_soak(plan: Plan, tasks: int, per_round: int) -> tuple[Outcome, Soak]:
                 end_all(world)
                 world.expect_nobody()
                 world.scan_logs()
-                outcome.verdict = check(reader.new(), RULES)
+                rules = replace(RULES, heads_before=soak.heads_before)
+                outcome.verdict = check(reader.new(), rules)
         finally:
             world.close()
     outcome.was_interrupted, outcome.seconds = interrupt.is_set, timeline.seconds
@@ -217,7 +223,7 @@ def _round(
     ask_for(world, finals.handed_in(records), _ASKED)
     records.extend(reader.new())
     records.sort(key=lambda record: float(record["t"]))
-    outcome.verdict = check(records, RULES)
+    outcome.verdict = check(records, replace(RULES, heads_before=soak.heads_before))
     soak.figures.update(outcome.verdict.figures)
     soak.tasks += outcome.verdict.figures["tasks acked"]
     soak.rounds += 1

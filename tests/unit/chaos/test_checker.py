@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -258,6 +259,14 @@ def test_a_worker_that_dies_explains_a_second_run() -> None:
 def test_a_broken_promise_is_found(invariant: str, records: list[Record]) -> None:
     """Each bad history is red, by the invariant that it breaks."""
     assert invariant in _found(*records)
+
+
+def test_events_of_earlier_heads_may_be_told_again() -> None:
+    """Regression: a subscriber that began late in a soak was told of tasks from before a kill."""
+    events = _events(3.0, (1, "QUEUED", 0), (900, "RUNNING", 1), (901, "SUCCEEDED", 1))
+    records = [*_ONE_RUN, _result(2.5), events, _final()]
+    assert {one.invariant for one in check(records, _RULES).violations} == {"I8"}
+    assert check(records, replace(_RULES, heads_before=1)).violations == []
 
 
 def test_an_exception_explains_a_second_run_only_where_that_was_asked_for() -> None:
