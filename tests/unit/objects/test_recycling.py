@@ -140,6 +140,7 @@ def test_a_reader_in_another_process_counts_until_it_dies(pool: Pool) -> None:
     assert inode(Segment.write([b"c" * SIZE])) == where
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_child_neither_uses_nor_disturbs_it(pool: Pool) -> None:
     """It has readers of its own, and no memory of its parent's to write to."""
     view = Segment.write([b"a" * SIZE]).view()
