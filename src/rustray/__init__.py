@@ -25,12 +25,14 @@ if TYPE_CHECKING:
         shutdown,
         wait,
     )
+    from rustray.client.coordination import Event, Lock, Semaphore
     from rustray.client.executor import Executor
     from rustray.client.head_node import HeadNode
     from rustray.client.mapping import AsyncMapIterator, MapIterator, amap
     from rustray.client.mapping import map as map  # noqa: A004 - left out of __all__, see there
     from rustray.client.pool import Pool
     from rustray.client.progress import progress
+    from rustray.client.queues import Queue
     from rustray.client.refs import TaskRef
     from rustray.client.remote import RemoteFunction, remote
     from rustray.common.errors import (
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
         GetTimeout,
         HeadUnavailable,
         InvariantError,
+        LeaseLost,
         NestedTooDeep,
         NotInTask,
         ObjectLost,
@@ -85,6 +88,7 @@ __all__ = [
     "Context",
     "DuplicateTask",
     "DurabilityNotAvailable",
+    "Event",
     "Executor",
     "ExecutorDeath",
     "FunctionNotFound",
@@ -92,17 +96,21 @@ __all__ = [
     "HeadNode",
     "HeadUnavailable",
     "InvariantError",
+    "LeaseLost",
+    "Lock",
     "MapIterator",
     "NestedTooDeep",
     "NotInTask",
     "ObjectLost",
     "PayloadError",
     "Pool",
+    "Queue",
     "RemoteFunction",
     "ResourceExhausted",
     "ResourceNotAvailable",
     "ResourceRequirements",
     "RustRayError",
+    "Semaphore",
     "TaskCancelled",
     "TaskContext",
     "TaskError",
@@ -158,11 +166,13 @@ _HOMES = {
         "shutdown",
         "wait",
     ),
+    "rustray.client.coordination": ("Event", "Lock", "Semaphore"),
     "rustray.client.executor": ("Executor",),
     "rustray.client.head_node": ("HeadNode",),
     "rustray.client.mapping": ("AsyncMapIterator", "MapIterator", "amap", "map"),
     "rustray.client.pool": ("Pool",),
     "rustray.client.progress": ("progress",),
+    "rustray.client.queues": ("Queue",),
     "rustray.client.refs": ("TaskRef",),
     "rustray.client.remote": ("RemoteFunction", "remote"),
     "rustray.task.functions": ("TaskExecutor", "function"),

@@ -13,6 +13,7 @@ _CORES = [
     *python_files(PACKAGE / "common"),
     *python_files(PACKAGE / "task"),
     *python_files(PACKAGE / "scheduler"),
+    *python_files(PACKAGE / "coordination"),
     PACKAGE / "worker" / "manager.py",
     PACKAGE / "worker" / "reconnect.py",
 ]

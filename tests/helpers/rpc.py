@@ -10,6 +10,7 @@ from typing import Any
 
 from rustray.common.errors import AuthenticationError, RustRayError, TaskNotFound
 from rustray.common.ids import task_id
+from rustray.coordination.messages import Answer, Request, Verdict
 from rustray.rpc.api import (
     CancelVerdict,
     EventFilter,
@@ -24,6 +25,7 @@ from rustray.rpc.api import (
     SubmitItem,
     SubmitVerdict,
     TaskFilter,
+    TaskHolder,
 )
 from rustray.security.certificates import ServerIdentity, load_server_identity
 from rustray.security.enrollment import Enrollment
@@ -179,6 +181,14 @@ class FakeHead:
         letter = DeadLetter(TASK, "f", TaskState.POISONED, -1, 3, "w-1", 1.0, 2.0, 2, b"e", None)
         other = replace(letter, arguments=b"[[],{}]")
         return LetterPage((letter, other), LetterCursor("9.0", 72))
+
+    async def coordinate(self, request: Request) -> Answer:
+        self.note("coordinate", request)
+        return Answer(Verdict.DONE, 1 << 60, 3, (b"", b"item"), 71, 10.5)
+
+    async def coordinate_for_task(self, task: TaskHolder, request: Request) -> Answer:
+        self.note("coordinate_for_task", (task, request))
+        return Answer(Verdict.WAITING)
 
     async def explain(self, name: str) -> Explanation:
         self.note("explain", name)

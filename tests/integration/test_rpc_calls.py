@@ -21,6 +21,7 @@ from rustray.common.errors import (
     TaskOutOfMemory,
     TaskTimeout,
 )
+from rustray.coordination.messages import Action, Answer, Kind, Request, Verdict
 from rustray.proto.rustray.v1 import common_pb2, head_pb2, worker_pb2
 from rustray.rpc.api import (
     EventFilter,
@@ -29,6 +30,7 @@ from rustray.rpc.api import (
     RawResult,
     SubmitItem,
     TaskFilter,
+    TaskHolder,
 )
 from rustray.rpc.grpcio import EOF, StatusCode, aio
 from rustray.rpc.head_client import GrpcHeadClient, connect
@@ -121,6 +123,24 @@ async def _dead_letters_arrive(client: GrpcHeadClient, head: FakeHead) -> None:
         await client.purge(LetterFilter(states=(TaskState.SUCCEEDED,)), LetterCursor())
     with pytest.raises(ConfigError, match="at most 10000"):
         await client.retry(LetterFilter((TASK,) * 10_001), LetterCursor())
+
+
+async def test_requests_for_locks_and_queues_arrive_as_they_were(
+    client: GrpcHeadClient, head: FakeHead
+):
+    """Also one that waits for ever, and one of a task."""
+    asked = Request(
+        b"holder", 3, 1 << 40, Action.PUT, Kind.QUEUE, "space", "näme", 7, 1 << 60, 5, 2.5,
+        (b"", b"x"), (1, 1 << 60), (2, 3), (4,), 99,
+    )  # fmt: skip
+    assert await client.coordinate(asked) == await head.coordinate(asked)
+    for wait_s in (0.0, None):
+        renewal = Request(b"holder", 0, 1, Action.RENEW, wait_s=wait_s)
+        task = TaskHolder("w-1", 1 << 60, 7)
+        answer = await client.coordinate_for_task(task, renewal)
+        assert answer == Answer(Verdict.WAITING)
+        assert head.calls[-1] == ("coordinate_for_task", (task, renewal))
+    assert head.calls[:2] == [("coordinate", asked), ("coordinate", asked)]
 
 
 async def test_items_of_the_python_client_arrive_as_they_were(

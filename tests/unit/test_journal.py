@@ -176,6 +176,18 @@ def test_what_is_forgotten_leaves_nothing(tmp_path: Path) -> None:
             assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 
 
+def test_what_is_shared_comes_back_as_it_was_last(tmp_path: Path) -> None:
+    """Rows of locks and queues: the last value under each key, and none that was dropped."""
+    store = JournalStore(tmp_path / "journal.db")
+    store.commit([c.PersistShared(b"a", b"1"), c.PersistShared(b"b", b"2")])
+    store.commit([c.PersistShared(b"a", b"3"), c.ForgetShared(b"b"), c.ForgetShared(b"c")])
+    store.close()
+    store = JournalStore(tmp_path / "journal.db")
+    assert store.load(1.0) is None
+    assert store.shared == [(b"a", b"3")]
+    store.close()
+
+
 _LATER = {
     2: "DROP TABLE crash;",
     3: "DROP TABLE oom_rerun;",
@@ -194,6 +206,7 @@ _LATER = {
     12: "".join(
         f"ALTER TABLE batch DROP COLUMN {name};" for name in ("input_base", "input_ends", "inputs")
     ),
+    13: "DROP TABLE shared;",
 }
 """Schema version to what takes its novelty away."""
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from rustray.client.channels import SessionChannel
 from rustray.client.connection import Connection
 from rustray.client.derived import Borrower
 from rustray.client.intake import MAX_PAYLOAD_BYTES
@@ -58,7 +59,10 @@ class Attachment:
         session: Where tasks go.
         address: ``rustray://host:port``, or "" for an embedded cluster.
         slots: Tasks of one core that can run at once there, as far as known.
+        channel: For locks, semaphores, events and queues.
     """
+
+    channel: SessionChannel
 
     def __init__(
         self,
@@ -112,6 +116,7 @@ class Attachment:
     def after_fork(self) -> None:
         """Make the copy in a forked child refuse work: its threads and sockets are not there."""
         self._is_foreign = True
+        self.channel.after_fork()
         self.session.after_fork(
             RustRayError(
                 "this belongs to the process that this one was forked from; "
@@ -153,6 +158,7 @@ class Attachment:
         try:
             async with asyncio.timeout(timeout_s):
                 api = self._api = await dial()
+                self.channel = SessionChannel(self._thread, api)
                 session = ClientSession(
                     connection.rouse,
                     self._thread.thread_id,
@@ -197,6 +203,9 @@ class Attachment:
         for helper in (self._adviser, self._asker):
             if helper is not None:
                 helper.cancel()
+        channel = getattr(self, "channel", None)
+        if channel is not None:
+            await channel.close()
         session = getattr(self, "session", None)
         if session is not None:
             if self.address and self._connection is not None:

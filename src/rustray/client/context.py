@@ -12,6 +12,7 @@ from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from typing import Any, Final, Protocol, TypeVar, overload
 
 from rustray.client import waiting
+from rustray.client.channels import Channel
 from rustray.client.derived import Borrowed
 from rustray.client.refs import TaskRef
 from rustray.client.session import ClientSession
@@ -43,11 +44,13 @@ class Runtime(Protocol):
         session: Where tasks go.
         address: ``rustray://host:port``, or "" for an embedded cluster.
         slots: Tasks of one core that can run at once, as far as known.
+        channel: How its locks, semaphores, events and queues reach the head.
     """
 
     session: ClientSession
     address: str
     slots: int
+    channel: Channel
 
     def count_slots(self) -> int:
         """Ask how many tasks of one core can run at once."""

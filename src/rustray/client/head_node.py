@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, overload
 
 from rustray.client.following import event_filter, follow
 from rustray.client.letters import LetterCalls
+from rustray.client.node_coordination import CoordinationCalls
 from rustray.client.submission import (
     Submitter,
     back_off,
@@ -37,7 +38,7 @@ from rustray.task.views import (
 _PAGE: Final = 1_000
 
 
-class HeadNode(LetterCalls):
+class HeadNode(LetterCalls, CoordinationCalls):
     """A connection to a head; use it as ``async with HeadNode(host, port) as head``.
 
     Every method raises a `RustRayError`: `HeadUnavailable` where no head answers,
@@ -99,7 +100,8 @@ class HeadNode(LetterCalls):
         self._api, self._hangup = client, client.close
 
     async def close(self) -> None:
-        """Disconnect; tasks go on. Idempotent."""
+        """Disconnect; tasks go on, locks are free. Idempotent."""
+        await self._end_coordination()
         hangup, self._hangup = self._hangup, None
         if hangup is not None:
             self._api = None

@@ -18,6 +18,7 @@ do next (in the message)::
     ├─ NotInTask                yours: `rustray.context()` where no task runs
     ├─ NestedTooDeep            yours: tasks that hand in tasks without end
     ├─ BlockedLoop              yours: a coroutine that blocks its event loop for a task
+    ├─ LeaseLost                a lock or permit is not held any more: its holder was silent
     ├─ TaskExecutionFailed      the task's: user code raised (`.cause` has the exception)
     ├─ TaskCancelled            somebody cancelled it
     ├─ TaskTimeout              the task's: a limit or its deadline passed; a TimeoutError
@@ -138,6 +139,15 @@ class BlockedLoop(RustRayError):
     """A coroutine of a task blocks the event loop that its own results need; it is to await."""
 
     code = "BLOCKED_LOOP"
+
+
+class LeaseLost(RustRayError):
+    """A lock or permit is not held any more, and another may hold it now.
+
+    Its holder was silent for longer than its lease (a pause, a broken network), or has ended.
+    """
+
+    code = "LEASE_LOST"
 
 
 class TaskError(RustRayError):

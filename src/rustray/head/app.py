@@ -115,6 +115,7 @@ class Head:
         )
         if store is not None:
             core.issued.restore(store.tokens)
+            core.shared.restore(store.shared, config.leases.ttl_s + RECONNECT_CAP_S)
         core.next_session = max(core.next_session, start.epoch_ms)
         core.notifications.go_on(store.events if store else [], start.revision)
         await self._watch_disk(core, journal)

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 from rustray.common.counting import count_refused
 from rustray.common.durability import Durability
 from rustray.common.errors import RustRayError
+from rustray.coordination.state import Settings as CoordinationSettings
 from rustray.head import liveness
 from rustray.head.client_peer import ClientPeer
 from rustray.head.connections import ConnectionManager
+from rustray.head.coordination import CoordinationDriver
 from rustray.head.driver import HeadDriver
 from rustray.head.issued import IssuedTokens
 from rustray.head.journal import Journal, MemoryJournal
@@ -134,6 +136,7 @@ class HeadCore:
         issued: What is known of tokens that were made.
         next_session: Number of the next worker session; grows over restarts too.
         code_senders: Subjects of tokens with the scope "code" that have been used here.
+        shared: Locks, semaphores, events and queues.
     """
 
     identity: HeadIdentity
@@ -149,6 +152,7 @@ class HeadCore:
     next_session: int
     registrar: Registrar | None = None
     issued: IssuedTokens = field(init=False)
+    shared: CoordinationDriver = field(init=False)
     worker_hosts: dict[str, tuple[int, int, str]] = field(default_factory=dict)
     sessions: Owners[bytes] = field(init=False)
     workers: Owners[str] = field(init=False)
@@ -159,6 +163,10 @@ class HeadCore:
         state = self.driver.scheduler.state
         clients, refusals = self.driver.clients, self.driver.refusals
         self.issued = IssuedTokens(self.driver.journal.append)
+        settings = CoordinationSettings(
+            lease_s=state.settings.lease_ttl_s, first_fence=state.settings.first_lease
+        )
+        self.shared = CoordinationDriver(self.driver, settings)
         self.sessions = Owners(
             "this session of tasks",
             lambda key: key in state.sessions or key in clients or key in refusals,
@@ -292,6 +300,7 @@ class HeadCore:
 
     def close(self) -> None:
         """Stop timers and watches."""
+        self.shared.close()
         self.driver.close()
         for task in list(self.watches):
             task.cancel()

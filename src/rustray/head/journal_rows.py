@@ -28,7 +28,7 @@ from rustray.task.state import TaskState
 
 APPLICATION_ID: Final = 0x52525931
 """Marks the file as ours: "RRY1"."""
-SCHEMA_VERSION: Final = 12
+SCHEMA_VERSION: Final = 13
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:

@@ -46,6 +46,9 @@ CREATE TABLE token (
   created_by TEXT NOT NULL
 );
 """
+_SHARED: Final = """
+CREATE TABLE shared (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+"""
 _DURABILITY: Final = "ALTER TABLE batch ADD COLUMN durability INTEGER NOT NULL DEFAULT 0;"
 _INPUTS: Final = """
 ALTER TABLE batch ADD COLUMN input_base INTEGER NOT NULL DEFAULT 0;
@@ -64,6 +67,7 @@ MIGRATIONS: Final = {
     9: _TOKENS,
     10: _DURABILITY,
     11: _INPUTS,
+    12: _SHARED,
 }
 """Schema version to what makes the next one of it."""
 SCHEMA: Final = f"""
@@ -97,7 +101,7 @@ CREATE INDEX granted_batch ON granted (batch);
   batch INTEGER NOT NULL, place INTEGER NOT NULL, attempt INTEGER NOT NULL, reruns INTEGER NOT NULL,
   PRIMARY KEY (batch, place)
 ) WITHOUT ROWID;
-{_LETTERS}{_TOKENS}"""
+{_LETTERS}{_TOKENS}{_SHARED}"""
 _BATCH: Final = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _OUTCOME: Final = "INSERT INTO outcome VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 STATEMENTS: Final[dict[type[Any], str]] = {
@@ -129,6 +133,8 @@ STATEMENTS: Final[dict[type[Any], str]] = {
     c.ForgetWorker: "DELETE FROM worker WHERE id = ?",
     c.PersistToken: "INSERT OR REPLACE INTO token VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
     c.ForgetTokens: "DELETE FROM token WHERE max(expires, renewable) < ?",
+    c.PersistShared: "INSERT OR REPLACE INTO shared VALUES (?, ?)",
+    c.ForgetShared: "DELETE FROM shared WHERE key = ?",
     **event_rows.STATEMENTS,
 }
 _TABLES_OF_BATCHES: Final = (
@@ -175,5 +181,7 @@ COLUMNS: Final[dict[type[Any], tuple[str, ...]]] = {
     c.ForgetCode: ("code_hash",),
     c.ForgetWorker: ("worker_id",),
     c.ForgetTokens: ("ended_unix_s",),
+    c.PersistShared: ("key", "value"),
+    c.ForgetShared: ("key",),
 }
 """What of a command goes into its statement, in order, where that is a value as it is."""

@@ -69,6 +69,7 @@ class JournalStore:
         epoch_ms: Unix milliseconds of this start, above those of all earlier ones; 0 before `load`.
         events: What earlier heads have told, in order; empty before `load`.
         tokens: What is known of tokens that earlier heads made; empty before `load`.
+        shared: What earlier heads have kept of locks, semaphores, events and queues; likewise.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class JournalStore:
         self.starts = self.epoch_ms = 0
         self.events: list[c.PersistEvents] = []
         self.tokens: list[TokenInfo] = []
+        self.shared: list[tuple[bytes, bytes]] = []
         try:
             if is_file:
                 make_private(Path(path))
@@ -309,6 +311,7 @@ class JournalStore:
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
             self.events = event_rows.load(db)
             self.tokens = [TokenInfo(*row) for row in db.execute("SELECT * FROM token")]
+            self.shared = list(db.execute("SELECT key, value FROM shared"))
         except (sqlite3.Error, OSError, ValueError, KeyError, TypeError) as error:
             self._has_failed = True
             raise unusable(self._path, error) from error

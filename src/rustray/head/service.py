@@ -24,6 +24,7 @@ from rustray.common.errors import (
     TaskNotFound,
 )
 from rustray.common.resources import ResourceSet
+from rustray.head.coordination_service import CoordinationService
 from rustray.head.core import HeadCore, TokenDesk
 from rustray.head.issued import info_of
 from rustray.head.letters import LetterService
@@ -80,7 +81,7 @@ LONGEST_WAIT_S = 300.0
 """A `get_result` without a limit answers after this time at the latest; callers ask again."""
 
 
-class HeadService(LetterService):
+class HeadService(LetterService, CoordinationService):
     """What one caller may do with the head (`rustray.rpc.api.HeadApi`)."""
 
     def __init__(self, core: HeadCore, caller: Caller) -> None:

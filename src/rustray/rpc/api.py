@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rustray.common.durability import Durability
 from rustray.common.errors import RustRayError
+from rustray.coordination.messages import Answer, Request
 from rustray.task.result import TaskEvent
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
@@ -108,6 +109,21 @@ class CancelVerdict:
     task_id: str
     state: TaskState
     error: RustRayError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskHolder:
+    """An attempt of a task that holds, or wants to hold, something of `rustray.coordination`.
+
+    Attributes:
+        worker_id: Where it runs.
+        lease: Number of its lease.
+        offset: Its position in that.
+    """
+
+    worker_id: str
+    lease: int
+    offset: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +299,15 @@ class HeadApi(Protocol):
 
     async def export(self, where: LetterFilter, cursor: LetterCursor) -> LetterPage:
         """Return some dead letters with error and arguments."""
+
+    async def coordinate(self, request: Request) -> Answer:
+        """Carry out a request for a lock, semaphore, event or queue.
+
+        It waits for some seconds at most, and says then that it is `Verdict.WAITING`.
+        """
+
+    async def coordinate_for_task(self, task: TaskHolder, request: Request) -> Answer:
+        """Carry out a request of a task that runs on the calling worker."""
 
     async def explain(self, task_id: str) -> Explanation: ...
     async def list_tasks(self, where: TaskFilter, cursor: str, limit: int) -> TaskPage: ...

@@ -13,7 +13,9 @@ from rustray.common.errors import (
     HeadUnavailable,
     RustRayError,
 )
+from rustray.coordination.messages import Answer, Request
 from rustray.proto.rustray.v1 import head_pb2 as wire
+from rustray.rpc import coordination_codec as coordination
 from rustray.rpc import letter_codec as letters
 from rustray.rpc import request_codec as requests
 from rustray.rpc import view_codec as views
@@ -30,6 +32,7 @@ from rustray.rpc.api import (
     SubmitItem,
     SubmitVerdict,
     TaskFilter,
+    TaskHolder,
 )
 from rustray.rpc.channel import explain_unavailable, open_channel, parse_address
 from rustray.rpc.client_link import ClientLink, open_link
@@ -71,6 +74,8 @@ CALL_S: Final = 30.0
 """Limit of a call that should answer at once."""
 ONE_WAIT_S: Final = 60.0
 """A long wait for a result is made of calls of this length, so that a dead head is noticed."""
+WAITING_CALL_S: Final = 45.0
+"""Limit of a call that may stand in line for some seconds."""
 HOW_TO_JOIN: Final = (
     "Make a token on the head's machine with `rustray token create --role ROLE` and pass it in "
     "RUSTRAY_TOKEN, or in the file that RUSTRAY_TOKEN_FILE names; on the head's own machine "
@@ -299,6 +304,20 @@ class GrpcHeadClient:
             answer = await self._call("CancelTask", request, wire.CancelTaskResponse)
             verdicts += requests.get_cancel_verdicts(answer)
         return verdicts
+
+    async def coordinate(self, request: Request) -> Answer:
+        """Ask for a lock, semaphore, event or queue; see `HeadApi.coordinate`."""
+        message = coordination.put_request(wire.CoordinateRequest(), request)
+        return coordination.get_answer(
+            await self._call("Coordinate", message, wire.CoordinateResponse, WAITING_CALL_S)
+        )
+
+    async def coordinate_for_task(self, task: TaskHolder, request: Request) -> Answer:
+        """The same for a task that this worker runs."""
+        message = coordination.put_task(task, request)
+        return coordination.get_answer(
+            await self._call("CoordinateForTask", message, wire.CoordinateResponse, WAITING_CALL_S)
+        )
 
     # -- dead letters ---------------------------------------------------------
 

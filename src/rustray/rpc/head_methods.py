@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol, TypeVar
 from rustray.common.errors import ConfigError, PayloadError, ResourceExhausted, RustRayError
 from rustray.proto.rustray.v1 import common_pb2 as common
 from rustray.proto.rustray.v1 import head_pb2 as wire
+from rustray.rpc import coordination_codec as coordination
 from rustray.rpc import letter_codec as letters
 from rustray.rpc import request_codec as requests
 from rustray.rpc import view_codec as views
@@ -110,6 +111,14 @@ async def _export_tasks(api: HeadApi, request: wire.ExportTasksRequest) -> Any:
     return letters.put_page(await api.export(*letters.get_request(request)))
 
 
+async def _coordinate(api: HeadApi, request: wire.CoordinateRequest) -> Any:
+    return coordination.put_answer(await api.coordinate(coordination.get_request(request)))
+
+
+async def _coordinate_for_task(api: HeadApi, request: wire.CoordinateForTaskRequest) -> Any:
+    return coordination.put_answer(await api.coordinate_for_task(*coordination.get_task(request)))
+
+
 async def _explain_task(api: HeadApi, request: wire.ExplainTaskRequest) -> Any:
     return views.put_explanation(await api.explain(request.task_id))
 
@@ -170,6 +179,8 @@ _UNARY: Final[dict[str, tuple[Any, Callable[[ServedHead, Any], Awaitable[Any]]]]
     "RetryTasks": (wire.RetryTasksRequest, _retry_tasks),
     "PurgeTasks": (wire.PurgeTasksRequest, _purge_tasks),
     "ExportTasks": (wire.ExportTasksRequest, _export_tasks),
+    "Coordinate": (wire.CoordinateRequest, _coordinate),
+    "CoordinateForTask": (wire.CoordinateForTaskRequest, _coordinate_for_task),
     "ExplainTask": (wire.ExplainTaskRequest, _explain_task),
     "ListTasks": (wire.ListTasksRequest, _list_tasks),
     "ListWorkers": (wire.ListWorkersRequest, _list_workers),

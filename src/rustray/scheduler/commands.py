@@ -338,6 +338,21 @@ class PersistToken:
 
 
 @record
+class PersistShared:
+    """Commit a row of locks, semaphores, events or queues, in place of the one under its key."""
+
+    key: bytes
+    value: bytes
+
+
+@record
+class ForgetShared:
+    """Delete such a row."""
+
+    key: bytes
+
+
+@record
 class ForgetTokens:
     """Drop what is known of the tokens that ended before this time; the shell's own."""
 
@@ -440,6 +455,8 @@ JournalCommand = (
     | ForgetEvents
     | PersistToken
     | ForgetTokens
+    | PersistShared
+    | ForgetShared
 )
 """What a journal takes: what `StateRecovered` brings back, and what was told of it."""
 

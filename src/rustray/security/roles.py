@@ -86,6 +86,8 @@ METHOD_ROLES: Final[Mapping[str, frozenset[Role]]] = MappingProxyType(
         HEAD_SERVICE + "RetryTasks": _SUBMITTERS,
         HEAD_SERVICE + "PurgeTasks": _SUBMITTERS,
         HEAD_SERVICE + "ExportTasks": _SUBMITTERS,
+        HEAD_SERVICE + "Coordinate": _SUBMITTERS,
+        HEAD_SERVICE + "CoordinateForTask": _WORKERS,
         HEAD_SERVICE + "GetTaskResult": _READERS,
         HEAD_SERVICE + "ExplainTask": _READERS,
         HEAD_SERVICE + "ListTasks": _READERS,

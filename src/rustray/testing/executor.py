@@ -14,7 +14,7 @@ from functools import partial
 from itertools import count
 from typing import Any, Protocol
 
-from rustray.common.errors import InvariantError
+from rustray.common.errors import InvariantError, NotInTask
 from rustray.task import relay
 from rustray.task.codec import decode_call, decode_value, encode_value, value_decoder
 from rustray.task.columns import PayloadColumn
@@ -27,6 +27,7 @@ from rustray.task.spec import Codec, ExecutorKind, TaskClass
 from rustray.task.state import TaskState
 from rustray.testing.clock import ProcessLoop, Timer, VirtualClock
 from rustray.testing.history import History, Run
+from rustray.worker.calls import Calls
 from rustray.worker.context import shared_task
 from rustray.worker.events import (
     ExecutorExited,
@@ -133,6 +134,15 @@ class SimHost:
         self._numbers = count(1)
         self._cancelled: set[tuple[int, int]] = set()
         self._look: set[tuple[int, int]] = set()
+
+    @property
+    def calls(self) -> Calls:
+        """See `Host`.
+
+        Raises:
+            NotInTask: a simulation has no locks, semaphores, events and queues.
+        """
+        raise NotInTask("a SimCluster has no locks, semaphores, events and queues")
 
     def chunk_of(self, run: RunChunk) -> Chunk:
         """Return tasks as an executor sees them."""

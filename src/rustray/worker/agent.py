@@ -33,7 +33,7 @@ from rustray.task.frames import AssignFrame, LeaseOutcome, WorkerFrame
 from rustray.task.functions import FunctionInfo
 from rustray.task.spec import TaskClass
 from rustray.task.views import Heartbeat, Registered, WorkerInfo
-from rustray.worker import detect, events
+from rustray.worker import calls, detect, events
 from rustray.worker.config import WorkerConfig
 from rustray.worker.driver import Pool, PoolFactory, WorkerDriver
 from rustray.worker.executor import ExecutorPool, PoolListener
@@ -44,6 +44,7 @@ from rustray.worker.pulse import Pulse
 from rustray.worker.reconnect import ReconnectManager
 from rustray.worker.session import HeadSession
 from rustray.worker.spool_files import SpoolFiles
+from rustray.worker.task_calls import TaskCoordination
 
 logger = logging.getLogger("rustray.worker")
 
@@ -82,6 +83,9 @@ class WorkerAgent:
         self._version = version
         self._incarnation = time.time_ns() // 1_000_000
         self._host_key = detect.host_key()
+        self._coordination = TaskCoordination(
+            head, self.worker_id, lambda: {number for number, _ in self.manager.heartbeat()[2]}
+        )
         files = SpoolFiles(Path(config.spool_dir), self.worker_id) if config.spool_dir else None
         self._driver = WorkerDriver(self, config.limits(), pool_factory or self._make_pool, files)
         self._reconnect = ReconnectManager(self.worker_id)
@@ -95,12 +99,14 @@ class WorkerAgent:
         self._is_running = False
 
     def _make_pool(self, listener: PoolListener) -> Pool:
-        return ExecutorPool(
+        pool = ExecutorPool(
             listener,
             function_modules=self.config.functions,
             sys_path=self.config.sys_path,
             max_result_bytes=self.config.max_result_bytes,
         )
+        pool.handlers = {calls.COORDINATE: self._coordination.handle}
+        return pool
 
     @property
     def manager(self) -> WorkerManager:
@@ -154,6 +160,7 @@ class WorkerAgent:
             task.cancel()
         await asyncio.wait(tasks)
         self._is_running = False
+        await self._coordination.close()
         await self._driver.close(0.0 if self.manager.running else POOL_GRACE_S)
         assert self.store is not None
         await self.store.close()

@@ -30,6 +30,7 @@ from rustray.task.result import FailureInfo, qualified_name
 from rustray.task.state import TaskState
 from rustray.worker import wire
 from rustray.worker.callee import Callee, FunctionTable, Unresolvable
+from rustray.worker.calls import Calls
 from rustray.worker.cell import Cell
 from rustray.worker.context import TaskInterrupt
 from rustray.worker.news import News
@@ -291,6 +292,7 @@ class Runner(ABC):
         self.results = ResultSender(control)
         self.setup = wire.NO_SETUP
         self._news: News | None = None
+        self._calls: Calls | None = None
         self._news_lock = threading.Lock()
 
     @property
@@ -308,6 +310,14 @@ class Runner(ABC):
         if not are_aligned(chunk):
             chunk.data = bytes(chunk.data)  # what is cut from it is copied to where it is aligned
         return chunk
+
+    @property
+    def calls(self) -> Calls:
+        """Carries calls of tasks to the agent; made at the first one."""
+        with self._news_lock:
+            if self._calls is None:
+                self._calls = Calls(self.control)
+            return self._calls
 
     @abstractmethod
     def run(self) -> None:

@@ -16,6 +16,7 @@ from rustray.task.spec import Codec
 from rustray.worker.wire import Chunk
 
 if TYPE_CHECKING:
+    from rustray.worker.calls import Calls
     from rustray.worker.news import News
 
 _FENCE_MASK: Final = (1 << 63) - 1
@@ -38,6 +39,10 @@ class Host(Protocol):
     @property
     def news(self) -> News:
         """Takes what tasks say of themselves."""
+
+    @property
+    def calls(self) -> Calls:
+        """Carries calls of tasks to the agent."""
 
     def is_cancelled(self, number: int, index: int) -> bool:
         """Whether this task was asked to stop; notes that it looks by itself."""
@@ -152,6 +157,17 @@ class TaskContext:
 
     def __repr__(self) -> str:
         return f"<TaskContext {self.task_id}, attempt {self.attempt}>"
+
+
+def calls_of(task: TaskContext) -> tuple[Calls, int, int]:
+    """Return what carries a task's calls, and its lease and offset, under which it makes them.
+
+    Raises:
+        NotInTask: in a process that the task has forked.
+    """
+    if task._pid != os.getpid():
+        raise NotInTask("a process that a task has forked cannot call for the task")
+    return task._host.calls, task._chunk.lease, task._chunk.offset + task._index
 
 
 shared_task: ContextVar[tuple[Chunk, int] | None] = ContextVar("rustray_task", default=None)

@@ -22,6 +22,7 @@ from rustray.task.frames import LeaseNews, LeaseOutcome, LeaseRange
 from rustray.task.functions import FunctionInfo, Parameter
 from rustray.task.spec import ExecutorKind, TaskClass
 from rustray.worker import numerics
+from rustray.worker.calls_port import Handler
 from rustray.worker.events import Setting
 from rustray.worker.executor_handle import FLUSH_FIRST_S, ExecutorHandle, spawn_request
 from rustray.worker.output import OutputForwarder
@@ -106,6 +107,7 @@ class ExecutorPool:
         env: Mapping[str, str] | None = None,
         max_result_bytes: int = DEFAULT_MAX_RESULT_BYTES,
     ) -> None:
+        self.handlers: Mapping[int, Handler] = {}  # of tasks' calls, by method
         self._listener = listener
         self._env = env
         path = default_path() if sys_path is None else list(sys_path)
@@ -114,15 +116,13 @@ class ExecutorPool:
         self._handles: dict[int, ExecutorHandle] = {}
         self._zygote: ZygoteProcess | None = None
         self._restart: asyncio.TimerHandle | None = None
-        self._failures = 0
+        self._failures, self._is_closing = 0, False
         self._flush_timer: asyncio.TimerHandle | None = None
         self._queued_spawns: list[tuple[bytes, ExecutorHandle]] = []
         self._functions: list[FunctionInfo] = []
         self._started: asyncio.Future[None] | None = None
-        self._is_closing = False
-        source = os.environ if env is None else env
-        self._source = source
-        is_shown = source.get(OUTPUT_ENV, "1") != "0"
+        self._source = os.environ if env is None else env
+        is_shown = self._source.get(OUTPUT_ENV, "1") != "0"
         self._forward = OutputForwarder().write if is_shown else None
 
     async def start(self) -> tuple[FunctionInfo, ...]:
@@ -165,6 +165,7 @@ class ExecutorPool:
                 self._forward,
             )
             handle.relay.on_message = self._on_relayed
+            handle.calls.handlers = self.handlers
         except OSError as error:  # no descriptors left: as one that died at its birth
             _log.error("executor %d cannot be started: %s", executor_id, error)
             gone = ExecutorExit(0, None, None, None, f"its channels could not be opened: {error}")

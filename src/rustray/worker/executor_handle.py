@@ -14,6 +14,7 @@ from rustray.task.frames import LeaseNews, LeaseOutcome, LeaseRange
 from rustray.task.spec import ExecutorKind
 from rustray.task.state import TaskState
 from rustray.worker import wire
+from rustray.worker.calls_port import CallPorts
 from rustray.worker.cell import Cell
 from rustray.worker.relay_end import RelayPort
 from rustray.worker.sharing import ControlReader, pack_any_run, unpack_any_outcome
@@ -91,6 +92,14 @@ class _Out:
         self.settled = 0
 
 
+def _is_out(chunks: dict[int, _Out], lease: int, offset: int) -> bool:
+    """Whether a task is in one of these chunks."""
+    return any(
+        out.lease == lease and out.offset <= offset < out.offset + out.count
+        for out in chunks.values()
+    )
+
+
 class ExecutorHandle:
     """One executor, from before its process exists until after it is gone.
 
@@ -98,7 +107,7 @@ class ExecutorHandle:
         executor_id: The agent's number for it.
         pid: Its process id, 0 before the process exists.
         cell: Says what runs in it.
-        relay: Of its tasks that hand in tasks.
+        relay, calls: Of its tasks that hand in tasks; that ask the agent for something.
     """
 
     def __init__(
@@ -111,8 +120,7 @@ class ExecutorHandle:
         on_violation: Callable[[int, str], None],
         on_output: Callable[[int, bytes], None] | None,
     ) -> None:
-        self.executor_id = executor_id
-        self.pid = 0
+        self.executor_id, self.pid = executor_id, 0
         self._heard = 0.0  # when it last sent something, or was given work while idle
         self._flush_pause_s = FLUSH_FIRST_S
         self._loop = loop
@@ -122,6 +130,7 @@ class ExecutorHandle:
         self.relay = RelayPort(loop, executor_id, on_violation)
         self._number = self._bundles = 0
         self._out: dict[int, _Out] = {}
+        self.calls = CallPorts(loop, lambda *task: _is_out(self._out, *task))
         self._unsent: deque[memoryview] = deque()
         self._splitter = wire.MessageSplitter()
         self._tail, self._is_ending = b"", False
@@ -145,7 +154,7 @@ class ExecutorHandle:
         self._control.setblocking(False)
         os.set_blocking(self._output, False)
         self._packets = PacketWriter(self._loop, self._control)
-        self._orders = ControlReader(self._control)
+        self._orders = ControlReader(self._control, self.calls.open)
         self._loop.add_reader(self._data, self._on_data)
         self._loop.add_reader(self._control, self._on_control)
         self._loop.add_reader(self._output, self._on_output)
@@ -381,8 +390,8 @@ class ExecutorHandle:
     def close(self) -> None:
         """Let go of everything."""
         close_fds(self.take_child_fds())
-        self._packets.close()
-        self._orders.close()
+        for part in (self.calls, self._packets, self._orders):
+            part.close()
         self._loop.remove_writer(self._data)
         for each in (self._data, self._control):
             self._loop.remove_reader(each)

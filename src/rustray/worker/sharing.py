@@ -97,8 +97,15 @@ class ResultSender:
 class ControlReader:
     """The agent's end of a control channel: packets, and the memory that comes with some."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, on_calls: Callable[[int], None] = os.close) -> None:
+        """Read from a socket.
+
+        Args:
+            sock: Of packets, that does not block.
+            on_calls: Takes over the descriptor that carries calls of tasks.
+        """
         self._sock = sock
+        self._on_calls = on_calls
         self._packets: deque[bytes] = deque()
         self._objects: dict[int, int | None] = {}
         self._relay: int | None = None
@@ -162,7 +169,7 @@ class ControlReader:
         return bool(self._packets)
 
     def _receive(self) -> bytes | None:
-        """Read one packet; None if it was memory, which is kept."""
+        """Read one packet; None if it was one that brought something, which has been taken."""
         packet, descriptor = receive_packet(self._sock)
         if len(packet) == wire.CONTROL.size:
             kind, number, _, _ = wire.CONTROL.unpack(packet)
@@ -171,6 +178,9 @@ class ControlReader:
                 return None
             if kind == wire.RELAY and self._relay is None:
                 self._relay, descriptor = descriptor, None
+            if kind == wire.CALLS and descriptor is not None:
+                self._on_calls(descriptor)
+                return None
         if descriptor is not None:
             os.close(descriptor)
         return packet

@@ -67,6 +67,8 @@ OBJECT: Final = 5
 
 RELAY: Final = 6
 """Executor: with this packet travels the agent's end of another channel (`rustray.task.relay`)."""
+CALLS: Final = 7
+"""Executor: with this packet travels the agent's end of `rustray.worker.calls`."""
 
 CONTROL: Final = struct.Struct("=BxxxIII")
 """kind, three numbers."""

@@ -17,7 +17,14 @@ from rustray.security.roles import (
 _HEAD = "/rustray.v1.HeadService/"
 _WORKER = "/rustray.v1.WorkerService/"
 _EXPECTED = {
-    "worker admin": ["RegisterWorker", "EnrollWorker", "Heartbeat", "WorkerStream", "NestedStream"],
+    "worker admin": [
+        "RegisterWorker",
+        "EnrollWorker",
+        "Heartbeat",
+        "WorkerStream",
+        "NestedStream",
+        "CoordinateForTask",
+    ],
     "submit admin": [
         "SubmitTask",
         "SubmitTasks",
@@ -26,6 +33,7 @@ _EXPECTED = {
         "RetryTasks",
         "PurgeTasks",
         "ExportTasks",
+        "Coordinate",
     ],
     "submit observe admin": [
         "GetTaskResult",

@@ -1,11 +1,65 @@
 from rustray.proto.rustray.v1 import common_pb2 as _common_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class CoordinationKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    COORDINATION_KIND_UNSPECIFIED: _ClassVar[CoordinationKind]
+    COORDINATION_KIND_LOCK: _ClassVar[CoordinationKind]
+    COORDINATION_KIND_SEMAPHORE: _ClassVar[CoordinationKind]
+    COORDINATION_KIND_EVENT: _ClassVar[CoordinationKind]
+    COORDINATION_KIND_QUEUE: _ClassVar[CoordinationKind]
+
+class CoordinationAction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    COORDINATION_ACTION_UNSPECIFIED: _ClassVar[CoordinationAction]
+    COORDINATION_ACTION_RENEW: _ClassVar[CoordinationAction]
+    COORDINATION_ACTION_END: _ClassVar[CoordinationAction]
+    COORDINATION_ACTION_ABANDON: _ClassVar[CoordinationAction]
+    COORDINATION_ACTION_ACQUIRE: _ClassVar[CoordinationAction]
+    COORDINATION_ACTION_RELEASE: _ClassVar[CoordinationAction]
+    COORDINATION_ACTION_CHECK: _ClassVar[CoordinationAction]
+    COORDINATION_ACTION_COUNT: _ClassVar[CoordinationAction]
+    COORDINATION_ACTION_SET: _ClassVar[CoordinationAction]
+    COORDINATION_ACTION_CLEAR: _ClassVar[CoordinationAction]
+    COORDINATION_ACTION_AWAIT: _ClassVar[CoordinationAction]
+    COORDINATION_ACTION_PUT: _ClassVar[CoordinationAction]
+    COORDINATION_ACTION_GET: _ClassVar[CoordinationAction]
+
+class CoordinationVerdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    COORDINATION_VERDICT_UNSPECIFIED: _ClassVar[CoordinationVerdict]
+    COORDINATION_VERDICT_DONE: _ClassVar[CoordinationVerdict]
+    COORDINATION_VERDICT_WAITING: _ClassVar[CoordinationVerdict]
+    COORDINATION_VERDICT_BUSY: _ClassVar[CoordinationVerdict]
+COORDINATION_KIND_UNSPECIFIED: CoordinationKind
+COORDINATION_KIND_LOCK: CoordinationKind
+COORDINATION_KIND_SEMAPHORE: CoordinationKind
+COORDINATION_KIND_EVENT: CoordinationKind
+COORDINATION_KIND_QUEUE: CoordinationKind
+COORDINATION_ACTION_UNSPECIFIED: CoordinationAction
+COORDINATION_ACTION_RENEW: CoordinationAction
+COORDINATION_ACTION_END: CoordinationAction
+COORDINATION_ACTION_ABANDON: CoordinationAction
+COORDINATION_ACTION_ACQUIRE: CoordinationAction
+COORDINATION_ACTION_RELEASE: CoordinationAction
+COORDINATION_ACTION_CHECK: CoordinationAction
+COORDINATION_ACTION_COUNT: CoordinationAction
+COORDINATION_ACTION_SET: CoordinationAction
+COORDINATION_ACTION_CLEAR: CoordinationAction
+COORDINATION_ACTION_AWAIT: CoordinationAction
+COORDINATION_ACTION_PUT: CoordinationAction
+COORDINATION_ACTION_GET: CoordinationAction
+COORDINATION_VERDICT_UNSPECIFIED: CoordinationVerdict
+COORDINATION_VERDICT_DONE: CoordinationVerdict
+COORDINATION_VERDICT_WAITING: CoordinationVerdict
+COORDINATION_VERDICT_BUSY: CoordinationVerdict
 
 class RegisterWorkerRequest(_message.Message):
     __slots__ = ("worker_id", "incarnation", "name", "address", "resources", "labels", "functions", "version", "pid", "host_key", "protocol", "oldest_protocol")
@@ -608,6 +662,70 @@ class ExportTasksResponse(_message.Message):
     letters: _containers.RepeatedCompositeFieldContainer[DeadLetter]
     next: LetterCursor
     def __init__(self, letters: _Optional[_Iterable[_Union[DeadLetter, _Mapping]]] = ..., next: _Optional[_Union[LetterCursor, _Mapping]] = ...) -> None: ...
+
+class CoordinateRequest(_message.Message):
+    __slots__ = ("holder", "number", "lane", "action", "kind", "space", "name", "limit", "fence", "count", "wait_s", "items", "fences", "taken", "term", "pending")
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    LANE_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    FENCES_FIELD_NUMBER: _ClassVar[int]
+    TAKEN_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    PENDING_FIELD_NUMBER: _ClassVar[int]
+    holder: bytes
+    number: int
+    lane: int
+    action: CoordinationAction
+    kind: CoordinationKind
+    space: str
+    name: str
+    limit: int
+    fence: int
+    count: int
+    wait_s: float
+    items: _common_pb2.Payloads
+    fences: _containers.RepeatedScalarFieldContainer[int]
+    taken: _containers.RepeatedScalarFieldContainer[int]
+    term: int
+    pending: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, holder: _Optional[bytes] = ..., number: _Optional[int] = ..., lane: _Optional[int] = ..., action: _Optional[_Union[CoordinationAction, str]] = ..., kind: _Optional[_Union[CoordinationKind, str]] = ..., space: _Optional[str] = ..., name: _Optional[str] = ..., limit: _Optional[int] = ..., fence: _Optional[int] = ..., count: _Optional[int] = ..., wait_s: _Optional[float] = ..., items: _Optional[_Union[_common_pb2.Payloads, _Mapping]] = ..., fences: _Optional[_Iterable[int]] = ..., taken: _Optional[_Iterable[int]] = ..., term: _Optional[int] = ..., pending: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class CoordinateResponse(_message.Message):
+    __slots__ = ("verdict", "fence", "count", "items", "term", "lease_s")
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    FENCE_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    LEASE_S_FIELD_NUMBER: _ClassVar[int]
+    verdict: CoordinationVerdict
+    fence: int
+    count: int
+    items: _common_pb2.Payloads
+    term: int
+    lease_s: float
+    def __init__(self, verdict: _Optional[_Union[CoordinationVerdict, str]] = ..., fence: _Optional[int] = ..., count: _Optional[int] = ..., items: _Optional[_Union[_common_pb2.Payloads, _Mapping]] = ..., term: _Optional[int] = ..., lease_s: _Optional[float] = ...) -> None: ...
+
+class CoordinateForTaskRequest(_message.Message):
+    __slots__ = ("worker_id", "lease", "offset", "request")
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    worker_id: str
+    lease: int
+    offset: int
+    request: CoordinateRequest
+    def __init__(self, worker_id: _Optional[str] = ..., lease: _Optional[int] = ..., offset: _Optional[int] = ..., request: _Optional[_Union[CoordinateRequest, _Mapping]] = ...) -> None: ...
 
 class ExplainTaskRequest(_message.Message):
     __slots__ = ("task_id",)

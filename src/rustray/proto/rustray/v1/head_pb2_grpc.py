@@ -51,6 +51,11 @@ class HeadServiceStub:
                 request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.HeartbeatRequest.SerializeToString,
                 response_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.HeartbeatResponse.FromString,
                 _registered_method=True)
+        self.CoordinateForTask = channel.unary_unary(
+                '/rustray.v1.HeadService/CoordinateForTask',
+                request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.CoordinateForTaskRequest.SerializeToString,
+                response_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.CoordinateResponse.FromString,
+                _registered_method=True)
         self.WorkerStream = channel.stream_stream(
                 '/rustray.v1.HeadService/WorkerStream',
                 request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.WorkerFrame.SerializeToString,
@@ -95,6 +100,11 @@ class HeadServiceStub:
                 '/rustray.v1.HeadService/ExportTasks',
                 request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ExportTasksRequest.SerializeToString,
                 response_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ExportTasksResponse.FromString,
+                _registered_method=True)
+        self.Coordinate = channel.unary_unary(
+                '/rustray.v1.HeadService/Coordinate',
+                request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.CoordinateRequest.SerializeToString,
+                response_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.CoordinateResponse.FromString,
                 _registered_method=True)
         self.ExplainTask = channel.unary_unary(
                 '/rustray.v1.HeadService/ExplainTask',
@@ -181,6 +191,14 @@ class HeadServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CoordinateForTask(self, request, context):
+        """Coordinate, for a task that the worker runs: the attempt is the holder, and all that it holds is
+        free when it has ended, its worker is lost, or another attempt has begun.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WorkerStream(self, request_iterator, context):
         """Work to the worker, outcomes back. The call's metadata `rustray-hello-bin` is a WorkerHello.
         The head answers with initial metadata, `rustray-stream: VERSION`, once it has let it in.
@@ -245,6 +263,13 @@ class HeadServiceServicer:
 
     def ExportTasks(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Coordinate(self, request, context):
+        """Locks, semaphores, events and queues of the whole cluster; see CoordinateRequest.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -343,6 +368,11 @@ def add_HeadServiceServicer_to_server(servicer, server):
                     request_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.HeartbeatRequest.FromString,
                     response_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.HeartbeatResponse.SerializeToString,
             ),
+            'CoordinateForTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.CoordinateForTask,
+                    request_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.CoordinateForTaskRequest.FromString,
+                    response_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.CoordinateResponse.SerializeToString,
+            ),
             'WorkerStream': grpc.stream_stream_rpc_method_handler(
                     servicer.WorkerStream,
                     request_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.WorkerFrame.FromString,
@@ -387,6 +417,11 @@ def add_HeadServiceServicer_to_server(servicer, server):
                     servicer.ExportTasks,
                     request_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ExportTasksRequest.FromString,
                     response_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ExportTasksResponse.SerializeToString,
+            ),
+            'Coordinate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Coordinate,
+                    request_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.CoordinateRequest.FromString,
+                    response_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.CoordinateResponse.SerializeToString,
             ),
             'ExplainTask': grpc.unary_unary_rpc_method_handler(
                     servicer.ExplainTask,
@@ -527,6 +562,33 @@ class HeadService:
             '/rustray.v1.HeadService/Heartbeat',
             rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.HeartbeatRequest.SerializeToString,
             rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.HeartbeatResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CoordinateForTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rustray.v1.HeadService/CoordinateForTask',
+            rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.CoordinateForTaskRequest.SerializeToString,
+            rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.CoordinateResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -770,6 +832,33 @@ class HeadService:
             '/rustray.v1.HeadService/ExportTasks',
             rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ExportTasksRequest.SerializeToString,
             rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ExportTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Coordinate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rustray.v1.HeadService/Coordinate',
+            rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.CoordinateRequest.SerializeToString,
+            rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.CoordinateResponse.FromString,
             options,
             channel_credentials,
             insecure,
