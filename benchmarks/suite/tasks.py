@@ -36,3 +36,18 @@ def give_array(count: int) -> Any:
     import numpy as np
 
     return np.arange(count, dtype=np.float64)
+
+
+def more(number: int) -> int:
+    """Count up."""
+    return number + 1
+
+
+def add(*numbers: int) -> int:
+    """Add up."""
+    return sum(numbers)
+
+
+def add_listed(numbers: list[int]) -> int:
+    """Add up, for systems that take references in a list."""
+    return sum(numbers)
