@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 from rustray.client.attachment import Attachment, SessionLimits
@@ -42,16 +43,20 @@ def start(  # noqa: PLR0913 - settings, by name
     ca_file: str | os.PathLike[str] | None = None,
     connect_timeout_s: float = 10.0,
     backpressure_timeout_s: float = PATIENCE_S,
+    log_to_driver: bool = True,
 ) -> Attachment:
     """Start an embedded cluster, or connect to the head at the address.
 
     See `rustray.init` for arguments and errors.
     """
+    limits = SessionLimits(
+        backpressure_timeout_s=backpressure_timeout_s, shows_logs=bool(log_to_driver)
+    )
     if address is None:
         for name, value in (("token", token), ("ca_file", ca_file)):
             if value is not None:
                 raise ValueError(f"{name} is for the head at an address; none was given")
-        return _start_embedded(num_cpus, memory_mb, num_gpus, backpressure_timeout_s)
+        return _start_embedded(num_cpus, memory_mb, num_gpus, limits)
     amounts = (("num_cpus", num_cpus), ("memory_mb", memory_mb), ("num_gpus", num_gpus))
     for name, amount in amounts:
         if amount is not None:
@@ -59,9 +64,7 @@ def start(  # noqa: PLR0913 - settings, by name
                 f"{name} is for an embedded cluster; the workers of {address} decide theirs "
                 "(rustray worker --cpus N --memory-mb M --gpus N)"
             )
-    return _connect(
-        parse_address(address), token, ca_file, connect_timeout_s, backpressure_timeout_s
-    )
+    return _connect(parse_address(address), token, ca_file, connect_timeout_s, limits)
 
 
 def parse_address(text: str) -> str:
@@ -88,7 +91,7 @@ def _start_embedded(
     num_cpus: float | None,
     memory_mb: float | None,
     num_gpus: float | None,
-    backpressure_timeout_s: float,
+    limits: SessionLimits,
 ) -> Attachment:
     from rustray.worker import detect
     from rustray.worker.config import WorkerConfig
@@ -100,6 +103,7 @@ def _start_embedded(
         cpus=detect.cpu_cores() if num_cpus is None else num_cpus,
         memory_mb=detect.memory_mb() if memory_mb is None else memory_mb,
         name="embedded",
+        shows_output=False,
     )
     cluster = _EmbeddedCluster(config)
     return Attachment(
@@ -108,7 +112,7 @@ def _start_embedded(
         slots=max(int(config.cpus), 1),
         close_reason=_EMBEDDED_CLOSED,
         timeout_s=EMBEDDED_START_S,
-        limits=SessionLimits(backpressure_timeout_s=backpressure_timeout_s, pack=share),
+        limits=replace(limits, pack=share),
     )
 
 
@@ -157,7 +161,7 @@ def _connect(
     token: str | None,
     ca_file: str | os.PathLike[str] | None,
     connect_timeout_s: float,
-    backpressure_timeout_s: float,
+    limits: SessionLimits,
 ) -> Attachment:
     # Imported late, as all of security and gRPC: an embedded cluster starts faster without.
     from rustray.client.access import resolve
@@ -189,5 +193,5 @@ def _connect(
         slots=1,
         close_reason=_REMOTE_CLOSED,
         timeout_s=connect_timeout_s + 1.0,
-        limits=SessionLimits(MAX_MESSAGE_BYTES - FRAME_OVERHEAD_BYTES, backpressure_timeout_s),
+        limits=replace(limits, max_payload_bytes=MAX_MESSAGE_BYTES - FRAME_OVERHEAD_BYTES),
     )

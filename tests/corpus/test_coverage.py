@@ -43,7 +43,6 @@ NOT_APPLICABLE: Final[dict[str, str]] = {
     "C32": "there is one queue, it cannot be paused, and there are no tenants",
     "D11": "there are no pools: a worker asks for nothing, the head gives it what it may run",
     "D10": "a worker asks for no leases; what it is given is bounded by its cores as registered",
-    "D14 log lines": "workers send no logs to the head; what tasks print stays at their worker",
     "D17": "workers send no metrics with labels; a heartbeat has a fixed set of numbers",
     "D19": "results travel whole in a frame; there are no blob uploads to leave unfinished",
     "D20": "there is no blob quota; large results are bounded by result_disk_mb (test_disk)",

@@ -209,6 +209,13 @@ REPORTS: dict[str, tuple[Callable[[Liar], dict[str, Any]], dict[str, int]]] = {
         },
         {},
     ),
+    "D14 output that nobody asked for": (
+        lambda liar: {"output": [head_pb2.OutputAnswer(number=n, attempt=1) for n in (0, 7, FAR)]},
+        {"stale_output": 3},
+    ),
+    "D14 1,000 sessions that print": (
+        lambda liar: {"printing": [b"%010d" % n for n in range(1_000)]}, {}
+    ),
     "D5 an end before the start": (lambda liar: {"outcomes": [liar.outcome(b"7", 1)]}, {}),
     "D1 empty": (lambda liar: {}, {}),
 }  # fmt: skip
@@ -551,6 +558,11 @@ def news(**fields: Any) -> bytes:
     return bytes(made.SerializeToString())
 
 
+def output(*pieces: head_pb2.OutputPiece) -> bytes:
+    """Make a frame with an answer about output."""
+    return bytes(Frame(output=[head_pb2.OutputAnswer(number=1, pieces=pieces)]).SerializeToString())
+
+
 def odd_outcome(**fields: Any) -> head_pb2.LeaseOutcome:
     """Make a report of whatever values."""
     return Outcome(lease=1, **fields)
@@ -571,6 +583,16 @@ FRAMES: dict[str, bytes] = {
     "D15 a text of 257": news(fraction=0.5, text="x" * 257),
     "D15 a value of 5 KB": news(text="x", value=b"x" * 5_000),
     "D15 a value without a name": news(value=b"x"),
+    "D14 1,001 sessions that print": frame(printing=[b"0123456789"] * 1_001),
+    "D14 a session that is none": frame(printing=[b"short"]),
+    "D14 1,001 answers about output": frame(output=[head_pb2.OutputAnswer()] * 1_001),
+    "D14 an answer of 4,097 pieces": output(*[head_pb2.OutputPiece(prefix=b"0123456789")] * 4_097),
+    "D14 an answer of 2 MB": output(
+        head_pb2.OutputPiece(prefix=b"0123456789", data=bytes(1 << 21))
+    ),
+    "D14 a piece of no task": output(head_pb2.OutputPiece(prefix=b"0123456789", sequence=1 << 63)),
+    "D14 a piece at NaN": output(head_pb2.OutputPiece(prefix=b"0123456789", time_unix_s=NAN)),
+    "D14 a name of 2 KB": output(head_pb2.OutputPiece(prefix=b"0123456789", function="f" * 2_000)),
     "D16 2^18 + 1 tasks held": frame(
         has_held=True,
         held=[head_pb2.HeldRange(lease=1, count=(1 << 18) + 1, prefix=b"0123456789")],

@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from pathlib import Path
@@ -222,3 +223,19 @@ def crowd(folder: str, count: int) -> int:
 def _stay(folder: str) -> None:
     Path(folder, f"pid-{os.getpid()}").touch()
     time.sleep(60)  # the task's work: far longer than any test, so others have to end it
+
+
+@rustray.function
+def chatter(folder: str, name: str) -> int:
+    """Print on both streams and from a child; the first attempt kills itself; wait for ``go``."""
+    attempt = rustray.context().attempt
+    print(f"{name} begins {attempt}")
+    print(f"{name} grumbles {attempt}", file=sys.stderr)
+    subprocess.run(["sh", "-c", f"echo {name} has a child"], check=True)
+    if attempt == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    while not Path(folder, "go").exists():
+        time.sleep(0.01)  # the task's work
+    sys.stdout.buffer.write(b"\xff\x00 no text\n")
+    print(f"{name} ends", end="")
+    return attempt

@@ -21,6 +21,8 @@ from rustray.rpc.api import (
     LetterPage,
     LetterVerdict,
     Link,
+    LogFilter,
+    LogPage,
     RawResult,
     SubmitItem,
     SubmitVerdict,
@@ -96,6 +98,7 @@ class FakeHead:
     pumps: list[ScriptedPump] = field(default_factory=list)
     error: BaseException | None = None
     events: list[list[TaskEvent]] = field(default_factory=list)
+    pages: list[LogPage] = field(default_factory=list)
     token: str = "fresh"
     make_pump: Callable[[], ScriptedPump] = ScriptedPump
 
@@ -141,6 +144,16 @@ class FakeHead:
 
     async def open_client_stream(self, prefix: bytes, pump: FramePump) -> Link:
         raise NotImplementedError
+
+    async def task_logs(self, where: LogFilter) -> AsyncIterator[LogPage]:
+        self.note("task_logs", where)
+        for page in self.pages:
+            yield page
+
+    async def session_logs(self, prefix: bytes) -> AsyncIterator[LogPage]:
+        self.note("session_logs", prefix)
+        for page in self.pages:
+            yield page
 
     def note_rejected(self, error: RustRayError) -> None:
         self.calls.append(("note_rejected", error))

@@ -27,6 +27,8 @@ from rustray.rpc.api import (
     EventFilter,
     LetterCursor,
     LetterFilter,
+    LogFilter,
+    LogPage,
     RawResult,
     SubmitItem,
     TaskFilter,
@@ -39,6 +41,7 @@ from rustray.rpc.server import HeadServer
 from rustray.rpc.status import STATUS, from_rpc_error, status_of
 from rustray.security.roles import HEAD_SERVICE, HEALTH_SERVICE, METHOD_ROLES, Role
 from rustray.task.functions import FunctionInfo, Parameter
+from rustray.task.output import LogRecord
 from rustray.task.result import TaskEvent
 from rustray.task.spec import Codec, TaskClass
 from rustray.task.state import TaskState
@@ -174,6 +177,20 @@ async def test_a_subscription_that_fails_raises_its_class(client: GrpcHeadClient
         _ = [batch async for batch in client.subscribe(EventFilter())]
 
 
+async def test_output_streams_as_it_was_printed(client: GrpcHeadClient, head: FakeHead):
+    """Records keep stream, bytes, time and place; what is meant reaches the head."""
+    record = LogRecord(TASK, 2, "stderr", b"\xff\x00\n", 12.5, "w-1", 77, "f", 9)
+    head.pages = [LogPage((record, replace(record, stream="stdout")), 2, 8), LogPage((), 3, 1)]
+    where = LogFilter(TASK, 2, 5, follow=True, goes_on=True)
+    assert [page async for page in client.task_logs(where)] == head.pages
+    assert [page async for page in client.session_logs(PREFIX)] == head.pages
+    assert head.calls == [("task_logs", where), ("session_logs", PREFIX)]
+    with pytest.raises(ConfigError, match="prefix"):
+        _ = [page async for page in client.session_logs(b"short")]
+    with pytest.raises(ConfigError, match="task id"):
+        _ = [page async for page in client.task_logs(LogFilter("nonsense"))]
+
+
 # ── Programs of any language ────────────────────────────────────────────────────────────────────
 
 
@@ -286,12 +303,12 @@ async def test_functions_are_listed_with_their_workers(port: int):
 
 # ── Who may call what ───────────────────────────────────────────────────────────────────────────
 
+STREAMS_OUT = [HEAD_SERVICE + name for name in ("Subscribe", "TaskLogs", "SessionLogs")]
+BIDI = ("ClientStream", "WorkerStream", "NestedStream")
+STREAMS = [*STREAMS_OUT, *(HEAD_SERVICE + name for name in BIDI)]
 UNARY = sorted(
-    name
-    for name in METHOD_ROLES
-    if name.startswith(HEAD_SERVICE) and not name.endswith("Stream") and "Subscribe" not in name
+    name for name in METHOD_ROLES if name.startswith(HEAD_SERVICE) and name not in STREAMS
 )
-STREAMS = [HEAD_SERVICE + name for name in ("ClientStream", "WorkerStream", "Subscribe")]
 
 
 async def outcome(port: int, method: str, token: str | None) -> StatusCode:
@@ -302,7 +319,7 @@ async def outcome(port: int, method: str, token: str | None) -> StatusCode:
             if method in STREAMS:
                 # No write afterwards: grpc.aio hides the status where a write meets the end.
                 call: Any
-                if method.endswith("Subscribe"):
+                if method in STREAMS_OUT:
                     call = channel.unary_stream(method, None, None)(b"", metadata=metadata)
                 else:
                     call = channel.stream_stream(method, None, None)(None, metadata=metadata)

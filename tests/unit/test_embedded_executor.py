@@ -142,7 +142,10 @@ def test_pending_work_finishes_at_interpreter_exit() -> None:
     done = []
     executor = rustray.Executor(max_workers=1)
     for i in range(8):
-        executor.submit(say, i).add_done_callback(lambda f: print("done", f.result(), flush=True))
+        executor.submit(say, i).add_done_callback(
+            # One write: what tasks print is shown between two.
+            lambda f: print(f"done {f.result()}\\n", end="", flush=True)
+        )
     """
     found = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(program)],

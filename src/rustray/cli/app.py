@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rustray.cli import cluster, flags, letters, settings_commands, state, submit, tasks
+from rustray.cli import cluster, flags, letters, logs, settings_commands, state, submit, tasks
 from rustray.cli.call import client_command
 
 app = typer.Typer(
@@ -80,6 +80,7 @@ _serve_command("head", "Start a head node: it accepts tasks and balances them ov
 _serve_command("worker", "Start a worker; on the head's machine it needs no flags.")
 _LOOSE: dict[str, Any] = {"ignore_unknown_options": True}
 client_command(app, "submit", context_settings=_LOOSE)(submit.submit)
+client_command(app, "logs")(logs.logs)
 client_command(app, "status")(cluster.status)
 client_command(app, "top")(cluster.top)
 letters.register(tasks.app)

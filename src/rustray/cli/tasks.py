@@ -123,7 +123,7 @@ async def get(
     call: Call, task_id: TaskId, wait: WaitFlag = False, limit: TimeoutFlag = None
 ) -> int:
     """Print a task's result, or its state while it has none."""
-    task_id = _checked(task_id)
+    task_id = checked_id(task_id)
     limit_s = parse_duration(limit, "--timeout") if limit is not None else None
     if wait or limit_s is not None:
         patience = Patience(call.output, limit_s)
@@ -145,7 +145,7 @@ async def cancel(
     ] = False,
 ) -> int:
     """Cancel tasks."""
-    checked = [_checked(text) for text in task_ids]
+    checked = [checked_id(text) for text in task_ids]
     async with call.head() as api:
         verdicts = await api.cancel(checked, force)
     shown = [
@@ -174,7 +174,7 @@ def _render_cancel(shown: list[dict[str, Any]], output: Output) -> None:
 @client_command(app, "explain")
 async def explain(call: Call, task_id: TaskId) -> int:
     """Say why a task is where it is, and what would get it on."""
-    task_id = _checked(task_id)
+    task_id = checked_id(task_id)
     async with call.head() as api:
         found = await api.explain(task_id)
     shown = {
@@ -208,7 +208,12 @@ async def explain(call: Call, task_id: TaskId) -> int:
     return exits.OK
 
 
-def _checked(text: str) -> str:
+def checked_id(text: str) -> str:
+    """Return a task's id in its one spelling.
+
+    Raises:
+        UsageProblem: it is none.
+    """
     try:
         return ids.task_id(*ids.split_task_id(text))
     except ValueError as error:

@@ -14,6 +14,7 @@ from rustray.client.channels import SessionChannel
 from rustray.client.connection import Connection
 from rustray.client.derived import Borrower
 from rustray.client.intake import MAX_PAYLOAD_BYTES
+from rustray.client.log_printer import LogPrinter, settle, show_logs
 from rustray.client.loop_thread import LoopThread
 from rustray.client.session import ClientSession
 from rustray.client.throttle import PATIENCE_S, Throttle
@@ -45,11 +46,13 @@ class SessionLimits:
         max_payload_bytes: Most that the way to the head can carry as one item.
         backpressure_timeout_s: How long tasks wait here while the head takes none.
         pack: Copies large arguments to where they wait, see `ClientSession`.
+        shows_logs: Show what its tasks print.
     """
 
     max_payload_bytes: int = MAX_PAYLOAD_BYTES
     backpressure_timeout_s: float = PATIENCE_S
     pack: Callable[[Any], Any] = bytes
+    shows_logs: bool = True
 
 
 class Attachment:
@@ -98,6 +101,8 @@ class Attachment:
         self._api: HeadApi | None = None
         self._connection: Connection | None = None
         self._adviser: asyncio.Task[None] | None = None
+        self._printer: LogPrinter | None = None
+        self._logs: asyncio.Task[None] | None = None
         self._asker: asyncio.Task[None] | None = None
         self._is_foreign = False
         try:
@@ -168,6 +173,9 @@ class Attachment:
                 session.pack = self._limits.pack
                 await connection.open(api, session)
                 session.borrower = Borrower(api)
+            if self._limits.shows_logs:
+                printer = self._printer = LogPrinter(names_worker=bool(self.address))
+                self._logs = asyncio.create_task(show_logs(api, session.prefix, printer))
             if self.address:
                 self._adviser = asyncio.create_task(self._advise(api, session))
         except TimeoutError:
@@ -198,6 +206,8 @@ class Attachment:
         finally:
             self._thread.stop()
             _live.discard(self)
+            if self._printer is not None:
+                self._printer.close()
 
     async def _close(self) -> None:
         for helper in (self._adviser, self._asker):
@@ -210,11 +220,20 @@ class Attachment:
         if session is not None:
             if self.address and self._connection is not None:
                 await self._connection.flush(FLUSH_S)
+            await self._end_logs(session)
             unsent = CommunicationError(_UNSENT) if self.address else None
             session.close(CommunicationError(self._close_reason), unsent)
         if self._connection is not None:
             await self._connection.close()
         await self._hangup()
+
+    async def _end_logs(self, session: ClientSession) -> None:
+        """Let what the last tasks have printed come, and stop fetching."""
+        if self._logs is not None and self._printer is not None:
+            if not self._logs.done() and session._next_sequence:
+                await settle(self._printer)
+            self._logs.cancel()
+            await asyncio.wait((self._logs,))
 
 
 # Strong: in a forked child the last other reference may go before `_after_fork_in_child` runs.

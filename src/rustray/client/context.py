@@ -128,6 +128,7 @@ def init(  # noqa: PLR0913 - settings, by name
     ca_file: str | os.PathLike[str] | None = None,
     connect_timeout_s: float = 10.0,
     backpressure_timeout_s: float = 600.0,
+    log_to_driver: bool = True,
     ignore_reinit_error: bool = False,
 ) -> Context:
     """Start an embedded cluster, or connect to a head.
@@ -144,6 +145,9 @@ def init(  # noqa: PLR0913 - settings, by name
         connect_timeout_s: How long to wait for the head.
         backpressure_timeout_s: How long tasks wait here, to be handed in again and again, while
             the head takes no more of them; then they fail with `ResourceExhausted`.
+        log_to_driver: Show here what the program's tasks print: lines with function, process and
+            worker before them, within bounds; those that several processes print alike are
+            folded (not so with ``RUSTRAY_DEDUP_LOGS=0``). `docs/logs.md` has more.
         ignore_reinit_error: Return the present context if there is one.
 
     Raises:
@@ -173,6 +177,7 @@ def init(  # noqa: PLR0913 - settings, by name
             ca_file=ca_file,
             connect_timeout_s=connect_timeout_s,
             backpressure_timeout_s=backpressure_timeout_s,
+            log_to_driver=log_to_driver,
         )
         current_session = _runtime.session
         return Context(_runtime)

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, overload
 
 from rustray.client.following import event_filter, follow
 from rustray.client.letters import LetterCalls
+from rustray.client.logs import LogCalls
 from rustray.client.node_coordination import CoordinationCalls
 from rustray.client.submission import (
     Submitter,
@@ -38,7 +39,7 @@ from rustray.task.views import (
 _PAGE: Final = 1_000
 
 
-class HeadNode(LetterCalls, CoordinationCalls):
+class HeadNode(LetterCalls, LogCalls, CoordinationCalls):
     """A connection to a head; use it as ``async with HeadNode(host, port) as head``.
 
     Every method raises a `RustRayError`: `HeadUnavailable` where no head answers,

@@ -31,6 +31,7 @@ class ConnectionManager:
         old = self._driver.workers.get(worker_id)
         peer = WorkerPeer(self._driver, worker_id, session)
         self._driver.workers[worker_id] = peer
+        self._driver.output.opened(worker_id, peer)
         if isinstance(old, WorkerPeer):
             old.shut("a newer session of this worker took its place", "replaced")
         return peer

@@ -17,6 +17,7 @@ from rustray.common.errors import InvariantError, ObjectLost, ResourceExhausted
 from rustray.head.granting import Granter
 from rustray.head.journal import Journal
 from rustray.head.notifications import NotificationManager
+from rustray.head.output import OutputRelay
 from rustray.head.refusals import Refusals
 from rustray.scheduler.commands import (
     AcceptTasks,
@@ -104,7 +105,7 @@ class HeadDriver:
         scheduler: The pure core; others read it, only the driver changes it.
         workers: Worker id to the outbox of its present session.
         clients: Session prefix to the outbox of its present stream.
-        refusals: Which tasks were refused for the time being.
+        refusals: Which tasks were refused for the time being; `output` asks what tasks print.
         on_outcome: Called with each `DeliverOutcome`; wakes unary calls that wait.
         results: Reads large results back; None where all are in memory.
         loop: Its clock is the scheduler's; a simulation brings a virtual one.
@@ -125,7 +126,7 @@ class HeadDriver:
         self.workers: dict[str, WorkerOutbox] = {}
         self.clients: dict[bytes, ClientOutbox] = {}
         self.on_outcome: Callable[[DeliverOutcome], None] | None = None
-        self.refusals = Refusals()
+        self.refusals, self.output = Refusals(), OutputRelay()
         self.results: ResultSource | None = None
         self.loop = loop
         self._timer: asyncio.TimerHandle | None = None

@@ -29,6 +29,7 @@ from rustray.head.core import HeadCore, TokenDesk
 from rustray.head.issued import info_of
 from rustray.head.letters import LetterService
 from rustray.head.listing import cluster_status, list_tasks
+from rustray.head.output_service import OutputService, parse_id
 from rustray.rpc.api import (
     CancelVerdict,
     EventFilter,
@@ -81,7 +82,7 @@ LONGEST_WAIT_S = 300.0
 """A `get_result` without a limit answers after this time at the latest; callers ask again."""
 
 
-class HeadService(LetterService, CoordinationService):
+class HeadService(LetterService, OutputService, CoordinationService):
     """What one caller may do with the head (`rustray.rpc.api.HeadApi`)."""
 
     def __init__(self, core: HeadCore, caller: Caller) -> None:
@@ -104,7 +105,8 @@ class HeadService(LetterService, CoordinationService):
         await self._driver.safe()
         core.worker_hosts[info.worker_id] = (info.pid, session, info.host_key)
         settings = self._driver.scheduler.state.settings
-        return Registered(session, core.heartbeat_interval_s, settings.lease_ttl_s)
+        beat_s, ttl_s = core.heartbeat_interval_s, settings.lease_ttl_s
+        return Registered(session, beat_s, ttl_s, takes_output=True)
 
     async def enroll_worker(self, worker_id: str, signing_request: bytes) -> Enrollment:
         """Sign for a worker's own service.
@@ -250,7 +252,7 @@ class HeadService(LetterService, CoordinationService):
 
     async def get_result(self, task_id: str, timeout_s: float | None) -> RawResult:
         """Wait for a task's end."""
-        prefix, sequence = _parse_id(task_id)
+        prefix, sequence = parse_id(task_id)
         deadline = self._driver.now() + min(
             LONGEST_WAIT_S if timeout_s is None else timeout_s, LONGEST_WAIT_S
         )
@@ -283,7 +285,7 @@ class HeadService(LetterService, CoordinationService):
 
     def _cancel(self, name: str, force: bool) -> CancelVerdict:
         try:
-            prefix, sequence = _parse_id(name)
+            prefix, sequence = parse_id(name)
             self._snapshot(prefix, sequence)
             if not self._core.sessions.may_use(prefix, self._caller):
                 raise AuthorizationError(
@@ -299,7 +301,7 @@ class HeadService(LetterService, CoordinationService):
     async def explain(self, task_id: str) -> Explanation:
         """Say why a task is where it is."""
         await self._driver.safe()
-        prefix, sequence = _parse_id(task_id)
+        prefix, sequence = parse_id(task_id)
         found = self._driver.scheduler.explain(prefix, sequence, self._driver.now())
         if found is None and self._core.sessions.may_use(prefix, self._caller):
             found = self._driver.refusals.explain(prefix, sequence)  # it may name the principal
@@ -420,13 +422,6 @@ def _continues(
         and classes[position] == classes[position - 1]
         and classes[position] is not None
     )
-
-
-def _parse_id(text: str) -> tuple[bytes, int]:
-    try:
-        return ids.split_task_id(text)
-    except ValueError as error:
-        raise TaskNotFound(str(error)) from error
 
 
 def _raw_result(found: TaskSnapshot) -> RawResult:

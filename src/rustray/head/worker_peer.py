@@ -29,6 +29,7 @@ from rustray.task.frames import (
     LeaseRange,
     WorkerFrame,
 )
+from rustray.task.output import OutputQuestion
 from rustray.task.spec import TaskClass
 
 logger = logging.getLogger("rustray.head")
@@ -57,6 +58,7 @@ class WorkerPeer(Peer):
         self._grants: deque[GrantLease] = deque()
         self._cancels: list[LeaseCancel] = []
         self._recalls: list[LeaseRange] = []
+        self._questions: deque[OutputQuestion] = deque()
         self._is_draining = False
         self._has_sent_drain = False
         self._stalled_beats = 0
@@ -85,6 +87,11 @@ class WorkerPeer(Peer):
         self._recalls.append(LeaseRange(command.lease, command.offset, command.count))
         self.wake()
 
+    def ask(self, question: OutputQuestion) -> None:
+        """Ask what tasks have printed."""
+        self._questions.append(question)
+        self.wake()
+
     def drain(self) -> None:
         """Tell the worker to leave in order."""
         self._is_draining = True
@@ -100,7 +107,7 @@ class WorkerPeer(Peer):
     def next_frame(self) -> AssignFrame | None:
         """Return all that waits for this worker, bounded in tasks and bytes."""
         waits = self._grants or self._cancels or self._recalls or self._is_ack_ripe
-        if not waits and (self._has_sent_drain or not self._is_draining):
+        if not (waits or self._questions) and (self._has_sent_drain or not self._is_draining):
             return None
         frame = AssignFrame(drain=self._is_draining)
         self._has_sent_drain = self._is_draining
@@ -123,6 +130,9 @@ class WorkerPeer(Peer):
         if not self._grants:
             frame.cancels, self._cancels = self._cancels, []
             frame.recall, self._recalls = self._recalls, []
+        if self._questions:
+            asked = range(min(len(self._questions), FRAME_TASKS))
+            frame.output = [self._questions.popleft() for _ in asked]
         frame.number, frame.ack = self.stamp()
         return frame
 
@@ -143,6 +153,12 @@ class WorkerPeer(Peer):
 
     def on_frame(self, frame: WorkerFrame) -> None:
         """Take a report of the worker."""
+        if frame.output or frame.printing:
+            unasked = self._driver.output.received(self.worker_id, frame)
+            if unasked:
+                self._counters["stale_output"] += unasked
+            if not frame.number:
+                return
         if not self.is_fresh(frame.number):
             return
         if not self._driver.scheduler.knows_session(self.worker_id, self.session):
@@ -187,6 +203,7 @@ class WorkerPeer(Peer):
         self.mark_closed()
         if self._driver.workers.get(self.worker_id) is self:
             del self._driver.workers[self.worker_id]
+            self._driver.output.closed(self.worker_id)
         if error is not None:
             logger.info("stream of worker %s ended: %s", self.worker_id, error)
         self._driver.handle(WorkerDisconnected(self.worker_id, self.session))

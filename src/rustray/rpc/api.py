@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rustray.common.durability import Durability
 from rustray.common.errors import RustRayError
 from rustray.coordination.messages import Answer, Request
+from rustray.task.output import LogRecord
 from rustray.task.result import TaskEvent
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
@@ -225,6 +226,38 @@ class TaskFilter:
     worker_id: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class LogFilter:
+    """Which output of a task.
+
+    Attributes:
+        attempt: Of which attempt; 0 for the newest one.
+        cursor: Bytes of that attempt's output that are known already.
+        follow: Go on until the task has ended.
+        goes_on: Where an attempt is named: after it come those that followed, or will follow.
+    """
+
+    task_id: str
+    attempt: int = 0
+    cursor: int = 0
+    follow: bool = False
+    goes_on: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """Some output, in order.
+
+    Attributes:
+        attempt: Of a task's: the attempt that it is of.
+        cursor: Bytes of that attempt's output up to here, for `LogFilter`.
+    """
+
+    records: tuple[LogRecord, ...]
+    attempt: int = 0
+    cursor: int = 0
+
+
 class FramePump(Protocol):
     """One end of a frame stream: the link asks it for frames and hands it what arrives.
 
@@ -321,6 +354,22 @@ class HeadApi(Protocol):
         Raises:
             ResourceExhausted: the subscriber was too slow; come back with the last revision.
             RustRayError (code OUT_OF_RANGE text): the cursor is older than what is kept.
+        """
+
+    def task_logs(self, where: LogFilter) -> AsyncIterator[LogPage]:
+        """Stream what a task has printed, and goes on to print.
+
+        Raises:
+            TaskNotFound: no such task, or not that attempt of it.
+            WorkerNotFound: the worker that had the output is gone.
+            CommunicationError: that worker is away, or does not answer.
+        """
+
+    def session_logs(self, prefix: bytes) -> AsyncIterator[LogPage]:
+        """Stream what the tasks of one client session print from now on, for ever.
+
+        Raises:
+            AuthorizationError: the session is another token's.
         """
 
     async def renew_token(self) -> str:

@@ -30,6 +30,7 @@ from rustray.rpc.convert import (
     text,
     total,
 )
+from rustray.rpc.output_codec import get_news, get_output, get_questions, put_questions, put_words
 from rustray.rpc.ranges import (
     MAX_ENTRIES,
     MAX_LISTED,
@@ -53,7 +54,6 @@ from rustray.task.frames import (
     HeldRange,
     LeaseCancel,
     LeaseGrant,
-    LeaseNews,
     LeaseOutcome,
     Outcome,
     Rejection,
@@ -333,6 +333,8 @@ def encode_assign_frame(frame: AssignFrame) -> bytes:
         )
     if frame.recall:
         put_lease_ranges(message.recall, frame.recall)
+    if frame.output:
+        put_questions(message.output, frame.output)
     return message.SerializeToString()
 
 
@@ -352,6 +354,7 @@ def decode_assign_frame(data: bytes) -> AssignFrame:
         cancels=[_get_lease_cancel(m) for m in message.cancels[:]] if message.cancels else [],
         recall=get_lease_ranges(message.recall),
         drain=message.drain,
+        output=get_questions(message.output) if message.output else [],
     )
 
 
@@ -407,11 +410,8 @@ def encode_worker_frame(frame: WorkerFrame) -> bytes:
         put_lease_ranges(message.blocked, frame.blocked)
     if frame.resumed:
         put_lease_ranges(message.resumed, frame.resumed)
-    for news in frame.news:
-        message.news.add(
-            lease=news.lease, offset=news.offset, fraction=news.fraction,
-            text=text(news.text), value=news.value,
-        )  # fmt: skip
+    if frame.news or frame.printing or frame.output:
+        put_words(message, frame)
     return message.SerializeToString()
 
 
@@ -451,8 +451,10 @@ def decode_worker_frame(data: bytes) -> WorkerFrame:
     many += len(message.blocked) + len(message.resumed)
     if many + len(message.started) + len(message.news) > MAX_LISTED:  # before each has a wrapper
         raise ValueError(f"more than {MAX_LISTED} entries in a frame of a worker")
+    printing, output = get_output(message)
+    may_lack_number = message.token or printing or output
     return WorkerFrame(
-        number=message.number if message.token else _number(message.number),
+        number=message.number if may_lack_number else _number(message.number),
         ack=message.ack,
         held=_get_held(message.held) if message.has_held else None,
         outcomes=[_get_lease_outcome(m) for m in message.outcomes[:]],
@@ -460,18 +462,13 @@ def decode_worker_frame(data: bytes) -> WorkerFrame:
         started=get_lease_ranges(message.started),
         blocked=get_lease_ranges(message.blocked),
         resumed=get_lease_ranges(message.resumed),
-        news=[_get_news(m) for m in message.news[:]] if message.news else [],
+        news=[get_news(m) for m in message.news[:]] if message.news else [],
         draining=message.draining,
         drained=message.drained,
+        printing=printing,
+        output=output,
         token=message.token,
     )
-
-
-def _get_news(message: wire.LeaseNews) -> LeaseNews:
-    fraction = message.fraction if message.HasField("fraction") else None
-    news = LeaseNews(message.lease, message.offset, fraction, message.text, message.value)
-    news.check()
-    return news
 
 
 def _get_held(messages: Sequence[wire.HeldRange]) -> list[HeldRange]:

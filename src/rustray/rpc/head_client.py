@@ -17,6 +17,7 @@ from rustray.coordination.messages import Answer, Request
 from rustray.proto.rustray.v1 import head_pb2 as wire
 from rustray.rpc import coordination_codec as coordination
 from rustray.rpc import letter_codec as letters
+from rustray.rpc import output_codec as outputs
 from rustray.rpc import request_codec as requests
 from rustray.rpc import view_codec as views
 from rustray.rpc.api import (
@@ -28,6 +29,8 @@ from rustray.rpc.api import (
     LetterFilter,
     LetterPage,
     Link,
+    LogFilter,
+    LogPage,
     RawResult,
     SubmitItem,
     SubmitVerdict,
@@ -69,6 +72,7 @@ from rustray.task.views import (
 )
 
 T = TypeVar("T")
+Part = TypeVar("Part")
 
 CALL_S: Final = 30.0
 """Limit of a call that should answer at once."""
@@ -376,19 +380,29 @@ class GrpcHeadClient:
         request = wire.GetStatusRequest()
         return views.get_status(await self._call("GetStatus", request, wire.GetStatusResponse))
 
-    async def subscribe(self, where: EventFilter) -> AsyncIterator[list[TaskEvent]]:
+    def subscribe(self, where: EventFilter) -> AsyncIterator[list[TaskEvent]]:
         """Stream events in order of revision."""
-        request = requests.put_event_filter(where).SerializeToString()
-        call = self._channel.unary_stream(HEAD_SERVICE + "Subscribe", None, None)(
-            request, metadata=self._metadata()
-        )
-        try:
-            async for data in call:
-                yield views.get_events(parse(wire.SubscribeResponse, data, "events"))
-        except aio.AioRpcError as error:
-            raise self._translate(error) from None
-        finally:
-            call.cancel()
+        asked = requests.put_event_filter(where)
+        return self._stream("Subscribe", asked, wire.SubscribeResponse, views.get_events)
+
+    def task_logs(self, where: LogFilter) -> AsyncIterator[LogPage]:
+        """Stream a task's output; see `HeadApi.task_logs`."""
+        return self._logs("TaskLogs", outputs.put_log_filter(where))
+
+    def session_logs(self, prefix: bytes) -> AsyncIterator[LogPage]:
+        """Stream a session's output; see `HeadApi.session_logs`."""
+        return self._logs("SessionLogs", wire.SessionLogsRequest(prefix=prefix))
+
+    def _logs(self, method: str, request: Any) -> AsyncIterator[LogPage]:
+        return self._stream(method, request, wire.LogsResponse, outputs.get_log_page)
+
+    def _stream(
+        self, method: str, request: Any, kind: MessageType[T], get: Callable[[T], Part]
+    ) -> AsyncIterator[Part]:
+        begin = self._channel.unary_stream(HEAD_SERVICE + method, None, None)
+        read = lambda data: get(parse(kind, data, f"answer to {method}"))  # noqa: E731
+        message = request.SerializeToString()
+        return _parts(lambda: begin(message, metadata=self._metadata()), read, self._translate)
 
     # -- tokens ---------------------------------------------------------------
 
@@ -411,3 +425,19 @@ class GrpcHeadClient:
         """Return what is known of the tokens that the head has made."""
         request = wire.ListTokensRequest()
         return views.get_tokens(await self._call("ListTokens", request, wire.ListTokensResponse))
+
+
+async def _parts(
+    begin: Callable[[], Any],
+    read: Callable[[bytes], Part],
+    translate: Callable[[aio.AioRpcError], RustRayError],
+) -> AsyncIterator[Part]:
+    """Yield the parts of an answer; the call ends with the iteration."""
+    call = begin()
+    try:
+        async for data in call:
+            yield read(data)
+    except aio.AioRpcError as error:
+        raise translate(error) from None
+    finally:
+        call.cancel()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from rustray.common.errors import ConfigError, PayloadError, ResourceExhausted, RustRayError
@@ -11,6 +11,7 @@ from rustray.proto.rustray.v1 import common_pb2 as common
 from rustray.proto.rustray.v1 import head_pb2 as wire
 from rustray.rpc import coordination_codec as coordination
 from rustray.rpc import letter_codec as letters
+from rustray.rpc import output_codec as outputs
 from rustray.rpc import request_codec as requests
 from rustray.rpc import view_codec as views
 from rustray.rpc.api import HeadApi, SubmitItem, SubmitVerdict
@@ -193,6 +194,30 @@ _UNARY: Final[dict[str, tuple[Any, Callable[[ServedHead, Any], Awaitable[Any]]]]
 }
 
 
+RunStream = Callable[[ServedHead, Any], AsyncIterator[Any]]
+_STREAMS: Final[dict[str, tuple[Any, Callable[[Any], Any], RunStream, Callable[[Any], Any]]]] = {
+    "Subscribe": (
+        wire.SubscribeRequest,
+        requests.get_event_filter,
+        lambda api, where: api.subscribe(where),
+        views.put_events,
+    ),
+    "TaskLogs": (
+        wire.TaskLogsRequest,
+        outputs.get_log_filter,
+        lambda api, where: api.task_logs(where),
+        outputs.put_log_page,
+    ),
+    "SessionLogs": (
+        wire.SessionLogsRequest,
+        lambda request: outputs.get_prefix(request.prefix),
+        lambda api, prefix: api.session_logs(prefix),
+        outputs.put_log_page,
+    ),
+}
+"""Name to request, how to read it, what to do, and how to write each part of the answer."""
+
+
 def unary_method(
     kind: MessageType[Request], run: Callable[[Caller, Request], Awaitable[Any]]
 ) -> Method:
@@ -216,22 +241,31 @@ def head_methods(make_api: MakeApi) -> dict[str, Method]:
     def bind(run: Callable[[ServedHead, Any], Awaitable[Any]]) -> Callable[[Caller, Any], Any]:
         return lambda caller, request: run(make_api(caller), request)
 
-    async def subscribe(caller: Caller, data: bytes, context: Context) -> None:
-        request = parse(wire.SubscribeRequest, data, "request")
-        try:
-            where = requests.get_event_filter(request)
-        except ValueError as error:
-            raise ConfigError(f"the request is not valid: {error}") from error
-        batches = make_api(caller).subscribe(where)
-        try:
-            async for events in batches:
-                await context.write(views.put_events(events).SerializeToString())
-        finally:
-            if isinstance(batches, AsyncGenerator):
-                await batches.aclose()
+    def stream(
+        kind: MessageType[Any],
+        get: Callable[[Any], Any],
+        run: Callable[[ServedHead, Any], AsyncIterator[Any]],
+        put: Callable[[Any], Any],
+    ) -> Method:
+        async def call(caller: Caller, data: bytes, context: Context) -> None:
+            request = parse(kind, data, "request")
+            try:
+                where = get(request)
+            except ValueError as error:
+                raise ConfigError(f"the request is not valid: {error}") from error
+            parts = run(make_api(caller), where)
+            try:
+                async for part in parts:
+                    await context.write(put(part).SerializeToString())
+            finally:
+                if isinstance(parts, AsyncGenerator):
+                    await parts.aclose()
+
+        return Method(stream_out=call)
 
     methods = {
         HEAD_SERVICE + name: unary_method(kind, bind(run)) for name, (kind, run) in _UNARY.items()
     }
-    methods[HEAD_SERVICE + "Subscribe"] = Method(stream_out=subscribe)
+    for name, (request_kind, get, run_stream, put) in _STREAMS.items():
+        methods[HEAD_SERVICE + name] = stream(request_kind, get, run_stream, put)
     return methods

@@ -106,7 +106,7 @@ class ServerLink(FrameLink):
         if frame.token:
             self._pass.renew(frame.token)
             self._watch_token()
-        if frame.number:
+        if frame.number or not frame.token:
             self._pump.on_frame(frame)
 
     def at_eof(self) -> None:

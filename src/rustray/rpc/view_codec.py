@@ -121,6 +121,7 @@ def put_registered(value: Registered) -> wire.RegisterWorkerResponse:
         session=value.session,
         heartbeat_interval_s=value.heartbeat_interval_s,
         lease_ttl_s=value.lease_ttl_s,
+        takes_output=value.takes_output,
     )
 
 
@@ -130,7 +131,8 @@ def get_registered(message: wire.RegisterWorkerResponse) -> Registered:
     interval_s, ttl_s = message.heartbeat_interval_s, message.lease_ttl_s
     if not (seconds_from_wire("heartbeat_interval_s", interval_s) and ttl_s > 0):
         raise ValueError("heartbeat interval and lease time must be positive")
-    return Registered(message.session, interval_s, seconds_from_wire("lease_ttl_s", ttl_s))
+    ttl_s = seconds_from_wire("lease_ttl_s", ttl_s)
+    return Registered(message.session, interval_s, ttl_s, message.takes_output)
 
 
 def put_heartbeat(beat: Heartbeat) -> wire.HeartbeatRequest:

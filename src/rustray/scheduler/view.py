@@ -30,6 +30,7 @@ class TaskSnapshot:
     Attributes:
         payload: The outcome's; None if there is none, it has expired, or it is ``stored``.
         stored: A large result, which the shell has.
+        attempt: Number of the attempt that is given to a worker now; 0 if none is.
     """
 
     task_id: str
@@ -45,13 +46,14 @@ class TaskSnapshot:
     progress: Progress | None = None
     stored: StoredColumn | None = None
     durability: Durability = Durability.FULL
+    attempt: int = 0
 
 
 def snapshot(state: SchedulerState, batch: Batch, offset: int) -> TaskSnapshot:
     """Return one task as it stands; ``payload`` is the outcome's, None if none or expired."""
     now_state = TaskState(batch.state[offset])
     task_class = batch.queue.task_class
-    worker_id, finished, payload, large = "", None, None, None
+    worker_id, finished, payload, large, attempt = "", None, None, None, 0
     attempts = batch.reruns.get(offset, 0)
     if now_state.is_terminal:
         stored = batch.outcomes[batch.lease[offset]]
@@ -66,7 +68,8 @@ def snapshot(state: SchedulerState, batch: Batch, offset: int) -> TaskSnapshot:
     elif now_state is not TaskState.QUEUED:
         attempts += 1
         lease = state.leases.get(batch.lease[offset])
-        worker_id = lease.worker.worker_id if lease else ""
+        if lease is not None:
+            worker_id, attempt = lease.worker.worker_id, lease.attempt
     return TaskSnapshot(
         task_id(batch.prefix, batch.first + offset),
         task_class.function,
@@ -81,6 +84,7 @@ def snapshot(state: SchedulerState, batch: Batch, offset: int) -> TaskSnapshot:
         state.progress.get((batch.number, offset)),
         large,
         batch.durability,
+        attempt,
     )
 
 

@@ -95,6 +95,8 @@ METHOD_ROLES: Final[Mapping[str, frozenset[Role]]] = MappingProxyType(
         HEAD_SERVICE + "ListFunctions": _READERS,
         HEAD_SERVICE + "GetStatus": _READERS,
         HEAD_SERVICE + "Subscribe": _READERS,
+        HEAD_SERVICE + "TaskLogs": _READERS,
+        HEAD_SERVICE + "SessionLogs": _SUBMITTERS,
         HEAD_SERVICE + "DrainWorker": _ADMINS,
         HEAD_SERVICE + "CreateToken": _ADMINS,
         HEAD_SERVICE + "ListTokens": _ADMINS,

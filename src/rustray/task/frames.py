@@ -16,6 +16,7 @@ from typing import Final
 from rustray.common.durability import Durability
 from rustray.common.records import record
 from rustray.task.columns import PayloadColumn
+from rustray.task.output import OutputAnswer, OutputQuestion
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 
@@ -314,6 +315,8 @@ class AssignFrame:
     """Give these back if they have not started (take-back for a higher priority or idle peer)."""
     drain: bool = False
     """Take no more work, finish what runs, give back the rest, then leave."""
+    output: list[OutputQuestion] = field(default_factory=list)
+    """What tasks have printed; for the worker's shell, its core does not look at them."""
 
 
 @dataclass(slots=True)
@@ -339,6 +342,10 @@ class WorkerFrame:
     """The worker takes no more work (it was told to stop); repeated in every frame from then on."""
     drained: bool = False
     """The last frame: the worker holds nothing any more and leaves."""
+    printing: list[bytes] = field(default_factory=list)
+    """Prefixes of sessions that have begun to print; only in frames without a number, as `output`:
+    these are not acked, and lost with their stream."""
+    output: list[OutputAnswer] = field(default_factory=list)
     token: str = ""
 
 

@@ -86,11 +86,13 @@ class Registered:
         session: Number of this session; the stream and each heartbeat carry it.
         heartbeat_interval_s: How often to send a heartbeat.
         lease_ttl_s: How long the head waits for one before it gives the work to others.
+        takes_output: The head takes what tasks print.
     """
 
     session: int
     heartbeat_interval_s: float
     lease_ttl_s: float
+    takes_output: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ from rustray.worker.driver import Pool, PoolFactory, WorkerDriver
 from rustray.worker.executor import ExecutorPool, PoolListener
 from rustray.worker.manager import WorkerManager
 from rustray.worker.memory_groups import MemoryGroups
+from rustray.worker.output_desk import OutputDesk
 from rustray.worker.process_groups import ProcessGroups
 from rustray.worker.pulse import Pulse
 from rustray.worker.reconnect import ReconnectManager
@@ -88,6 +89,7 @@ class WorkerAgent:
         )
         files = SpoolFiles(Path(config.spool_dir), self.worker_id) if config.spool_dir else None
         self._driver = WorkerDriver(self, config.limits(), pool_factory or self._make_pool, files)
+        self._output = OutputDesk(lambda: self.wake_link(now=False))
         self._reconnect = ReconnectManager(self.worker_id)
         self._session: HeadSession | None = None
         self._link: Link | None = None
@@ -104,6 +106,8 @@ class WorkerAgent:
             function_modules=self.config.functions,
             sys_path=self.config.sys_path,
             max_result_bytes=self.config.max_result_bytes,
+            keep_output=lambda pieces: self._output.printed(pieces),
+            shows_output=self.config.shows_output,
         )
         pool.handlers = {calls.COORDINATE: self._coordination.handle}
         return pool
@@ -162,6 +166,7 @@ class WorkerAgent:
         self._is_running = False
         await self._coordination.close()
         await self._driver.close(0.0 if self.manager.running else POOL_GRACE_S)
+        self._output.close()
         assert self.store is not None
         await self.store.close()
         self._done.set()
@@ -226,6 +231,7 @@ class WorkerAgent:
             session = HeadSession(self, registered.session)
             opened = events.SessionOpened(session.number, asked_at, registered.lease_ttl_s)
             self._driver.apply(opened)
+            self._output.session_opened(registered.takes_output)
             self._session = session
             link = await self._open_stream(session)
         except (AuthorizationError, ConfigError):
@@ -310,23 +316,23 @@ class WorkerAgent:
 
     def next_frame(self, session: HeadSession) -> WorkerFrame | None:
         """Return the next frame for this session's stream."""
-        if session is not self._session or not (self._is_running and self.manager.has_frame):
-            return None
-        frame = self.manager.take_frame(self._loop.time())
+        is_open = session is self._session and self._is_running
+        frame = self._output.next_frame(self.manager) if is_open else None
         if frame is not None and frame.drained:
             self._driver.set_timer()
         return frame
 
     def frame_received(self, session: HeadSession, frame: AssignFrame) -> None:
         """Take a frame of this session's stream."""
+        self._output.asked(frame.output)
         self._driver.apply(events.FrameReceived(session.number, frame))
 
     # ── What the core asks (see `driver.Owner`) ───────────────────────────────────────────
 
-    def wake_link(self) -> None:
-        """Have the stream ask for a frame."""
+    def wake_link(self, now: bool = True) -> None:
+        """Have the stream ask for a frame, now or later."""
         if self._link is not None:
-            self._link.wake_now()
+            (self._link.wake_now if now else self._link.wake)()
 
     def close_session(self, number: int) -> None:
         """End this session, if it is still the present one."""

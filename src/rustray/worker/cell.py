@@ -1,19 +1,26 @@
 """Shared memory that says which task an executor runs, readable after it has died.
 
-Three 64-bit words: the chunk's lease, the offset of the chunk's first task in that lease, and
-the index of the running task in the chunk (-1: none). Per task the executor writes one word.
+64-bit words: the chunk's lease, the offset of the chunk's first task in that lease, the index of
+the running task in the chunk (-1: none), random bits that only agent and executor know, a number
+that is odd while the agent reads what was printed, and how many bytes it has read of each stream.
+Per task the executor writes one word.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import secrets
 from typing import Final
 
-CELL_BYTES: Final = 32
+CELL_BYTES: Final = 64
 LEASE: Final = 0
 OFFSET: Final = 1
 INDEX: Final = 2
+DRAWN: Final = 3
+READING: Final = 4
+READ: Final = 5
+"""Of stdout; of stderr in the next word."""
 IDLE: Final = -1
 
 
@@ -41,7 +48,13 @@ class Cell:
             os.close(fd)
             raise
         cell.words[INDEX] = IDLE
+        cell.words[DRAWN] = secrets.randbits(63)
         return cell, fd
+
+    @property
+    def drawn(self) -> bytes:
+        """The random bits, as 8 bytes."""
+        return self.words[DRAWN].to_bytes(8, "little")
 
     def begin(self, lease: int, offset: int) -> None:
         """Enter a chunk; no task of it runs yet."""

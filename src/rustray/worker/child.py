@@ -34,6 +34,7 @@ from rustray.worker.child_base import (
     own_frame,
     too_big,
 )
+from rustray.worker.child_output import RawMarks, redirect
 from rustray.worker.context import TaskInterrupt
 from rustray.worker.nest import Nest
 
@@ -50,10 +51,15 @@ class ProcessRunner(Runner):
     """Runs one task at a time, in the main thread."""
 
     def __init__(
-        self, data: socket.socket, control: socket.socket, cell: Cell, max_result_bytes: int
+        self,
+        data: socket.socket,
+        control: socket.socket,
+        cell: Cell,
+        max_result_bytes: int,
+        marks: RawMarks,
     ) -> None:
         super().__init__(data, control, cell, max_result_bytes)
-        self._outbox = Outbox(self.sender, self.results)
+        self._outbox = Outbox(self.sender, self.results, marks.end)
         self._lock = threading.Lock()
         self._chunk: wire.Chunk | None = None
         self._todo: deque[int] = deque()
@@ -112,7 +118,7 @@ class ProcessRunner(Runner):
                 if self._outbox.unreported() <= self.cell.words[INDEX]:
                     self._outbox.send_other(*describe_failure(stray, CALL, callee, None))
         self.cell.words[INDEX] = IDLE
-        self._outbox.flush()
+        self._outbox.flush_ended()
         chunk.data = b""  # what the arguments were in goes when nothing of them is left
         if self._cancelled:
             self._cancelled = {key for key in self._cancelled if key[0] > chunk.number}
@@ -123,7 +129,7 @@ class ProcessRunner(Runner):
         popleft, words, running, number = todo.popleft, self.cell.words, self._running, chunk.number
         decode, call, encode = callee.decode, callee.call, callee.encode
         outbox, clock, coroutine_type = self._outbox, time.perf_counter, CoroutineType
-        append, done, flush = outbox.items.append, outbox.done, outbox.flush
+        append, done, flush = outbox.items.append, outbox.done, outbox.flush_ended
         seats, leave = self.nest.seats, self.nest.leave
         index = words[INDEX]
         data, shift = chunk.data, chunk.shift
@@ -261,23 +267,24 @@ def main(fds: Sequence[int], kind: ExecutorKind, concurrency: int, max_result_by
 
     Args:
         fds: Stream socket for chunks and outcomes, packet socket for orders, memory of the
-            `Cell`, and where stdout and stderr go.
+            `Cell`, where stdout goes, and where stderr goes.
         kind: How tasks run.
         concurrency: How many at once, for THREAD and ASYNC.
         max_result_bytes: Limit of one encoded result.
     """
     global is_executor
     is_executor = True
-    data_fd, control_fd, cell_fd, output_fd = fds
+    data_fd, control_fd, cell_fd, output_fd, error_fd = fds
     POOL.budget = EXECUTOR_BUDGET
-    _redirect_output(output_fd)
+    cell = Cell(cell_fd)
+    os.close(cell_fd)
+    marks = redirect(output_fd, error_fd, cell, context.running_task)
+    faulthandler.enable(sys.stderr)
     _reset_randomness()
     for fd in (data_fd, control_fd):
         os.set_inheritable(fd, False)
     data, control = socket.socket(fileno=data_fd), socket.socket(fileno=control_fd)
-    cell = Cell(cell_fd)
-    os.close(cell_fd)
-    runner = _make_runner(kind, concurrency, data, control, cell, max_result_bytes)
+    runner = _make_runner(kind, concurrency, data, control, cell, max_result_bytes, marks)
     runner.run()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -290,6 +297,7 @@ def _make_runner(
     control: socket.socket,
     cell: Cell,
     max_result_bytes: int,
+    marks: RawMarks,
 ) -> Runner:
     if kind == ExecutorKind.THREAD:
         from rustray.worker.child_thread import ThreadRunner
@@ -299,24 +307,7 @@ def _make_runner(
         from rustray.worker.child_async import AsyncRunner
 
         return AsyncRunner(data, control, cell, max_result_bytes, concurrency)
-    return ProcessRunner(data, control, cell, max_result_bytes)
-
-
-def _redirect_output(output_fd: int) -> None:
-    """Point stdin to nothing, stdout and stderr to the agent's pipe, line by line."""
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.dup2(output_fd, 1)
-    os.dup2(output_fd, 2)
-    os.close(null)
-    os.close(output_fd)
-    for name, fd in (("stdout", 1), ("stderr", 2)):
-        # A fresh object: whatever the zygote's had buffered or replaced is not ours.
-        stream = os.fdopen(fd, "w", 1, "utf-8", "backslashreplace", closefd=False)
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
-    sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
-    faulthandler.enable(sys.stderr)
+    return ProcessRunner(data, control, cell, max_result_bytes, marks)
 
 
 def _reset_randomness() -> None:

@@ -186,9 +186,19 @@ class Outbox:
         news: Returns what goes before the next outcome; None as long as no task says anything.
     """
 
-    def __init__(self, sender: Sender, results: ResultSender) -> None:
+    def __init__(
+        self, sender: Sender, results: ResultSender, mark_end: Callable[[int, int], None]
+    ) -> None:
+        """Send over a sender.
+
+        Args:
+            sender: Writes to the agent.
+            results: Sends large results.
+            mark_end: Says of a task (lease, offset) that it prints no more.
+        """
         self._send = sender.send
         self._results = results
+        self._mark_end = mark_end
         self._chunk: Chunk | None = None
         self._base = 0
         self._since = 0.0
@@ -211,6 +221,14 @@ class Outbox:
     def flush(self) -> None:
         """Send the results that wait, as one outcome."""
         with self.lock:
+            self._flush_locked()
+
+    def flush_ended(self) -> None:
+        """`flush` in the thread that runs the tasks, where none runs right now."""
+        with self.lock:
+            if self.items and self._chunk is not None:
+                last = self._chunk.offset + self._base + len(self.items) - 1
+                self._mark_end(self._chunk.lease, last)
             self._flush_locked()
 
     def send_news(self) -> None:
@@ -260,6 +278,7 @@ class Outbox:
             self._send_news_locked()
             chunk, base = self._chunk, self._base
             assert chunk is not None
+            self._mark_end(chunk.lease, chunk.offset + base)
             now = time.perf_counter()
             run_us = int((now - self._since) * 1e6)
             self._since = self.done[0] = now

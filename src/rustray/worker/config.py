@@ -58,6 +58,7 @@ class WorkerConfig:
         object_disk_mb: Megabytes of them on disk (beside ``spool_dir``).
         memory_cgroup: Have the kernel hold memory limits where it has control groups for us; this
             process may move into one of its own for that.
+        shows_output: Whether what tasks print goes to this process's stderr as well.
         max_processes: Most processes and threads of an executor with all that its tasks start,
             where the system has control groups for us; 0: any.
 
@@ -90,6 +91,7 @@ class WorkerConfig:
     object_disk_mb: int = 4096
     memory_cgroup: bool = False
     max_processes: int = 0
+    shows_output: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or _NAME.fullmatch(self.name) is None:

@@ -181,6 +181,16 @@ def serve(host: Host) -> None:
     _hosts[:] = [(host, os.getpid())]
 
 
+def running_task() -> tuple[Chunk, int] | None:
+    """Return chunk and index of the task that the calling code belongs to, None if to none.
+
+    In a process that a task has forked: that task.
+    """
+    for host, _ in _hosts:
+        return shared_task.get() or host.current()
+    return None
+
+
 def context() -> TaskContext:
     """Return the context of the task that the calling code belongs to.
 

@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -20,19 +20,21 @@ from rustray.common.errors import ConfigError, InvariantError
 from rustray.task import relay
 from rustray.task.frames import LeaseNews, LeaseOutcome, LeaseRange
 from rustray.task.functions import FunctionInfo, Parameter
+from rustray.task.output import OutputPiece
 from rustray.task.spec import ExecutorKind, TaskClass
 from rustray.worker import numerics
 from rustray.worker.calls_port import Handler
 from rustray.worker.events import Setting
 from rustray.worker.executor_handle import FLUSH_FIRST_S, ExecutorHandle, spawn_request
 from rustray.worker.output import OutputForwarder
-from rustray.worker.wire import Definition, RunChunk, Setup, pack_definition, pack_setup
+from rustray.worker.output_reader import OutputSink
+from rustray.worker.wire import Definition, RunChunk, Setup, pack_setup
 from rustray.worker.zygote_client import ZygoteProcess, default_path, start_message
 
 __all__ = ["ExecutorExit", "ExecutorPool", "PoolListener", "RunChunk"]
 
 OUTPUT_ENV: Final = "RUSTRAY_EXECUTOR_OUTPUT"
-"""0 keeps what tasks print to the errors of those that die; else it goes to stderr as well."""
+"""0 keeps what tasks print from the agent's stderr, where it goes too."""
 DEFAULT_MAX_RESULT_BYTES: Final = 16 * 1024 * 1024
 _RESTART_FIRST_S: Final = 0.1
 _RESTART_MAX_S: Final = 5.0
@@ -96,6 +98,8 @@ class ExecutorPool:
         sys_path: Import path of the executors; default: this process's.
         env: Environment of the executors; default: this process's.
         max_result_bytes: Limit of one encoded result.
+        keep_output: Takes what tasks print.
+        shows_output: Whether stderr has it too (unless ``RUSTRAY_EXECUTOR_OUTPUT`` is 0).
     """
 
     def __init__(
@@ -106,6 +110,8 @@ class ExecutorPool:
         sys_path: Sequence[str] | None = None,
         env: Mapping[str, str] | None = None,
         max_result_bytes: int = DEFAULT_MAX_RESULT_BYTES,
+        keep_output: Callable[[list[OutputPiece]], None] | None = None,
+        shows_output: bool = True,
     ) -> None:
         self.handlers: Mapping[int, Handler] = {}  # of tasks' calls, by method
         self._listener = listener
@@ -121,9 +127,9 @@ class ExecutorPool:
         self._queued_spawns: list[tuple[bytes, ExecutorHandle]] = []
         self._functions: list[FunctionInfo] = []
         self._started: asyncio.Future[None] | None = None
-        self._source = os.environ if env is None else env
-        is_shown = self._source.get(OUTPUT_ENV, "1") != "0"
-        self._forward = OutputForwarder().write if is_shown else None
+        self._source = source = os.environ if env is None else env
+        is_shown = shows_output and source.get(OUTPUT_ENV, "1") != "0"
+        self._output = OutputSink(keep_output, OutputForwarder().write if is_shown else None)
 
     async def start(self) -> tuple[FunctionInfo, ...]:
         """Start the zygote and wait until it has imported the modules.
@@ -158,11 +164,10 @@ class ExecutorPool:
             handle = ExecutorHandle(
                 self._loop,
                 executor_id,
-                self._listener.executor_reported,
-                self._listener.executor_returned,
-                self._listener.executor_told,
+                kind,
+                self._listener,
                 self._on_violation,
-                self._forward,
+                self._output,
             )
             handle.relay.on_message = self._on_relayed
             handle.calls.handlers = self.handlers
@@ -183,7 +188,7 @@ class ExecutorPool:
     ) -> None:
         """Introduce a task class to an executor, before its first chunk."""
         definition = Definition.of(task_class, code)
-        self._handle(executor_id).tell(pack_definition(class_number, definition))
+        self._handle(executor_id).define(class_number, definition)
 
     def prepare(self, executor_id: int, setting: Setting) -> None:
         """Set an executor up for the tasks that follow.
@@ -318,8 +323,7 @@ class ExecutorPool:
     def _report_exit(
         self, handle: ExecutorHandle, exit_code: int | None, signum: int | None
     ) -> None:
-        tail = handle.drain()
-        running = handle.unfinished_running()
+        tail, running = handle.drain(), handle.unfinished_running()
         self._remove(handle)
         if not self._is_closing:
             found = ExecutorExit(handle.pid, exit_code, signum, running, tail)

@@ -1,4 +1,4 @@
-"""The agent's end of one executor process: channels, chunks that are out, tail of its output."""
+"""The agent's end of one executor process: channels, chunks that are out, what it prints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from rustray.task.frames import LeaseNews, LeaseOutcome, LeaseRange
 from rustray.task.spec import ExecutorKind
@@ -16,14 +16,13 @@ from rustray.task.state import TaskState
 from rustray.worker import wire
 from rustray.worker.calls_port import CallPorts
 from rustray.worker.cell import Cell
+from rustray.worker.output_reader import Attempt, OutputReader, OutputSink, Place
 from rustray.worker.relay_end import RelayPort
 from rustray.worker.sharing import ControlReader, pack_any_run, unpack_any_outcome
 
-TAIL_BYTES: Final = 8 * 1024
 FLUSH_FIRST_S: Final = 0.01
 FLUSH_MAX_S: Final = 1.0
 _READ_BYTES: Final = 256 * 1024
-_MAX_DRAIN_BYTES: Final = 1024 * 1024
 _MAX_MESSAGE_BYTES: Final = 1 << 33
 
 _buffer: Final = memoryview(bytearray(_READ_BYTES))
@@ -32,6 +31,19 @@ _buffer: Final = memoryview(bytearray(_READ_BYTES))
 _STATES: Final = {
     int(state): state for state in (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED)
 }
+
+
+def open_pipes() -> list[tuple[int, int]]:
+    """Open a pipe for stdout and one for stderr; their read ends do not block."""
+    pipes = [os.pipe2(os.O_CLOEXEC)]
+    try:
+        pipes.append(os.pipe2(os.O_CLOEXEC))
+    except OSError:
+        close_fds(list(pipes[0]))
+        raise
+    for readable, _ in pipes:
+        os.set_blocking(readable, False)
+    return pipes
 
 
 class PacketWriter:
@@ -83,13 +95,32 @@ def close_fds(fds: list[int]) -> None:
 class _Out:
     """A chunk that is out: its place in the lease, and how many of its tasks are unsettled."""
 
-    __slots__ = ("count", "lease", "left", "offset", "settled")
+    __slots__ = (
+        "attempt", "count", "first", "lease", "left", "name", "offset", "prefix", "settled",
+    )  # fmt: skip
 
-    def __init__(self, lease: int, offset: int, count: int) -> None:
-        self.lease = lease
-        self.offset = offset
-        self.count = self.left = count
+    def __init__(self, chunk: wire.RunChunk, name: str) -> None:
+        self.lease = chunk.lease
+        self.offset = chunk.offset
+        self.count = self.left = len(chunk.payloads)
         self.settled = 0
+        self.prefix = chunk.prefix
+        self.first = chunk.first
+        self.attempt = chunk.attempt
+        self.name = name
+
+
+class Listener(Protocol):
+    """Whom a handle tells; see `rustray.worker.executor.PoolListener`."""
+
+    def executor_reported(self, executor_id: int, outcomes: list[LeaseOutcome]) -> None:
+        """Tasks ended."""
+
+    def executor_returned(self, executor_id: int, ranges: list[LeaseRange]) -> None:
+        """These never start."""
+
+    def executor_told(self, executor_id: int, news: list[LeaseNews], dropped: int) -> None:
+        """Tasks said something."""
 
 
 def _is_out(chunks: dict[int, _Out], lease: int, offset: int) -> bool:
@@ -114,26 +145,24 @@ class ExecutorHandle:
         self,
         loop: asyncio.AbstractEventLoop,
         executor_id: int,
-        on_outcomes: Callable[[int, list[LeaseOutcome]], None],
-        on_returned: Callable[[int, list[LeaseRange]], None],
-        on_news: Callable[[int, list[LeaseNews], int], None],
+        kind: ExecutorKind,
+        listener: Listener,
         on_violation: Callable[[int, str], None],
-        on_output: Callable[[int, bytes], None] | None,
+        output: OutputSink,
     ) -> None:
         self.executor_id, self.pid = executor_id, 0
         self._heard = 0.0  # when it last sent something, or was given work while idle
         self._flush_pause_s = FLUSH_FIRST_S
         self._loop = loop
-        self._on_outcomes = on_outcomes
-        self._on_returned, self._on_news = on_returned, on_news
-        self._on_violation, self._on_text = on_violation, on_output
+        self._listener, self._on_violation, self._sink = listener, on_violation, output
+        self._is_alone = kind is ExecutorKind.PROCESS
         self.relay = RelayPort(loop, executor_id, on_violation)
+        self._names: dict[int, str] = {}
         self._number = self._bundles = 0
         self._out: dict[int, _Out] = {}
         self.calls = CallPorts(loop, lambda *task: _is_out(self._out, *task))
         self._unsent: deque[memoryview] = deque()
         self._splitter = wire.MessageSplitter()
-        self._tail, self._is_ending = b"", False
         self._open_channels()
 
     def _open_channels(self) -> None:
@@ -147,17 +176,20 @@ class ExecutorHandle:
             self._control, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             undo.callback(control.close)
             undo.callback(self._control.close)
-            self._output, output = os.pipe2(os.O_CLOEXEC)
+            pipes = open_pipes()
             undo.pop_all()
-        self._child_fds = [data.detach(), control.detach(), cell_fd, output]
+        self._child_fds = [data.detach(), control.detach(), cell_fd, *(pipe[1] for pipe in pipes)]
         self._data.setblocking(False)
         self._control.setblocking(False)
-        os.set_blocking(self._output, False)
         self._packets = PacketWriter(self._loop, self._control)
         self._orders = ControlReader(self._control, self.calls.open)
         self._loop.add_reader(self._data, self._on_data)
         self._loop.add_reader(self._control, self._on_control)
-        self._loop.add_reader(self._output, self._on_output)
+        self._output = OutputReader(
+            self._loop, [each for each, _ in pipes], self.cell, self._is_alone,
+            self._whose, self._sink, self.executor_id,
+        )  # fmt: skip
+        self._output.listen(self._on_output)
 
     def take_child_fds(self) -> list[int]:
         """Hand over the executor's ends, once; the taker closes them."""
@@ -170,6 +202,11 @@ class ExecutorHandle:
         """Send a definition or a setup, which holds for the chunks that follow."""
         self._send((message,))
 
+    def define(self, class_number: int, definition: wire.Definition) -> None:
+        """Introduce a task class."""
+        self._names[class_number] = definition.function
+        self.tell(wire.pack_definition(class_number, definition))
+
     def run(self, chunk: wire.RunChunk) -> None:
         """Send a chunk."""
         self._number = number = self._number + 1
@@ -177,7 +214,7 @@ class ExecutorHandle:
         if not self._out:
             self._heard = self._loop.time()
             self._flush_pause_s = FLUSH_FIRST_S
-        self._out[number] = _Out(chunk.lease, chunk.offset, count)
+        self._out[number] = _Out(chunk, self._names.get(chunk.class_number, ""))
         if count > 1:
             self._bundles += 1
         self._send(pack_any_run(number, chunk, self._packets.send))
@@ -268,6 +305,10 @@ class ExecutorHandle:
         self._flush_pause_s = FLUSH_FIRST_S
         try:
             messages = self._splitter.feed(bytes(_buffer[:count]))
+            if messages and self._output.has_some:
+                # While the chunks are known; what was printed before an outcome is there with it,
+                # and what is raw and not marked as older is of what runs now.
+                self._output.take(wire.last_ended(messages))
             outcomes = [self._settle(*each) for each in messages if each[0] != wire.NEWS]
             if len(outcomes) != len(messages):
                 # It is never of a task whose outcome was sent before it.
@@ -280,7 +321,7 @@ class ExecutorHandle:
             self._on_violation(self.executor_id, str(exc))
             return False
         if outcomes:
-            self._on_outcomes(self.executor_id, outcomes)
+            self._listener.executor_reported(self.executor_id, outcomes)
         while self._orders.has_packets:
             self._on_control()
         return True
@@ -288,7 +329,7 @@ class ExecutorHandle:
     def _tell_news(self, messages: list[tuple[int, int, bytes, int, int]]) -> None:
         for kind, _, data, start, stop in messages:
             if kind == wire.NEWS:
-                self._on_news(self.executor_id, *wire.unpack_news(data, start, stop))
+                self._listener.executor_told(self.executor_id, *wire.unpack_news(data, start, stop))
 
     def _settle(self, kind: int, number: int, data: bytes, start: int, stop: int) -> LeaseOutcome:
         message = (kind, data, start, stop)
@@ -298,10 +339,10 @@ class ExecutorHandle:
         out.left -= count
         # In order where one runs at a time, and only there the cell names a task for sure.
         out.settled += count
+        if self._output.has_tail:
+            self._output.settle(lease, offset, offset + count)
         if out.left <= 0:
             self._forget(number, out)
-            if not self._is_ending:
-                self._begin_tail()
         return LeaseOutcome(lease, offset, _STATES[state], payloads, run_us)
 
     def _forget(self, number: int, out: _Out) -> None:
@@ -321,7 +362,7 @@ class ExecutorHandle:
         if kind == wire.RELAY:
             self.relay.open(self._orders.take_relay())
         elif kind == wire.RECLAIMED:
-            self._on_returned(self.executor_id, self._take_back(upto, found, taken))
+            self._listener.executor_returned(self.executor_id, self._take_back(upto, found, taken))
         return True
 
     def _take_back(self, upto: int, found: int, taken: int) -> list[LeaseRange]:
@@ -337,44 +378,34 @@ class ExecutorHandle:
                 self._forget(number, out)
         return ranges
 
-    def _on_output(self) -> bool:
-        """Take what it printed; False if there was nothing."""
-        try:
-            data = os.read(self._output, _READ_BYTES // 4)
-        except BlockingIOError:
-            return False
-        if not data:
-            self._loop.remove_reader(self._output)
-            return False
-        self.add_to_tail(data)
-        if self._on_text is not None:
-            self._on_text(self.executor_id, data)
-        return True
+    def _on_output(self) -> None:
+        """Take what it printed: after the outcomes that are here, for those were sent before."""
+        self._on_data()
+        self._output.rest(self._output.take())
 
-    def _begin_tail(self) -> None:
-        """Leave behind what earlier tasks have printed: the next may be somebody else's."""
-        for _ in range(_MAX_DRAIN_BYTES // (_READ_BYTES // 4)):
-            if not self._on_output():
-                break
-        self._tail = b""
+    def _whose(self, place: Place) -> Attempt | None:
+        """Return whose output it is; None for a task that is not out (any more)."""
+        lease, offset = place
+        for out in self._out.values():
+            if out.lease == lease and out.offset <= offset < out.offset + out.count:
+                sequence = out.first + offset - out.offset
+                return Attempt(out.prefix, sequence, out.attempt, out.name, self.pid)
+        return None
 
     def add_to_tail(self, data: bytes) -> None:
-        """Note printed bytes; the last 8 KiB are kept."""
-        self._tail = (self._tail + data)[-TAIL_BYTES:]
+        """Note something among the last that it printed."""
+        self._output.add_note(data)
 
     # ── The end ───────────────────────────────────────────────────────────────────────────
 
     def drain(self) -> str:
         """Take all that a dead executor had sent; return the tail of its output."""
-        self._is_ending = True
         while self._on_data():
             pass
         while self._on_control():
             pass
-        for _ in range(_MAX_DRAIN_BYTES // (_READ_BYTES // 4)):
-            if not self._on_output():
-                break
-        return self._tail.decode("utf-8", "replace")
+        self._output.drain()
+        return self._output.tail()
 
     def unfinished_running(self) -> tuple[int, int] | None:
         """Return (lease, offset) of the task that it runs, unless its outcome is here already."""
@@ -396,8 +427,7 @@ class ExecutorHandle:
         for each in (self._data, self._control):
             self._loop.remove_reader(each)
             each.close()
-        self._loop.remove_reader(self._output)
-        os.close(self._output)
+        self._output.close()
         self.relay.close()
         self.cell.close()
 

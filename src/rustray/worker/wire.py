@@ -30,6 +30,9 @@ from rustray.task.columns import ENDS_TYPECODE, PayloadColumn
 from rustray.task.frames import LeaseNews
 from rustray.task.spec import TaskClass
 
+CHILD_FDS: Final = 5
+"""Descriptors of an executor: data, control, cell, stdout, stderr."""
+
 # Kinds on the data channel.
 DEFINE: Final = 1
 RUN: Final = 2
@@ -297,6 +300,21 @@ def unpack_outcome_shared(data: bytes, start: int) -> tuple[int, int, int, int, 
     """Decode an `OUTCOME_SHARED` message: lease, run_us, offset, state, memory, size."""
     found: tuple[int, int, int, int, int, int] = _SHARED_BODY.unpack_from(data, start)
     return found
+
+
+def last_ended(messages: Sequence[tuple[int, int, bytes, int, int]]) -> tuple[int, int] | None:
+    """Return (lease, offset) of the last task that ended by these messages, None if none did.
+
+    Raises:
+        ValueError: a message is none.
+    """
+    for kind, _, data, start, stop in reversed(messages):
+        if kind in (OUTCOME, OUTCOME_SHARED):
+            if stop - start < _OUTCOME_BODY.size:
+                raise ValueError("an outcome that is cut off")
+            lease, _, offset, _, count = _OUTCOME_BODY.unpack_from(data, start)
+            return lease, offset + (count - 1 if kind == OUTCOME else 0)
+    return None
 
 
 def pack_news(items: Sequence[LeaseNews], dropped: int) -> bytes:

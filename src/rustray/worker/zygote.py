@@ -3,7 +3,7 @@
 It is started afresh (not forked from the agent, whose gRPC does not survive a fork), has one
 thread, and talks with the agent in JSON packets; file descriptors travel along:
 
-* agent: ``start`` (path, modules), ``spawn`` (four descriptors), ``kill``, and ``guard``: kill an
+* agent: ``start`` (path, modules), ``spawn`` (five descriptors), ``kill``, and ``guard``: kill an
   executor at a time of the monotonic clock, though nobody should ask for it again; ``preload``:
   import a module for the executors to come;
 * zygote: ``function`` for each registered one, ``ready`` or ``failed``, then ``spawned`` and
@@ -38,12 +38,24 @@ MAX_PACKET: Final = 192 * 1024
 _PR_SET_PDEATHSIG: Final = 1
 _CRASH_EXIT_CODE: Final = 70
 _OOM_SCORE_ADJ: Final = 1000
+_IOLBF: Final = 1
+"""As glibc and musl number it."""
 
 
 def die_with_parent(signum: int) -> None:
     """Have the kernel send this signal when the parent ends; 0 takes it back."""
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0)
+
+
+def send_lines_at_once() -> None:
+    """Have C code's standard output leave with each line, as Python's does.
+
+    Into a pipe it would be held back until 4 KiB have come together, and be lost with the process.
+    """
+    libc = ctypes.CDLL(None)
+    with contextlib.suppress(ValueError):  # a C library that has no such symbol
+        libc.setvbuf(ctypes.c_void_p.in_dll(libc, "stdout"), None, _IOLBF, 0)
 
 
 def offer_to_the_kernel() -> None:
@@ -92,7 +104,7 @@ class Zygote:
             waker.close()
 
     def _take_packet(self) -> bool:
-        packet, fds, _, _ = socket.recv_fds(self._control, MAX_PACKET, 4)
+        packet, fds, _, _ = socket.recv_fds(self._control, MAX_PACKET, wire.CHILD_FDS)
         if not packet:
             return False
         message = wire.from_json(packet)
@@ -265,5 +277,6 @@ def main(control_fd: int) -> None:
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     os.set_inheritable(control_fd, False)
+    send_lines_at_once()
     os.dup2(2, 1)  # what modules print while they are imported is no output of the agent's
     Zygote(socket.socket(fileno=control_fd)).serve()

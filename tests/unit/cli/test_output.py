@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 import rustray.cli
-from rustray.cli.output import clean, dumps, utc
+from rustray.cli.output import dumps, utc
 from rustray.common.errors import PayloadError
+from rustray.common.terminal import clean
 
 DIRTY = [
     ("plain", "plain"),

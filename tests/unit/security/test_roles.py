@@ -34,6 +34,7 @@ _EXPECTED = {
         "PurgeTasks",
         "ExportTasks",
         "Coordinate",
+        "SessionLogs",
     ],
     "submit observe admin": [
         "GetTaskResult",
@@ -43,6 +44,7 @@ _EXPECTED = {
         "ListFunctions",
         "GetStatus",
         "Subscribe",
+        "TaskLogs",
     ],
     "admin": ["DrainWorker", "CreateToken", "ListTokens"],
     "worker submit observe admin": ["RenewToken"],

@@ -122,14 +122,16 @@ class EnrollWorkerResponse(_message.Message):
     def __init__(self, certificate_pem: _Optional[bytes] = ..., ca_pem: _Optional[bytes] = ..., verification_document: _Optional[bytes] = ...) -> None: ...
 
 class RegisterWorkerResponse(_message.Message):
-    __slots__ = ("session", "heartbeat_interval_s", "lease_ttl_s")
+    __slots__ = ("session", "heartbeat_interval_s", "lease_ttl_s", "takes_output")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_INTERVAL_S_FIELD_NUMBER: _ClassVar[int]
     LEASE_TTL_S_FIELD_NUMBER: _ClassVar[int]
+    TAKES_OUTPUT_FIELD_NUMBER: _ClassVar[int]
     session: int
     heartbeat_interval_s: float
     lease_ttl_s: float
-    def __init__(self, session: _Optional[int] = ..., heartbeat_interval_s: _Optional[float] = ..., lease_ttl_s: _Optional[float] = ...) -> None: ...
+    takes_output: bool
+    def __init__(self, session: _Optional[int] = ..., heartbeat_interval_s: _Optional[float] = ..., lease_ttl_s: _Optional[float] = ..., takes_output: _Optional[bool] = ...) -> None: ...
 
 class HeldLease(_message.Message):
     __slots__ = ("lease", "unfinished")
@@ -235,8 +237,64 @@ class LeaseNews(_message.Message):
     value: bytes
     def __init__(self, lease: _Optional[int] = ..., offset: _Optional[int] = ..., fraction: _Optional[float] = ..., text: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
 
+class OutputPiece(_message.Message):
+    __slots__ = ("prefix", "sequence", "attempt", "is_stderr", "time_unix_s", "data", "function", "pid")
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    IS_STDERR_FIELD_NUMBER: _ClassVar[int]
+    TIME_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    prefix: bytes
+    sequence: int
+    attempt: int
+    is_stderr: bool
+    time_unix_s: float
+    data: bytes
+    function: str
+    pid: int
+    def __init__(self, prefix: _Optional[bytes] = ..., sequence: _Optional[int] = ..., attempt: _Optional[int] = ..., is_stderr: _Optional[bool] = ..., time_unix_s: _Optional[float] = ..., data: _Optional[bytes] = ..., function: _Optional[str] = ..., pid: _Optional[int] = ...) -> None: ...
+
+class OutputQuestion(_message.Message):
+    __slots__ = ("number", "prefix", "sequence", "attempt", "cursor", "wait_s", "is_live", "is_withdrawn")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    IS_LIVE_FIELD_NUMBER: _ClassVar[int]
+    IS_WITHDRAWN_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    prefix: bytes
+    sequence: int
+    attempt: int
+    cursor: int
+    wait_s: float
+    is_live: bool
+    is_withdrawn: bool
+    def __init__(self, number: _Optional[int] = ..., prefix: _Optional[bytes] = ..., sequence: _Optional[int] = ..., attempt: _Optional[int] = ..., cursor: _Optional[int] = ..., wait_s: _Optional[float] = ..., is_live: _Optional[bool] = ..., is_withdrawn: _Optional[bool] = ...) -> None: ...
+
+class OutputAnswer(_message.Message):
+    __slots__ = ("number", "attempt", "pieces", "next", "dropped_bytes", "attempts")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    PIECES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    attempt: int
+    pieces: _containers.RepeatedCompositeFieldContainer[OutputPiece]
+    next: int
+    dropped_bytes: int
+    attempts: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, number: _Optional[int] = ..., attempt: _Optional[int] = ..., pieces: _Optional[_Iterable[_Union[OutputPiece, _Mapping]]] = ..., next: _Optional[int] = ..., dropped_bytes: _Optional[int] = ..., attempts: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class WorkerFrame(_message.Message):
-    __slots__ = ("number", "ack", "has_held", "held", "outcomes", "returned", "started", "draining", "drained", "news", "blocked", "resumed", "token", "bye")
+    __slots__ = ("number", "ack", "has_held", "held", "outcomes", "returned", "started", "draining", "drained", "news", "blocked", "resumed", "printing", "output", "token", "bye")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     HAS_HELD_FIELD_NUMBER: _ClassVar[int]
@@ -249,6 +307,8 @@ class WorkerFrame(_message.Message):
     NEWS_FIELD_NUMBER: _ClassVar[int]
     BLOCKED_FIELD_NUMBER: _ClassVar[int]
     RESUMED_FIELD_NUMBER: _ClassVar[int]
+    PRINTING_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     BYE_FIELD_NUMBER: _ClassVar[int]
     number: int
@@ -263,9 +323,11 @@ class WorkerFrame(_message.Message):
     news: _containers.RepeatedCompositeFieldContainer[LeaseNews]
     blocked: _containers.RepeatedCompositeFieldContainer[LeaseRange]
     resumed: _containers.RepeatedCompositeFieldContainer[LeaseRange]
+    printing: _containers.RepeatedScalarFieldContainer[bytes]
+    output: _containers.RepeatedCompositeFieldContainer[OutputAnswer]
     token: str
     bye: bool
-    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., has_held: _Optional[bool] = ..., held: _Optional[_Iterable[_Union[HeldRange, _Mapping]]] = ..., outcomes: _Optional[_Iterable[_Union[LeaseOutcome, _Mapping]]] = ..., returned: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., started: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., draining: _Optional[bool] = ..., drained: _Optional[bool] = ..., news: _Optional[_Iterable[_Union[LeaseNews, _Mapping]]] = ..., blocked: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., resumed: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., token: _Optional[str] = ..., bye: _Optional[bool] = ...) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., has_held: _Optional[bool] = ..., held: _Optional[_Iterable[_Union[HeldRange, _Mapping]]] = ..., outcomes: _Optional[_Iterable[_Union[LeaseOutcome, _Mapping]]] = ..., returned: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., started: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., draining: _Optional[bool] = ..., drained: _Optional[bool] = ..., news: _Optional[_Iterable[_Union[LeaseNews, _Mapping]]] = ..., blocked: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., resumed: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., printing: _Optional[_Iterable[bytes]] = ..., output: _Optional[_Iterable[_Union[OutputAnswer, _Mapping]]] = ..., token: _Optional[str] = ..., bye: _Optional[bool] = ...) -> None: ...
 
 class NestedItem(_message.Message):
     __slots__ = ("channel", "opens", "lease", "offset", "data", "ends", "code", "message")
@@ -330,7 +392,7 @@ class LeaseCancel(_message.Message):
     def __init__(self, lease: _Optional[int] = ..., offset: _Optional[int] = ..., count: _Optional[int] = ..., force: _Optional[bool] = ...) -> None: ...
 
 class AssignFrame(_message.Message):
-    __slots__ = ("number", "ack", "classes", "leases", "cancels", "recall", "drain")
+    __slots__ = ("number", "ack", "classes", "leases", "cancels", "recall", "drain", "output")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
@@ -338,6 +400,7 @@ class AssignFrame(_message.Message):
     CANCELS_FIELD_NUMBER: _ClassVar[int]
     RECALL_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
     number: int
     ack: int
     classes: _containers.RepeatedCompositeFieldContainer[_common_pb2.ClassDefinition]
@@ -345,7 +408,8 @@ class AssignFrame(_message.Message):
     cancels: _containers.RepeatedCompositeFieldContainer[LeaseCancel]
     recall: _containers.RepeatedCompositeFieldContainer[LeaseRange]
     drain: bool
-    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[_common_pb2.ClassDefinition, _Mapping]]] = ..., leases: _Optional[_Iterable[_Union[LeaseGrant, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[LeaseCancel, _Mapping]]] = ..., recall: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., drain: _Optional[bool] = ...) -> None: ...
+    output: _containers.RepeatedCompositeFieldContainer[OutputQuestion]
+    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[_common_pb2.ClassDefinition, _Mapping]]] = ..., leases: _Optional[_Iterable[_Union[LeaseGrant, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[LeaseCancel, _Mapping]]] = ..., recall: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., drain: _Optional[bool] = ..., output: _Optional[_Iterable[_Union[OutputQuestion, _Mapping]]] = ...) -> None: ...
 
 class ClientHello(_message.Message):
     __slots__ = ("prefix", "protocol", "oldest_protocol")
@@ -1001,6 +1065,58 @@ class SubscribeResponse(_message.Message):
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     events: _containers.RepeatedCompositeFieldContainer[TaskEvent]
     def __init__(self, events: _Optional[_Iterable[_Union[TaskEvent, _Mapping]]] = ...) -> None: ...
+
+class TaskLogsRequest(_message.Message):
+    __slots__ = ("task_id", "attempt", "cursor", "follow", "goes_on")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    GOES_ON_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    attempt: int
+    cursor: int
+    follow: bool
+    goes_on: bool
+    def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., cursor: _Optional[int] = ..., follow: _Optional[bool] = ..., goes_on: _Optional[bool] = ...) -> None: ...
+
+class SessionLogsRequest(_message.Message):
+    __slots__ = ("prefix",)
+    PREFIX_FIELD_NUMBER: _ClassVar[int]
+    prefix: bytes
+    def __init__(self, prefix: _Optional[bytes] = ...) -> None: ...
+
+class LogRecord(_message.Message):
+    __slots__ = ("task_id", "attempt", "is_stderr", "time_unix_s", "data", "function", "worker_id", "pid", "dropped_bytes")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    IS_STDERR_FIELD_NUMBER: _ClassVar[int]
+    TIME_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    attempt: int
+    is_stderr: bool
+    time_unix_s: float
+    data: bytes
+    function: str
+    worker_id: str
+    pid: int
+    dropped_bytes: int
+    def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., is_stderr: _Optional[bool] = ..., time_unix_s: _Optional[float] = ..., data: _Optional[bytes] = ..., function: _Optional[str] = ..., worker_id: _Optional[str] = ..., pid: _Optional[int] = ..., dropped_bytes: _Optional[int] = ...) -> None: ...
+
+class LogsResponse(_message.Message):
+    __slots__ = ("records", "attempt", "cursor")
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    records: _containers.RepeatedCompositeFieldContainer[LogRecord]
+    attempt: int
+    cursor: int
+    def __init__(self, records: _Optional[_Iterable[_Union[LogRecord, _Mapping]]] = ..., attempt: _Optional[int] = ..., cursor: _Optional[int] = ...) -> None: ...
 
 class DrainWorkerRequest(_message.Message):
     __slots__ = ("worker_id",)

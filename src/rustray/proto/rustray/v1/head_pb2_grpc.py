@@ -131,6 +131,16 @@ class HeadServiceStub:
                 request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.GetStatusResponse.FromString,
                 _registered_method=True)
+        self.TaskLogs = channel.unary_stream(
+                '/rustray.v1.HeadService/TaskLogs',
+                request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.TaskLogsRequest.SerializeToString,
+                response_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.LogsResponse.FromString,
+                _registered_method=True)
+        self.SessionLogs = channel.unary_stream(
+                '/rustray.v1.HeadService/SessionLogs',
+                request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.SessionLogsRequest.SerializeToString,
+                response_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.LogsResponse.FromString,
+                _registered_method=True)
         self.Subscribe = channel.unary_stream(
                 '/rustray.v1.HeadService/Subscribe',
                 request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.SubscribeRequest.SerializeToString,
@@ -305,6 +315,22 @@ class HeadServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def TaskLogs(self, request, context):
+        """What an attempt of a task has printed, as far as its worker keeps it, and, if that is asked for,
+        what it goes on to print, over all further attempts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SessionLogs(self, request, context):
+        """What all tasks of one client session print from now on. No faster than it is read: what there
+        is no room for is left out and counted.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Subscribe(self, request, context):
         """Events of tasks, in the order of their revisions. A subscriber that is too slow is dropped
         with RESOURCE_EXHAUSTED and comes back with the last revision it saw.
@@ -447,6 +473,16 @@ def add_HeadServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.GetStatusRequest.FromString,
                     response_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.GetStatusResponse.SerializeToString,
+            ),
+            'TaskLogs': grpc.unary_stream_rpc_method_handler(
+                    servicer.TaskLogs,
+                    request_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.TaskLogsRequest.FromString,
+                    response_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.LogsResponse.SerializeToString,
+            ),
+            'SessionLogs': grpc.unary_stream_rpc_method_handler(
+                    servicer.SessionLogs,
+                    request_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.SessionLogsRequest.FromString,
+                    response_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.LogsResponse.SerializeToString,
             ),
             'Subscribe': grpc.unary_stream_rpc_method_handler(
                     servicer.Subscribe,
@@ -994,6 +1030,60 @@ class HeadService:
             '/rustray.v1.HeadService/GetStatus',
             rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.GetStatusRequest.SerializeToString,
             rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.GetStatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TaskLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/rustray.v1.HeadService/TaskLogs',
+            rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.TaskLogsRequest.SerializeToString,
+            rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.LogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SessionLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/rustray.v1.HeadService/SessionLogs',
+            rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.SessionLogsRequest.SerializeToString,
+            rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.LogsResponse.FromString,
             options,
             channel_credentials,
             insecure,
