@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from helpers.rpc import make_identity
+from helpers.waiting import aeventually
 from rustray.common.errors import (
     AuthenticationError,
     AuthorizationError,
@@ -24,6 +25,7 @@ from rustray.common.errors import (
 from rustray.objects.digest import digest_of
 from rustray.objects.node_store import NodeStore
 from rustray.objects.records import StoreLimits
+from rustray.objects.segment import SegmentWriter
 from rustray.proto.rustray.v1 import worker_pb2 as wire
 from rustray.rpc import object_stream
 from rustray.rpc.channel import open_channel
@@ -119,7 +121,7 @@ async def test_objects_of_every_size_arrive_as_they_were(node: Node) -> None:
     for size, segment in zip(SIZES, found, strict=True):
         assert bytes(segment.view()) == content(size)
         segment.close()
-    assert all(pins == 0 for *_, pins in node.store.core.rows())
+    await aeventually(lambda: all(pins == 0 for *_, pins in node.store.core.rows()))
 
 
 async def test_a_token_opens_its_object_and_nothing_else(node: Node) -> None:
@@ -172,14 +174,27 @@ async def test_what_is_not_there_or_of_another_size_is_lost(node: Node) -> None:
 
 
 class CuttingLine:
-    """Passes connections on; the first ones end after so many bytes have come back."""
+    """Passes connections on; the first ones end after so many bytes have come back.
 
-    def __init__(self, target: int, cuts: list[int]) -> None:
+    Args:
+        target: Port.
+        cuts: How many bytes of each connection come back; no limit for those after them.
+        before_cut: Awaited before a connection is cut.
+    """
+
+    def __init__(
+        self,
+        target: int,
+        cuts: list[int],
+        before_cut: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
         self.target = target
         self.cuts = cuts
+        self.before_cut = before_cut
         self.made = 0
         self.port = 0
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._writers: list[asyncio.StreamWriter] = []
 
     async def __aenter__(self) -> CuttingLine:
         self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -188,34 +203,33 @@ class CuttingLine:
 
     async def __aexit__(self, *_: object) -> None:
         self.server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.gather(*self._tasks)
         await self.server.wait_closed()
 
     async def _serve(self, near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
-        self.made += 1
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self.made += 1
         left = self.cuts.pop(0) if self.cuts else 1 << 60
         far, there = await asyncio.open_connection("127.0.0.1", self.target)
+        self._writers += [back, there]
         up = asyncio.create_task(self._pass(near, there))
-        try:
+        with contextlib.suppress(OSError):
             while left > 0 and (data := await far.read(min(left, 1 << 16))):
                 left -= len(data)
                 back.write(data)
                 await back.drain()
-        except OSError:
-            left = 0
-        finally:
-            up.cancel()
-            for writer in (back, there):
-                writer.transport.abort()
-            await asyncio.gather(up, return_exceptions=True)
-            for writer in (back, there):
-                with contextlib.suppress(OSError):
-                    await writer.wait_closed()
+        if left == 0 and self.before_cut is not None:
+            await self.before_cut()
+        for writer in (back, there):
+            writer.transport.abort()
+        await up
+        for writer in (back, there):
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     @staticmethod
     async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -225,27 +239,39 @@ class CuttingLine:
                 await writer.drain()
 
 
-async def test_a_transfer_that_is_cut_at_99_percent_goes_on_where_it_was(node: Node) -> None:
+async def test_a_transfer_that_is_cut_at_99_percent_goes_on_where_it_was(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Twice cut; what had come is not sent again."""
     size = 8 * CHUNK_BYTES
     await node.store.put("a", [content(size)])
     asked: list[int] = []
-    real = object_stream.send_object
+    arrived = 0
+    real_send, real_write = object_stream.send_object, SegmentWriter.write
 
     async def note(view: memoryview, offset: int, write: Any) -> None:
         asked.append(offset)
-        await real(view, offset, write)
+        await real_send(view, offset, write)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rustray.rpc.worker_server.send_object", note)
-        async with CuttingLine(node.port, [size * 99 // 100, CHUNK_BYTES // 2]) as line:
-            async with node.channel(line.port) as channel:
-                segment = await fetch_object(channel, node.source("a", size))
-            assert line.made >= 3
+    def count(writer: SegmentWriter, part: memoryview) -> None:
+        nonlocal arrived
+        arrived += len(part)
+        real_write(writer, part)
+
+    async def seven_have_come() -> None:
+        await aeventually(lambda: arrived == 7 * CHUNK_BYTES)
+
+    monkeypatch.setattr("rustray.rpc.worker_server.send_object", note)
+    monkeypatch.setattr(SegmentWriter, "write", count)
+    line = CuttingLine(node.port, [size * 99 // 100, CHUNK_BYTES // 2], seven_have_come)
+    async with line, node.channel(line.port) as channel:
+        segment = await fetch_object(channel, node.source("a", size))
+    assert line.made >= 3
     assert bytes(segment.view()) == content(size)
     assert asked[0] == 0
-    assert asked[-1] >= 7 * CHUNK_BYTES - CHUNK_BYTES
-    assert all(pins == 0 for *_, pins in node.store.core.rows())
+    assert set(asked[1:]) == {7 * CHUNK_BYTES}
+    assert arrived == size
+    await aeventually(lambda: all(pins == 0 for *_, pins in node.store.core.rows()))
 
 
 async def test_a_node_that_stays_away_is_an_error_that_says_how_much_came(node: Node) -> None:
