@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -165,6 +167,61 @@ async def test_borrowed_references_and_parts_are_awaitable(cluster: None) -> Non
     assert await low == [1]
     assert await pickle.loads(pickle.dumps(high)) == [2]
     assert await rustray.aget([high, await rustray.aput(5)]) == [[2], 5]
+
+
+@rustray.remote
+def total_of(refs: list[rustray.TaskRef[int]]) -> int:
+    """Get what it was given references to."""
+    return sum(rustray.get(refs))
+
+
+@rustray.remote
+def graph_inside(number: int) -> int:
+    """Hand in a graph of its own."""
+    value = rustray.put(number)
+    for _ in range(3):
+        value = add.remote(value, 1)
+    return rustray.get(value)
+
+
+@rustray.remote
+def references(count: int) -> list[rustray.TaskRef[int]]:
+    """Return what it has not waited for."""
+    return [add.remote(number) for number in range(count)]
+
+
+@rustray.remote(max_retries=2)
+def interrupted(mark: str) -> int:
+    """Die once, in the midst of a graph whose values differ from attempt to attempt."""
+    first = add.remote(os.getpid())
+    found = rustray.get(add.remote(first, 1))
+    if not os.path.exists(mark):
+        Path(mark).touch()
+        os._exit(3)
+    return found - os.getpid()
+
+
+def test_tasks_put_and_take_too(cluster: None, tmp_path: Path) -> None:
+    """References go in and out of tasks; a retry begins a graph of its own."""
+    assert rustray.get(graph_inside.remote(10)) == 13
+    refs = [add.remote(1), add.remote(2), rustray.put(5)]
+    assert rustray.get(total_of.remote(refs)) == 8
+    assert rustray.get(rustray.get(references.remote(3))) == [0, 1, 2]
+    assert rustray.get(interrupted.remote(str(tmp_path / "mark"))) == 1
+
+
+def test_a_failure_is_the_same_through_a_reference_in_a_task(cluster: None) -> None:
+    """It is an instance of the class that was raised, wherever it is asked for."""
+
+    @rustray.remote
+    def looks(refs: list[Any]) -> str:
+        try:
+            rustray.get(refs[0])
+        except KeyError as error:
+            return type(error).__mro__[1].__name__
+        return "nothing"
+
+    assert rustray.get(looks.remote([fail.remote(1)])) == "TaskExecutionFailed"
 
 
 def test_a_reference_of_another_cluster_is_refused(cluster: None) -> None:

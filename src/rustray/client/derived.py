@@ -185,6 +185,11 @@ class Borrowed(_Derived):
         state = CANCELLED if isinstance(error, TaskCancelled) else FAILED
         self._end([(ref, state, error)])
 
+    def follow(self, ref: TaskRef[Any], other: TaskRef[Any]) -> None:
+        """End it as a task of ours that has taken its result and returned it."""
+        self.entry = _entry_of(self.entry.task_class.function, Codec.PICKLE)
+        self._end([(ref, other._state, other._data)])
+
     def take(self, ref: TaskRef[Any], state: int, payload: bytes, failure: Failure) -> None:
         """End it with the head's answer."""
         if state != SUCCEEDED:

@@ -60,7 +60,7 @@ def error_of(
     """
     info = decode_failure(payload)
     error = _error_of(info, task_id, worker_id, attempt, codec)
-    if info.origin:
+    if info.origin and info.origin != task_id:
         error.add_note(
             f"task {task_id} did not run: it takes the result of task {info.origin}, and that is "
             "the one that failed"

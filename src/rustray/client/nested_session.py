@@ -9,17 +9,25 @@ and what is left of the others is cancelled.
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
+from rustray.client.derived import Borrowed
+from rustray.client.options import pickle_function
 from rustray.client.refs import Batch, ClassEntry, TaskRef
 from rustray.client.session import ClientSession
 from rustray.client.throttle import Throttle
 from rustray.common.errors import DuplicateTask
 from rustray.common.ids import TaskId, child_prefix
+from rustray.common.resources import ResourceSet
 from rustray.task.flat import FlatValue
 from rustray.task.frames import CancelRequest, ClientFrame, HeadFrame, Rejection
+from rustray.task.inputs import Slot, same
+from rustray.task.pickling import PROTOCOL
 from rustray.task.relay import Seat
+from rustray.task.spec import Codec, TaskClass
 
 MAX_PAYLOAD_BYTES: Final = (32 << 20) - (128 << 10)
 """What a message of the agent's stream carries, but for what is around it."""
@@ -86,6 +94,18 @@ class NestedSession(ClientSession):
         for ref in taken if self.is_again else ():
             ref._batch.id_of(ref._index)
         return super().submit_taking(entry, payload, taken)
+
+    def fetch(self, batch: Borrowed, ref: TaskRef[Any]) -> None:
+        """See `Intake`: a task that takes no core has the result come by this session's stream."""
+        code, code_hash = pickle_function(same)
+        no_needs = ResourceSet.of({})
+        task_class = TaskClass(
+            "rustray.get", code_hash, resources=no_needs, codec=Codec.PICKLE, has_inputs=True
+        )
+        call = pickle.dumps(((Slot(0),), {}), PROTOCOL)
+        other = self.submit_taking(self.define(task_class, code), call, (ref,))
+        if not other.watch(partial(batch.follow, ref)):
+            batch.follow(ref, other)
 
     def wait_settled(self, ref: TaskRef[Any]) -> None:
         """Wait until a task has its id for good; set by who connects the session."""
