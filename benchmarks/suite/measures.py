@@ -91,6 +91,27 @@ def result(system: System, params: Params) -> Figures:
     return _with_volume(_windows(system, lambda: submit(size), params), params)
 
 
+def stream(system: System, params: Params) -> Figures:
+    """Have a generator task yield small items, and take them one by one."""
+    _started(system)
+    number = int(params["items"])
+    _check_count(list(system.stream(tasks.count_up, number)), number)
+    meter = CpuMeter(system.roles())
+    times: list[float] = []
+    for _ in range(int(params["streams"])):
+        begin = time.perf_counter()
+        for expected, item in enumerate(system.stream(tasks.count_up, number)):
+            if item != expected:
+                raise RuntimeError(f"item {expected} is {item}")
+        times.append(time.perf_counter() - begin)
+    total = number * len(times)
+    return {
+        "value": number / statistics.median(times),
+        "items": total,
+        "cpu_us_per_item": meter.us_per_task(total),
+    }
+
+
 def four_clients(system: System, params: Params) -> Figures:
     """Let several client processes submit windows of tasks at the same time."""
     _started(system)
@@ -175,6 +196,7 @@ MEASURES: Final[dict[str, Callable[[System, Params], Figures]]] = {
         burst,
         argument,
         result,
+        stream,
         four_clients,
         start_to_result,
         queue_memory,

@@ -40,6 +40,7 @@ SYSTEMS: Final[Mapping[str, SystemInfo]] = {
     "rustray-core": SystemInfo("rustray core", "the head's scheduler alone", "no network"),
 }
 EVERY: Final = ("rustray", "rustray-embedded", "ray", "dask", "processpool")
+STREAMING: Final = ("rustray", "rustray-embedded", "ray")
 CLUSTERS: Final = ("rustray", "ray", "dask")
 CORE: Final = ("rustray-core",)
 
@@ -131,6 +132,10 @@ WORKLOADS: Final = (
     _payload("result", "10 KiB", 10 * KIB, 1000),
     _payload("result", "1 MiB", MIB, 32),
     Workload(
+        "stream", "stream", "stream", "1,000 items of a generator, one by one", "items/s", True,
+        STREAMING, 120.0, {"items": 1000, "streams": 20}, {"items": 200, "streams": 2},
+    ),
+    Workload(
         "clients", "clients", "four_clients", "4 clients, 1,000 in flight each", "tasks/s", True,
         CLUSTERS, 180.0,
         {"clients": 4, "seconds": 3.0, "window": 1000},
@@ -191,6 +196,7 @@ GOALS: Final = (
     _at_least("burst of 100,000", "burst", "rustray", "dask", 100),
     _at_least("one at a time, networked", "sync", "rustray", "ray", 1.5),
     _at_least("one at a time, embedded", "sync", "rustray-embedded", "ray", 5),
+    _at_least("1,000 items of a generator", "stream", "rustray", "ray", 3),
     Goal("memory per queued task", ("queue-memory", "rustray"), None, 1024, False, "B/task"),
     Goal("idle memory (PSS)", ("idle-memory", "rustray"), None, 150, False, "MB"),
     Goal("init() embedded to first result", ("start", "rustray-embedded"), None, 0.7, False, "s"),

@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib import import_module
@@ -60,6 +60,10 @@ class System(ABC):
     def gather(self, refs: Sequence[Any]) -> list[Any]:
         """Wait for results and return them."""
 
+    def stream(self, function: Callable[..., Any], number: int) -> Iterator[Any]:
+        """Call a generator function there, and yield its items as they come."""
+        raise NotImplementedError
+
     def roles(self) -> dict[str, list[int]]:
         """Return its processes by role."""
         return {"processes": tree(os.getpid())}
@@ -96,6 +100,11 @@ class RustrayEmbedded(System):
     def gather(self, refs: Sequence[Any]) -> list[Any]:
         """Get results."""
         return self._rustray.get(refs)
+
+    def stream(self, function: Callable[..., Any], number: int) -> Iterator[Any]:
+        """Iterate over references, as with Ray."""
+        for ref in self._rustray.remote(function).remote(number):
+            yield self._rustray.get(ref)
 
 
 class Rustray(RustrayEmbedded):
@@ -166,6 +175,12 @@ class Ray(System):
         """Get results."""
         results: list[Any] = self._ray.get(list(refs))
         return results
+
+    def stream(self, function: Callable[..., Any], number: int) -> Iterator[Any]:
+        """Iterate over references."""
+        remote = self._ray.remote(num_returns="streaming")(function)
+        for ref in remote.remote(number):
+            yield self._ray.get(ref)
 
     def service_pids(self) -> list[int]:
         """Return all but the driver."""

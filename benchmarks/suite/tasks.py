@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -17,6 +18,12 @@ def take(_payload: bytes) -> None:
 def give(size: int) -> bytes:
     """Return a result of ``size`` bytes."""
     return bytes(size)
+
+
+def count_up(number: int) -> Iterator[int]:
+    """Yield numbers."""
+    for index in range(number):  # noqa: UP028 - Ray 2.60 cannot take `yield from` of a range
+        yield index
 
 
 def hold(seconds: float) -> None:

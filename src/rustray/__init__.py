@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from rustray.client.coordination import Event, Lock, Semaphore
     from rustray.client.executor import Executor
+    from rustray.client.generators import RefGenerator
     from rustray.client.head_node import HeadNode
     from rustray.client.mapping import AsyncMapIterator, MapIterator, amap
     from rustray.client.mapping import map as map  # noqa: A004 - left out of __all__, see there
@@ -105,6 +106,7 @@ __all__ = [
     "PayloadError",
     "Pool",
     "Queue",
+    "RefGenerator",
     "RemoteFunction",
     "ResourceExhausted",
     "ResourceNotAvailable",
@@ -168,6 +170,7 @@ _HOMES = {
     ),
     "rustray.client.coordination": ("Event", "Lock", "Semaphore"),
     "rustray.client.executor": ("Executor",),
+    "rustray.client.generators": ("RefGenerator",),
     "rustray.client.head_node": ("HeadNode",),
     "rustray.client.mapping": ("AsyncMapIterator", "MapIterator", "amap", "map"),
     "rustray.client.pool": ("Pool",),

@@ -20,6 +20,7 @@ _NAMES = {
     "Pool",
     "Lock",
     "Queue",
+    "RefGenerator",
     "RemoteFunction",
     "ResourceRequirements",
     "Semaphore",

@@ -12,7 +12,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any, Final, NoReturn
@@ -45,6 +45,12 @@ _REFUSALS: Final = (
 def travelling(number: int, seconds: float) -> str:
     """Travel as code, for it is defined in a main module."""
     return functions.step(number, seconds)
+
+
+@rustray.remote(generator_backpressure_num_objects=5)
+def streaming(count: int, seconds: float) -> Iterator[str]:
+    """Travel as code, and yield."""
+    yield from functions.stream(count, seconds)
 
 
 class Client:
@@ -195,6 +201,20 @@ class Client:
         self._unacked.update(ids)
         self._spawn(self._await_refs(refs))
 
+    async def stream(self) -> None:
+        """Hand in a generator, and read it; some are left half-way."""
+        if not self._take(1):
+            return
+        random = self._random
+        count = random.choice([0, 3, 30, 200])
+        limit = count // 2 if random.random() < 0.2 else None
+        refs = streaming.remote(count, random.choice([0.0, 0.01]))
+        task_id = refs.task_id
+        self._history.write("submit", ids=[task_id], retries=3, key="", again=False)
+        self.open.add(task_id)
+        self._unacked.add(task_id)
+        self._spawn(self._read_stream(refs, limit))
+
     async def keyed(self) -> None:
         """Hand in a task that other clients hand in too, under the same key."""
         keys = int(os.environ.get(KEYS_ENV, "0"))
@@ -302,7 +322,27 @@ class Client:
             attempts=result.attempts,
         )
 
-    async def _await_refs(self, refs: list[rustray.TaskRef[str]]) -> None:
+    async def _read_stream(self, refs: rustray.RefGenerator[str], limit: int | None) -> None:
+        """Look whether each item comes once and in order, and how many the task says it had."""
+        index, task_id = 0, refs.task_id
+        with contextlib.suppress(rustray.TaskError):  # it is the task's own, and comes once more
+            async for value in refs.values():
+                if value != functions.item(task_id, index):
+                    text = f"item {index} of the generator {task_id} is {value!r:.60}"
+                    self._history.write("problem", text=text)
+                index += 1
+                if index == limit:
+                    self._history.write("cancel", id=task_id, state="")  # asked, and not answered
+                    refs.close()
+        ended = refs.completed()
+        await self._await_refs([ended])
+        with contextlib.suppress(rustray.TaskError):
+            count = await rustray.aget(ended)
+            if count != index and limit is None:
+                text = f"the generator {task_id} had {count} items, and {index} came"
+                self._history.write("problem", text=text)
+
+    async def _await_refs(self, refs: list[rustray.TaskRef[Any]]) -> None:
         for ref in refs:
             value = ""
             try:
@@ -322,6 +362,7 @@ _ACTS: Final = (
     (Client.once, 4),
     (Client.alone, 2),
     (Client.remote, 8),
+    (Client.stream, 3),
     (Client.keyed, 3),
     (Client.trouble, 2),
     (Client.refusable, 1),

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import rustray
@@ -28,6 +29,7 @@ class Attempt:
         """Write that it has started."""
         task = rustray.context()
         self.number = task.attempt
+        self.task_id = task.task_id
         self._named: dict[str, Any] = {"id": task.task_id, "a": task.attempt, "l": task.fence}
         self._place: dict[str, Any] = {"pid": os.getpid(), "w": os.environ[LABEL_ENV]}
         writer().write("start", **self._named, **self._place)
@@ -46,6 +48,10 @@ class Attempt:
         value = text + "." * padding
         writer().write("finish", **self._named, hash=digest(value))
         return value
+
+    def finish_with(self, value: object) -> None:
+        """Write the end with this result."""
+        writer().write("finish", **self._named, hash=digest(value))
 
 
 @rustray.function
@@ -74,6 +80,20 @@ def flaky(number: int, times: int) -> str:
         attempt.fail()
         raise ConnectionError(f"number {number}: not yet")
     return attempt.finish(number % 2)
+
+
+def stream(count: int, seconds: float) -> Iterator[str]:
+    """Yield items that are the same in every attempt; the task's own value is their number."""
+    attempt = Attempt()
+    for index in range(count):
+        _work(seconds)
+        yield item(attempt.task_id, index)
+    attempt.finish_with(count)
+
+
+def item(task_id: str, index: int) -> str:
+    """Return what `stream` yields at an index."""
+    return f"{task_id}/{index}" + "." * (index % 7 * 100)
 
 
 @rustray.function

@@ -30,7 +30,8 @@ window     nemesis     w, end, tail, frozen: it was frozen (with its executors),
 exec_down  nemesis     w, pid: an executor was killed
 final      runner      id, state, hash, attempts; state "" where the head knows no such task, hash
                        None where only the state was asked for
-problem    runner      text: what is wrong by itself (a traceback, an orphan, a strange death)
+problem    runner,     text: what is wrong by itself (a traceback, an orphan, a strange death; a
+           client      generator's item that is missing, twice, or another one)
 ========== =========== ============================================================================
 """
 

@@ -36,6 +36,7 @@ _SETTINGS: Final = {
     "SCHEDULER__LEASE_TTL_S": str(LEASE_TTL_S),
     "SCHEDULER__HEARTBEAT_INTERVAL_S": str(HEARTBEAT_S),
     "SCHEDULER__RESULT_MEMORY_MB": "4000",
+    "SCHEDULER__STREAM_TTL_S": "10",  # of generators whose client was killed
 }
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import rustray
@@ -40,6 +41,23 @@ def mark(folder: str, number: int, seconds: float) -> int:
     Path(folder, f"{number}-{uuid.uuid4().hex}").touch()
     time.sleep(seconds)  # the task's work
     return number
+
+
+@rustray.function
+def count_up(folder: str, length: int, seconds: float) -> Iterator[int]:
+    """Yield numbers, one after the other, and leave a file for each time that this is run."""
+    Path(folder, f"run-{uuid.uuid4().hex}").touch()
+    for number in range(length):
+        time.sleep(seconds)  # the task's work
+        yield number
+
+
+@rustray.function
+async def acount_up(length: int) -> AsyncIterator[int]:
+    """Yield numbers."""
+    for number in range(length):
+        await asyncio.sleep(0)
+        yield number
 
 
 @rustray.function

@@ -12,7 +12,7 @@ import pickle
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-from rustray.common.errors import RustRayError, TaskNotFound
+from rustray.common.errors import PayloadError, RustRayError, TaskNotFound
 from rustray.common.ids import split_task_id, task_id
 from rustray.rpc.api import (
     CancelVerdict,
@@ -245,6 +245,12 @@ class FakeHead:
         if self.hold:
             return RawResult(task_id, TaskState.QUEUED, int(Codec.MSGPACK), b"", "", 0)
         return self.results[task_id]
+
+    async def get_items(
+        self, task_id: str, first: int, timeout_s: float | None
+    ) -> tuple[RawResult, list[bytes]]:
+        """No task of it is a generator."""
+        raise PayloadError(f"task {task_id} is no generator")
 
     async def cancel(self, task_ids: Sequence[str], force: bool) -> list[CancelVerdict]:
         """Say what became of each."""

@@ -171,6 +171,13 @@ class FakeHead:
             raise TaskNotFound(f"no task {name}")
         return RawResult(name, TaskState.SUCCEEDED, 2, b"42", "w-1", 1)
 
+    async def get_items(
+        self, name: str, first: int, timeout_s: float | None
+    ) -> tuple[RawResult, list[bytes]]:
+        self.note("get_items", (name, first, timeout_s))
+        found = await self.get_result(name, timeout_s)
+        return found, [b"%d" % index for index in range(first, 3)]
+
     async def cancel(self, task_ids: Sequence[str], force: bool) -> list[CancelVerdict]:
         self.note("cancel", (list(task_ids), force))
         return [CancelVerdict(name, TaskState.CANCELLED) for name in task_ids]

@@ -217,6 +217,7 @@ class Bench:
             tuple(parts.get("news", ())),  # type: ignore[arg-type]
             tuple(parts.get("blocked", ())),  # type: ignore[arg-type]
             tuple(parts.get("resumed", ())),  # type: ignore[arg-type]
+            tuple(parts.get("items", ())),  # type: ignore[arg-type]
         )
         self.feed(event)
 

@@ -97,6 +97,10 @@ async def test_every_view_arrives_as_it_was(client: GrpcHeadClient, head: FakeHe
     assert await client.get_result(TASK, 1.0) == RawResult(
         TASK, TaskState.SUCCEEDED, 2, b"42", "w-1", 1
     )
+    found, items = await client.get_items(TASK, 1, 1.0)
+    assert (found.payload, items) == (b"42", [b"1", b"2"])
+    assert head.calls[-2][0] == "get_items"
+    assert head.calls[-2][1][:2] == (TASK, 1)
     await _dead_letters_arrive(client, head)
     assert (await client.cancel([TASK], True))[0].state is TaskState.CANCELLED
     await client.drain_worker("w-1")

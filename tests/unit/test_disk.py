@@ -22,6 +22,7 @@ from rustray.head.notifications import NotificationManager
 from rustray.rpc.status import from_detail, to_detail
 from rustray.scheduler import commands as c
 from rustray.scheduler import events as e
+from rustray.scheduler import stream_commands as sc
 from rustray.scheduler.scheduler import Scheduler
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import CancelRequest, Outcome
@@ -142,6 +143,9 @@ class Told:
 
     def deliver(self, command: c.DeliverOutcome) -> None:
         raise AssertionError("nothing ran")
+
+    def deliver_items(self, command: sc.DeliverItems) -> None:
+        raise AssertionError("nothing was yielded")
 
     def unknown(self, command: c.ReportUnknown) -> None:
         raise AssertionError("nothing was asked")

@@ -37,6 +37,7 @@ from rustray.rpc.codec import decode_client_frame, decode_head_frame, encode_hea
 from rustray.rpc.request_codec import get_item
 from rustray.scheduler import commands as c
 from rustray.scheduler import events as e
+from rustray.scheduler import stream_commands as sc
 from rustray.scheduler.scheduler import Scheduler
 from rustray.scheduler.state import SchedulerSettings
 from rustray.task.columns import PayloadColumn
@@ -88,6 +89,9 @@ class Heard:
     def deliver(self, command: c.DeliverOutcome) -> None:
         self.told.append(("ended", command.outcome.first, command.durability))
 
+    def deliver_items(self, command: sc.DeliverItems) -> None:
+        self.told.append(("items", command.first))
+
     def unknown(self, command: c.ReportUnknown) -> None:
         self.told.append(("unknown", command.first))
 
@@ -106,6 +110,9 @@ class Hands:
 
     def recall(self, command: c.RecallLease) -> None:
         """It has begun everything."""
+
+    def credit(self, command: sc.CreditStream) -> None:
+        """Likewise."""
 
     def drain(self) -> None:
         """Likewise."""

@@ -36,6 +36,7 @@ from rustray.rpc.codec import (
 from rustray.rpc.request_codec import get_item, put_item
 from rustray.scheduler import commands as c
 from rustray.scheduler import events as e
+from rustray.scheduler import stream_commands as sc
 from rustray.scheduler.scheduler import Scheduler
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import AssignFrame, ClassDefinition, ClientFrame, Outcome
@@ -207,6 +208,7 @@ _LATER = {
         f"ALTER TABLE batch DROP COLUMN {name};" for name in ("input_base", "input_ends", "inputs")
     ),
     13: "DROP TABLE shared;",
+    14: "DROP TABLE item; DROP TABLE item_read;",
 }
 """Schema version to what takes its novelty away."""
 
@@ -349,6 +351,9 @@ class Heard:
 
     def deliver(self, command: c.DeliverOutcome) -> None:
         self.told.append("delivered")
+
+    def deliver_items(self, command: sc.DeliverItems) -> None:
+        self.told.append("items")
 
     def unknown(self, command: c.ReportUnknown) -> None:
         self.told.append("unknown")

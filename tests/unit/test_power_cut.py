@@ -36,6 +36,7 @@ from rustray.head.result_reader import ResultReader
 from rustray.scheduler import commands as c
 from rustray.scheduler import events as e
 from rustray.scheduler import results
+from rustray.scheduler import stream_commands as sc
 from rustray.scheduler.invariants import check
 from rustray.scheduler.scheduler import Scheduler
 from rustray.scheduler.state import SchedulerSettings
@@ -134,6 +135,9 @@ class Told:
             )
         )
 
+    def deliver_items(self, command: sc.DeliverItems) -> None:
+        raise AssertionError("nothing is a stream")
+
     def unknown(self, command: c.ReportUnknown) -> None:
         assert self.are_repeated, "unknown tasks"  # else their results are forgotten
 
@@ -152,6 +156,9 @@ class Crowd:
 
     def recall(self, command: c.RecallLease) -> None:
         """It has begun everything."""
+
+    def credit(self, command: sc.CreditStream) -> None:
+        raise AssertionError("nothing is a stream")
 
     def drain(self) -> None:
         raise AssertionError("nobody drains")

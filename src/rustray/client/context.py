@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol, TypeVar, overload
 from rustray.client import waiting
 from rustray.client.channels import Channel
 from rustray.client.derived import Borrowed
+from rustray.client.generators import RefGenerator
 from rustray.client.refs import TaskRef
 from rustray.client.session import ClientSession
 from rustray.task import relay
@@ -324,16 +325,21 @@ async def await_(
 
 
 def cancel(
-    refs: TaskRef[Any] | Sequence[TaskRef[Any]], *, force: bool = False, recursive: bool = True
+    refs: TaskRef[Any] | Sequence[TaskRef[Any]] | RefGenerator[Any],
+    *,
+    force: bool = False,
+    recursive: bool = True,
 ) -> None:
     """Cancel tasks; `get` then raises `TaskCancelled`. Those that ended stay as they are.
 
     Args:
-        refs: One reference, or a list of them.
+        refs: One reference, or a list of them; or what a generator task has returned.
         force: Kill the executor of a task that runs, instead of interrupting it.
         recursive: Also what these tasks have handed in themselves.
     """
     by_owner: dict[Any, list[TaskRef[Any]]] = {}
+    if isinstance(refs, RefGenerator):
+        refs = refs.completed()
     for ref in [refs] if isinstance(refs, TaskRef) else _as_list(refs):
         origin = ref._batch.origin_of(ref)
         by_owner.setdefault(origin._batch.owner, []).append(origin)
@@ -368,12 +374,17 @@ async def aput(value: T) -> TaskRef[T]:
 
 
 def _as_list(refs: Iterable[Any]) -> list[TaskRef[Any]]:
+    if isinstance(refs, RefGenerator):
+        raise TypeError(
+            "a generator task has no one value: iterate over what .remote() returned, or get its "
+            "completed() reference to wait for the end"
+        )
     try:
         found = list(refs)
     except TypeError:
         raise TypeError(f"expected task references, not {type(refs).__name__}") from None
     for ref in found:
-        if type(ref) is not TaskRef:
+        if not isinstance(ref, TaskRef):
             raise TypeError(f"expected task references, not {type(ref).__name__}: {ref!r:.80}")
     return found
 

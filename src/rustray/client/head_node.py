@@ -11,6 +11,7 @@ from rustray.client.following import event_filter, follow
 from rustray.client.letters import LetterCalls
 from rustray.client.logs import LogCalls
 from rustray.client.node_coordination import CoordinationCalls
+from rustray.client.stream_calls import StreamCalls
 from rustray.client.submission import (
     Submitter,
     back_off,
@@ -39,7 +40,7 @@ from rustray.task.views import (
 _PAGE: Final = 1_000
 
 
-class HeadNode(LetterCalls, LogCalls, CoordinationCalls):
+class HeadNode(LetterCalls, LogCalls, CoordinationCalls, StreamCalls):
     """A connection to a head; use it as ``async with HeadNode(host, port) as head``.
 
     Every method raises a `RustRayError`: `HeadUnavailable` where no head answers,

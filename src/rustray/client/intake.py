@@ -16,6 +16,7 @@ from rustray.client.derived import Borrowed, Borrower
 from rustray.client.ledger import Ledger
 from rustray.client.pauses import Pauses
 from rustray.client.refs import PENDING, Batch, ClassEntry, TaskRef
+from rustray.client.streams import Reads
 from rustray.client.throttle import Throttle
 from rustray.client.waiters import Arrivals
 from rustray.common.durability import Durability
@@ -45,6 +46,7 @@ class Intake:
         offline_since_s: Since when the head cannot be reached (`time.monotonic`), or None.
         pack: Copies large arguments to where they wait; see `rustray.client.sharing.share`.
         pauses: What lets a task that waits for tasks give back its cores; None outside of tasks.
+        reads: What is to be told of the consumers of streams.
         borrower: Asks the head about references of others; None before it is connected.
     """
 
@@ -73,6 +75,7 @@ class Intake:
         self.offline_since_s: float | None = None
         self.pauses: Pauses | None = None
         self._ledger = Ledger(self.prefix, self.lock, self.arrivals)
+        self.reads = Reads(rouse)
         self._rouse = rouse
         self._max_bytes = max_payload_bytes
         self.pack: Callable[[Any], Any] = bytes

@@ -28,6 +28,7 @@ from rustray.client.waiters import Arrivals
 from rustray.common.errors import RustRayError, TaskCancelled, TaskNotFound
 from rustray.common.ids import task_id
 from rustray.task.frames import HeadFrame, Outcome, TaskRange
+from rustray.task.streams import StreamItems
 
 _MIN_RETIRED: Final = 64
 
@@ -81,6 +82,8 @@ class Ledger:
             for batch, low, high in self.spans(refused.first, refused.count):
                 _settle(batch, low, high)
                 self.fail(batch, low, high, error)
+        for items in frame.items:
+            self._take_items(items)
         for outcome in frame.outcomes:
             if outcome.state.is_terminal:
                 self._finish(outcome)
@@ -144,10 +147,26 @@ class Ledger:
             index += 1
         return found
 
+    def _take_items(self, items: StreamItems) -> None:
+        for batch, low, _ in self.spans(items.sequence, 1):
+            if not batch.entry.task_class.stream_window:
+                return
+            buffer = batch.buffer_of(low)
+            buffer.add(items.first, items.payloads)
+            held = buffer.held
+            if held is not None and buffer.received >= held.items:
+                buffer.held = None
+                self._finish(held)
+
     def _finish(self, outcome: Outcome) -> None:
         payloads = outcome.payloads
         state = int(outcome.state)
         for batch, low, high in self.spans(outcome.first, len(payloads)):
+            if outcome.items and batch.entry.task_class.stream_window:
+                buffer = batch.buffer_of(low)
+                if buffer.received < outcome.items and not buffer.has_left:
+                    buffer.held = outcome  # it came before the last items, over a new connection
+                    return
             start = batch.first + low - outcome.first
             column = payloads.slice(start, start + high - low)
             if batch.entry.task_class.is_put and batch.column is not None and not column.size_bytes:
@@ -216,6 +235,7 @@ class Ledger:
         """Drop what a batch holds; forget retired ones when they are the greater part."""
         batch.column = batch.inputs = None
         batch.cancels = None
+        batch.buffers = None
         batch.refs = []
         self._retired += 1
         if self._retired < _MIN_RETIRED or self._retired * 2 < len(self._batches):

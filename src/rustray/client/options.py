@@ -35,6 +35,7 @@ from rustray.task.spec import (
     check_seconds,
     deadline_unix_s,
 )
+from rustray.task.streams import STREAMING, is_generator_function, window_of
 
 VALID: Final = (
     "crash_limit",
@@ -46,6 +47,7 @@ VALID: Final = (
     "fallback_strategy",
     "label_selector",
     "label_selector_soft",
+    "generator_backpressure_num_objects",
     "labels",
     "max_retries",
     "memory_mb",
@@ -89,7 +91,10 @@ def check_options(options: Mapping[str, Any]) -> None:
             near = difflib.get_close_matches(name, VALID, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ValueError(f"unknown option {name!r}{hint}; valid are: {', '.join(VALID)}")
-    check_returns(options.get("num_returns", 1))
+    if options.get("num_returns", 1) == STREAMING:
+        _window(options)
+    else:
+        check_returns(options.get("num_returns", 1))
     for name in _BOOLS:
         if not isinstance(options.get(name, False), bool):
             raise ValueError(f"{name} must be True or False, not {options[name]!r:.80}")
@@ -111,6 +116,34 @@ def check_options(options: Mapping[str, Any]) -> None:
         check_exclusive(options.get("exclusive", False), parse_executor(options["executor"]))
     check_needs(options)
     _fallback(options)
+
+
+def imply_streaming(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a function; a generator function is a stream without being told so.
+
+    Raises:
+        ValueError: it is told not to be one, or where it cannot run.
+    """
+    found = dict(options)
+    if is_generator_function(function):
+        if found.setdefault("num_returns", STREAMING) == 1:
+            raise ValueError(
+                f"{function_name(function)} is a generator function: leave num_returns out, or "
+                "return a list instead of yielding"
+            )
+    elif found.get("generator_backpressure_num_objects") and "num_returns" not in found:
+        found["num_returns"] = STREAMING
+    _window(found)
+    return found
+
+
+def _window(options: Mapping[str, Any]) -> int:
+    executor = options.get("executor")
+    return window_of(
+        options.get("num_returns", 1),
+        options.get("generator_backpressure_num_objects"),
+        is_process=executor is None or parse_executor(executor) is ExecutorKind.PROCESS,
+    )
 
 
 def check_needs(options: Mapping[str, Any]) -> None:
@@ -233,7 +266,9 @@ def task_class(
     if executor is not None:
         kind = parse_executor(executor)
     else:
-        is_async = inspect.iscoroutinefunction(function) and not options.get("exclusive")
+        is_async = inspect.iscoroutinefunction(function) and not (
+            options.get("exclusive") or _window(options)
+        )
         kind = ExecutorKind.ASYNC if is_async else ExecutorKind.PROCESS
     retries = options.get("max_retries")
     own = _alternative(options)
@@ -260,7 +295,8 @@ def task_class(
         oom_retries=options.get("oom_retries") or 0,
         exclusive=options.get("exclusive", False),
         is_detached=options.get("lifetime") == "detached",
-        num_returns=options.get("num_returns", 1),
+        num_returns=1 if _window(options) else options.get("num_returns", 1),
+        stream_window=_window(options),
     )
 
 

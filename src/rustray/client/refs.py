@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeV
 from rustray.client.failures import error_of, is_interrupt, undecodable
 from rustray.client.pauses import Pauses, pausing
 from rustray.client.ranges import RangeSet
+from rustray.client.streams import Buffer, Reads
 from rustray.client.waiters import Arrivals, LoopWaiter
 from rustray.common.durability import Durability
 from rustray.common.errors import ResourceExhausted, RustRayError, TaskError
@@ -48,6 +49,7 @@ class Owner(Protocol):
         thread_id: Of the loop thread that results arrive on.
         offline_since_s: Since when the head cannot be reached, or None.
         pauses: What lets a task that waits for tasks give back its cores; None outside of tasks.
+        reads: What is to be told of the consumers of streams.
     """
 
     prefix: SessionPrefix
@@ -57,6 +59,7 @@ class Owner(Protocol):
     thread_id: int
     offline_since_s: float | None
     pauses: Pauses | None
+    reads: Reads
 
     def submit(self, entry: ClassEntry, payload: Any) -> TaskRef[Any]:
         """Hand in one task."""
@@ -284,11 +287,13 @@ class Batch:
         asked: Acked ones that the present stream has asked the head for.
         cancels: Tasks that shall be cancelled, with ``force``, and whether what they have handed in
             is spared; None for none.
+        buffers: Of streams: what has arrived of the items of each task; None for none.
     """
 
     __slots__ = (
         "_watchers",
         "asked",
+        "buffers",
         "cancels",
         "column",
         "entry",
@@ -319,6 +324,7 @@ class Batch:
         self.settled = RangeSet()
         self.asked: RangeSet | None = None
         self.cancels: dict[int, tuple[bool, bool]] | None = None
+        self.buffers: dict[int, Buffer] | None = None
         self._watchers: dict[int, list[Callback]] | None = None
 
     def id_of(self, index: int) -> TaskId:
@@ -341,6 +347,17 @@ class Batch:
 
     def pursue(self, ref: TaskRef[Any]) -> None:
         """See to it that the outcome comes; of what was handed in here it does by itself."""
+
+    def buffer_of(self, index: int) -> Buffer:
+        """Return what has arrived of a stream, from any thread."""
+        with self.owner.lock:
+            if self.buffers is None:
+                self.buffers = {}
+            found = self.buffers.get(index)
+            if found is None:
+                window = self.entry.task_class.stream_window
+                found = self.buffers[index] = Buffer(self, index, window)
+            return found
 
     def unsent(self) -> tuple[int, int] | None:
         """Return the first (low, high) that has neither gone out nor been acked, or None."""

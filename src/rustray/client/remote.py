@@ -5,13 +5,19 @@ from __future__ import annotations
 import functools
 import inspect
 import pickle
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from rustray.client import context
 from rustray.client.derived import parts_of
-from rustray.client.options import check_options, pickle_function, task_class
+from rustray.client.generators import RefGenerator
+from rustray.client.options import (
+    check_options,
+    imply_streaming,
+    pickle_function,
+    task_class,
+)
 from rustray.client.refs import ClassEntry, TaskRef
 from rustray.client.session import ClientSession
 from rustray.client.taking import encode_taking, takes_any
@@ -20,6 +26,7 @@ from rustray.task.codec import encode_call
 from rustray.task.flat import FlatValue
 from rustray.task.pickling import ATOMS, PROTOCOL, dumps_call_parts
 from rustray.task.spec import Codec, deadline_unix_s
+from rustray.task.streams import STREAMING
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,7 +48,8 @@ class RemoteFunction(Generic[P, T]):
         self._options = options
         self._entry: ClassEntry | None = None
         self._taking: ClassEntry | None = None
-        self._returns: int = options.get("num_returns", 1)
+        returns = options.get("num_returns", 1)
+        self._returns: int = 1 if returns == STREAMING else returns
 
     # (Any, for each argument may as well be a reference to what the function wants.)
     def remote(self, /, *args: Any, **kwargs: Any) -> TaskRef[T]:
@@ -99,7 +107,7 @@ class RemoteFunction(Generic[P, T]):
             ValueError: an unknown option, or a value out of range.
         """
         check_options(overrides)
-        return RemoteFunction(self._function, {**self._options, **overrides})
+        return make_remote(self._function, {**self._options, **overrides})
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Refuse: the call would run here and not in the cluster."""
@@ -132,16 +140,70 @@ class RemoteFunction(Generic[P, T]):
         return entry
 
 
+class RemoteGenerator(RemoteFunction[P, T]):
+    """A generator function that runs as tasks: ``f.remote(...)`` returns a `RefGenerator`."""
+
+    def remote(self, /, *args: P.args, **kwargs: P.kwargs) -> RefGenerator[T]:  # type: ignore[override]
+        """Hand in one task and return its items to come, at once.
+
+        Raises:
+            PayloadError: an argument cannot travel; names it and the place in it.
+            RustRayError: the session is closed.
+        """
+        return RefGenerator(super().remote(*args, **kwargs))
+
+    def options(self, **overrides: Any) -> RemoteGenerator[P, T]:
+        """Return the same generator with other options; see `rustray.remote`.
+
+        Raises:
+            ValueError: an unknown option, or a value out of range.
+        """
+        check_options(overrides)
+        return RemoteGenerator(
+            self._function, imply_streaming(self._function, {**self._options, **overrides})
+        )
+
+
+def make_remote(function: Callable[..., Any], options: dict[str, Any]) -> RemoteFunction[Any, Any]:
+    """Return the remote function of checked options; generators are streams.
+
+    Raises:
+        ValueError: ``num_returns=1`` for a generator, or a generator elsewhere than in a process.
+    """
+    options = imply_streaming(function, options)
+    kind = RemoteGenerator if options.get("num_returns") == STREAMING else RemoteFunction
+    return kind(function, options)
+
+
 def _rebuild(function: Callable[..., Any], options: dict[str, Any]) -> RemoteFunction[Any, Any]:
-    return RemoteFunction(function, options)
+    return make_remote(function, options)
 
 
+class Decorator(Protocol):
+    """What `remote` returns when it is given options only."""
+
+    @overload
+    def __call__(self, function: Callable[P, Iterator[T]], /) -> RemoteGenerator[P, T]: ...
+    @overload
+    def __call__(self, function: Callable[P, AsyncIterator[T]], /) -> RemoteGenerator[P, T]: ...
+    @overload
+    def __call__(self, function: Callable[P, Awaitable[T]], /) -> RemoteFunction[P, T]: ...
+    @overload
+    def __call__(self, function: Callable[P, T], /) -> RemoteFunction[P, T]: ...
+    def __call__(self, function: Any, /) -> Any:
+        """Decorate a function."""
+
+
+@overload
+def remote(function: Callable[P, Iterator[T]], /) -> RemoteGenerator[P, T]: ...
+@overload
+def remote(function: Callable[P, AsyncIterator[T]], /) -> RemoteGenerator[P, T]: ...
 @overload
 def remote(function: Callable[P, Awaitable[T]], /) -> RemoteFunction[P, T]: ...
 @overload
 def remote(function: Callable[P, T], /) -> RemoteFunction[P, T]: ...
 @overload
-def remote(**options: Any) -> Callable[[Callable[P, T]], RemoteFunction[P, T]]: ...
+def remote(**options: Any) -> Decorator: ...
 def remote(function: Any = None, /, **options: Any) -> Any:
     """Make a function run as tasks: ``@remote`` or ``@remote(num_cpus=2, ...)``.
 
@@ -162,8 +224,11 @@ def remote(function: Any = None, /, **options: Any) -> Any:
             exclusive (its attempts never overlap: a worker without the head stops it before the
             head gives it away; in a process), lifetime ("detached": the head keeps its result
             for its full time also after you have it), num_returns (how many values it returns
-            that get references of their own, default 1), durability ("full", "process" or
-            "memory": what it survives once accepted; without it the head's level).
+            that get references of their own, default 1; "streaming": it returns an iterator, as
+            generator functions do by themselves), generator_backpressure_num_objects (how many
+            items may be yielded and not consumed before the generator waits, default 128),
+            durability ("full", "process" or "memory": what it survives once accepted; without it
+            the head's level).
 
     Raises:
         ValueError: an unknown option, or a value out of range.
@@ -181,6 +246,6 @@ def remote(function: Any = None, /, **options: Any) -> Any:
             raise TypeError("the function is a remote function already; use .options(...)")
         if not callable(target) or not hasattr(target, "__name__"):
             raise TypeError(f"@rustray.remote decorates a function, not {target!r:.80}")
-        return RemoteFunction(target, options)
+        return make_remote(target, options)
 
     return decorate if function is None else decorate(function)

@@ -56,9 +56,7 @@ class ClientSession(Intake):
         Returns:
             Whether the frame has content now.
         """
-        if self._follow:
-            frame.follow = self._follow[:MAX_FRAME_RANGES]
-            del self._follow[:MAX_FRAME_RANGES]
+        frame.follow, self._follow = _split_off(self._follow, MAX_FRAME_RANGES)
         tasks_left, bytes_left = self._allowance(), MAX_FRAME_BYTES
         while tasks_left > 0 and bytes_left > 0 and (self._outbox or self._seal_open()):
             batch = self._outbox[0]
@@ -86,14 +84,13 @@ class ClientSession(Intake):
             tasks_left -= stop - low
             bytes_left -= len(part.blob)
         self._throttle.note_sent(frame.submissions)
-        if self._cancels:
-            _fill_cancels(frame, self._cancels)
-        return bool(frame.submissions or frame.classes or frame.follow or frame.cancels)
+        _fill_reads(frame, self)
+        return _fill_cancels(frame, self._cancels)
 
     def rest(self) -> bool:
         """Go idle, so that the next thing handed in rouses; False if something came just now."""
         with self.lock:
-            has_words = bool(self._cancels or self._follow)
+            has_words = bool(self._cancels or self._follow or self.reads)
             if self._throttle.is_waiting():
                 self._is_idle = False  # nothing new need rouse: the throttle does, in time
                 return not has_words
@@ -124,6 +121,7 @@ class ClientSession(Intake):
             for batch in self._ledger.unfinished():
                 self._follow.extend(ask_for(batch))
                 self._cancels.extend((batch, index) for index in batch.cancels or ())
+            self.reads.restart(self._ledger.unfinished())
 
     def _allowance(self) -> int:
         """Return how many tasks may be handed in with the next frame."""
@@ -186,6 +184,19 @@ def _fitting(batch: Batch, column: PayloadColumn, gap: tuple[int, int], size: in
     return stop
 
 
+def _split_off(waiting: list[TaskRange], limit: int) -> tuple[list[TaskRange], list[TaskRange]]:
+    return waiting[:limit], waiting[limit:]
+
+
+def _fill_reads(frame: ClientFrame, session: ClientSession) -> None:
+    """Say how far consumers are; a generator that nobody iterates over any more is cancelled."""
+    for buffer in session.reads.fill(frame) if session.reads else ():
+        refs = buffer.batch.refs
+        ref = refs[buffer.index] if refs else None
+        if ref is not None:
+            session.cancel([ref], force=False)
+
+
 def _introduce(entry: ClassEntry, frame: ClientFrame, defined: set[int]) -> int:
     """Define a class for this stream, and return the size of its code."""
     defined.add(entry.number)
@@ -208,14 +219,14 @@ def _note_sent(batch: Batch, low: int, stop: int, cancels: deque[tuple[Batch, in
             cancels.extend((batch, index) for index in batch.cancels if low <= index < stop)
 
 
-def _fill_cancels(frame: ClientFrame, cancels: deque[tuple[Batch, int]]) -> None:
+def _fill_cancels(frame: ClientFrame, cancels: deque[tuple[Batch, int]]) -> bool:
     """Take cancels, and merge neighbours; `_note_sent` brings those of unsent tasks again."""
     taken = deque(dict.fromkeys(cancels))
     cancels.clear()
     while taken:
         if len(frame.cancels) >= MAX_FRAME_RANGES:
             cancels.extendleft(reversed(taken))  # for the next frame
-            return
+            return True
         batch, index = taken.popleft()
         wanted = batch.cancels
         if batch.unfinished == 0 or wanted is None or batch.refs[index] is None:
@@ -228,6 +239,7 @@ def _fill_cancels(frame: ClientFrame, cancels: deque[tuple[Batch, int]]) -> None
             frame.cancels[-1] = replace(last, count=last.count + 1)
         else:
             frame.cancels.append(one)
+    return frame.has_content
 
 
 def _build_column(batch: Batch) -> PayloadColumn:

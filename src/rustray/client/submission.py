@@ -8,6 +8,7 @@ import random
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from rustray.client.failures import error_of
@@ -144,6 +145,17 @@ def decode_result(raw: RawResult, allow_pickle: bool) -> TaskResult:
         except PayloadError as undecodable:
             error = undecodable
     return TaskResult(raw.task_id, raw.state, value, error, raw.worker_id, raw.attempts)
+
+
+def decode_item(raw: RawResult, item: bytes, allow_pickle: bool) -> Any:
+    """Decode an item of a stream.
+
+    Raises:
+        PayloadError: it cannot be decoded here.
+    """
+    return decode_result(
+        replace(raw, state=TaskState.SUCCEEDED, payload=item), allow_pickle
+    ).unwrap()
 
 
 async def back_off(attempt: int, left_s: float | None) -> int:

@@ -285,6 +285,9 @@ class SchedulerSettings:
     )
     heartbeat_interval_s: float = _seconds(2.0, "Seconds between two heartbeats of a worker.", 0.05)
     result_ttl_s: float = _seconds(86_400.0, "Seconds that a result is kept for its client.", 1)
+    stream_ttl_s: float = _seconds(
+        60.0, "Seconds that a generator task goes on while nobody reads its items.", 1
+    )
     result_memory_mb: int = _setting(
         512,
         "whole",

@@ -56,6 +56,7 @@ def settings_of(config: HeadConfig, start: Start) -> SchedulerSettings:
         strategy=config.scheduling.strategy,
         lease_ttl_s=config.leases.ttl_s,
         result_ttl_s=config.limits.result_ttl_s,
+        stream_ttl_s=config.limits.stream_ttl_s,
         result_memory_bytes=config.limits.result_memory_mb * 1_000_000,
         result_disk_bytes=0 if is_in_memory else config.limits.result_disk_mb * 1_000_000,
         letter_memory_bytes=config.limits.dead_letter_memory_mb * 1_000_000,

@@ -32,11 +32,14 @@ from rustray.scheduler.commands import (
 from rustray.scheduler.completion import failure_payloads
 from rustray.scheduler.events import (
     CancelRequested,
+    ClientLeft,
     CodeReceived,
     FollowRequested,
+    ItemsRead,
     OutcomesDelivered,
     TasksSubmitted,
 )
+from rustray.scheduler.stream_commands import DeliverItems
 from rustray.task.columns import StoredColumn
 from rustray.task.frames import (
     AcceptedRange,
@@ -53,6 +56,7 @@ from rustray.task.inputs import producers_of
 from rustray.task.result import FailureInfo
 from rustray.task.spec import Codec, TaskClass
 from rustray.task.state import TaskState
+from rustray.task.streams import ItemQueue, StreamItems
 
 logger = logging.getLogger("rustray.head")
 
@@ -90,6 +94,7 @@ class ClientPeer(Peer):
         self._stored: deque[Outcome] = deque()
         self._reading: asyncio.Task[None] | None = None
         self._unknown: list[TaskRange] = []
+        self._items: ItemQueue[int] = ItemQueue()
         self._unconfirmed: deque[tuple[int, list[TaskRange]]] = deque()
         self._confirmed = 0
 
@@ -127,6 +132,11 @@ class ClientPeer(Peer):
         self._read_next()
         self.wake()
 
+    def deliver_items(self, command: DeliverItems) -> None:
+        """Send items of a stream; an outcome never overtakes them."""
+        self._items.add(command.sequence, command.first, command.payloads)
+        self.wake()
+
     def unknown(self, command: ReportUnknown) -> None:
         """Say which tasks this head does not know."""
         self._unknown.append(TaskRange(command.first, command.count))
@@ -157,11 +167,15 @@ class ClientPeer(Peer):
 
     def next_frame(self) -> HeadFrame | None:
         """Return all that waits for this client, bounded in tasks and bytes."""
-        if not (self._outcomes or self._rejected or self._unknown or self._is_ack_ripe):
+        others = self._rejected or self._unknown or self._items
+        if not (self._outcomes or others or self._is_ack_ripe):
             return None
         frame = HeadFrame()
         tasks = size = 0
-        while self._outcomes and tasks < FRAME_TASKS and size < FRAME_BYTES:
+        for sequence, first, items in self._items.take(FRAME_BYTES):
+            size += len(items.blob)
+            frame.items.append(StreamItems(sequence, first, items))
+        while self._outcomes and not self._items and tasks < FRAME_TASKS and size < FRAME_BYTES:
             outcome = self._outcomes.popleft()
             tasks += len(outcome.payloads)
             size += len(outcome.payloads.blob)
@@ -203,8 +217,7 @@ class ClientPeer(Peer):
             self._submit(submission)
         for cancel in frame.cancels:
             self._cancel(cancel)
-        for asked in frame.follow:
-            self._driver.handle(FollowRequested(self.prefix, asked.first, asked.count))
+        self._answer(frame)
         if frame.ack > self.sent:
             raise CommunicationError(f"frame {frame.ack} is acked, and was never sent")
         self._confirmed = frame.ack
@@ -213,6 +226,13 @@ class ClientPeer(Peer):
         if self._owed >= ACK_FRAMES:
             self._is_ack_ripe = True
             self.wake()
+
+    def _answer(self, frame: ClientFrame) -> None:
+        """Take how far consumers are, and what is asked for: items come before outcomes."""
+        for read in frame.reads:
+            self._driver.handle(ItemsRead(self.prefix, read))
+        for asked in frame.follow:
+            self._driver.handle(FollowRequested(self.prefix, asked.first, asked.count))
 
     def _cancel(self, cancel: CancelRequest) -> None:
         prefix = cancel.prefix or self.prefix
@@ -333,6 +353,7 @@ class ClientPeer(Peer):
             self._reading.cancel()
         if self._driver.clients.get(self.prefix) is self:
             del self._driver.clients[self.prefix]
+            self._driver.handle(ClientLeft(self.prefix))
         self._confirm()
         if error is not None and not isinstance(error, CommunicationError):
             logger.info("stream of a client ended: %s", error)

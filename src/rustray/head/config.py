@@ -89,6 +89,7 @@ class Limits:
         disk_reserve_mb: Megabytes that stay free on the disk of the state directory: with less, no
             new tasks are accepted; 0: any.
         dead_letter_memory_mb: The same of dead letters.
+        stream_ttl_s: Seconds that a generator task goes on while nobody reads it.
     """
 
     max_pending_tasks: int = 10_000_000
@@ -102,6 +103,7 @@ class Limits:
     disk_reserve_mb: int = 256
     dead_letter_memory_mb: int = 256
     max_task_depth: int = 256
+    stream_ttl_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,5 +162,6 @@ class HeadConfig:
                 scheduler.disk_reserve_mb,
                 scheduler.dead_letter_memory_mb,
                 scheduler.max_task_depth,
+                scheduler.stream_ttl_s,
             ),
         )

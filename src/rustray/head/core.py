@@ -192,6 +192,7 @@ class HeadCore:
         driver = HeadDriver(Scheduler(settings), notifications, journal, loop)
         waiters = ResultWaiters()
         driver.on_outcome = waiters.on_outcome
+        driver.on_items = waiters.on_items
         return cls(
             identity,
             driver,

@@ -44,6 +44,12 @@ from rustray.scheduler.commands import (
 )
 from rustray.scheduler.events import Event, ResultsStored, StorageChanged, TimePassed
 from rustray.scheduler.scheduler import Scheduler
+from rustray.scheduler.stream_commands import (
+    CreditStream,
+    DeliverItems,
+    ForgetItems,
+    PersistItems,
+)
 from rustray.security.wall_clock import unix_s
 from rustray.task.columns import PayloadColumn, StoredColumn
 
@@ -64,6 +70,9 @@ class WorkerOutbox(Protocol):
 
     def recall(self, command: RecallLease) -> None:
         """Ask for unstarted work."""
+
+    def credit(self, command: CreditStream) -> None:
+        """Say how far a stream has come."""
 
     def drain(self) -> None:
         """Tell the worker to leave in order."""
@@ -87,6 +96,9 @@ class ClientOutbox(Protocol):
     def deliver(self, command: DeliverOutcome) -> None:
         """Send an outcome."""
 
+    def deliver_items(self, command: DeliverItems) -> None:
+        """Send items of a stream."""
+
     def unknown(self, command: ReportUnknown) -> None:
         """Say which tasks are not known."""
 
@@ -107,6 +119,7 @@ class HeadDriver:
         clients: Session prefix to the outbox of its present stream.
         refusals: Which tasks were refused for the time being; `output` asks what tasks print.
         on_outcome: Called with each `DeliverOutcome`; wakes unary calls that wait.
+        on_items: Likewise with each `DeliverItems`.
         results: Reads large results back; None where all are in memory.
         loop: Its clock is the scheduler's; a simulation brings a virtual one.
         clock_offset_s: Wall clock minus monotonic clock at the start, for what people see.
@@ -126,6 +139,7 @@ class HeadDriver:
         self.workers: dict[str, WorkerOutbox] = {}
         self.clients: dict[bytes, ClientOutbox] = {}
         self.on_outcome: Callable[[DeliverOutcome], None] | None = None
+        self.on_items: Callable[[DeliverItems], None] | None = None
         self.refusals, self.output = Refusals(), OutputRelay()
         self.results: ResultSource | None = None
         self.loop = loop
@@ -149,6 +163,8 @@ class HeadDriver:
             **dict.fromkeys(_AS_ASKED, self._append_as_asked),
             PersistOutcome: self._persist_outcome,
             DeliverOutcome: self._once_safe(self._deliver),
+            DeliverItems: self._once_safe(self._deliver_items),
+            CreditStream: self.tell_worker,
             PublishEvents: self._number,
             AcceptTasks: self._accept,
             RejectTasks: self._reject,
@@ -321,6 +337,13 @@ class HeadDriver:
         if self.on_outcome is not None:
             self.on_outcome(command)
 
+    def _deliver_items(self, command: DeliverItems) -> None:
+        client = self.clients.get(command.prefix) if command.is_pushed else None
+        if client is not None:
+            client.deliver_items(command)
+        if self.on_items is not None:
+            self.on_items(command)
+
     def _number(self, command: PublishEvents) -> None:
         """Note events under their numbers, and tell of them once they are safe."""
         kept = self.notifications.number(command, self.loop.time() + self.clock_offset_s)
@@ -340,25 +363,11 @@ class HeadDriver:
             case ReportUnknown():
                 client.unknown(command)
 
-    def tell_worker(
-        self, command: GrantLease | CancelLease | RecallLease | DrainWorker | CloseSession
-    ) -> None:
+    def tell_worker(self, command: ToWorker) -> None:
         """Hand a command to a worker's session, if it has one now."""
         worker = self.workers.get(command.worker_id)
-        if worker is None:
-            return  # Its stream is gone; when it comes back both sides compare notes.
-        match command:
-            case GrantLease():
-                worker.grant(command)
-            case CancelLease():
-                worker.cancel(command)
-            case RecallLease():
-                worker.recall(command)
-            case DrainWorker():
-                worker.drain()
-            case CloseSession():
-                logger.warning("closing session of %s: %s", command.worker_id, command.reason)
-                worker.close(command.session, command.reason)
+        if worker is not None:  # its stream is gone; when it comes back both sides compare notes
+            _pass_on(worker, command)
 
     def _log_refusal(self, command: RefuseWorker) -> None:
         logger.warning("%s", command.error)
@@ -386,7 +395,36 @@ class HeadDriver:
             self._timer = None
 
 
-_AS_ASKED = (PersistBatch, PersistDurability, ForgetArguments, ForgetResults, ForgetBatch)
+ToWorker = GrantLease | CancelLease | RecallLease | CreditStream | DrainWorker | CloseSession
+
+
+def _pass_on(worker: WorkerOutbox, command: ToWorker) -> None:
+    """Hand a command to the session of its worker."""
+    match command:
+        case GrantLease():
+            worker.grant(command)
+        case CancelLease():
+            worker.cancel(command)
+        case RecallLease():
+            worker.recall(command)
+        case CreditStream():
+            worker.credit(command)
+        case DrainWorker():
+            worker.drain()
+        case CloseSession():
+            logger.warning("closing session of %s: %s", command.worker_id, command.reason)
+            worker.close(command.session, command.reason)
+
+
+_AS_ASKED = (
+    PersistBatch,
+    PersistDurability,
+    ForgetArguments,
+    ForgetResults,
+    ForgetBatch,
+    PersistItems,
+    ForgetItems,
+)
 """Is as safe as its task was asked to be; the rest of what is committed as the head has it."""
 
 

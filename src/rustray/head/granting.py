@@ -8,7 +8,9 @@ from typing import Any, Protocol
 from rustray.head import joining
 from rustray.scheduler.cancellation import stops_of
 from rustray.scheduler.commands import CancelLease, GrantLease
+from rustray.scheduler.credit import credits_of
 from rustray.scheduler.scheduler import Scheduler
+from rustray.scheduler.stream_commands import CreditStream
 
 
 class Owner(joining.Results, Protocol):
@@ -23,7 +25,7 @@ class Owner(joining.Results, Protocol):
     def hold(self, action: Callable[[Any], None], command: Any) -> None:
         """Do something once all that has happened is safe."""
 
-    def tell_worker(self, command: GrantLease | CancelLease) -> None:
+    def tell_worker(self, command: GrantLease | CancelLease | CreditStream) -> None:
         """Hand a command to a worker's session, if it has one now."""
 
 
@@ -79,3 +81,5 @@ class Granter:
             self._driver.tell_worker(command)
             for stop in stops_of(lease):  # what was said of it before it was given came to nothing
                 self._driver.tell_worker(stop)
+            for credit in credits_of(lease):
+                self._driver.tell_worker(credit)

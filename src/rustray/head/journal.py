@@ -19,6 +19,7 @@ from typing import Final, Protocol
 
 from rustray.common.durability import Durability
 from rustray.scheduler.commands import JournalCommand, PersistOutcome
+from rustray.scheduler.stream_commands import PersistItems
 
 logger = logging.getLogger("rustray.head")
 
@@ -139,6 +140,8 @@ class GroupCommitJournal:
             self.to_sync = self.appended
         if type(command) is PersistOutcome:
             self._waiting_bytes += command.outcome.payloads.size_bytes
+        elif type(command) is PersistItems:
+            self._waiting_bytes += command.payloads.size_bytes
         if not self.is_stalled and (
             self.appended - self.committed > MAX_WAITING
             or self._waiting_bytes + self._committing_bytes > MAX_WAITING_BYTES

@@ -17,6 +17,7 @@ from rustray.rpc.convert import decode_task_class
 from rustray.scheduler.admission import digests as digests_of
 from rustray.scheduler.events import (
     RecoveredBatch,
+    RecoveredItems,
     RecoveredOutcome,
     RecoveredRetry,
     StateRecovered,
@@ -28,7 +29,7 @@ from rustray.task.state import TaskState
 
 APPLICATION_ID: Final = 0x52525931
 """Marks the file as ours: "RRY1"."""
-SCHEMA_VERSION: Final = 13
+SCHEMA_VERSION: Final = 14
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
@@ -119,6 +120,8 @@ def read_state(db: sqlite3.Connection, now: float, grace_s: float, starts: int) 
         starts,
         retries,
         tuple(db.execute("SELECT batch, place, count FROM purge")),
+        items=_items(db, batches),
+        reads=tuple(db.execute("SELECT batch, place, consumed FROM item_read")),
     )
 
 
@@ -134,6 +137,20 @@ def _sizes_of(batches: Sequence[RecoveredBatch]) -> dict[int, int]:
                 raise ValueError(f"batch {batch.batch} miscounts its tasks")
         counts[batch.batch] = batch.count
     return counts
+
+
+def _items(db: sqlite3.Connection, batches: Sequence[RecoveredBatch]) -> tuple[RecoveredItems, ...]:
+    counts = {batch.batch: batch.count for batch in batches}
+    found = []
+    rows = db.execute(
+        "SELECT batch, place, first, count, base, ends, payloads FROM item ORDER BY id"
+    )
+    for batch, place, first, count, base, ends, blob in rows:
+        payloads = PayloadColumn.from_wire(blob, ends, base)
+        if len(payloads) != count or not 0 <= place < counts.get(batch, -1) or first < 0:
+            raise ValueError(f"items of batch {batch} miscount themselves, or belong to no task")
+        found.append(RecoveredItems(batch, place, first, payloads))
+    return tuple(found)
 
 
 def _verify(

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from rustray.head import event_rows
 from rustray.scheduler import commands as c
+from rustray.scheduler import stream_commands as sc
 
 _CRASHES: Final = """
 CREATE TABLE crash (
@@ -55,6 +56,17 @@ ALTER TABLE batch ADD COLUMN input_base INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE batch ADD COLUMN input_ends BLOB;
 ALTER TABLE batch ADD COLUMN inputs BLOB;
 """
+_STREAMS: Final = """
+CREATE TABLE item (
+  id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, place INTEGER NOT NULL, first INTEGER NOT NULL,
+  count INTEGER NOT NULL, base INTEGER NOT NULL, ends BLOB NOT NULL, payloads BLOB NOT NULL
+);
+CREATE INDEX item_batch ON item (batch, place, first);
+CREATE TABLE item_read (
+  batch INTEGER NOT NULL, place INTEGER NOT NULL, consumed INTEGER NOT NULL,
+  PRIMARY KEY (batch, place)
+) WITHOUT ROWID;
+"""
 MIGRATIONS: Final = {
     1: _CRASHES,
     2: _OOM_RERUNS,
@@ -68,6 +80,7 @@ MIGRATIONS: Final = {
     10: _DURABILITY,
     11: _INPUTS,
     12: _SHARED,
+    13: _STREAMS,
 }
 """Schema version to what makes the next one of it."""
 SCHEMA: Final = f"""
@@ -101,7 +114,7 @@ CREATE INDEX granted_batch ON granted (batch);
   batch INTEGER NOT NULL, place INTEGER NOT NULL, attempt INTEGER NOT NULL, reruns INTEGER NOT NULL,
   PRIMARY KEY (batch, place)
 ) WITHOUT ROWID;
-{_LETTERS}{_TOKENS}{_SHARED}"""
+{_LETTERS}{_TOKENS}{_SHARED}{_STREAMS}"""
 _BATCH: Final = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _OUTCOME: Final = "INSERT INTO outcome VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 STATEMENTS: Final[dict[type[Any], str]] = {
@@ -135,16 +148,23 @@ STATEMENTS: Final[dict[type[Any], str]] = {
     c.ForgetTokens: "DELETE FROM token WHERE max(expires, renewable) < ?",
     c.PersistShared: "INSERT OR REPLACE INTO shared VALUES (?, ?)",
     c.ForgetShared: "DELETE FROM shared WHERE key = ?",
+    sc.PersistItems: (
+        "INSERT INTO item (batch, place, first, count, base, ends, payloads) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)"
+    ),
+    sc.ForgetItems: "INSERT OR REPLACE INTO item_read VALUES (?, ?, ?)",
     **event_rows.STATEMENTS,
 }
 _TABLES_OF_BATCHES: Final = (
-    "outcome", "cancel", "rerun", "oom_rerun", "crash", "granted", "retry", "purge",
+    "outcome", "cancel", "rerun", "oom_rerun", "crash", "granted", "retry", "purge", "item",
+    "item_read",
 )  # fmt: skip
 FOLLOWED_BY: Final[dict[type[Any] | None, tuple[str, ...]]] = {
     c.ForgetBatch: tuple(
         f"DELETE FROM {table} WHERE batch = ?"  # noqa: S608
         for table in _TABLES_OF_BATCHES
     ),
+    sc.ForgetItems: ("DELETE FROM item WHERE batch = ?1 AND place = ?2 AND first + count <= ?3",),
     c.ForgetArguments: (
         "UPDATE retry SET ends = NULL, payloads = NULL WHERE batch = ?1 AND ?2 IS NOT NULL",
         "DELETE FROM crash WHERE batch = ?1 AND ?2 IS NOT NULL",
@@ -183,5 +203,6 @@ COLUMNS: Final[dict[type[Any], tuple[str, ...]]] = {
     c.ForgetTokens: ("ended_unix_s",),
     c.PersistShared: ("key", "value"),
     c.ForgetShared: ("key",),
+    sc.ForgetItems: ("batch", "offset", "consumed"),
 }
 """What of a command goes into its statement, in order, where that is a value as it is."""

@@ -40,6 +40,7 @@ from rustray.head.journal_schema import COLUMNS, FOLLOWED_BY, MIGRATIONS, SCHEMA
 from rustray.head.result_files import ResultFiles, name_of
 from rustray.rpc.convert import decode_task_class, encode_task_class
 from rustray.scheduler import commands as c
+from rustray.scheduler import stream_commands as sc
 from rustray.scheduler.events import StateRecovered
 from rustray.task.columns import NO_PAYLOADS, PayloadColumn
 from rustray.task.spec import TaskClass
@@ -242,6 +243,9 @@ class JournalStore:
                     payloads.base, payloads.ends_bytes(), blob,
                     command.fence, *_values(command.arguments or NO_PAYLOADS),
                 )  # fmt: skip
+            case sc.PersistItems():
+                where = (command.batch, command.offset, command.first)
+                return (*where, len(command.payloads), *_values(command.payloads))
             case c.ReplaceOutcome():
                 return (command.number, *_values(command.payloads), *_values(command.arguments))
             case c.PersistRetry():

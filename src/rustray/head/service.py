@@ -27,6 +27,7 @@ from rustray.common.resources import ResourceSet
 from rustray.head.coordination_service import CoordinationService
 from rustray.head.core import HeadCore, TokenDesk
 from rustray.head.issued import info_of
+from rustray.head.item_reads import LONGEST_WAIT_S, StreamService
 from rustray.head.letters import LetterService
 from rustray.head.listing import cluster_status, list_tasks
 from rustray.head.output_service import OutputService, parse_id
@@ -78,11 +79,8 @@ if TYPE_CHECKING:
     from rustray.head.worker_peer import WorkerPeer
     from rustray.security.enrollment import Enrollment
 
-LONGEST_WAIT_S = 300.0
-"""A `get_result` without a limit answers after this time at the latest; callers ask again."""
 
-
-class HeadService(LetterService, OutputService, CoordinationService):
+class HeadService(LetterService, OutputService, CoordinationService, StreamService):
     """What one caller may do with the head (`rustray.rpc.api.HeadApi`)."""
 
     def __init__(self, core: HeadCore, caller: Caller) -> None:
@@ -244,7 +242,8 @@ class HeadService(LetterService, OutputService, CoordinationService):
         if item.uses_default_retries:
             task_class = replace(task_class, max_retries=self._core.default_max_retries)
         if info is not None and not task_class.code_hash:
-            if not task_class.exclusive:  # else it runs in a process, whatever was announced
+            # Else it runs in a process, whatever was announced.
+            if not (task_class.exclusive or task_class.stream_window):
                 task_class = replace(task_class, executor=info.executor)
             if item.uses_default_resources and info.resources:
                 task_class = replace(task_class, resources=ResourceSet.of(info.resources))
@@ -266,6 +265,9 @@ class HeadService(LetterService, OutputService, CoordinationService):
                     found = replace(found, payload=column[0])
                 return _raw_result(found)
             await self._core.waiters.wait(prefix, sequence, left_s)
+
+    def _look(self, task_id: str) -> tuple[bytes, int, TaskSnapshot]:
+        return (*parse_id(task_id), self._snapshot(*parse_id(task_id)))
 
     def _snapshot(self, prefix: bytes, sequence: int) -> TaskSnapshot:
         found = self._driver.scheduler.task(prefix, sequence)

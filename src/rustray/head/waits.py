@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from rustray.scheduler.commands import DeliverOutcome
+from rustray.scheduler.stream_commands import DeliverItems
 
 
 class ResultWaiters:
@@ -29,8 +30,15 @@ class ResultWaiters:
                 if not future.done():
                     future.set_result(None)
 
+    def on_items(self, command: DeliverItems) -> None:
+        """Wake whoever waits for this stream."""
+        waiting = self._by_prefix.get(command.prefix)
+        for future in waiting.get(command.sequence, ()) if waiting else ():
+            if not future.done():
+                future.set_result(None)
+
     async def wait(self, prefix: bytes, sequence: int, timeout_s: float) -> None:
-        """Wait until the task has ended or the time is up."""
+        """Wait until the task has ended, or yielded something, or the time is up."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         waiting = self._by_prefix.setdefault(prefix, {})
         waiting.setdefault(sequence, []).append(future)

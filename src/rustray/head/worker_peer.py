@@ -21,6 +21,7 @@ from rustray.scheduler.events import (
     WorkerDisconnected,
     WorkerReported,
 )
+from rustray.scheduler.stream_commands import CreditStream
 from rustray.task.frames import (
     AssignFrame,
     ClassDefinition,
@@ -31,6 +32,7 @@ from rustray.task.frames import (
 )
 from rustray.task.output import OutputQuestion
 from rustray.task.spec import TaskClass
+from rustray.task.streams import StreamCredit
 
 logger = logging.getLogger("rustray.head")
 
@@ -59,6 +61,7 @@ class WorkerPeer(Peer):
         self._cancels: list[LeaseCancel] = []
         self._recalls: list[LeaseRange] = []
         self._questions: deque[OutputQuestion] = deque()
+        self._credits: dict[tuple[int, int], StreamCredit] = {}
         self._is_draining = False
         self._has_sent_drain = False
         self._stalled_beats = 0
@@ -92,6 +95,11 @@ class WorkerPeer(Peer):
         self._questions.append(question)
         self.wake()
 
+    def credit(self, command: CreditStream) -> None:
+        """Say how far a stream has come; of what waits only the latest counts."""
+        self._credits[command.credit.lease, command.credit.offset] = command.credit
+        self.wake()
+
     def drain(self) -> None:
         """Tell the worker to leave in order."""
         self._is_draining = True
@@ -106,8 +114,9 @@ class WorkerPeer(Peer):
 
     def next_frame(self) -> AssignFrame | None:
         """Return all that waits for this worker, bounded in tasks and bytes."""
-        waits = self._grants or self._cancels or self._recalls or self._is_ack_ripe
-        if not (waits or self._questions) and (self._has_sent_drain or not self._is_draining):
+        waits = self._grants or self._cancels or self._recalls or self._credits
+        waits_too = self._questions or self._is_ack_ripe
+        if not (waits or waits_too) and (self._has_sent_drain or not self._is_draining):
             return None
         frame = AssignFrame(drain=self._is_draining)
         self._has_sent_drain = self._is_draining
@@ -125,11 +134,14 @@ class WorkerPeer(Peer):
                     grant.first,
                     grant.payloads,
                     self._time_left_s(grant.due_s),
+                    grant.streams,
                 )
             )
         if not self._grants:
             frame.cancels, self._cancels = self._cancels, []
             frame.recall, self._recalls = self._recalls, []
+            frame.credits = list(self._credits.values())
+            self._credits.clear()
         if self._questions:
             asked = range(min(len(self._questions), FRAME_TASKS))
             frame.output = [self._questions.popleft() for _ in asked]
@@ -181,6 +193,7 @@ class WorkerPeer(Peer):
                 tuple(frame.news),
                 tuple(frame.blocked),
                 tuple(frame.resumed),
+                tuple(frame.items),
             )
         )
         journal = self._driver.journal

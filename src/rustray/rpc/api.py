@@ -316,6 +316,26 @@ class HeadApi(Protocol):
             TaskNotFound: no such task, or its result has expired.
         """
 
+    async def get_items(
+        self, task_id: str, first: int, timeout_s: float | None
+    ) -> tuple[RawResult, list[bytes]]:
+        """Wait until a stream has an item, or has ended, or the timeout.
+
+        Args:
+            task_id: 32 hex digits.
+            first: Index of the item; those before it are consumed by that.
+            timeout_s: As for `get_result`.
+
+        Returns:
+            The task as it stands, and its encoded items from ``first`` on, not always all of them;
+            none if it has ended before that item, or the wait has.
+
+        Raises:
+            TaskNotFound: no such task, or its result has expired.
+            PayloadError: it is no stream.
+            ObjectLost: these items were consumed already.
+        """
+
     async def cancel(self, task_ids: Sequence[str], force: bool) -> list[CancelVerdict]: ...
     async def retry(
         self, where: LetterFilter, cursor: LetterCursor, dry_run: bool = False

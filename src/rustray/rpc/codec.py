@@ -15,6 +15,7 @@ from rustray.common.ids import PREFIX_BYTES
 from rustray.proto.rustray.v1 import common_pb2 as common
 from rustray.proto.rustray.v1 import head_pb2 as wire
 from rustray.rpc import versions
+from rustray.rpc.columns import get_ordered_payloads, get_payloads, put_payloads
 from rustray.rpc.convert import (
     MAX_CLASS_NUMBER,
     count_from_wire,
@@ -44,7 +45,16 @@ from rustray.rpc.ranges import (
     put_task_ranges,
     split,
 )
-from rustray.task.columns import PayloadColumn
+from rustray.rpc.stream_codec import (
+    get_credits,
+    get_items,
+    get_lease_items,
+    get_reads,
+    put_credits,
+    put_items,
+    put_lease_items,
+    put_reads,
+)
 from rustray.task.frames import (
     AssignFrame,
     CancelRequest,
@@ -87,31 +97,6 @@ def encode_token(token: str) -> bytes:
 
 
 # ── Parts ───────────────────────────────────────────────────────────────────────────────────────
-
-
-def _put_payloads(target: common.Payloads, column: PayloadColumn) -> None:
-    target.blob = bytes(column.blob)  # a copy only of shared memory
-    target.ends = column.ends_bytes()
-    target.base = column.base
-
-
-def _get_payloads(message: common.Payloads, first: int, limit: int) -> PayloadColumn:
-    """Read a column for tasks from ``first`` on, whose numbers are all below the limit."""
-    column = PayloadColumn.from_wire(message.blob, message.ends, message.base)
-    if not column.ends:
-        raise ValueError("a column of 0 payloads")
-    count_from_wire(len(column.ends), first, limit)
-    return column
-
-
-def _get_ordered_payloads(message: common.Payloads, first: int, limit: int) -> PayloadColumn:
-    """Read a column that is handed on, so that a false one is refused here and not further on."""
-    column = _get_payloads(message, first, limit)
-    if len(column.ends) > 1:
-        ends = column.ends.tolist()
-        if ends != sorted(ends):
-            raise ValueError("payload ends are out of order")
-    return column
 
 
 def _put_classes(target: Any, classes: Iterable[ClassDefinition]) -> None:
@@ -159,13 +144,13 @@ def encode_client_frame(frame: ClientFrame) -> bytes:
         target = message.submissions.add()
         target.class_number = submission.class_number
         target.first = submission.first
-        _put_payloads(target.payloads, submission.payloads)
+        put_payloads(target.payloads, submission.payloads)
         if submission.deadline_unix_s:
             target.deadline_unix_s = submission.deadline_unix_s
         if submission.durability:
             target.durability = durability_to_wire(submission.durability)
         if submission.inputs is not None:
-            _put_payloads(target.inputs, submission.inputs)
+            put_payloads(target.inputs, submission.inputs)
     for cancel in frame.cancels:
         for first, count in split(cancel.first, cancel.count):
             message.cancels.add(
@@ -174,6 +159,7 @@ def encode_client_frame(frame: ClientFrame) -> bytes:
             )  # fmt: skip
     if frame.follow:
         put_task_ranges(message.follow, frame.follow)
+    put_reads(message.reads, frame.reads)
     return message.SerializeToString()
 
 
@@ -206,7 +192,7 @@ def decode_client_frame(data: bytes) -> ClientFrame:
         CommunicationError: it is malformed.
     """
     message = parse(wire.ClientFrame, data, "frame of a client")
-    many = len(message.classes) + len(message.submissions)
+    many = len(message.classes) + len(message.submissions) + len(message.reads)
     if many + len(message.cancels) + len(message.follow) > MAX_ENTRIES:  # before any is read
         raise ValueError(f"more than {MAX_ENTRIES} entries in a frame of a client")
     return ClientFrame(
@@ -216,6 +202,7 @@ def decode_client_frame(data: bytes) -> ClientFrame:
         submissions=[_get_submission(m) for m in message.submissions[:]],
         cancels=[_get_cancel(m) for m in message.cancels[:]] if message.cancels else [],
         follow=get_task_ranges(message.follow),
+        reads=get_reads(message.reads[:]) if message.reads else [],
         token=message.token,
     )
 
@@ -223,10 +210,10 @@ def decode_client_frame(data: bytes) -> ClientFrame:
 def _get_submission(message: wire.Submission) -> Submission:
     number, due = _class_number(message.class_number), moment_from_wire(message.deadline_unix_s)
     first, inputs = message.first, None
-    payloads = _get_ordered_payloads(message.payloads, first, SEQUENCES)
+    payloads = get_ordered_payloads(message.payloads, first, SEQUENCES)
     level = durability_from_wire(message.durability) if message.durability else Durability.DEFAULT
     if message.HasField("inputs"):
-        inputs = check_inputs(_get_payloads(message.inputs, first, SEQUENCES), len(payloads))
+        inputs = check_inputs(get_payloads(message.inputs, first, SEQUENCES), len(payloads))
     return Submission(number, first, payloads, due, level, inputs)
 
 
@@ -269,11 +256,15 @@ def encode_head_frame(frame: HeadFrame) -> bytes:
         target = message.outcomes.add()
         target.first = outcome.first
         target.state = state_to_wire(outcome.state)
-        _put_payloads(target.payloads, outcome.payloads)
+        put_payloads(target.payloads, outcome.payloads)
         target.worker_id = outcome.worker_id
         target.attempts = outcome.attempts
+        if outcome.items:
+            target.items = outcome.items
     if frame.unknown:
         put_task_ranges(message.unknown, frame.unknown)
+    if frame.items:
+        put_items(message.items, frame.items)
     return message.SerializeToString()
 
 
@@ -292,6 +283,7 @@ def decode_head_frame(data: bytes) -> HeadFrame:
         rejected=[_get_rejection(m) for m in message.rejected[:]] if message.rejected else [],
         outcomes=[_get_outcome(m) for m in message.outcomes[:]],
         unknown=get_task_ranges(message.unknown),
+        items=get_items(message.items[:]) if message.items else [],
     )
 
 
@@ -302,11 +294,13 @@ def _get_rejection(message: wire.Rejection) -> Rejection:
 
 
 def _get_outcome(message: wire.Outcome) -> Outcome:
-    payloads = _get_payloads(message.payloads, message.first, SEQUENCES)
+    payloads = get_payloads(message.payloads, message.first, SEQUENCES)
     state = state_from_wire(message.state)
     if not state.is_terminal:
         raise ValueError(f"an outcome cannot be {state.name}")
-    return Outcome(message.first, state, payloads, message.worker_id, message.attempts)
+    return Outcome(
+        message.first, state, payloads, message.worker_id, message.attempts, message.items
+    )
 
 
 # ── Head to worker ──────────────────────────────────────────────────────────────────────────────
@@ -324,9 +318,11 @@ def encode_assign_frame(frame: AssignFrame) -> bytes:
         target.attempt = grant.attempt
         target.prefix = grant.prefix
         target.first = grant.first
-        _put_payloads(target.payloads, grant.payloads)
+        put_payloads(target.payloads, grant.payloads)
         if grant.time_left_s:
             target.time_left_s = grant.time_left_s
+        if grant.streams:
+            put_credits(target.streams, grant.streams)
     for cancel in frame.cancels:
         message.cancels.add(
             lease=cancel.lease, offset=cancel.offset, count=cancel.count, force=cancel.force
@@ -335,6 +331,8 @@ def encode_assign_frame(frame: AssignFrame) -> bytes:
         put_lease_ranges(message.recall, frame.recall)
     if frame.output:
         put_questions(message.output, frame.output)
+    if frame.credits:
+        put_credits(message.credits, frame.credits)
     return message.SerializeToString()
 
 
@@ -355,6 +353,7 @@ def decode_assign_frame(data: bytes) -> AssignFrame:
         recall=get_lease_ranges(message.recall),
         drain=message.drain,
         output=get_questions(message.output) if message.output else [],
+        credits=get_credits(message.credits[:]) if message.credits else [],
     )
 
 
@@ -365,7 +364,7 @@ def _get_lease_cancel(message: wire.LeaseCancel) -> LeaseCancel:
 
 def _get_grant(message: wire.LeaseGrant) -> LeaseGrant:
     first = message.first
-    payloads = _get_payloads(message.payloads, first, SEQUENCES)
+    payloads = get_payloads(message.payloads, first, SEQUENCES)
     return LeaseGrant(
         message.lease,
         _class_number(message.class_number),
@@ -374,6 +373,7 @@ def _get_grant(message: wire.LeaseGrant) -> LeaseGrant:
         first,
         payloads,
         seconds_from_wire("time_left_s", message.time_left_s),
+        tuple(get_credits(message.streams[:])) if message.streams else (),
     )
 
 
@@ -400,7 +400,7 @@ def encode_worker_frame(frame: WorkerFrame) -> bytes:
         target.lease = outcome.lease
         target.offset = outcome.offset
         target.state = state_to_wire(outcome.state)
-        _put_payloads(target.payloads, outcome.payloads)
+        put_payloads(target.payloads, outcome.payloads)
         target.run_us = outcome.run_us
     if frame.returned:
         put_lease_ranges(message.returned, frame.returned)
@@ -412,6 +412,7 @@ def encode_worker_frame(frame: WorkerFrame) -> bytes:
         put_lease_ranges(message.resumed, frame.resumed)
     if frame.news or frame.printing or frame.output:
         put_words(message, frame)
+    put_lease_items(message.items, frame.items)
     return message.SerializeToString()
 
 
@@ -447,7 +448,7 @@ def decode_worker_frame(data: bytes) -> WorkerFrame:
         CommunicationError: it is malformed.
     """
     message = parse(wire.WorkerFrame, data, "frame of a worker")
-    many = len(message.held) + len(message.outcomes) + len(message.returned)
+    many = len(message.held) + len(message.outcomes) + len(message.returned) + len(message.items)
     many += len(message.blocked) + len(message.resumed)
     if many + len(message.started) + len(message.news) > MAX_LISTED:  # before each has a wrapper
         raise ValueError(f"more than {MAX_LISTED} entries in a frame of a worker")
@@ -463,6 +464,7 @@ def decode_worker_frame(data: bytes) -> WorkerFrame:
         blocked=get_lease_ranges(message.blocked),
         resumed=get_lease_ranges(message.resumed),
         news=[get_news(m) for m in message.news[:]] if message.news else [],
+        items=get_lease_items(message.items[:]) if message.items else [],
         draining=message.draining,
         drained=message.drained,
         printing=printing,
@@ -490,7 +492,7 @@ def _get_held(messages: Sequence[wire.HeldRange]) -> list[HeldRange]:
 
 def _get_lease_outcome(message: wire.LeaseOutcome) -> LeaseOutcome:
     offset = message.offset
-    payloads = _get_ordered_payloads(message.payloads, offset, OFFSETS)
+    payloads = get_ordered_payloads(message.payloads, offset, OFFSETS)
     state = state_from_wire(message.state)
     if state not in _REPORTABLE:
         raise ValueError(f"a worker cannot report {state.name}")

@@ -217,6 +217,7 @@ def put_task_class(message: common.TaskClass, task_class: TaskClass) -> None:
     message.oom_retries = task_class.oom_retries
     message.exclusive = task_class.exclusive
     message.detached = task_class.is_detached
+    message.stream_window = task_class.stream_window
     _put_texts(message.label_selector, task_class.label_selector)
     _put_texts(message.label_selector_soft, task_class.label_selector_soft)
     for each in task_class.fallback:
@@ -318,6 +319,7 @@ def get_task_class(message: common.TaskClass) -> TaskClass:
         has_inputs=message.has_inputs,
         num_returns=message.num_returns or 1,
         is_put=message.put,
+        stream_window=message.stream_window,
     )
     found.validate()
     return found

@@ -53,6 +53,7 @@ from rustray.rpc.grpcio import aio
 from rustray.rpc.nested_codec import decode_nested_frame, encode_nested_frame
 from rustray.rpc.node_server import MAX_MESSAGE_BYTES
 from rustray.rpc.status import from_rpc_error
+from rustray.rpc.stream_codec import get_item_list
 from rustray.rpc.tokens import StaticToken, TokenKeeper, TokenSource
 from rustray.security.bind import join_host_port
 from rustray.security.enrollment import Enrollment
@@ -286,18 +287,14 @@ class GrpcHeadClient:
 
     async def get_result(self, task_id: str, timeout_s: float | None) -> RawResult:
         """Wait for a task's end; see `HeadApi.get_result`."""
-        loop = asyncio.get_running_loop()
-        limit_s = requests.LONGEST_WAIT_S if timeout_s is None else timeout_s
-        deadline = loop.time() + limit_s
-        while True:
-            wait_s = min(max(deadline - loop.time(), 0.0), ONE_WAIT_S)
-            request = wire.GetTaskResultRequest(task_id=text(task_id), timeout_s=wait_s)
-            answer = await self._call(
-                "GetTaskResult", request, wire.GetTaskResultResponse, wait_s + CALL_S
-            )
-            found = views.get_result(answer.result)
-            if found.state.is_terminal or loop.time() >= deadline:
-                return found
+        return (await _ask(self, wire.GetTaskResultRequest(task_id=text(task_id)), timeout_s))[0]
+
+    async def get_items(
+        self, task_id: str, first: int, timeout_s: float | None
+    ) -> tuple[RawResult, list[bytes]]:
+        """Wait for items of a stream; see `HeadApi.get_items`."""
+        request = wire.GetTaskResultRequest(task_id=text(task_id), first_item=first)
+        return await _ask(self, request, timeout_s)
 
     async def cancel(self, task_ids: Sequence[str], force: bool) -> list[CancelVerdict]:
         """Cancel tasks; each gets its own verdict."""
@@ -441,3 +438,19 @@ async def _parts(
         raise translate(error) from None
     finally:
         call.cancel()
+
+
+async def _ask(
+    client: GrpcHeadClient, request: wire.GetTaskResultRequest, timeout_s: float | None
+) -> tuple[RawResult, list[bytes]]:
+    loop = asyncio.get_running_loop()
+    limit_s = requests.LONGEST_WAIT_S if timeout_s is None else timeout_s
+    deadline = loop.time() + limit_s
+    while True:
+        wait_s = request.timeout_s = min(max(deadline - loop.time(), 0.0), ONE_WAIT_S)
+        answer = await client._call(
+            "GetTaskResult", request, wire.GetTaskResultResponse, wait_s + CALL_S
+        )
+        found, items = views.get_result(answer.result), get_item_list(answer)
+        if items or found.state.is_terminal or loop.time() >= deadline:
+            return found, items

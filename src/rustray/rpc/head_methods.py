@@ -17,6 +17,7 @@ from rustray.rpc import view_codec as views
 from rustray.rpc.api import HeadApi, SubmitItem, SubmitVerdict
 from rustray.rpc.convert import MessageType, durability_to_wire, parse
 from rustray.rpc.gate import Context, Method, Unary
+from rustray.rpc.stream_codec import put_item_list
 from rustray.security.auth import AUDIENCE_HEAD
 from rustray.security.roles import HEAD_SERVICE, Caller
 
@@ -84,8 +85,13 @@ async def _submit(api: ServedHead, tasks: Sequence[common.TaskRequest]) -> list[
 
 
 async def _get_task_result(api: HeadApi, request: wire.GetTaskResultRequest) -> Any:
-    found = await api.get_result(request.task_id, requests.get_wait_s(request))
+    wait_s = requests.get_wait_s(request)
     response = wire.GetTaskResultResponse()
+    if request.HasField("first_item"):
+        found, items = await api.get_items(request.task_id, request.first_item, wait_s)
+        put_item_list(response, items)
+    else:
+        found = await api.get_result(request.task_id, wait_s)
     views.put_result(response.result, found)
     return response
 

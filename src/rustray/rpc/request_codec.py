@@ -179,6 +179,7 @@ def _get_plain_item(message: common.TaskRequest, prefix: bytes, sequence: int) -
         oom_retries=message.oom_retries,
         exclusive=message.exclusive,
         is_detached=message.detached,
+        stream_window=message.stream_window,
     )
     task_class.validate()
     return SubmitItem(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rustray.scheduler.commands import CancelLease, PersistCancel
 from rustray.scheduler.completion import cancelled_payloads, finish
+from rustray.scheduler.credit import credits_of
 from rustray.scheduler.nesting import children_of
 from rustray.scheduler.records import Lease, Part, WorkerRecord
 from rustray.scheduler.state import SchedulerState, runs, unqueue
@@ -64,9 +65,10 @@ def _cancel_held(state: SchedulerState, part: Part, force: bool) -> None:
 
 
 def remind(state: SchedulerState, worker: WorkerRecord) -> None:
-    """Tell a worker that is back what it is to stop: it may never have heard of it."""
+    """Tell a worker that is back what it may have missed: stops, and how far streams are."""
     for lease in worker.leases.values():
         state.commands += stops_of(lease)
+        state.commands += credits_of(lease)
 
 
 def stops_of(lease: Lease) -> list[CancelLease]:

@@ -14,11 +14,18 @@ from typing import ClassVar, Final
 from rustray.common.durability import Durability
 from rustray.common.errors import RustRayError
 from rustray.common.records import record
+from rustray.scheduler.stream_commands import (
+    CreditStream,
+    DeliverItems,
+    ForgetItems,
+    PersistItems,
+)
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import LeaseNews, Outcome
 from rustray.task.inputs import InputValue
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
+from rustray.task.streams import StreamCredit
 from rustray.task.views import TokenInfo
 
 _WRITTEN: Final = Durability.PROCESS
@@ -373,6 +380,7 @@ class GrantLease:
     Attributes:
         due_s: Monotonic time at which they will be ended, None for never.
         inputs: Of a class that has inputs: what is to be joined to each task's arguments.
+        streams: How far those of its streams have come that earlier attempts have begun.
     """
 
     worker_id: str
@@ -384,6 +392,7 @@ class GrantLease:
     payloads: PayloadColumn
     due_s: float | None = None
     inputs: tuple[tuple[InputValue, ...], ...] = ()
+    streams: tuple[StreamCredit, ...] = ()
 
 
 @record
@@ -457,6 +466,8 @@ JournalCommand = (
     | ForgetTokens
     | PersistShared
     | ForgetShared
+    | PersistItems
+    | ForgetItems
 )
 """What a journal takes: what `StateRecovered` brings back, and what was told of it."""
 
@@ -466,6 +477,8 @@ Command = (
     | RejectTasks
     | RefuseLetters
     | DeliverOutcome
+    | DeliverItems
+    | CreditStream
     | ReportUnknown
     | PublishEvents
     | GrantLease

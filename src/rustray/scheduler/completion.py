@@ -170,6 +170,11 @@ def finish(
         payloads: Encoded values or failures, one a task.
         worker: Where they ran; None for tasks that no worker has.
     """
+    if part.count > 1 and part.batch.queue.task_class.stream_window:
+        for one in part.singles():  # each has items of its own
+            index = one.low - part.low
+            _finish_alike(state, one, end, payloads.slice(index, index + 1), worker)
+        return
     if part.count > 1 and (part.batch.reruns or part.batch.revived is not None):
         for low, high in _alike(part):
             index = low - part.low
@@ -219,6 +224,8 @@ def _finish_alike(
     for offset in range(low, part.high) if batch.crashes else ():
         batch.crashes.pop(offset, None)
     state.next_outcome += 1
+    if batch.streams and low in batch.streams:
+        stored.item_bytes = batch.streams[low].bytes
     batch.lease[low : part.high] = array("Q", (index,)) * number
     keep(state, stored)
     state.set_state(part, end)

@@ -14,6 +14,7 @@ from rustray.task.frames import (
     Outcome,
 )
 from rustray.task.spec import TaskClass
+from rustray.task.streams import LeaseItems, StreamRead
 from rustray.task.views import WorkerInfo
 
 
@@ -112,6 +113,21 @@ class FollowRequested:
 
 
 @record
+class ItemsRead:
+    """The consumer of a stream has come so far; see `rustray.task.streams.StreamRead`."""
+
+    prefix: bytes
+    read: StreamRead
+
+
+@record
+class ClientLeft:
+    """The stream of a session has ended; the client may come back."""
+
+    prefix: bytes
+
+
+@record
 class LetterRange:
     """Consecutive tasks of a session, some of which may be dead letters."""
 
@@ -164,6 +180,7 @@ class WorkerReported:
     news: tuple[LeaseNews, ...] = ()
     blocked: tuple[LeaseRange, ...] = ()
     resumed: tuple[LeaseRange, ...] = ()
+    items: tuple[LeaseItems, ...] = ()
 
 
 @record
@@ -279,6 +296,16 @@ class RecoveredRetry:
 
 
 @record
+class RecoveredItems:
+    """Items of a stream as the journal has them; see `PersistItems`."""
+
+    batch: int
+    offset: int
+    first: int
+    payloads: PayloadColumn
+
+
+@record
 class StateRecovered:
     """A head has started with the journal of an earlier one; the first event, if it comes at all.
 
@@ -297,6 +324,8 @@ class StateRecovered:
         retries: Of dead letters, by number.
         purges: (batch, offset, count) of dead letters that are to be forgotten.
         is_clock_sure: The wall clock has gone on from times in the journal: ages are right.
+        items: Of streams, in order of arrival.
+        reads: (batch, offset, consumed) of streams.
     """
 
     batches: tuple[RecoveredBatch, ...]
@@ -313,6 +342,8 @@ class StateRecovered:
     retries: tuple[RecoveredRetry, ...] = ()
     purges: tuple[tuple[int, int, int], ...] = ()
     is_clock_sure: bool = False
+    items: tuple[RecoveredItems, ...] = ()
+    reads: tuple[tuple[int, int, int], ...] = ()
 
 
 @record
@@ -330,6 +361,8 @@ Event = (
     | ResultsStored
     | StorageChanged
     | FollowRequested
+    | ItemsRead
+    | ClientLeft
     | WorkerJoined
     | WorkerReported
     | HeartbeatReceived

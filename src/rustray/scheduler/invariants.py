@@ -27,6 +27,7 @@ def check(state: SchedulerState) -> None:
     workers_are_charged_what_they_hold(state)
     leases_are_of_their_class(state)
     outcomes_are_found(state)
+    streams_are_whole(state)
     no_room_is_left_unused(state)
     inputs_are_waited_for_and_kept(state)
 
@@ -229,6 +230,20 @@ def _takes_right(
         _require(waits, "a task is not told of when its input is there")
     if batch.state[offset] == TaskState.QUEUED and offset not in batch.delayed:
         _require(batch.missing.get(offset, 0) == lacking, "a task miscounts what it lacks")
+
+
+def streams_are_whole(state: SchedulerState) -> None:
+    """What is kept of a stream goes from where its consumer is to its end, without a gap."""
+    for session in state.sessions.values():
+        for batch in session.batches:
+            for stream in batch.streams.values():
+                at = stream.consumed
+                for first, payloads in stream.items:
+                    _require(first == at and len(payloads) > 0, "a stream has a gap")
+                    at += len(payloads)
+                _require(stream.has_left or at == stream.have, "a stream miscounts its items")
+                size = sum(payloads.size_bytes for _, payloads in stream.items)
+                _require(stream.bytes == size, "a stream miscounts its bytes")
 
 
 def no_room_is_left_unused(state: SchedulerState) -> None:

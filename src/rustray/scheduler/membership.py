@@ -47,6 +47,7 @@ from rustray.scheduler.records import Part, WorkerRecord
 from rustray.scheduler.retrying import on_outcome, retry_or_fail
 from rustray.scheduler.stale import OLD_SESSION, OUT_OF_RANGE, count_stale, lease_of
 from rustray.scheduler.state import SchedulerState
+from rustray.scheduler.streams import may_yield, on_items
 from rustray.scheduler.variants import forget_worker
 from rustray.task.frames import HeldRange, LeaseRange
 from rustray.task.result import FailureInfo
@@ -176,7 +177,7 @@ def on_reported(state: SchedulerState, event: WorkerReported) -> None:
     """Take a frame of a worker's stream."""
     worker = state.workers.get(event.worker_id)
     if worker is None or worker.session != event.session:
-        count_stale(state, OLD_SESSION, len(event.outcomes) + len(event.returned) + 1)
+        _count_old(state, event)
         return
     worker.last_seen_s = state.now
     # A frame is as good a sign of life as a heartbeat, which is a call of its own and may be stuck.
@@ -200,12 +201,7 @@ def on_reported(state: SchedulerState, event: WorkerReported) -> None:
 
 def _on_running(state: SchedulerState, worker: WorkerRecord, event: WorkerReported) -> None:
     """Take what running tasks say, and how they do."""
-    for item in event.news:
-        if not may_speak(state, worker, item):
-            continue
-        # Who speaks has started; and it spoke before it ended.
-        _on_started(state, worker, LeaseRange(item.lease, item.offset, 1))
-        on_news(state, worker, item)
+    _take_words(state, worker, event)
     for started in event.started:  # before the ends: what is told of both had started first
         _on_started(state, worker, started)
     for blocked in event.blocked:
@@ -213,6 +209,24 @@ def _on_running(state: SchedulerState, worker: WorkerRecord, event: WorkerReport
         on_blocked(state, worker, blocked)
     for resumed in event.resumed:
         on_resumed(state, worker, resumed)
+
+
+def _count_old(state: SchedulerState, event: WorkerReported) -> None:
+    count_stale(state, OLD_SESSION, len(event.outcomes) + len(event.returned) + 1)
+    if event.items:
+        count_stale(state, OLD_SESSION, sum(len(one.payloads) for one in event.items), "items")
+
+
+def _take_words(state: SchedulerState, worker: WorkerRecord, event: WorkerReported) -> None:
+    """Take what running tasks say and yield. Who speaks has started; and spoke before it ended."""
+    for item in event.news:
+        if may_speak(state, worker, item):
+            _on_started(state, worker, LeaseRange(item.lease, item.offset, 1))
+            on_news(state, worker, item)
+    for items in event.items:
+        if may_yield(state, worker, items):
+            _on_started(state, worker, LeaseRange(items.lease, items.offset, 1))
+            on_items(state, worker, items)
 
 
 def _reconcile(state: SchedulerState, worker: WorkerRecord, held: tuple[HeldRange, ...]) -> None:

@@ -15,6 +15,7 @@ from functools import partial
 from rustray.common.resources import UNBOUNDED
 from rustray.scheduler import inputs
 from rustray.scheduler.commands import GrantLease, PersistGrant, RecallLease
+from rustray.scheduler.credit import begun_streams
 from rustray.scheduler.load_balancer import PlacementRequest, WorkerLoad
 from rustray.scheduler.records import (
     LEASED_BYTE,
@@ -302,6 +303,7 @@ def _lease_run(
             batch.payloads.slice(low, high),
             batch.due_of(low, high),
             values,
+            begun_streams(batch, number, low, high),
         )
     )
 

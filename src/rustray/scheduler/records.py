@@ -51,6 +51,7 @@ class StoredOutcome:
         fence: Of dead letters: the highest attempt number that one of them has had.
         is_delivered: The client has confirmed it.
         is_evicted: The payloads are dropped already.
+        item_bytes: Of items that its tasks have yielded, and nobody has consumed.
     """
 
     number: int
@@ -70,6 +71,7 @@ class StoredOutcome:
     is_evicted: bool = False
     pins: int = 0
     is_overdue: bool = False
+    item_bytes: int = 0
 
 
 @record
@@ -144,6 +146,25 @@ class Revived:
 
 
 @dataclass(slots=True, eq=False)
+class Stream:
+    """What one generator task has yielded.
+
+    Attributes:
+        items: Those that are not consumed, in order and without a gap: (index, payloads).
+        have: Index of the next item that may come.
+        consumed: Items that the consumer is done with; not above ``have``.
+        bytes: Of ``items``.
+        has_left: The consumer wants no more.
+    """
+
+    items: deque[tuple[int, PayloadColumn]] = field(default_factory=deque)
+    have: int = 0
+    consumed: int = 0
+    bytes: int = 0
+    has_left: bool = False
+
+
+@dataclass(slots=True, eq=False)
 class Batch:
     """Consecutive tasks of one class.
 
@@ -183,6 +204,9 @@ class Batch:
         missing: Offset to how many of these are not there yet, for QUEUED tasks that stand in no
             queue for that reason; see `inputs`.
         dependants: Offset to the tasks that wait for this one.
+        streams: Offset to what a generator task has yielded, where that is something.
+        left_s: Of streams: since when nobody reads them, as monotonic time; None while a session
+            of theirs is there.
     """
 
     number: int
@@ -216,6 +240,8 @@ class Batch:
     inputs: PayloadColumn | None = None
     missing: dict[int, int] = field(default_factory=dict)
     dependants: dict[int, list[tuple[Batch, int]]] = field(default_factory=dict)
+    streams: dict[int, Stream] = field(default_factory=dict)
+    left_s: float | None = None
 
     def is_past(self, offset: int, limit_s: float, now: float) -> bool:
         """Whether a limit of time that counts from a task's acceptance, or retry, has passed."""

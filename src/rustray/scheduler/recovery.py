@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Sequence
 
 from rustray.common.errors import InvariantError
-from rustray.scheduler import letters
+from rustray.scheduler import letters, streams
 from rustray.scheduler.commands import CancelLease, ForgetWorker
 from rustray.scheduler.completion import (
     cancelled_payloads,
@@ -65,6 +65,7 @@ def on_recovered(state: SchedulerState, event: StateRecovered) -> None:
     batches: dict[int, Batch] = {}
     for found in event.batches:
         batches[found.batch] = _rebuild(state, found)
+    _restore_streams(state, event, batches)
     history: list[RecoveredOutcome | RecoveredRetry] = [*event.outcomes, *event.retries]
     history.sort(key=lambda one: one.number)
     lives = letters.RestoredLives()
@@ -117,6 +118,18 @@ def _restore_attempts(event: StateRecovered, batches: dict[int, Batch]) -> None:
         if number in batches:
             begun, which = batches[number].begun, range(offset, offset + count)
             begun.update(which) if is_granted else begun.difference_update(which)
+
+
+def _restore_streams(
+    state: SchedulerState, event: StateRecovered, batches: dict[int, Batch]
+) -> None:
+    """Before the outcomes, which count what was yielded."""
+    for number, offset, consumed in event.reads:
+        if number in batches:
+            streams.restore_read(batches[number], offset, consumed)
+    for items in event.items:
+        if items.batch in batches:
+            streams.restore_items(state, batches[items.batch], items)
 
 
 def _rebuild(state: SchedulerState, found: RecoveredBatch) -> Batch:
@@ -174,6 +187,8 @@ def _restore_outcome(state: SchedulerState, batch: Batch | None, found: Recovere
             found.arguments,
             found.fence,
         )
+        if low in batch.streams:
+            stored.item_bytes = batch.streams[low].bytes
         keep(state, stored)
     state.set_state(Part(batch, low, high, TaskState.QUEUED), outcome.state)
     batch.unfinished -= found.count
@@ -190,6 +205,7 @@ def _resume(state: SchedulerState, batch: Batch) -> None:
     if batch.payloads is None:
         raise InvariantError(f"batch {batch.number} in the journal has tasks without arguments")
     start_batch_timers(state, batch)
+    streams.resume(state, batch)
     for low, high, byte in list(runs(batch.state, 0, batch.count)):
         if byte != TaskState.QUEUED:
             continue

@@ -13,8 +13,9 @@ from typing import Final
 from rustray.common.durability import Durability
 from rustray.scheduler.commands import ForgetResults
 from rustray.scheduler.events import OutcomesDelivered, ResultsStored
-from rustray.scheduler.records import Shelf, StoredOutcome
+from rustray.scheduler.records import Batch, Shelf, StoredOutcome
 from rustray.scheduler.state import SchedulerState
+from rustray.scheduler.stream_commands import ForgetItems
 from rustray.task.columns import NO_PAYLOADS, PayloadColumn, StoredColumn
 from rustray.task.state import DEAD_STATES, TaskState
 
@@ -27,7 +28,7 @@ _FEW: Final = 1_000
 
 def size_of(stored: StoredOutcome) -> int:
     """Return what an outcome counts on its shelf."""
-    size = stored.payloads.size_bytes
+    size = stored.payloads.size_bytes + stored.item_bytes
     if stored.state not in DEAD_STATES:
         return size
     return LETTER_BYTES + size + (stored.arguments.size_bytes if stored.arguments else 0)
@@ -166,9 +167,11 @@ def evict(state: SchedulerState, stored: StoredOutcome) -> None:
     shelf.bytes -= size_of(stored)
     shelf.spent += 1
     state.unstored.pop(stored.number, None)
+    batch = stored.batch
+    if batch.streams:
+        _drop_streams(batch, stored)
     # The shelf's queues may hold the record for long.
     stored.payloads, stored.arguments, stored.live = NO_PAYLOADS, None, 0
-    batch = stored.batch
     # A large one's file goes right after the commit.
     level = Durability.DEFAULT if stored.is_large else batch.durability
     state.commands.append(ForgetResults(stored.number, stored.is_large, level))
@@ -176,3 +179,34 @@ def evict(state: SchedulerState, stored: StoredOutcome) -> None:
     batch.kept -= 1
     if batch.kept == 0 and batch.unfinished == 0:
         state.remove(batch)
+
+
+# ── Streams ───────────────────────────────────────────────────────────────────────────────────
+
+
+def forget_items(state: SchedulerState, batch: Batch, offset: int) -> None:
+    """Drop the items of a stream that are consumed."""
+    stream = batch.streams[offset]
+    items, before = stream.items, stream.bytes
+    while items and items[0][0] < stream.consumed:
+        first, payloads = items.popleft()
+        stream.bytes -= payloads.size_bytes
+        done = stream.consumed - first
+        if done < len(payloads):
+            rest = payloads.slice(done, len(payloads))
+            stream.bytes += rest.size_bytes
+            items.appendleft((stream.consumed, rest))
+    state.commands.append(ForgetItems(batch.number, offset, stream.consumed, batch.durability))
+    if not TaskState(batch.state[offset]).is_terminal:
+        return
+    stored = batch.outcomes[batch.lease[offset]]
+    if stored is not None and not stored.is_evicted:
+        stored.item_bytes -= before - stream.bytes
+        _shelf_of(state, stored).bytes -= before - stream.bytes
+
+
+def _drop_streams(batch: Batch, stored: StoredOutcome) -> None:
+    """Drop what tasks have yielded, but for those that are being retried: they go on behind it."""
+    for offset in range(stored.offset, stored.offset + len(stored.payloads)):
+        if TaskState(batch.state[offset]).is_terminal and batch.lease[offset] == stored.index:
+            batch.streams.pop(offset, None)

@@ -17,15 +17,18 @@ from rustray.scheduler import (
     recovery,
     results,
     retrying,
+    streams,
 )
 from rustray.scheduler.commands import Command
 from rustray.scheduler.events import (
     CancelRequested,
+    ClientLeft,
     CodeReceived,
     DrainRequested,
     Event,
     FollowRequested,
     HeartbeatReceived,
+    ItemsRead,
     OutcomesDelivered,
     PurgeRequested,
     ResultsStored,
@@ -103,6 +106,8 @@ class Scheduler:
                 cancellation.on_cancel(state, event.request)
             case FollowRequested():
                 admission.on_follow(state, event)
+            case ItemsRead() | ClientLeft():
+                streams.on_consumer(state, event)
             case _:
                 self._apply_rarer(event)
 
@@ -156,6 +161,8 @@ class Scheduler:
                     deadlines.on_deadline(state, subject)
                 case "run", (Lease() as lease, int(low), int(high)):
                     deadlines.on_run_limit(state, lease, low, high)
+                case "consumer", Batch():
+                    streams.on_consumer_due(state, subject)
                 case "retry", (Batch() as batch, int(offset)):
                     retrying.on_retry_due(state, batch, offset)
         results.expire(state)

@@ -61,6 +61,7 @@ class SchedulerSettings:
         first_lease: Number of the first lease; must exceed every number of an earlier head, for
             its workers may still hold some.
         durability: The head's level: of tasks that ask for none.
+        stream_ttl_s: How long a generator goes on, or waits, while nobody is there to read it.
     """
 
     strategy: str = "LeastLoaded"
@@ -80,6 +81,7 @@ class SchedulerSettings:
     seed: int = 0
     first_lease: int = 1
     durability: Durability = Durability.FULL
+    stream_ttl_s: float = 60.0
 
 
 _SPEAKING = frozenset({TaskState.RUNNING, TaskState.CANCELLING})

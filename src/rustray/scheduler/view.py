@@ -19,8 +19,12 @@ from rustray.task.views import WorkerView
 def outcome_of(stored: StoredOutcome, low: int, high: int) -> Outcome:
     """Return batch offsets ``low`` to ``high - 1`` of a stored outcome as it travels."""
     payloads = stored.payloads.slice(low - stored.offset, high - stored.offset)
-    first = stored.batch.first + low
-    return Outcome(first, stored.state, payloads, stored.worker_id, stored.attempts)
+    batch = stored.batch
+    stream = batch.streams.get(low) if batch.streams else None
+    items = stream.have if stream is not None else 0
+    return Outcome(
+        batch.first + low, stored.state, payloads, stored.worker_id, stored.attempts, items
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,8 @@ class TaskSnapshot:
         payload: The outcome's; None if there is none, it has expired, or it is ``stored``.
         stored: A large result, which the shell has.
         attempt: Number of the attempt that is given to a worker now; 0 if none is.
+        items: Of a stream: how many items it has yielded; -1 for a task that is none.
+        is_pushed: What becomes of it goes to the session that handed it in by itself.
     """
 
     task_id: str
@@ -47,6 +53,8 @@ class TaskSnapshot:
     stored: StoredColumn | None = None
     durability: Durability = Durability.FULL
     attempt: int = 0
+    items: int = -1
+    is_pushed: bool = False
 
 
 def snapshot(state: SchedulerState, batch: Batch, offset: int) -> TaskSnapshot:
@@ -85,7 +93,16 @@ def snapshot(state: SchedulerState, batch: Batch, offset: int) -> TaskSnapshot:
         large,
         batch.durability,
         attempt,
+        _items_of(batch, offset),
+        batch.is_pushed,
     )
+
+
+def _items_of(batch: Batch, offset: int) -> int:
+    if not batch.queue.task_class.stream_window:
+        return -1
+    stream = batch.streams.get(offset)
+    return stream.have if stream is not None else 0
 
 
 def batches_in_order(state: SchedulerState, after: int) -> Iterator[Batch]:

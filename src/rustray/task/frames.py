@@ -19,6 +19,7 @@ from rustray.task.columns import PayloadColumn
 from rustray.task.output import OutputAnswer, OutputQuestion
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
+from rustray.task.streams import LeaseItems, StreamCredit, StreamItems, StreamRead
 
 MAX_NEWS_TEXT: Final = 256
 """Characters of a message of progress, or of an emitted value's name."""
@@ -110,6 +111,7 @@ class Outcome:
         payloads: One item a task: the encoded value, or an encoded `FailureInfo`.
         worker_id: Where they ran, or "".
         attempts: How often each was started.
+        items: Of a stream, which is never one of several: how many items it has yielded.
     """
 
     first: int
@@ -117,6 +119,7 @@ class Outcome:
     payloads: PayloadColumn
     worker_id: str
     attempts: int
+    items: int = 0
 
 
 @record
@@ -154,13 +157,16 @@ class ClientFrame:
     cancels: list[CancelRequest] = field(default_factory=list)
     follow: list[TaskRange] = field(default_factory=list)
     """After a reconnect: acked tasks whose outcomes the client still waits for."""
+    reads: list[StreamRead] = field(default_factory=list)
+    """How far the consumers of streams have come."""
     token: str = ""
     """A renewed access token, before the one that opened the stream ends."""
 
     @property
     def has_content(self) -> bool:
         """Whether it is more than an ack, and is to be acked itself."""
-        return bool(self.submissions or self.cancels or self.follow or self.classes)
+        others = self.cancels or self.follow or self.classes or self.reads
+        return bool(self.submissions or others)
 
 
 @dataclass(slots=True)
@@ -174,11 +180,14 @@ class HeadFrame:
     outcomes: list[Outcome] = field(default_factory=list)
     unknown: list[TaskRange] = field(default_factory=list)
     """Answer to `ClientFrame.follow`: tasks that this head does not know."""
+    items: list[StreamItems] = field(default_factory=list)
+    """Of streams; they come before the outcomes of the same frame."""
 
     @property
     def has_content(self) -> bool:
         """Whether it is more than an ack, and is to be acked itself."""
-        return bool(self.outcomes or self.accepted or self.rejected or self.unknown)
+        others = self.accepted or self.rejected or self.unknown or self.items
+        return bool(self.outcomes or others)
 
 
 @record
@@ -193,6 +202,7 @@ class LeaseGrant:
         first: Task ids' first sequence.
         payloads: Arguments, one item a task.
         time_left_s: Until the tasks' limit from acceptance on; 0 for none.
+        streams: How far those of its streams have come that earlier attempts have begun.
     """
 
     lease: int
@@ -202,6 +212,7 @@ class LeaseGrant:
     first: int
     payloads: PayloadColumn
     time_left_s: float = 0.0
+    streams: tuple[StreamCredit, ...] = ()
 
 
 @record
@@ -317,6 +328,8 @@ class AssignFrame:
     """Take no more work, finish what runs, give back the rest, then leave."""
     output: list[OutputQuestion] = field(default_factory=list)
     """What tasks have printed; for the worker's shell, its core does not look at them."""
+    credits: list[StreamCredit] = field(default_factory=list)
+    """How far the consumers of streams have come."""
 
 
 @dataclass(slots=True)
@@ -338,6 +351,8 @@ class WorkerFrame:
     resumed: list[LeaseRange] = field(default_factory=list)
     """Those that wait no more, and hold their cores again."""
     news: list[LeaseNews] = field(default_factory=list)
+    items: list[LeaseItems] = field(default_factory=list)
+    """Of streams; they come before the outcomes of the same frame."""
     draining: bool = False
     """The worker takes no more work (it was told to stop); repeated in every frame from then on."""
     drained: bool = False

@@ -14,6 +14,7 @@ from rustray.task.names import MAX_NAME, check_label, check_name
 from rustray.task.needs import MAX_ALTERNATIVES, Alternative, ResourceRequirements
 from rustray.task.retries import RetryOn, exception_names
 from rustray.task.selectors import Selector
+from rustray.task.streams import STREAMING, check_window, window_of
 
 MIN_PRIORITY: Final = -(1 << 31)
 MAX_PRIORITY: Final = (1 << 31) - 1
@@ -99,6 +100,10 @@ class TaskSpec:
         durability: What it survives once it is accepted, and how safe its outcome is when that is
             told: "full" (power cuts), "process" (``kill -9`` of the head) or "memory" (neither);
             None: the head's own level. A head without a journal has "memory" only.
+        num_returns: 1, or "streaming": the function is a generator, and its items arrive while it
+            runs; `HeadNode.stream_task_result` has them.
+        generator_backpressure_num_objects: Items of a generator that may be yielded and not
+            consumed before it waits; None takes 128.
 
     Raises:
         ValueError: a field is out of range; the message names it and the range.
@@ -125,6 +130,8 @@ class TaskSpec:
     exclusive: bool = False
     lifetime: Literal["detached"] | None = None
     durability: Literal["full", "process", "memory"] | None = None
+    num_returns: Literal[1, "streaming"] = 1
+    generator_backpressure_num_objects: int | None = None
 
     def __post_init__(self) -> None:
         check_name("function_name", self.function_name)
@@ -138,6 +145,9 @@ class TaskSpec:
         check_exclusive(self.exclusive, ExecutorKind.PROCESS)
         check_lifetime(self.lifetime)
         parse_durability(self.durability)
+        if self.num_returns not in (1, STREAMING) or isinstance(self.num_returns, bool):
+            raise ValueError(f"num_returns must be 1 or 'streaming', not {self.num_returns!r:.80}")
+        window_of(self.num_returns, self.generator_backpressure_num_objects)
         check_seconds("timeout_s", self.timeout_s)
         check_seconds("queue_timeout_s", self.queue_timeout_s)
         check_seconds("total_timeout_s", self.total_timeout_s)
@@ -191,6 +201,8 @@ class TaskClass:
         has_inputs: Some of its arguments are what other tasks return (`rustray.task.inputs`).
         num_returns: How many values it returns that have references of their own; 1: one value.
         is_put: It is no call: its argument is its result, from the start.
+        stream_window: Of a generator task: items that it may have yielded and nobody consumed; 0:
+            it returns one value.
     """
 
     function: str
@@ -222,6 +234,7 @@ class TaskClass:
     has_inputs: bool = False
     num_returns: int = 1
     is_put: bool = False
+    stream_window: int = 0
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
@@ -273,6 +286,7 @@ class TaskClass:
         if not 0 <= self.depth <= MAX_DEPTH:
             raise ValueError(f"depth {self.depth} is outside 0 to {MAX_DEPTH}")
         check_returns(self.num_returns)
+        check_window(self.stream_window, is_process=self.executor is ExecutorKind.PROCESS)
         if len(self.code_hash) not in (0, 32):
             raise ValueError(f"code_hash must be 0 or 32 bytes, not {len(self.code_hash)}")
         if len(self.kwarg_names) > MAX_NAME or len(self.labels) > MAX_NAME:
@@ -307,6 +321,7 @@ def class_of(spec: TaskSpec, codec: Codec) -> TaskClass:
         total_timeout_s=spec.total_timeout_s or 0.0,
         codec=codec,
         wait_for_resources=spec.wait_for_resources,
+        stream_window=window_of(spec.num_returns, spec.generator_backpressure_num_objects),
     )
 
 

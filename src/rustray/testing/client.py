@@ -21,6 +21,7 @@ from rustray.task.frames import (
 )
 from rustray.task.inputs import InputId, pack_inputs
 from rustray.task.spec import TaskClass
+from rustray.task.streams import StreamItems, StreamRead
 from rustray.testing.clock import ProcessLoop, VirtualClock
 from rustray.testing.head import HEAD, SimHead
 from rustray.testing.history import History, TaskRecord
@@ -56,6 +57,7 @@ class ClientPump:
                     frame.classes.append(ClassDefinition(number, task_class, code))
                 frame.submissions.append(replace(submission, class_number=number))
             frame.follow, self._client.follow = self._client.follow, []
+            frame.reads, self._client.reads = self._client.reads, []
         if not (frame.has_content or self._owes_ack):
             return None
         self._owes_ack = False
@@ -83,6 +85,7 @@ class SimClient:
 
     Attributes:
         follow: Accepted tasks to ask for, after a reconnect.
+        reads: How far consumers of generators are.
         codes: Hash to code of every function.
     """
 
@@ -91,6 +94,7 @@ class SimClient:
     ) -> None:
         self.loop = network.loops[CLIENT] = ProcessLoop(clock)
         self.follow: list[TaskRange] = []
+        self.reads: list[StreamRead] = []
         self.codes: dict[bytes, bytes] = {}
         self._network, self._head, self._history = network, head, history
         self._reconnect = ReconnectManager(CLIENT)
@@ -130,6 +134,12 @@ class SimClient:
         for task in self._unsent:
             task.is_sent_again = True
         self.follow = [TaskRange(t.number, 1) for t in tasks if t.is_accepted and not t.has_ended]
+        self.reads = []
+        for task in tasks:
+            if task.task_class.stream_window and not task.has_ended:
+                task.held = None
+                have = -1 if task.has_left else len(task.items)
+                self.reads.append(StreamRead(task.number, task.consumed, have, task.has_left))
         self._wake()
 
     def _give_up(self, pump: ClientPump) -> None:
@@ -180,19 +190,60 @@ class SimClient:
         for refused in frame.rejected:
             for number in range(refused.first, refused.first + refused.count):
                 history.rejected(number, error_of_rejection(refused))
-        for outcome in frame.outcomes:
-            for index in range(len(outcome.payloads)):
-                item = outcome.payloads.slice(index, index + 1)
-                number = outcome.first + index
-                history.ended(
-                    number,
-                    Outcome(number, outcome.state, item, outcome.worker_id, outcome.attempts),
-                )
+        for items in frame.items:
+            self._take_items(items)
+        self._take_outcomes(frame.outcomes)
         for lost in frame.unknown:
             for number in range(lost.first, lost.first + lost.count):
                 history.unknown(number)
         if frame.has_content:
             self._wake()
+
+    def _take_outcomes(self, outcomes: list[Outcome]) -> None:
+        for outcome in outcomes:
+            for index in range(len(outcome.payloads)):
+                item = outcome.payloads.slice(index, index + 1)
+                number = outcome.first + index
+                self._history.ended(number, replace(outcome, first=number, payloads=item))
+
+    # -- generators ------------------------------------------------------------------------
+
+    def _take_items(self, items: StreamItems) -> None:
+        task = self._history.tasks[items.sequence]
+        before = len(task.items)
+        self._history.received(items.sequence, items.first, list(items.payloads))
+        if before == task.consumed < len(task.items):
+            self._read_next(task)
+        held = task.held
+        if held is not None and len(task.items) >= held.items:
+            task.held = None
+            self._history.ended(held.first, held)
+
+    def _read_next(self, task: TaskRecord) -> None:
+        """Have the consumer take the next item when it gets to it."""
+        if task.read_every_s <= 0.0:
+            task.consumed = len(task.items)
+            self._tell_read(task)
+        elif task.read_every_s < float("inf"):
+            self.loop.call_later(task.read_every_s, self._read_one, task)
+
+    def _read_one(self, task: TaskRecord) -> None:
+        if task.has_left:
+            return
+        task.consumed += 1
+        self._tell_read(task)
+        if task.consumed < len(task.items):
+            self._read_next(task)
+
+    def _tell_read(self, task: TaskRecord) -> None:
+        if self.is_connected:
+            self.reads.append(StreamRead(task.number, task.consumed, -1, task.has_left))
+            self._wake()
+
+    def leave(self, task: TaskRecord) -> None:
+        """Have the consumer of a generator want no more."""
+        task.has_left = task.is_cancel_asked = True
+        self._tell_read(task)
 
     # -- cancelling ------------------------------------------------------------------------
 

@@ -171,8 +171,8 @@ class SimCluster(Controls):
             function: A plain function, called at the start of each attempt; an ``async def``,
                 whose asyncio.sleep and the like take virtual time; or a function that
                 `rustray.remote` has decorated, with its options.
-            takes_s: How long an attempt of a plain function takes, in virtual seconds; or a
-                function of its arguments that says so. Its effects happen at the start.
+            takes_s: How long an attempt of a plain function, or an item of a generator, takes in
+                virtual seconds; or a function of its arguments. Effects happen at the start.
             **options: As for `rustray.remote`; ``durability`` makes no difference here, each task
                 is as safe as at the level "full".
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from rustray.testing.client import CLIENT, SimClient
 from rustray.testing.clock import ProcessLoop, VirtualClock
 from rustray.testing.head import HEAD, SimHead
 from rustray.testing.history import History
 from rustray.testing.network import Network
+from rustray.testing.tasks import SimTask
 from rustray.testing.worker import SimWorker
 
 _EXECUTOR_SIGNAL: Final = 9
@@ -21,6 +23,7 @@ class Controls:
     _network: Network
     _history: History
     _head: SimHead
+    _client: SimClient
     _workers: dict[str, SimWorker]
 
     def __init__(self) -> None:
@@ -34,6 +37,11 @@ class Controls:
     def is_head_up(self) -> bool:
         """Whether the head runs."""
         return self._head.is_up
+
+    def leave(self, task: SimTask) -> None:
+        """Have the consumer of a generator want no more; what `SimTask.leave` does."""
+        self._history.note("left", CLIENT, task.number)
+        self._client.leave(self._history.tasks[task.number])
 
     def crash_head(self) -> None:
         """Kill the head as ``kill -9`` does: what it has not committed is lost.

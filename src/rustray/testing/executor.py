@@ -7,9 +7,8 @@ import contextvars
 import inspect
 import signal
 from array import array
-from asyncio.events import _get_running_loop, _set_running_loop
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from itertools import count
 from typing import Any, Protocol
@@ -25,8 +24,11 @@ from rustray.task.inputs import Call, filling
 from rustray.task.result import FailureInfo
 from rustray.task.spec import Codec, ExecutorKind, TaskClass
 from rustray.task.state import TaskState
+from rustray.task.streams import LeaseItems
 from rustray.testing.clock import ProcessLoop, Timer, VirtualClock
 from rustray.testing.history import History, Run
+from rustray.testing.streaming import SimStream
+from rustray.testing.task_loop import TaskLoop
 from rustray.worker.calls import Calls
 from rustray.worker.context import shared_task
 from rustray.worker.events import (
@@ -34,11 +36,13 @@ from rustray.worker.events import (
     ExecutorReady,
     ExecutorReported,
     ExecutorReturned,
+    ExecutorYielded,
     Setting,
     TaskBlocked,
     TaskWoke,
 )
 from rustray.worker.news import News
+from rustray.worker.window import Window
 from rustray.worker.wire import NO_SETUP, Chunk, RunChunk, Setup
 
 SPAWN_S = 0.005
@@ -51,62 +55,6 @@ class ExecutorCrash(BaseException):
     def __init__(self, signum: int = 11) -> None:
         super().__init__(f"the task kills its executor with signal {signum}")
         self.signum = signum
-
-
-class TaskLoop(ProcessLoop):
-    """The event loop that an ``async def`` task finds: asyncio's waits take virtual time.
-
-    It shares the fate of its worker: what the worker's loop does not do, it does not do either.
-    """
-
-    def __init__(self, clock: VirtualClock, worker: ProcessLoop) -> None:
-        super().__init__(clock)
-        self._worker = worker
-        self._first: list[Timer] | None = None
-
-    def start(
-        self, coroutine: Coroutine[Any, Any, Any], context: contextvars.Context
-    ) -> asyncio.Task[Any]:
-        """Run a coroutine, up to its first wait at once."""
-        first: list[Timer] = []
-        self._first = first
-        task: asyncio.Task[Any] = self.create_task(coroutine, context=context)
-        self._first = None
-        for timer in first:
-            self._step(timer)
-        return task
-
-    def call_at(
-        self,
-        when: float,
-        callback: Callable[..., object],
-        *args: Any,
-        context: contextvars.Context | None = None,
-    ) -> Timer:
-        """See `ProcessLoop.call_at`."""
-        if self._first is None:
-            return super().call_at(when, callback, *args, context=context)
-        timer = Timer(self, when, callback, args, context)
-        self._first.append(timer)
-        return timer
-
-    def run(self, timer: Timer) -> None:
-        """See `ProcessLoop.run`."""
-        if not self.is_dead:
-            self._worker.deliver(self._step, timer)
-
-    def _step(self, timer: Timer) -> None:
-        if self.is_dead:
-            return
-        before = _get_running_loop()
-        _set_running_loop(self)
-        try:
-            timer.fire()
-        finally:
-            _set_running_loop(before)
-
-    def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """What user code leaves behind is no concern of the simulation."""
 
 
 class SimNews(News):
@@ -148,7 +96,8 @@ class SimHost:
         """Return tasks as an executor sees them."""
         return Chunk(
             next(self._numbers), run.lease, run.first, run.class_number, run.offset, run.attempt,
-            run.prefix, array("I"), 0, 0, b"", run.deadline_unix_s,
+            run.prefix, array("I"), 0, 0, b"", run.deadline_unix_s, have=run.have,
+            consumed=run.consumed,
         )  # fmt: skip
 
     def current(self) -> None:
@@ -186,6 +135,7 @@ class Execution:
         self.since = run.started_at_s
         self.loop: TaskLoop | None = None
         self.task: asyncio.Task[Any] | None = None
+        self.stream: SimStream | None = None
 
     @property
     def key(self) -> tuple[int, int]:
@@ -243,12 +193,61 @@ class SimExecutor:
         except Exception as error:
             self._end_later(one, error, None)
             return
+        if task_class.stream_window:
+            value = self._begin_stream(one, task_class, value)
+        if value is None and one.stream is not None:
+            return
         if inspect.iscoroutine(value):
             one.loop = TaskLoop(pool.clock, pool.loop)
             one.task = one.loop.start(value, context)
             one.task.add_done_callback(lambda task: self._awaited(one, task))
         else:
             self._end_later(one, None, value)
+
+    def _begin_stream(self, one: Execution, task_class: TaskClass, value: Any) -> Any:
+        """Begin to iterate over what a function returned; returns what is to be awaited, or None.
+
+        ``takes_s`` is the time of each item of a plain generator.
+        """
+        pool, number = self._pool, one.chunk.first + one.index
+        history = pool.functions.history
+        window = Window(task_class.stream_window, one.chunk.have, one.chunk.consumed)
+
+        def emit(index: int, item: Any) -> int:
+            payload = encode_value(task_class.codec, item, "item")
+            if not self.is_gone and self._running.get(one.key) is one:
+                history.yielded(number, one.run, index, payload)
+                items = LeaseItems(*one.key, index, PayloadColumn.of([payload]))
+                pool.loop.call_soon(self._tell_items, items)
+            return len(payload)
+
+        one.stream = stream = SimStream(window, emit)
+        if isinstance(value, AsyncIterator):
+            return stream.drain(value)
+        takes_s = history.tasks[number].takes_s or 0.0
+
+        def later(step: Callable[[], None]) -> None:
+            pool.loop.call_later(takes_s, self._step, one, step)
+
+        def end(error: Exception | None, count: int) -> None:
+            pool.loop.call_soon(self._end, one, error, count)
+
+        later(lambda: stream.step(iter(value), later, end))
+        return None
+
+    def _step(self, one: Execution, step: Callable[[], None]) -> None:
+        if not self.is_gone and self._running.get(one.key) is one:
+            step()
+
+    def _tell_items(self, items: LeaseItems) -> None:
+        if not self.is_gone:
+            self._pool.tell(ExecutorYielded(self.executor_id, [items]))
+
+    def credit(self, lease: int, offset: int, consumed: int) -> None:
+        """Tell a generator how many of its items are consumed."""
+        one = self._running.get((lease, offset))
+        if one is not None and one.stream is not None and not self.is_gone:
+            one.stream.credit(consumed)
 
     def _end_later(self, one: Execution, error: Exception | None, value: Any) -> None:
         number, pool = one.chunk.first + one.index, self._pool
@@ -424,6 +423,10 @@ class SimPool:
     ) -> None:
         """See `Pool`."""
         self.loop.call_soon(self._at(executor_id).interrupt, lease, offset, is_notice)
+
+    def credit(self, executor_id: int, lease: int, offset: int, consumed: int) -> None:
+        """See `Pool`."""
+        self.loop.call_soon(self._at(executor_id).credit, lease, offset, consumed)
 
     def kill(self, executor_id: int, signum: int) -> None:
         """See `Pool`."""

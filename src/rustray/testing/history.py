@@ -103,6 +103,12 @@ class TaskRecord:
         produced: The encoded results that runs of this task have really had.
         is_expired: The head has dropped the result before the client had it.
         takes: Numbers of the tasks whose results it takes.
+        yielded: Of a generator: the items that its runs have really yielded, by index.
+        items: Those that the client has received.
+        consumed: How many of them its consumer is done with.
+        read_every_s: How long the consumer takes for each.
+        has_left: The consumer wants no more.
+        held: An outcome that came before the last items.
     """
 
     number: int
@@ -122,6 +128,12 @@ class TaskRecord:
     is_cancelled_safely: bool = False
     is_expired: bool = False
     takes: tuple[int, ...] = ()
+    yielded: dict[int, set[bytes]] = field(default_factory=dict)
+    items: list[bytes] = field(default_factory=list)
+    consumed: int = 0
+    read_every_s: float = 0.0
+    has_left: bool = False
+    held: Outcome | None = None
 
     @property
     def has_ended(self) -> bool:
@@ -231,6 +243,28 @@ class History:
             self._may_be_cancelled(self.tasks[number]) for number in task.takes
         )
 
+    def yielded(self, number: int, run: Run, index: int, payload: bytes) -> None:
+        """A generator yields an item that the head is not known to have."""
+        task = self.tasks[number]
+        self.note("yielded", run.worker, number, f"item {index}")
+        is_within = index < task.consumed + task.task_class.stream_window
+        self._require(is_within, task, f"yielded item {index} with {task.consumed} consumed")
+        task.yielded.setdefault(index, set()).add(payload)
+
+    def received(self, number: int, first: int, payloads: list[bytes]) -> None:
+        """The client has been told items; what it has, or came too early, it leaves out."""
+        task = self.tasks[number]
+        known = len(task.items) - first
+        if not 0 <= known < len(payloads):
+            return
+        self._require(not task.has_ended, task, "had items after its end had been told")
+        for payload in payloads[known:]:
+            index = len(task.items)
+            is_real = payload in task.yielded.get(index, ())
+            self._require(is_real, task, f"has an item {index} that no run of it has yielded")
+            task.items.append(payload)
+            self.note("received", "client", number, f"item {index}")
+
     def stopped(self, number: int, run: Run, end: str) -> None:
         """A run is over, and no one but its worker knows."""
         if run.end == "running":
@@ -261,6 +295,12 @@ class History:
             is_same = (old.state, old.payloads[0]) == (outcome.state, outcome.payloads[0])
             self._require(is_same, task, f"ended as {old.state.name} and as {outcome.state.name}")
             return
+        if len(task.items) < outcome.items and not task.has_left:
+            task.held = outcome
+            return
+        if task.task_class.stream_window and not task.has_left:
+            is_whole = len(task.items) == outcome.items
+            self._require(is_whole, task, f"ended with {outcome.items} items, and has more")
         self.ended_tasks += not task.has_ended
         task.outcome = outcome
         self.note("ended", outcome.worker_id, number, outcome.state.name)

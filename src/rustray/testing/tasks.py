@@ -9,7 +9,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rustray.client.failures import error_of
-from rustray.client.options import check_options, task_class
+from rustray.client.options import check_options, imply_streaming, task_class
 from rustray.client.remote import RemoteFunction
 from rustray.common.errors import RustRayError, TaskNotFound
 from rustray.common.ids import TaskId, task_id
@@ -49,6 +49,9 @@ class Cluster(Protocol):
     def cancel(self, task: SimTask, *, force: bool = False) -> None:
         """Ask the head to cancel a task."""
 
+    def leave(self, task: SimTask) -> None:
+        """Have the consumer of a generator want no more."""
+
     def entries_of(self, task: SimTask) -> list[HistoryEntry]:
         """Return what happened to a task."""
 
@@ -79,7 +82,9 @@ class SimFunction:
             function = function._function
         if not callable(function):
             raise TypeError(f"a simulated task is a function, not {function!r:.80}")
-        if takes_s is not None and inspect.iscoroutinefunction(function):
+        options = imply_streaming(function, options)
+        is_async = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+        if takes_s is not None and is_async:
             raise TypeError(
                 "an async function takes the time that it awaits: leave takes_s out, and use "
                 "asyncio.sleep()"
@@ -220,6 +225,19 @@ class SimTask:
             raise error
         assert self._record.outcome is not None
         return decode_value(Codec.PICKLE, self._record.outcome.payloads[0])
+
+    @property
+    def items(self) -> list[Any]:
+        """What of a generator has arrived."""
+        return [decode_value(Codec.PICKLE, item) for item in self._record.items]
+
+    def read_every(self, seconds: float) -> None:
+        """Have the consumer of a generator take so long for each item; infinity: read no more."""
+        self._record.read_every_s = seconds
+
+    def leave(self) -> None:
+        """Have the consumer of a generator want no more, which ends it."""
+        self._cluster.leave(self)
 
     def cancel(self, *, force: bool = False) -> None:
         """Ask the head to cancel it, as `rustray.cancel` does; time has to pass for that."""

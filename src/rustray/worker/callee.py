@@ -40,18 +40,33 @@ class Callee:
         decode: Payload to (args, kwargs).
         call: The function.
         encode: Result to bytes, or to parts where it is large.
+        encode_item: Item of a generator to bytes.
+        stream_window: Of a generator: items that may be under way; 0: it returns one value.
     """
 
-    __slots__ = ("_definition", "_table", "call", "codec", "decode", "encode", "is_ready", "name")
+    __slots__ = (
+        "_definition",
+        "_table",
+        "call",
+        "codec",
+        "decode",
+        "encode",
+        "encode_item",
+        "is_ready",
+        "name",
+        "stream_window",
+    )
 
     def __init__(self, definition: Definition, table: FunctionTable) -> None:
         self._definition = definition
         self._table = table
         self.name = definition.function
         self.codec = Codec(definition.codec)
+        self.stream_window = definition.stream_window
         self.is_ready = False
         self.decode: Callable[[bytes], Call] = codecs.value_decoder(self.codec)
         self.encode = codecs.parts_encoder(self.codec)
+        self.encode_item = codecs.value_encoder(self.codec)
         self.call: Callable[..., Any] = _no_function
 
     def resolve(self) -> None:

@@ -7,6 +7,7 @@ which is also the hot path: what its loop does per task is what a no-op task cos
 from __future__ import annotations
 
 import faulthandler
+import functools
 import os
 import signal
 import socket
@@ -35,6 +36,7 @@ from rustray.worker.child_base import (
     too_big,
 )
 from rustray.worker.child_output import RawMarks, redirect
+from rustray.worker.child_stream import Yielding
 from rustray.worker.context import TaskInterrupt
 from rustray.worker.nest import Nest
 
@@ -69,6 +71,9 @@ class ProcessRunner(Runner):
         self._target = _NOBODY
         self._asked = _NOBODY
         self._driver: Any = None
+        self._yielding: tuple[tuple[int, int], Yielding] | None = None
+        self._credits: dict[tuple[int, int], int] = {}
+        self._is_sending = False
 
     def run(self) -> None:
         """Run what arrives until the agent closes the data channel."""
@@ -110,7 +115,10 @@ class ProcessRunner(Runner):
             self.cell.words[INDEX] = IDLE
         while True:
             try:
-                self._run_items(chunk, callee, todo)
+                if callee.stream_window:
+                    self._run_streams(chunk, callee, todo)
+                else:
+                    self._run_items(chunk, callee, todo)
                 break
             except TaskInterrupt as stray:
                 # It hit between two statements of ours: its task may lack an outcome.
@@ -177,6 +185,64 @@ class ProcessRunner(Runner):
                 flush_at, size = now + FLUSH_AFTER_S, 0
 
     @own_frame
+    def _run_streams(self, chunk: wire.Chunk, callee: Callee, todo: deque[int]) -> None:
+        """Run the chunk's generators in order; each tells in the end how many items it had."""
+        words, running, number, outbox = self.cell.words, self._running, chunk.number, self._outbox
+        index = words[INDEX]
+        start = chunk.start if index < 0 else chunk.ends[index] + chunk.shift
+        while True:
+            try:
+                stop = todo.popleft() + chunk.shift
+            except IndexError:
+                return
+            index += 1
+            running[0] = words[INDEX] = index
+            key = (number, index)
+            yielding = self._begin_stream(chunk, callee, key)
+            stage, value = DECODE, None
+            try:
+                if key in self._cancelled:
+                    raise TaskInterrupt
+                args, kwargs = callee.decode(chunk.data[start:stop])
+                stage = CALL
+                drive = functools.partial(self._drive, key=key)
+                count = yielding.run(callee.call(*args, **kwargs), drive)
+                stage, value = ENCODE, count
+                item = callee.encode_item(count)
+                running[0] = IDLE
+            except BaseException as exc:
+                running[0] = IDLE
+                if stage == CALL:
+                    stage, value = yielding.stage, yielding.value
+                outbox.send_other(*describe_failure(exc, stage, callee, value))
+            else:
+                outbox.items.append(item)
+                outbox.done[0] = time.perf_counter()
+                outbox.flush()
+            self._yielding = None
+            start = stop
+
+    def _begin_stream(self, chunk: wire.Chunk, callee: Callee, key: tuple[int, int]) -> Yielding:
+        """Prepare for the items of a generator."""
+
+        def send(index: int, item: bytes) -> None:
+            # No interrupt may cut a message in two; the control thread tries again.
+            self._is_sending = True
+            try:
+                self._outbox.send_item(key[1], index, item)
+            finally:
+                self._is_sending = False
+
+        have, consumed = (chunk.have, chunk.consumed) if key[1] == 0 else (0, 0)
+        yielding = Yielding(callee, have, consumed, self.limit, send)
+        with self._lock:
+            self._yielding = (key, yielding)
+            early = self._credits.pop(key, 0)
+            self._credits = {one: n for one, n in self._credits.items() if one > key}
+        yielding.credit(early)
+        return yielding
+
+    @own_frame
     def _drive(self, coroutine: Any, key: tuple[int, int]) -> Any:
         """Run a coroutine on this process's event loop, made at the first one."""
         if self._driver is None:
@@ -235,6 +301,17 @@ class ProcessRunner(Runner):
         """See `Runner.repeat_interrupt`."""
         signal.pthread_kill(self._main_thread, INTERRUPT_SIGNAL)
 
+    def credit(self, number: int, index: int, consumed: int) -> None:
+        """See `Runner.credit`."""
+        key = (number, index)
+        with self._lock:
+            present = self._yielding
+            if present is None or present[0] < key:
+                self._credits[key] = max(consumed, self._credits.get(key, 0))
+                return
+        if present[0] == key:
+            present[1].credit(consumed)
+
     def flush(self) -> None:
         """See `Runner.flush`."""
         self._outbox.flush()
@@ -252,6 +329,8 @@ class ProcessRunner(Runner):
         chunk, index = self._chunk, self._running[0]
         if chunk is None or index == IDLE or self._target != (chunk.number, index):
             return
+        if self._is_sending:
+            return  # the control thread tries again
         if self._driver is not None and self._driver.cancel():
             self._target = _NOBODY
             return

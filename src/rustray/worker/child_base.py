@@ -271,6 +271,22 @@ class Outbox:
             )
         self._send(message)
 
+    def send_item(self, offset: int, index: int, item: bytes) -> None:
+        """Send an item that a generator of the chunk has yielded.
+
+        Args:
+            offset: The task's place in the chunk.
+            index: The item's.
+            item: Its encoded value.
+        """
+        with self.lock:
+            self._send_news_locked()
+            chunk = self._chunk
+            assert chunk is not None
+            self._send(
+                wire.pack_item(chunk.number, chunk.lease, chunk.offset + offset, index, item)
+            )
+
     def send_other(self, state: TaskState, payload: bytes) -> None:
         """Send how the task after the results that wait ended, and those before it."""
         with self.lock:
@@ -373,6 +389,9 @@ class Runner(ABC):
     def send_news(self) -> None:
         """Send what tasks say of themselves."""
 
+    def credit(self, number: int, index: int, consumed: int) -> None:  # noqa: B027
+        """Note how many items of a generator are consumed; only processes run generators."""
+
     def is_interrupt_pending(self) -> bool:
         """Whether a task that is to be interrupted still runs, untouched as yet."""
         return False
@@ -414,4 +433,6 @@ class Runner(ABC):
             self.interrupt(number, index, bool(more))
         elif kind == wire.FLUSH:
             self.flush()
+        elif kind == wire.CREDIT:
+            self.credit(number, index, more)
         return True

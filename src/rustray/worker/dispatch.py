@@ -230,6 +230,7 @@ def _send(
             lease.first + low,
             lease.payloads.slice(low, high),
             due,
+            *(lease.streams.get(low, (0, 0)) if lease.streams else ()),
         )
     )
 

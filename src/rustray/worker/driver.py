@@ -18,6 +18,7 @@ from rustray.common.errors import CommunicationError, InvariantError
 from rustray.task.frames import LeaseNews, LeaseOutcome, LeaseRange
 from rustray.task.functions import FunctionInfo
 from rustray.task.spec import ExecutorKind, TaskClass
+from rustray.task.streams import LeaseItems
 from rustray.worker import events
 from rustray.worker.executor import ExecutorExit, PoolListener, RunChunk
 from rustray.worker.manager import WorkerManager
@@ -61,6 +62,9 @@ class Pool(Protocol):
     ) -> None:
         """Ask it to stop one task."""
 
+    def credit(self, executor_id: int, lease: int, offset: int, consumed: int) -> None:
+        """Tell a generator how many of its items are consumed."""
+
     def kill(self, executor_id: int, signum: int) -> None:
         """Signal it."""
 
@@ -88,6 +92,15 @@ class Owner(Protocol):
 
     def leave(self) -> None:
         """The work is over."""
+
+
+Rare = (
+    events.CreditTask
+    | events.GuardExecutor
+    | events.CloseSession
+    | events.DeliverDirect
+    | events.Leave
+)
 
 
 class WorkerDriver:
@@ -225,17 +238,8 @@ class WorkerDriver:
         pool = self.pool
         match command:
             case events.DispatchTasks():
-                chunk = RunChunk(
-                    command.class_number,
-                    command.lease,
-                    command.offset,
-                    command.attempt,
-                    command.prefix,
-                    command.first,
-                    command.payloads,
-                    0.0 if command.due == NEVER else self._unix_s(command.due),
-                )
-                pool.run(command.executor_id, chunk)
+                due_s = 0.0 if command.due == NEVER else self._unix_s(command.due)
+                pool.run(command.executor_id, _chunk_of(command, due_s))
             case events.DefineClass():
                 pool.define(
                     command.executor_id, command.class_number, command.task_class, command.code
@@ -244,13 +248,8 @@ class WorkerDriver:
                 pool.prepare(command.executor_id, command.setting)
             case events.StartExecutor():
                 pool.spawn(command.executor_id, command.kind, command.concurrency)
-            case events.Interrupt():
-                pool.interrupt(
-                    command.executor_id,
-                    command.lease,
-                    command.offset,
-                    is_notice=command.is_notice,
-                )
+            case events.Interrupt(executor_id, lease, offset, is_notice):
+                pool.interrupt(executor_id, lease, offset, is_notice=is_notice)
             case events.Reclaim():
                 pool.reclaim(command.executor_id)
             case events.ResumeTask():
@@ -301,9 +300,11 @@ class WorkerDriver:
 
     def _carry_out_rare(
         self,
-        command: events.GuardExecutor | events.CloseSession | events.DeliverDirect | events.Leave,
+        command: Rare,
     ) -> None:
         match command:
+            case events.CreditTask(executor_id, lease, offset, consumed):
+                self.pool.credit(executor_id, lease, offset, consumed)
             case events.GuardExecutor():
                 self.pool.guard(command.executor_id, command.until)
             case events.CloseSession():
@@ -357,6 +358,10 @@ class WorkerDriver:
         """See `PoolListener`."""
         self.nested.take(executor_id, kind, channel, body)
 
+    def executor_yielded(self, executor_id: int, items: list[LeaseItems]) -> None:
+        """See `PoolListener`."""
+        self.apply(events.ExecutorYielded(executor_id, items))
+
     def executor_exited(self, executor_id: int, exit: ExecutorExit) -> None:  # noqa: A002
         """See `PoolListener`."""
         self.nested.forget(executor_id)
@@ -390,3 +395,18 @@ class WorkerDriver:
         finally:
             if self._direct.pop(lease, None) is not None:
                 self.apply(events.DirectCancelled(lease))
+
+
+def _chunk_of(command: events.DispatchTasks, deadline_unix_s: float) -> RunChunk:
+    return RunChunk(
+        command.class_number,
+        command.lease,
+        command.offset,
+        command.attempt,
+        command.prefix,
+        command.first,
+        command.payloads,
+        deadline_unix_s,
+        command.have,
+        command.consumed,
+    )

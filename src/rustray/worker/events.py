@@ -14,6 +14,7 @@ from rustray.common.records import record
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import AssignFrame, LeaseNews, LeaseOutcome, LeaseRange
 from rustray.task.spec import ExecutorKind, TaskClass
+from rustray.task.streams import LeaseItems
 
 DIRECT_LEASES: Final = 1 << 63
 """First lease number of the worker's own tasks; the head's numbers stay below."""
@@ -136,6 +137,14 @@ class TaskWoke:
 
 
 @record
+class ExecutorYielded:
+    """Generators of an executor have yielded items, in order for each."""
+
+    executor_id: int
+    items: list[LeaseItems]
+
+
+@record
 class ExecutorReturned:
     """An executor's answer to `Reclaim`: all that it had not started, possibly nothing."""
 
@@ -223,6 +232,7 @@ Event = (
     | ExecutorTold
     | TaskBlocked
     | TaskWoke
+    | ExecutorYielded
     | ExecutorReturned
     | ExecutorExited
     | MemoryExceeded
@@ -290,6 +300,8 @@ class DispatchTasks:
         offset: Position of the first in its lease.
         first: Sequence of the first in its client session.
         due: When they will be stopped, as monotonic time; infinite for never.
+        have: Of a stream, which is handed out alone: items to pass over.
+        consumed: Likewise: where its window begins.
     """
 
     executor_id: int
@@ -301,6 +313,18 @@ class DispatchTasks:
     first: int
     payloads: PayloadColumn
     due: float = math.inf
+    have: int = 0
+    consumed: int = 0
+
+
+@record
+class CreditTask:
+    """Tell a generator how many of its items are consumed."""
+
+    executor_id: int
+    lease: int
+    offset: int
+    consumed: int
 
 
 @record
@@ -418,6 +442,7 @@ Command = (
     | DefineClass
     | PrepareExecutor
     | DispatchTasks
+    | CreditTask
     | WatchMemory
     | UnwatchMemory
     | Interrupt

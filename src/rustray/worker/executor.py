@@ -22,6 +22,7 @@ from rustray.task.frames import LeaseNews, LeaseOutcome, LeaseRange
 from rustray.task.functions import FunctionInfo, Parameter
 from rustray.task.output import OutputPiece
 from rustray.task.spec import ExecutorKind, TaskClass
+from rustray.task.streams import LeaseItems
 from rustray.worker import numerics
 from rustray.worker.calls_port import Handler
 from rustray.worker.events import Setting
@@ -84,6 +85,9 @@ class PoolListener(Protocol):
         Raises:
             ValueError: it makes no sense.
         """
+
+    def executor_yielded(self, executor_id: int, items: list[LeaseItems]) -> None:
+        """Generators yielded items."""
 
     def executor_exited(self, executor_id: int, exit: ExecutorExit) -> None:  # noqa: A002
         """The process is gone, and with it all that it was given and has not reported."""
@@ -162,12 +166,7 @@ class ExecutorPool:
             raise InvariantError(f"executor {executor_id} exists already")
         try:
             handle = ExecutorHandle(
-                self._loop,
-                executor_id,
-                kind,
-                self._listener,
-                self._on_violation,
-                self._output,
+                self._loop, executor_id, kind, self._listener, self._on_violation, self._output
             )
             handle.relay.on_message = self._on_relayed
             handle.calls.handlers = self.handlers
@@ -228,6 +227,10 @@ class ExecutorPool:
         """Send a message to a task that hands in tasks (`rustray.task.relay`)."""
         if executor_id in self._handles:
             self._handles[executor_id].relay.send(kind, channel, body)
+
+    def credit(self, executor_id: int, *where: int) -> None:
+        """Tell a generator (lease, offset) that so many of its items are consumed."""
+        self._handle(executor_id).credit(*where)
 
     def kill(self, executor_id: int, signum: int) -> None:
         """Signal an executor with all processes that it started."""

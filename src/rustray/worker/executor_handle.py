@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from rustray.task.frames import LeaseNews, LeaseOutcome, LeaseRange
 from rustray.task.spec import ExecutorKind
 from rustray.task.state import TaskState
+from rustray.task.streams import LeaseItems
 from rustray.worker import wire
 from rustray.worker.calls_port import CallPorts
 from rustray.worker.cell import Cell
@@ -31,6 +32,9 @@ _buffer: Final = memoryview(bytearray(_READ_BYTES))
 _STATES: Final = {
     int(state): state for state in (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED)
 }
+
+_SAID: Final = (wire.NEWS, wire.ITEMS)
+"""Kinds of messages that come while a task runs."""
 
 
 def open_pipes() -> list[tuple[int, int]]:
@@ -121,6 +125,9 @@ class Listener(Protocol):
 
     def executor_told(self, executor_id: int, news: list[LeaseNews], dropped: int) -> None:
         """Tasks said something."""
+
+    def executor_yielded(self, executor_id: int, items: list[LeaseItems]) -> None:
+        """Generators yielded items."""
 
 
 def _is_out(chunks: dict[int, _Out], lease: int, offset: int) -> bool:
@@ -225,10 +232,16 @@ class ExecutorHandle:
 
     def interrupt(self, lease: int, offset: int, is_notice: bool) -> None:
         """Cancel a task; one that is not out (any more) is left alone."""
+        self._order(wire.INTERRUPT, lease, offset, is_notice)
+
+    def credit(self, lease: int, offset: int, consumed: int) -> None:
+        """Say how many items of a generator are consumed; one that is not out is left alone."""
+        self._order(wire.CREDIT, lease, offset, consumed)
+
+    def _order(self, kind: int, lease: int, offset: int, more: int) -> None:
         for number, out in self._out.items():
             if out.lease == lease and out.offset <= offset < out.offset + out.count:
-                index = offset - out.offset
-                self._packets.send(wire.CONTROL.pack(wire.INTERRUPT, number, index, is_notice))
+                self._packets.send(wire.CONTROL.pack(kind, number, offset - out.offset, more))
                 return
 
     @property
@@ -309,10 +322,10 @@ class ExecutorHandle:
                 # While the chunks are known; what was printed before an outcome is there with it,
                 # and what is raw and not marked as older is of what runs now.
                 self._output.take(wire.last_ended(messages))
-            outcomes = [self._settle(*each) for each in messages if each[0] != wire.NEWS]
+            outcomes = [self._settle(*each) for each in messages if each[0] not in _SAID]
             if len(outcomes) != len(messages):
                 # It is never of a task whose outcome was sent before it.
-                self._tell_news(messages)
+                _tell(self._listener, self.executor_id, messages)
             if self._splitter.missing > _MAX_MESSAGE_BYTES:
                 raise ValueError("a message of absurd size")
         except (ValueError, KeyError, IndexError) as exc:
@@ -325,11 +338,6 @@ class ExecutorHandle:
         while self._orders.has_packets:
             self._on_control()
         return True
-
-    def _tell_news(self, messages: list[tuple[int, int, bytes, int, int]]) -> None:
-        for kind, _, data, start, stop in messages:
-            if kind == wire.NEWS:
-                self._listener.executor_told(self.executor_id, *wire.unpack_news(data, start, stop))
 
     def _settle(self, kind: int, number: int, data: bytes, start: int, stop: int) -> LeaseOutcome:
         message = (kind, data, start, stop)
@@ -430,6 +438,20 @@ class ExecutorHandle:
         self._output.close()
         self.relay.close()
         self.cell.close()
+
+
+def _tell(
+    listener: Listener, executor_id: int, messages: list[tuple[int, int, bytes, int, int]]
+) -> None:
+    """Pass on what tasks say and yield while they run."""
+    items = []
+    for kind, _, data, start, stop in messages:
+        if kind == wire.NEWS:
+            listener.executor_told(executor_id, *wire.unpack_news(data, start, stop))
+        elif kind == wire.ITEMS:
+            items.append(LeaseItems(*wire.unpack_items(data, start, stop)))
+    if items:
+        listener.executor_yielded(executor_id, items)
 
 
 def spawn_request(executor_id: int, kind: ExecutorKind, concurrency: int) -> bytes:

@@ -8,6 +8,7 @@ from rustray.task.columns import PayloadColumn
 from rustray.task.frames import AssignFrame, ClassDefinition, LeaseCancel, LeaseGrant, LeaseRange
 from rustray.task.result import FailureInfo
 from rustray.task.state import TaskState
+from rustray.task.streams import StreamCredit
 from rustray.worker.events import (
     DIRECT_LEASES,
     DirectSubmitted,
@@ -26,6 +27,7 @@ from rustray.worker.records import (
     subtract,
 )
 from rustray.worker.state import WorkerState, shortage_text
+from rustray.worker.streams import credit
 
 SIGKILL: Final = 9
 SIGTERM: Final = 15
@@ -34,6 +36,10 @@ TIMEOUT_GRACE_S: Final = 1.0
 TIMEOUT_TERM_S: Final = 2.0
 """After its SIGTERM, at most."""
 CANCELLED: Final = FailureInfo("TASK_CANCELLED", "the task was cancelled before it ended")
+
+NO_DIRECT_STREAM: Final = FailureInfo(
+    "PAYLOAD_ERROR", "a generator's items need a head: hand the task in there, not at a worker"
+)
 
 
 class ProtocolError(Exception):
@@ -75,6 +81,8 @@ def grant(state: WorkerState, granted: LeaseGrant, now: float) -> None:
     if not 0 < granted.lease < DIRECT_LEASES or not len(granted.payloads):
         raise ProtocolError(f"lease {granted.lease} is empty or has an impossible number")
     admit(state, granted, work, now + granted.time_left_s if granted.time_left_s else NEVER)
+    for how_far in granted.streams:
+        credit(state, StreamCredit(granted.lease, how_far.offset, how_far.have, how_far.consumed))
 
 
 def grant_direct(state: WorkerState, event: DirectSubmitted) -> None:
@@ -105,7 +113,9 @@ def admit(state: WorkerState, granted: LeaseGrant, work: WorkClass, due: float) 
     if work.task_class.exclusive and lease.number < DIRECT_LEASES:
         state.exclusive[lease.number] = lease
     demand, total = work.task_class.resources, state.limits.resources.units
-    if state.is_draining:
+    if work.task_class.stream_window and lease.number >= DIRECT_LEASES:
+        state.settle_failed(lease, 0, count, TaskState.FAILED, NO_DIRECT_STREAM)
+    elif state.is_draining:
         state.give_back(lease, 0, count)
     elif not demand.times_in(total):
         lacking = shortage_text(demand, total)
@@ -311,6 +321,8 @@ def take_frame(state: WorkerState, frame: AssignFrame, now: float) -> None:
         cancel(state, request, now)
     for wanted in frame.recall:
         recall(state, wanted)
+    for how_far in frame.credits:
+        credit(state, how_far)
 
 
 def _clip(lease: Lease, offset: int, count: int) -> tuple[int, int]:

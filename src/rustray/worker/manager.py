@@ -27,6 +27,7 @@ from rustray.worker.events import (
     ExecutorReported,
     ExecutorReturned,
     ExecutorTold,
+    ExecutorYielded,
     FrameReceived,
     HeartbeatAnswered,
     Leave,
@@ -46,6 +47,7 @@ from rustray.worker.memory import exceeded
 from rustray.worker.records import NEVER
 from rustray.worker.reports import exited, heal, ready, reported, returned, told
 from rustray.worker.state import WorkerLimits, new_state
+from rustray.worker.streams import yielded
 
 LEAVE_GRACE_S: Final = 3.0
 """How long after the drain limit the head has to confirm what it was told."""
@@ -128,6 +130,8 @@ class WorkerManager:
                 returned(state, event, now)
             case ExecutorTold():
                 told(state, event)
+            case ExecutorYielded():
+                yielded(state, event)
             case ExecutorReady():
                 ready(state, event, now)
             case TaskBlocked() | TaskWoke():

@@ -15,7 +15,8 @@ from itertools import islice
 from typing import Final
 
 from rustray.task.frames import HeldRange, LeaseNews, LeaseOutcome, LeaseRange, WorkerFrame
-from rustray.worker.waiting import WaitingOutcomes
+from rustray.task.streams import ItemQueue, LeaseItems
+from rustray.worker.waiting import MAX_FRAME_BYTES, WaitingOutcomes
 
 MAX_FRAME_PARTS: Final = 4096
 """Outcomes and ranges in one frame, whatever their size."""
@@ -30,6 +31,8 @@ class _Sent:
     outcomes: list[LeaseOutcome]
     returned: list[LeaseRange]
     weight: int = 0
+    items: list[LeaseItems] = field(default_factory=list)
+    items_weight: int = 0
 
 
 @dataclass(slots=True)
@@ -44,6 +47,8 @@ class Outbox:
         news: What running tasks said of themselves, bounded, sent once and not kept.
         waiting: Outcomes that are in no frame yet.
         unacked_weight: Bytes of outcomes that were sent and not acked.
+        items: Of streams, that are in no frame yet; outcomes do not overtake them.
+        unacked_items: About how many bytes of items were sent and not acked.
     """
 
     session: int | None = None
@@ -57,18 +62,21 @@ class Outbox:
     unacked: deque[_Sent] = field(default_factory=deque)
     _news_number: int = 0
     unacked_weight: int = 0
+    items: ItemQueue[tuple[int, int]] = field(default_factory=ItemQueue)
+    unacked_items: int = 0
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits to be sent (unacked frames may be under way)."""
-        return not (not self.waiting.is_empty or self.returned or self.started or self.must_greet)
+        has_results = self.items or not self.waiting.is_empty
+        return not (has_results or self.returned or self.started or self.must_greet)
 
     @property
     def is_ready(self) -> bool:
         """Whether there is something that may be sent now."""
         has_outcomes = self.waiting.front and not self._is_window_full
         others = self.returned or self.started or self.must_greet or self.news or self.waits
-        return bool(has_outcomes or others)
+        return bool(has_outcomes or others or self.items)
 
     @property
     def _is_window_full(self) -> bool:
@@ -76,8 +84,9 @@ class Outbox:
 
     @property
     def memory_weight(self) -> int:
-        """Bytes of all outcomes that are in memory."""
-        return self.waiting.weight + self.unacked_weight
+        """Bytes of all outcomes and items that are in memory."""
+        items = self.items.weight + self.unacked_items
+        return self.waiting.weight + self.unacked_weight + items
 
     @property
     def is_full(self) -> bool:
@@ -107,8 +116,10 @@ class Outbox:
             frame = self.unacked.pop()
             self.waiting.put_first(frame.outcomes, frame.weight)
             returned[:0] = frame.returned
+            for one in reversed(frame.items):
+                self.items.put_first((one.lease, one.offset), one.first, one.payloads)
         self.returned[:0] = returned
-        self.unacked_weight = 0
+        self.unacked_weight = self.unacked_items = 0
 
     def add_news(self, item: LeaseNews) -> bool:
         """Take what a task says; of its progress only the latest waits. False: too much waits."""
@@ -129,7 +140,9 @@ class Outbox:
         if number > self.sent:
             return False
         while self.unacked and self.unacked[0].number <= number:
-            self.unacked_weight -= self.unacked.popleft().weight
+            frame = self.unacked.popleft()
+            self.unacked_weight -= frame.weight
+            self.unacked_items -= frame.items_weight
         return True
 
     def take(self, ack: int, held: list[HeldRange] | None) -> WorkerFrame:
@@ -141,7 +154,14 @@ class Outbox:
         """
         self.sent += 1
         self.must_greet = False
-        outcomes, weight = ([], 0) if self._is_window_full else self.waiting.take()
+        before = self.items.weight
+        items = [
+            LeaseItems(*key, first, column)
+            for key, first, column in self.items.take(MAX_FRAME_BYTES)
+        ]
+        items_weight = before - self.items.weight
+        must_wait = self._is_window_full or self.items
+        outcomes, weight = ([], 0) if must_wait else self.waiting.take()
         returned, self.returned = self.returned, []
         started, self.started = self.started, []
         waits, self.waits = self.waits, {}
@@ -149,9 +169,10 @@ class Outbox:
             self.returned = returned[MAX_FRAME_PARTS:]
             del returned[MAX_FRAME_PARTS:]
         news = [self.news.pop(key) for key in list(islice(self.news, MAX_FRAME_NEWS))]
-        if outcomes or returned:
+        if outcomes or returned or items:
             self.unacked_weight += weight
-            self.unacked.append(_Sent(self.sent, outcomes, returned, weight))
+            self.unacked_items += items_weight
+            self.unacked.append(_Sent(self.sent, outcomes, returned, weight, items, items_weight))
         return WorkerFrame(
             number=self.sent,
             ack=ack,
@@ -162,6 +183,7 @@ class Outbox:
             blocked=[LeaseRange(*key, 1) for key, is_blocked in waits.items() if is_blocked],
             resumed=[LeaseRange(*key, 1) for key, is_blocked in waits.items() if not is_blocked],
             news=news,
+            items=items,
         )
 
     def note_sent(self, frame: WorkerFrame) -> None:

@@ -46,7 +46,7 @@ class WorkClass:
         memory_limit: Bytes that one task may hold; 0 where that is not limited. Threads and
             coroutines share a process, so that nobody could say whose its memory is.
         is_solo: Its tasks want an executor for themselves, nothing queued behind them,
-            because their run must be timed or weighed alone.
+            because their run must be timed or weighed alone, or waits for a consumer.
         cores: What one gives back while it waits for tasks of its own.
         lane_key: The lane that its tasks wait in.
         setting: What its executors are to be set to, but for their GPUs.
@@ -77,6 +77,7 @@ class WorkClass:
             or self.memory_limit > 0
             or units.get(CPU) != UNIT
             or task_class.exclusive
+            or task_class.stream_window > 0
         )
         self.cores = ResourceSet({CPU: units[CPU]} if units.get(CPU) else {})
         self.lane_key = LaneKey(
@@ -108,6 +109,7 @@ class Lease:
         due: When the head will have them stopped; infinite for never.
         cancelled: (low, high, force) ranges that are to stop.
         recalled: (low, high) ranges to give back where they have not started.
+        streams: Offset to (items that the head has, items that are consumed) of streams.
     """
 
     number: int
@@ -121,6 +123,7 @@ class Lease:
     due: float = NEVER
     cancelled: list[tuple[int, int, bool]] = field(default_factory=list)
     recalled: list[tuple[int, int]] = field(default_factory=list)
+    streams: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def is_cancelled(self, offset: int) -> bool:
         """Whether this task is to stop."""

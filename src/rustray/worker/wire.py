@@ -45,14 +45,19 @@ OUTCOME_SHARED: Final = 6
 """As `OUTCOME`, of one task, with its result in memory whose descriptor came under a number."""
 SETUP: Final = 7
 """Agent: the environment of the chunks that follow."""
+ITEMS: Final = 8
+"""What a generator has yielded; never after its outcome."""
 
 _DEFINE: Final = struct.Struct("=BxxxIQI")
-_RUN: Final = struct.Struct("=BxxxIQQQdIIIII10s2x")
+_RUN: Final = struct.Struct("=BxxxIQQQdIIIIIII10s2x")
 _OUTCOME: Final = struct.Struct("=BxxxIQQQIII")
-_RUN_BODY: Final = struct.Struct("=QQdIIIII10s2x")
+_RUN_BODY: Final = struct.Struct("=QQdIIIIIII10s2x")
+_ITEMS: Final = struct.Struct("=BxxxIQQIII")
+_ITEMS_BODY: Final = struct.Struct("=QIII")
 _OUTCOME_BODY: Final = struct.Struct("=QQIII")
 _SHARED: Final = struct.Struct("=BxxxIQQQIIIQ")
 _SHARED_BODY: Final = struct.Struct("=QQIIIQ")
+_END: Final = struct.Struct("=I")
 _ENDS_BYTES: Final = array(ENDS_TYPECODE).itemsize
 
 # Kinds on the control channel.
@@ -67,6 +72,8 @@ RECLAIMED: Final = 4
 """Executor: of the chunk with this number, the last so many tasks will never start."""
 OBJECT: Final = 5
 """Either: memory with this number, whose descriptor comes along."""
+CREDIT: Final = 6
+"""Agent: of the generator with this chunk number and index, so many items are consumed."""
 
 RELAY: Final = 6
 """Executor: with this packet travels the agent's end of another channel (`rustray.task.relay`)."""
@@ -88,6 +95,7 @@ class Definition:
         code: The cloudpickled function, or b"" for a registered one.
         has_inputs: Values of other tasks are joined to the arguments.
         num_returns: How many values it returns that have references of their own.
+        stream_window: Of a generator: items that may be under way; 0: it returns one value.
     """
 
     function: str
@@ -96,6 +104,7 @@ class Definition:
     code: bytes
     has_inputs: bool = False
     num_returns: int = 1
+    stream_window: int = 0
 
     @classmethod
     def of(cls, task_class: TaskClass, code: bytes) -> Definition:
@@ -107,6 +116,7 @@ class Definition:
             code,
             task_class.has_inputs,
             task_class.num_returns,
+            task_class.stream_window,
         )
 
 
@@ -141,6 +151,8 @@ class RunChunk:
         first: Task sequence of the first one.
         payloads: Their encoded arguments.
         deadline_unix_s: When they will be stopped, 0 for never.
+        have: Of a generator, which comes alone: items to pass over.
+        consumed: Likewise: items that are consumed.
     """
 
     class_number: int
@@ -151,6 +163,8 @@ class RunChunk:
     first: int
     payloads: PayloadColumn
     deadline_unix_s: float = 0.0
+    have: int = 0
+    consumed: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -171,6 +185,7 @@ class Chunk:
         data: The bytes that hold the arguments.
         deadline_unix_s: When they will be stopped, 0 for never.
         setup: Its environment.
+        have, consumed: See `RunChunk`.
     """
 
     number: int
@@ -186,6 +201,8 @@ class Chunk:
     data: bytes
     deadline_unix_s: float = 0.0
     setup: Setup = NO_SETUP
+    have: int = 0
+    consumed: int = 0
 
 
 def pack_setup(setup: Setup) -> bytes:
@@ -203,7 +220,7 @@ def unpack_setup(data: bytes, start: int, stop: int) -> Setup:
 def pack_definition(class_number: int, definition: Definition) -> bytes:
     """Encode a definition as one message."""
     d = definition
-    facts = [d.function, d.codec, d.code_hash.hex(), d.has_inputs, d.num_returns]
+    facts = [d.function, d.codec, d.code_hash.hex(), d.has_inputs, d.num_returns, d.stream_window]
     meta = json.dumps(facts).encode()
     length = 4 + len(meta) + len(definition.code)
     head = _DEFINE.pack(DEFINE, class_number, length, len(meta))
@@ -225,7 +242,8 @@ def pack_run(number: int, chunk: RunChunk) -> tuple[bytes, bytes, bytes]:
     length = _RUN_BODY.size + len(ends) + len(blob)
     head = _RUN.pack(
         RUN, number, length, chunk.lease, chunk.first, chunk.deadline_unix_s, chunk.class_number,
-        chunk.offset, chunk.attempt, len(payloads.ends), payloads.base, chunk.prefix,
+        chunk.offset, chunk.attempt, len(payloads.ends), payloads.base, chunk.have,
+        chunk.consumed, chunk.prefix,
     )  # fmt: skip
     return head, ends, blob
 
@@ -236,7 +254,7 @@ def pack_run_shared(number: int, chunk: RunChunk) -> tuple[bytes, bytes]:
     head = _RUN.pack(
         RUN_SHARED, number, _RUN_BODY.size + len(ends), chunk.lease, chunk.first,
         chunk.deadline_unix_s, chunk.class_number, chunk.offset, chunk.attempt,
-        len(chunk.payloads.ends), chunk.payloads.base, chunk.prefix,
+        len(chunk.payloads.ends), chunk.payloads.base, chunk.have, chunk.consumed, chunk.prefix,
     )  # fmt: skip
     return head, ends
 
@@ -254,16 +272,17 @@ def unpack_run_shared(
 
 def unpack_run(number: int, data: bytes, start: int) -> Chunk:
     """Decode the body of a `RUN` message."""
-    lease, first, deadline_unix_s, class_number, offset, attempt, count, base, prefix = (
-        _RUN_BODY.unpack_from(data, start)
-    )
+    (
+        lease, first, deadline_unix_s, class_number, offset, attempt, count, base, have, consumed,
+        prefix,
+    ) = _RUN_BODY.unpack_from(data, start)  # fmt: skip
     ends: array[int] = array(ENDS_TYPECODE)
     ends_at = start + _RUN_BODY.size
     blob_at = ends_at + count * _ENDS_BYTES
     ends.frombytes(data[ends_at:blob_at])
     return Chunk(
         number, lease, first, class_number, offset, attempt, prefix, ends, blob_at, blob_at - base,
-        data, deadline_unix_s,
+        data, deadline_unix_s, have=have, consumed=consumed,
     )  # fmt: skip
 
 
@@ -315,6 +334,31 @@ def last_ended(messages: Sequence[tuple[int, int, bytes, int, int]]) -> tuple[in
             lease, _, offset, _, count = _OUTCOME_BODY.unpack_from(data, start)
             return lease, offset + (count - 1 if kind == OUTCOME else 0)
     return None
+
+
+def pack_item(number: int, lease: int, offset: int, index: int, item: bytes) -> bytes:
+    """Encode one item of a generator as a message."""
+    length = _ITEMS_BODY.size + _ENDS_BYTES + len(item)
+    head = _ITEMS.pack(ITEMS, number, length, lease, offset, index, 1)
+    return b"".join((head, _END.pack(len(item)), item))
+
+
+def unpack_items(data: bytes, start: int, stop: int) -> tuple[int, int, int, PayloadColumn]:
+    """Decode the body of an `ITEMS` message: lease, offset, index of the first, payloads.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if stop - start < _ITEMS_BODY.size:
+        raise ValueError("malformed items")
+    lease, offset, first, count = _ITEMS_BODY.unpack_from(data, start)
+    ends: array[int] = array(ENDS_TYPECODE)
+    ends_at = start + _ITEMS_BODY.size
+    blob_at = ends_at + count * _ENDS_BYTES
+    ends.frombytes(data[ends_at:blob_at])
+    if not count or len(ends) != count or ends[-1] != stop - blob_at:
+        raise ValueError("malformed items")
+    return lease, offset, first, PayloadColumn(data[blob_at:stop], ends)
 
 
 def pack_news(items: Sequence[LeaseNews], dropped: int) -> bytes:

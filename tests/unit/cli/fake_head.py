@@ -98,6 +98,11 @@ class FakeHead:
             raise TaskNotFound(f"no task {task_id}")
         return self.results[task_id]
 
+    async def get_items(
+        self, task_id: str, first: int, timeout_s: float | None
+    ) -> tuple[RawResult, list[bytes]]:
+        raise NotImplementedError
+
     async def cancel(self, task_ids: Sequence[str], force: bool) -> list[CancelVerdict]:
         return [
             CancelVerdict(task_id, TaskState.CANCELLED)

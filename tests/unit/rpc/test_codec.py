@@ -44,6 +44,7 @@ from rustray.task.frames import (
 from rustray.task.needs import Alternative
 from rustray.task.spec import Codec, ExecutorKind, TaskClass
 from rustray.task.state import TaskState
+from rustray.task.streams import LeaseItems, StreamCredit, StreamItems, StreamRead
 
 u32 = st.integers(0, 2**32 - 1)
 u63 = st.integers(1, 2**63)
@@ -105,6 +106,7 @@ classes = st.builds(
     inherits_priority=st.booleans(),
 )
 classes |= classes.map(lambda c: replace(c, executor=ExecutorKind.PROCESS, exclusive=True))
+classes |= classes.map(lambda c: replace(c, executor=ExecutorKind.PROCESS, stream_window=9))
 definitions = st.builds(ClassDefinition, class_numbers, classes, st.binary(max_size=50))
 ranges = st.builds(TaskRange, sequences, counts)
 lease_ranges = st.builds(LeaseRange, u63, st.integers(0, 2**31), listed)
@@ -119,6 +121,8 @@ def some(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[list[Any]]:
     return st.lists(strategy, max_size=3)
 
 
+indexes = st.integers(0, 2**31)
+how_far = st.builds(StreamCredit, u63, u32, u32, u32)
 client_frames = st.builds(
     ClientFrame,
     number=u63,
@@ -144,6 +148,9 @@ client_frames = st.builds(
         )
     ),
     follow=some(ranges),
+    reads=some(
+        st.builds(StreamRead, sequences, u32, u32 | st.just(-1), st.booleans()),
+    ),
     token=words,
 )
 head_frames = st.builds(
@@ -152,8 +159,9 @@ head_frames = st.builds(
     ack=u63,
     accepted=some(st.builds(AcceptedRange, sequences, counts, st.sampled_from(Durability))),
     rejected=some(st.builds(Rejection, sequences, counts, words, words)),
-    outcomes=some(st.builds(Outcome, sequences, terminal, payloads, words, u32)),
+    outcomes=some(st.builds(Outcome, sequences, terminal, payloads, words, u32, u32)),
     unknown=some(ranges),
+    items=some(st.builds(StreamItems, sequences, indexes, payloads)),
 )
 assign_frames = st.builds(
     AssignFrame,
@@ -161,11 +169,22 @@ assign_frames = st.builds(
     ack=u63,
     classes=some(definitions),
     leases=some(
-        st.builds(LeaseGrant, u63, class_numbers, u32, prefixes, sequences, payloads, seconds),
+        st.builds(
+            LeaseGrant,
+            u63,
+            class_numbers,
+            u32,
+            prefixes,
+            sequences,
+            payloads,
+            seconds,
+            some(how_far).map(tuple),
+        ),
     ),
     cancels=some(st.builds(LeaseCancel, u63, st.integers(0, 2**31), counts, st.booleans())),
     recall=some(lease_ranges),
     drain=st.booleans(),
+    credits=some(how_far),
 )
 worker_frames = st.builds(
     WorkerFrame,
@@ -189,6 +208,7 @@ worker_frames = st.builds(
             st.binary(max_size=4096),
         )
     ),
+    items=some(st.builds(LeaseItems, u63, u32, indexes, payloads)),
     draining=st.booleans(),
     drained=st.booleans(),
     token=words,

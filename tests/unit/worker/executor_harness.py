@@ -17,6 +17,7 @@ from rustray.task.functions import FunctionInfo
 from rustray.task.result import FailureInfo
 from rustray.task.spec import Codec, ExecutorKind, TaskClass
 from rustray.task.state import TaskState
+from rustray.task.streams import LeaseItems
 from rustray.worker.executor import ExecutorExit, ExecutorPool, RunChunk
 
 PREFIX = bytes(range(10))
@@ -31,6 +32,7 @@ class Recorder:
     returned: list[list[LeaseRange]] = field(default_factory=list)
     exits: dict[int, ExecutorExit] = field(default_factory=dict)
     news: list[LeaseNews] = field(default_factory=list)
+    items: list[LeaseItems] = field(default_factory=list)
     dropped: int = 0
     relayed: list[tuple[int, int, int, bytes]] = field(default_factory=list)
 
@@ -49,6 +51,9 @@ class Recorder:
 
     def executor_relayed(self, executor_id: int, kind: int, channel: int, body: bytes) -> None:
         self.relayed.append((executor_id, kind, channel, body))
+
+    def executor_yielded(self, executor_id: int, items: list[LeaseItems]) -> None:
+        self.items += items
 
     def executor_exited(self, executor_id: int, exit: ExecutorExit) -> None:  # noqa: A002
         self.exits[executor_id] = exit

@@ -101,7 +101,7 @@ class TaskRange(_message.Message):
     def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
 class TaskClass(_message.Message):
-    __slots__ = ("function", "code_hash", "nargs_plus_one", "kwarg_names", "resource_units", "labels", "priority", "max_retries", "retry_exceptions", "timeout_s", "queue_timeout_s", "total_timeout_s", "codec", "executor", "wait_for_resources", "retry_exception_names", "retry_delay_s", "crash_limit", "oom_retries", "exclusive", "detached", "label_selector", "label_selector_soft", "fallback", "alternative", "depth", "inherits_priority", "has_inputs", "num_returns", "put")
+    __slots__ = ("function", "code_hash", "nargs_plus_one", "kwarg_names", "resource_units", "labels", "priority", "max_retries", "retry_exceptions", "timeout_s", "queue_timeout_s", "total_timeout_s", "codec", "executor", "wait_for_resources", "retry_exception_names", "retry_delay_s", "crash_limit", "oom_retries", "exclusive", "detached", "label_selector", "label_selector_soft", "fallback", "alternative", "depth", "inherits_priority", "has_inputs", "num_returns", "put", "stream_window")
     class ResourceUnitsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -160,6 +160,7 @@ class TaskClass(_message.Message):
     HAS_INPUTS_FIELD_NUMBER: _ClassVar[int]
     NUM_RETURNS_FIELD_NUMBER: _ClassVar[int]
     PUT_FIELD_NUMBER: _ClassVar[int]
+    STREAM_WINDOW_FIELD_NUMBER: _ClassVar[int]
     function: str
     code_hash: bytes
     nargs_plus_one: int
@@ -190,7 +191,8 @@ class TaskClass(_message.Message):
     has_inputs: bool
     num_returns: int
     put: bool
-    def __init__(self, function: _Optional[str] = ..., code_hash: _Optional[bytes] = ..., nargs_plus_one: _Optional[int] = ..., kwarg_names: _Optional[_Iterable[str]] = ..., resource_units: _Optional[_Mapping[str, int]] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., max_retries: _Optional[int] = ..., retry_exceptions: _Optional[bool] = ..., timeout_s: _Optional[float] = ..., queue_timeout_s: _Optional[float] = ..., total_timeout_s: _Optional[float] = ..., codec: _Optional[_Union[Codec, str]] = ..., executor: _Optional[_Union[Executor, str]] = ..., wait_for_resources: _Optional[bool] = ..., retry_exception_names: _Optional[_Iterable[str]] = ..., retry_delay_s: _Optional[float] = ..., crash_limit: _Optional[int] = ..., oom_retries: _Optional[int] = ..., exclusive: _Optional[bool] = ..., detached: _Optional[bool] = ..., label_selector: _Optional[_Mapping[str, str]] = ..., label_selector_soft: _Optional[_Mapping[str, str]] = ..., fallback: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ..., alternative: _Optional[int] = ..., depth: _Optional[int] = ..., inherits_priority: _Optional[bool] = ..., has_inputs: _Optional[bool] = ..., num_returns: _Optional[int] = ..., put: _Optional[bool] = ...) -> None: ...
+    stream_window: int
+    def __init__(self, function: _Optional[str] = ..., code_hash: _Optional[bytes] = ..., nargs_plus_one: _Optional[int] = ..., kwarg_names: _Optional[_Iterable[str]] = ..., resource_units: _Optional[_Mapping[str, int]] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., max_retries: _Optional[int] = ..., retry_exceptions: _Optional[bool] = ..., timeout_s: _Optional[float] = ..., queue_timeout_s: _Optional[float] = ..., total_timeout_s: _Optional[float] = ..., codec: _Optional[_Union[Codec, str]] = ..., executor: _Optional[_Union[Executor, str]] = ..., wait_for_resources: _Optional[bool] = ..., retry_exception_names: _Optional[_Iterable[str]] = ..., retry_delay_s: _Optional[float] = ..., crash_limit: _Optional[int] = ..., oom_retries: _Optional[int] = ..., exclusive: _Optional[bool] = ..., detached: _Optional[bool] = ..., label_selector: _Optional[_Mapping[str, str]] = ..., label_selector_soft: _Optional[_Mapping[str, str]] = ..., fallback: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ..., alternative: _Optional[int] = ..., depth: _Optional[int] = ..., inherits_priority: _Optional[bool] = ..., has_inputs: _Optional[bool] = ..., num_returns: _Optional[int] = ..., put: _Optional[bool] = ..., stream_window: _Optional[int] = ...) -> None: ...
 
 class Alternative(_message.Message):
     __slots__ = ("resource_units", "labels", "label_selector", "label_selector_soft")
@@ -346,7 +348,7 @@ class Resources(_message.Message):
     def __init__(self, cpu_cores: _Optional[float] = ..., memory_mb: _Optional[float] = ..., gpus: _Optional[float] = ..., custom: _Optional[_Mapping[str, float]] = ..., labels: _Optional[_Mapping[str, str]] = ..., label_selector: _Optional[_Mapping[str, str]] = ..., label_selector_soft: _Optional[_Mapping[str, str]] = ..., fallback: _Optional[_Iterable[_Union[Resources, _Mapping]]] = ...) -> None: ...
 
 class TaskRequest(_message.Message):
-    __slots__ = ("function_name", "codec", "args", "kwargs", "task_id", "priority", "resources", "max_retries", "timeout_s", "queue_timeout_s", "total_timeout_s", "wait_for_resources", "retry_exceptions", "retry_exception_names", "retry_delay_s", "crash_limit", "oom_retries", "exclusive", "detached", "durability", "deadline_unix_s", "idempotency_key", "reject_duplicate", "task_class", "call", "uses_default_resources", "uses_default_retries")
+    __slots__ = ("function_name", "codec", "args", "kwargs", "task_id", "priority", "resources", "max_retries", "timeout_s", "queue_timeout_s", "total_timeout_s", "wait_for_resources", "retry_exceptions", "retry_exception_names", "retry_delay_s", "crash_limit", "oom_retries", "exclusive", "detached", "stream_window", "durability", "deadline_unix_s", "idempotency_key", "reject_duplicate", "task_class", "call", "uses_default_resources", "uses_default_retries")
     class KwargsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -373,6 +375,7 @@ class TaskRequest(_message.Message):
     OOM_RETRIES_FIELD_NUMBER: _ClassVar[int]
     EXCLUSIVE_FIELD_NUMBER: _ClassVar[int]
     DETACHED_FIELD_NUMBER: _ClassVar[int]
+    STREAM_WINDOW_FIELD_NUMBER: _ClassVar[int]
     DURABILITY_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_UNIX_S_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
@@ -400,6 +403,7 @@ class TaskRequest(_message.Message):
     oom_retries: int
     exclusive: bool
     detached: bool
+    stream_window: int
     durability: Durability
     deadline_unix_s: float
     idempotency_key: str
@@ -408,4 +412,4 @@ class TaskRequest(_message.Message):
     call: bytes
     uses_default_resources: bool
     uses_default_retries: bool
-    def __init__(self, function_name: _Optional[str] = ..., codec: _Optional[_Union[Codec, str]] = ..., args: _Optional[_Iterable[bytes]] = ..., kwargs: _Optional[_Mapping[str, bytes]] = ..., task_id: _Optional[str] = ..., priority: _Optional[int] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., max_retries: _Optional[int] = ..., timeout_s: _Optional[float] = ..., queue_timeout_s: _Optional[float] = ..., total_timeout_s: _Optional[float] = ..., wait_for_resources: _Optional[bool] = ..., retry_exceptions: _Optional[bool] = ..., retry_exception_names: _Optional[_Iterable[str]] = ..., retry_delay_s: _Optional[float] = ..., crash_limit: _Optional[int] = ..., oom_retries: _Optional[int] = ..., exclusive: _Optional[bool] = ..., detached: _Optional[bool] = ..., durability: _Optional[_Union[Durability, str]] = ..., deadline_unix_s: _Optional[float] = ..., idempotency_key: _Optional[str] = ..., reject_duplicate: _Optional[bool] = ..., task_class: _Optional[_Union[TaskClass, _Mapping]] = ..., call: _Optional[bytes] = ..., uses_default_resources: _Optional[bool] = ..., uses_default_retries: _Optional[bool] = ...) -> None: ...
+    def __init__(self, function_name: _Optional[str] = ..., codec: _Optional[_Union[Codec, str]] = ..., args: _Optional[_Iterable[bytes]] = ..., kwargs: _Optional[_Mapping[str, bytes]] = ..., task_id: _Optional[str] = ..., priority: _Optional[int] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., max_retries: _Optional[int] = ..., timeout_s: _Optional[float] = ..., queue_timeout_s: _Optional[float] = ..., total_timeout_s: _Optional[float] = ..., wait_for_resources: _Optional[bool] = ..., retry_exceptions: _Optional[bool] = ..., retry_exception_names: _Optional[_Iterable[str]] = ..., retry_delay_s: _Optional[float] = ..., crash_limit: _Optional[int] = ..., oom_retries: _Optional[int] = ..., exclusive: _Optional[bool] = ..., detached: _Optional[bool] = ..., stream_window: _Optional[int] = ..., durability: _Optional[_Union[Durability, str]] = ..., deadline_unix_s: _Optional[float] = ..., idempotency_key: _Optional[str] = ..., reject_duplicate: _Optional[bool] = ..., task_class: _Optional[_Union[TaskClass, _Mapping]] = ..., call: _Optional[bytes] = ..., uses_default_resources: _Optional[bool] = ..., uses_default_retries: _Optional[bool] = ...) -> None: ...

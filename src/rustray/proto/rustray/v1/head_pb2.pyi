@@ -293,8 +293,32 @@ class OutputAnswer(_message.Message):
     attempts: _containers.RepeatedScalarFieldContainer[int]
     def __init__(self, number: _Optional[int] = ..., attempt: _Optional[int] = ..., pieces: _Optional[_Iterable[_Union[OutputPiece, _Mapping]]] = ..., next: _Optional[int] = ..., dropped_bytes: _Optional[int] = ..., attempts: _Optional[_Iterable[int]] = ...) -> None: ...
 
+class LeaseItems(_message.Message):
+    __slots__ = ("lease", "offset", "first", "payloads")
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    PAYLOADS_FIELD_NUMBER: _ClassVar[int]
+    lease: int
+    offset: int
+    first: int
+    payloads: _common_pb2.Payloads
+    def __init__(self, lease: _Optional[int] = ..., offset: _Optional[int] = ..., first: _Optional[int] = ..., payloads: _Optional[_Union[_common_pb2.Payloads, _Mapping]] = ...) -> None: ...
+
+class StreamCredit(_message.Message):
+    __slots__ = ("lease", "offset", "have", "consumed")
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    HAVE_FIELD_NUMBER: _ClassVar[int]
+    CONSUMED_FIELD_NUMBER: _ClassVar[int]
+    lease: int
+    offset: int
+    have: int
+    consumed: int
+    def __init__(self, lease: _Optional[int] = ..., offset: _Optional[int] = ..., have: _Optional[int] = ..., consumed: _Optional[int] = ...) -> None: ...
+
 class WorkerFrame(_message.Message):
-    __slots__ = ("number", "ack", "has_held", "held", "outcomes", "returned", "started", "draining", "drained", "news", "blocked", "resumed", "printing", "output", "token", "bye")
+    __slots__ = ("number", "ack", "has_held", "held", "outcomes", "returned", "started", "draining", "drained", "news", "blocked", "resumed", "printing", "output", "items", "token", "bye")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     HAS_HELD_FIELD_NUMBER: _ClassVar[int]
@@ -309,6 +333,7 @@ class WorkerFrame(_message.Message):
     RESUMED_FIELD_NUMBER: _ClassVar[int]
     PRINTING_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     BYE_FIELD_NUMBER: _ClassVar[int]
     number: int
@@ -325,9 +350,10 @@ class WorkerFrame(_message.Message):
     resumed: _containers.RepeatedCompositeFieldContainer[LeaseRange]
     printing: _containers.RepeatedScalarFieldContainer[bytes]
     output: _containers.RepeatedCompositeFieldContainer[OutputAnswer]
+    items: _containers.RepeatedCompositeFieldContainer[LeaseItems]
     token: str
     bye: bool
-    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., has_held: _Optional[bool] = ..., held: _Optional[_Iterable[_Union[HeldRange, _Mapping]]] = ..., outcomes: _Optional[_Iterable[_Union[LeaseOutcome, _Mapping]]] = ..., returned: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., started: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., draining: _Optional[bool] = ..., drained: _Optional[bool] = ..., news: _Optional[_Iterable[_Union[LeaseNews, _Mapping]]] = ..., blocked: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., resumed: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., printing: _Optional[_Iterable[bytes]] = ..., output: _Optional[_Iterable[_Union[OutputAnswer, _Mapping]]] = ..., token: _Optional[str] = ..., bye: _Optional[bool] = ...) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., has_held: _Optional[bool] = ..., held: _Optional[_Iterable[_Union[HeldRange, _Mapping]]] = ..., outcomes: _Optional[_Iterable[_Union[LeaseOutcome, _Mapping]]] = ..., returned: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., started: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., draining: _Optional[bool] = ..., drained: _Optional[bool] = ..., news: _Optional[_Iterable[_Union[LeaseNews, _Mapping]]] = ..., blocked: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., resumed: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., printing: _Optional[_Iterable[bytes]] = ..., output: _Optional[_Iterable[_Union[OutputAnswer, _Mapping]]] = ..., items: _Optional[_Iterable[_Union[LeaseItems, _Mapping]]] = ..., token: _Optional[str] = ..., bye: _Optional[bool] = ...) -> None: ...
 
 class NestedItem(_message.Message):
     __slots__ = ("channel", "opens", "lease", "offset", "data", "ends", "code", "message")
@@ -362,7 +388,7 @@ class NestedFrame(_message.Message):
     def __init__(self, number: _Optional[int] = ..., items: _Optional[_Iterable[_Union[NestedItem, _Mapping]]] = ..., token: _Optional[str] = ..., bye: _Optional[bool] = ...) -> None: ...
 
 class LeaseGrant(_message.Message):
-    __slots__ = ("lease", "class_number", "attempt", "prefix", "first", "payloads", "time_left_s")
+    __slots__ = ("lease", "class_number", "attempt", "prefix", "first", "payloads", "time_left_s", "streams")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     CLASS_NUMBER_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -370,6 +396,7 @@ class LeaseGrant(_message.Message):
     FIRST_FIELD_NUMBER: _ClassVar[int]
     PAYLOADS_FIELD_NUMBER: _ClassVar[int]
     TIME_LEFT_S_FIELD_NUMBER: _ClassVar[int]
+    STREAMS_FIELD_NUMBER: _ClassVar[int]
     lease: int
     class_number: int
     attempt: int
@@ -377,7 +404,8 @@ class LeaseGrant(_message.Message):
     first: int
     payloads: _common_pb2.Payloads
     time_left_s: float
-    def __init__(self, lease: _Optional[int] = ..., class_number: _Optional[int] = ..., attempt: _Optional[int] = ..., prefix: _Optional[bytes] = ..., first: _Optional[int] = ..., payloads: _Optional[_Union[_common_pb2.Payloads, _Mapping]] = ..., time_left_s: _Optional[float] = ...) -> None: ...
+    streams: _containers.RepeatedCompositeFieldContainer[StreamCredit]
+    def __init__(self, lease: _Optional[int] = ..., class_number: _Optional[int] = ..., attempt: _Optional[int] = ..., prefix: _Optional[bytes] = ..., first: _Optional[int] = ..., payloads: _Optional[_Union[_common_pb2.Payloads, _Mapping]] = ..., time_left_s: _Optional[float] = ..., streams: _Optional[_Iterable[_Union[StreamCredit, _Mapping]]] = ...) -> None: ...
 
 class LeaseCancel(_message.Message):
     __slots__ = ("lease", "offset", "count", "force")
@@ -392,7 +420,7 @@ class LeaseCancel(_message.Message):
     def __init__(self, lease: _Optional[int] = ..., offset: _Optional[int] = ..., count: _Optional[int] = ..., force: _Optional[bool] = ...) -> None: ...
 
 class AssignFrame(_message.Message):
-    __slots__ = ("number", "ack", "classes", "leases", "cancels", "recall", "drain", "output")
+    __slots__ = ("number", "ack", "classes", "leases", "cancels", "recall", "drain", "output", "credits")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
@@ -401,6 +429,7 @@ class AssignFrame(_message.Message):
     RECALL_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    CREDITS_FIELD_NUMBER: _ClassVar[int]
     number: int
     ack: int
     classes: _containers.RepeatedCompositeFieldContainer[_common_pb2.ClassDefinition]
@@ -409,7 +438,8 @@ class AssignFrame(_message.Message):
     recall: _containers.RepeatedCompositeFieldContainer[LeaseRange]
     drain: bool
     output: _containers.RepeatedCompositeFieldContainer[OutputQuestion]
-    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[_common_pb2.ClassDefinition, _Mapping]]] = ..., leases: _Optional[_Iterable[_Union[LeaseGrant, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[LeaseCancel, _Mapping]]] = ..., recall: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., drain: _Optional[bool] = ..., output: _Optional[_Iterable[_Union[OutputQuestion, _Mapping]]] = ...) -> None: ...
+    credits: _containers.RepeatedCompositeFieldContainer[StreamCredit]
+    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[_common_pb2.ClassDefinition, _Mapping]]] = ..., leases: _Optional[_Iterable[_Union[LeaseGrant, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[LeaseCancel, _Mapping]]] = ..., recall: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., drain: _Optional[bool] = ..., output: _Optional[_Iterable[_Union[OutputQuestion, _Mapping]]] = ..., credits: _Optional[_Iterable[_Union[StreamCredit, _Mapping]]] = ...) -> None: ...
 
 class ClientHello(_message.Message):
     __slots__ = ("prefix", "protocol", "oldest_protocol")
@@ -451,14 +481,37 @@ class CancelRange(_message.Message):
     spares_children: bool
     def __init__(self, prefix: _Optional[bytes] = ..., first: _Optional[int] = ..., count: _Optional[int] = ..., force: _Optional[bool] = ..., spares_children: _Optional[bool] = ...) -> None: ...
 
+class StreamRead(_message.Message):
+    __slots__ = ("sequence", "consumed", "have", "has_left")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    CONSUMED_FIELD_NUMBER: _ClassVar[int]
+    HAVE_FIELD_NUMBER: _ClassVar[int]
+    HAS_LEFT_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    consumed: int
+    have: int
+    has_left: bool
+    def __init__(self, sequence: _Optional[int] = ..., consumed: _Optional[int] = ..., have: _Optional[int] = ..., has_left: _Optional[bool] = ...) -> None: ...
+
+class StreamItems(_message.Message):
+    __slots__ = ("sequence", "first", "payloads")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    PAYLOADS_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    first: int
+    payloads: _common_pb2.Payloads
+    def __init__(self, sequence: _Optional[int] = ..., first: _Optional[int] = ..., payloads: _Optional[_Union[_common_pb2.Payloads, _Mapping]] = ...) -> None: ...
+
 class ClientFrame(_message.Message):
-    __slots__ = ("number", "ack", "classes", "submissions", "cancels", "follow", "token", "bye")
+    __slots__ = ("number", "ack", "classes", "submissions", "cancels", "follow", "reads", "token", "bye")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
     SUBMISSIONS_FIELD_NUMBER: _ClassVar[int]
     CANCELS_FIELD_NUMBER: _ClassVar[int]
     FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    READS_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     BYE_FIELD_NUMBER: _ClassVar[int]
     number: int
@@ -467,9 +520,10 @@ class ClientFrame(_message.Message):
     submissions: _containers.RepeatedCompositeFieldContainer[Submission]
     cancels: _containers.RepeatedCompositeFieldContainer[CancelRange]
     follow: _containers.RepeatedCompositeFieldContainer[_common_pb2.TaskRange]
+    reads: _containers.RepeatedCompositeFieldContainer[StreamRead]
     token: str
     bye: bool
-    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[_common_pb2.ClassDefinition, _Mapping]]] = ..., submissions: _Optional[_Iterable[_Union[Submission, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[CancelRange, _Mapping]]] = ..., follow: _Optional[_Iterable[_Union[_common_pb2.TaskRange, _Mapping]]] = ..., token: _Optional[str] = ..., bye: _Optional[bool] = ...) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[_common_pb2.ClassDefinition, _Mapping]]] = ..., submissions: _Optional[_Iterable[_Union[Submission, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[CancelRange, _Mapping]]] = ..., follow: _Optional[_Iterable[_Union[_common_pb2.TaskRange, _Mapping]]] = ..., reads: _Optional[_Iterable[_Union[StreamRead, _Mapping]]] = ..., token: _Optional[str] = ..., bye: _Optional[bool] = ...) -> None: ...
 
 class AcceptedRange(_message.Message):
     __slots__ = ("first", "count", "durability")
@@ -498,34 +552,38 @@ class Rejection(_message.Message):
     def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ..., code: _Optional[str] = ..., message: _Optional[str] = ..., retry_after_s: _Optional[float] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class Outcome(_message.Message):
-    __slots__ = ("first", "state", "payloads", "worker_id", "attempts")
+    __slots__ = ("first", "state", "payloads", "worker_id", "attempts", "items")
     FIRST_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     PAYLOADS_FIELD_NUMBER: _ClassVar[int]
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
     first: int
     state: _common_pb2.TaskState
     payloads: _common_pb2.Payloads
     worker_id: str
     attempts: int
-    def __init__(self, first: _Optional[int] = ..., state: _Optional[_Union[_common_pb2.TaskState, str]] = ..., payloads: _Optional[_Union[_common_pb2.Payloads, _Mapping]] = ..., worker_id: _Optional[str] = ..., attempts: _Optional[int] = ...) -> None: ...
+    items: int
+    def __init__(self, first: _Optional[int] = ..., state: _Optional[_Union[_common_pb2.TaskState, str]] = ..., payloads: _Optional[_Union[_common_pb2.Payloads, _Mapping]] = ..., worker_id: _Optional[str] = ..., attempts: _Optional[int] = ..., items: _Optional[int] = ...) -> None: ...
 
 class HeadFrame(_message.Message):
-    __slots__ = ("number", "ack", "accepted", "rejected", "outcomes", "unknown")
+    __slots__ = ("number", "ack", "accepted", "rejected", "outcomes", "unknown", "items")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     REJECTED_FIELD_NUMBER: _ClassVar[int]
     OUTCOMES_FIELD_NUMBER: _ClassVar[int]
     UNKNOWN_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
     number: int
     ack: int
     accepted: _containers.RepeatedCompositeFieldContainer[AcceptedRange]
     rejected: _containers.RepeatedCompositeFieldContainer[Rejection]
     outcomes: _containers.RepeatedCompositeFieldContainer[Outcome]
     unknown: _containers.RepeatedCompositeFieldContainer[_common_pb2.TaskRange]
-    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., accepted: _Optional[_Iterable[_Union[AcceptedRange, _Mapping]]] = ..., rejected: _Optional[_Iterable[_Union[Rejection, _Mapping]]] = ..., outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ..., unknown: _Optional[_Iterable[_Union[_common_pb2.TaskRange, _Mapping]]] = ...) -> None: ...
+    items: _containers.RepeatedCompositeFieldContainer[StreamItems]
+    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., accepted: _Optional[_Iterable[_Union[AcceptedRange, _Mapping]]] = ..., rejected: _Optional[_Iterable[_Union[Rejection, _Mapping]]] = ..., outcomes: _Optional[_Iterable[_Union[Outcome, _Mapping]]] = ..., unknown: _Optional[_Iterable[_Union[_common_pb2.TaskRange, _Mapping]]] = ..., items: _Optional[_Iterable[_Union[StreamItems, _Mapping]]] = ...) -> None: ...
 
 class SubmitTaskRequest(_message.Message):
     __slots__ = ("task",)
@@ -568,18 +626,22 @@ class SubmitTasksResponse(_message.Message):
     def __init__(self, verdicts: _Optional[_Iterable[_Union[SubmitVerdict, _Mapping]]] = ...) -> None: ...
 
 class GetTaskResultRequest(_message.Message):
-    __slots__ = ("task_id", "timeout_s")
+    __slots__ = ("task_id", "timeout_s", "first_item")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    FIRST_ITEM_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     timeout_s: float
-    def __init__(self, task_id: _Optional[str] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+    first_item: int
+    def __init__(self, task_id: _Optional[str] = ..., timeout_s: _Optional[float] = ..., first_item: _Optional[int] = ...) -> None: ...
 
 class GetTaskResultResponse(_message.Message):
-    __slots__ = ("result",)
+    __slots__ = ("result", "items")
     RESULT_FIELD_NUMBER: _ClassVar[int]
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
     result: _common_pb2.TaskResult
-    def __init__(self, result: _Optional[_Union[_common_pb2.TaskResult, _Mapping]] = ...) -> None: ...
+    items: _common_pb2.Payloads
+    def __init__(self, result: _Optional[_Union[_common_pb2.TaskResult, _Mapping]] = ..., items: _Optional[_Union[_common_pb2.Payloads, _Mapping]] = ...) -> None: ...
 
 class CancelTaskRequest(_message.Message):
     __slots__ = ("task_ids", "force")

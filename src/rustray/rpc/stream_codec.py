@@ -1,0 +1,94 @@
+"""The parts of frames that streams add, as protobuf and back; see `rustray.rpc.codec`.
+
+Decoders raise ValueError for what is out of range. Columns that the head hands on are checked
+to the last number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rustray.proto.rustray.v1 import head_pb2 as wire
+from rustray.rpc.columns import get_ordered_payloads, get_payloads, put_payloads
+from rustray.rpc.convert import total
+from rustray.rpc.ranges import OFFSETS, SEQUENCES
+from rustray.task.columns import PayloadColumn
+from rustray.task.streams import MAX_ITEMS, LeaseItems, StreamCredit, StreamItems, StreamRead
+
+
+def put_lease_items(target: Any, items: Iterable[LeaseItems]) -> None:
+    """Write items of a worker's frame."""
+    for one in items:
+        message = target.add(lease=one.lease, offset=one.offset, first=one.first)
+        put_payloads(message.payloads, one.payloads)
+
+
+def get_lease_items(messages: Sequence[wire.LeaseItems]) -> list[LeaseItems]:
+    """Read items of a worker's frame."""
+    found = []
+    for one in messages:
+        if one.offset >= OFFSETS:
+            raise ValueError(f"no lease has a task {one.offset}")
+        payloads = get_ordered_payloads(one.payloads, one.first, MAX_ITEMS)
+        found.append(LeaseItems(one.lease, one.offset, one.first, payloads))
+    return found
+
+
+def put_items(target: Any, items: Iterable[StreamItems]) -> None:
+    """Write items of a frame to a client."""
+    for one in items:
+        message = target.add(sequence=one.sequence, first=one.first)
+        put_payloads(message.payloads, one.payloads)
+
+
+def get_items(messages: Sequence[wire.StreamItems]) -> list[StreamItems]:
+    """Read items of a frame to a client."""
+    return [
+        StreamItems(one.sequence, one.first, get_payloads(one.payloads, one.first, MAX_ITEMS))
+        for one in messages
+    ]
+
+
+def put_credits(target: Any, how_far: Iterable[StreamCredit]) -> None:
+    """Write how far streams have come."""
+    for one in how_far:
+        target.add(lease=one.lease, offset=one.offset, have=one.have, consumed=one.consumed)
+
+
+def get_credits(messages: Sequence[wire.StreamCredit]) -> list[StreamCredit]:
+    """Read how far streams have come."""
+    return [StreamCredit(one.lease, one.offset, one.have, one.consumed) for one in messages]
+
+
+def put_reads(target: Any, reads: Iterable[StreamRead]) -> None:
+    """Write how far consumers have come."""
+    for one in reads:
+        message = target.add(sequence=one.sequence, consumed=one.consumed, has_left=one.has_left)
+        if one.have >= 0:
+            message.have = one.have
+
+
+def get_reads(messages: Sequence[wire.StreamRead]) -> list[StreamRead]:
+    """Read how far consumers have come."""
+    found = []
+    for one in messages:
+        if one.sequence >= SEQUENCES:
+            raise ValueError(f"no session has a task {one.sequence}")
+        have = one.have if one.HasField("have") else -1
+        found.append(StreamRead(one.sequence, one.consumed, have, one.has_left))
+    return found
+
+
+def put_item_list(message: wire.GetTaskResultResponse, items: list[bytes]) -> None:
+    """Write items of a stream into an answer."""
+    if items:
+        put_payloads(message.items, PayloadColumn.of(items))
+
+
+@total("items")
+def get_item_list(message: wire.GetTaskResultResponse) -> list[bytes]:
+    """Decode the items of an answer."""
+    if not message.HasField("items"):
+        return []
+    return list(get_payloads(message.items, 0, MAX_ITEMS))
