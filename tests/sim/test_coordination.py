@@ -65,7 +65,8 @@ class SimDriver:
         self._waiting.append(command)
         if self._commit is None:
             self._commit = self.loop.create_future()
-            self.loop.call_later(self._random.random() * 0.01, self._do_commit)
+            # Slower than the network, so that what is told too early is told before.
+            self.loop.call_later(self._random.random() * 0.3, self._do_commit)
 
     async def safe(self) -> None:
         if self._commit is not None:
@@ -172,7 +173,7 @@ class World:
         answer = await head.ask(request, "user:a")
         if driver.is_dead:
             raise HeadUnavailable("it died")
-        await self.pass_time(self.random.random() * 0.05)
+        await self.pass_time(self.random.random() * 0.02)
         self.fail_maybe(client)  # the answer gets lost
         return answer
 
