@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -218,6 +219,34 @@ def test_a_task_loads_no_grpc_and_no_credentials() -> None:
 def test_a_thread_of_a_task_is_the_task() -> None:
     """Its threads hand in and wait as it does; while they do the task keeps its core."""
     assert rustray.get(helper_thread.remote(), timeout=60) == 25
+
+
+def test_a_thread_that_waits_is_stopped(tmp_path: Path) -> None:
+    """A task in a thread notices that its time is up while it waits for another one."""
+    top = waits_in_a_thread.options(timeout_s=0.3).remote(str(tmp_path))
+    with pytest.raises(rustray.TaskTimeout):
+        rustray.get(top, timeout=60)
+    eventually(lambda: (tmp_path / "stopped").exists(), 5)
+    assert not (tmp_path / "over").exists()
+    rustray.cancel(top)
+    (tmp_path / "over").touch()
+
+
+@rustray.remote(executor="thread")
+def waits_in_a_thread(folder: str) -> None:
+    """Wait for what does not end, and say when that is broken off."""
+    try:
+        rustray.get(until.remote(folder))
+    except rustray.TaskInterrupt:
+        Path(folder, "stopped").touch()
+        raise
+
+
+@rustray.remote
+def until(folder: str) -> None:
+    """Return when a file is there."""
+    while not Path(folder, "over").exists():
+        time.sleep(0.01)  # the task's work
 
 
 def test_children_inherit_the_deadline() -> None:

@@ -15,7 +15,7 @@ from rustray.client.failures import is_interrupt
 from rustray.client.map_plan import Encoded, Failed, MapPlan
 from rustray.client.map_run import MapFunction, MapRun
 from rustray.client.map_tuner import ChunkTuner
-from rustray.client.pauses import blocking
+from rustray.client.pauses import blocking, waiter_of
 from rustray.client.remote import RemoteFunction
 from rustray.client.waiters import ThreadWaiter, deadline_after
 from rustray.common.errors import GetTimeout, PayloadError, RustRayError, TaskExecutionFailed
@@ -207,7 +207,7 @@ class MapIterator(Generic[T]):
                 continue
             if waiter is None:
                 waiting._check_may_block(run.waiting_refs())
-                waiter = ThreadWaiter()
+                waiter = waiter_of(run.pauses)
                 run.mail.wake = waiter.wake
                 continue  # something may have come before anybody was to be woken
             if not self._sleep(run, waiter, deadline):

@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Protocol
 
+from rustray.client.waiters import SLICE_S, SlicedWaiter, ThreadWaiter
 from rustray.task import relay
 from rustray.task.relay import Seat
 
@@ -104,7 +105,8 @@ class Pauses:
         gate = threading.Lock()
         gate.acquire()
         if self._leave(gate.release):
-            gate.acquire()
+            while not gate.acquire(timeout=SLICE_S):
+                pass  # what was thrown into the thread is raised here
 
     @contextlib.asynccontextmanager
     async def suspending(self) -> AsyncIterator[None]:
@@ -149,3 +151,9 @@ def pausing(pauses: Pauses | None) -> contextlib.AbstractAsyncContextManager[Non
 def blocking(pauses: Pauses | None) -> contextlib.AbstractContextManager[None]:
     """Let a task give back its cores while its thread waits; None: it belongs to none."""
     return contextlib.nullcontext() if pauses is None else pauses.blocking()
+
+
+def waiter_of(pauses: Pauses | None) -> ThreadWaiter:
+    """Return what blocks this thread; of a task that runs in a thread it looks up now and then."""
+    is_main = threading.current_thread() is threading.main_thread()
+    return ThreadWaiter() if pauses is None or is_main else SlicedWaiter()

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+SLICE_S = 0.1
+"""After so long a thread notices that something was thrown into it."""
+
+
 class Waiter(Protocol):
     """What the loop thread pokes.
 
@@ -68,6 +72,23 @@ class ThreadWaiter:
         if left <= 0:
             return self._gate.acquire(blocking=False)
         return self._gate.acquire(timeout=min(left, threading.TIMEOUT_MAX))
+
+
+class SlicedWaiter(ThreadWaiter):
+    """Blocks a thread that has to notice an interrupt, as those of tasks in threads have.
+
+    What is thrown into a thread is raised when it runs next, and a lock that is not free keeps it
+    from that; in a main thread signals do it.
+    """
+
+    __slots__ = ()
+
+    def sleep(self, deadline: float | None) -> bool:
+        """See `ThreadWaiter`."""
+        while deadline is None or deadline - time.monotonic() > SLICE_S:
+            if self._gate.acquire(timeout=SLICE_S):
+                return True
+        return super().sleep(deadline)
 
 
 class LoopMailbox:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from rustray.client.pauses import Pauses, blocking, pausing
+from rustray.client.pauses import Pauses, blocking, pausing, waiter_of
 from rustray.client.refs import PENDING, SUCCEEDED, Owner, TaskRef
 from rustray.client.waiters import (
     LoopWaiter,
@@ -69,7 +69,7 @@ def wait_some(refs: Refs, num_returns: int, timeout_s: float | None) -> tuple[li
     if needed > 0:
         if timeout_s != 0:
             _check_may_block(missing)
-        waiter = ThreadWaiter()
+        waiter = waiter_of(_pauses_of(missing))
         with _blocking(missing, timeout_s), _Counter(missing, waiter) as counter:
             while counter.arm(needed):
                 if not waiter.sleep(deadline):
@@ -116,7 +116,7 @@ def _pauses_of(missing: list[TaskRef[Any]]) -> Pauses | None:
 def _sleep_for(
     missing: list[TaskRef[Any]], deadline: float | None, timeout_s: float | None
 ) -> None:
-    waiter = ThreadWaiter()
+    waiter = waiter_of(_pauses_of(missing))
     if len(missing) == 1:
         _await_one(missing[0], waiter, deadline, timeout_s)
         return
