@@ -210,6 +210,21 @@ def test_tasks_put_and_take_too(cluster: None, tmp_path: Path) -> None:
     assert rustray.get(interrupted.remote(str(tmp_path / "mark"))) == 1
 
 
+def test_a_task_that_only_awaits_what_it_was_given(cluster: None) -> None:
+    """Regression: nothing else had loaded the client's side there, and no session was found."""
+    code = (
+        "import rustray\n"
+        "@rustray.remote\n"
+        "def one(): return 1\n"
+        "@rustray.remote\n"
+        "async def waits(refs): return await refs[0]\n"
+        "with rustray.init(num_cpus=1):\n"
+        "    print(rustray.get(waits.remote([one.remote()]), timeout=60))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, "1"), done.stderr
+
+
 def test_a_failure_is_the_same_through_a_reference_in_a_task(cluster: None) -> None:
     """It is an instance of the class that was raised, wherever it is asked for."""
 

@@ -11,6 +11,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from functools import lru_cache
+from importlib import import_module
 from typing import Any, Final
 
 from rustray.client.refs import (
@@ -123,8 +124,10 @@ def parts_of(task: TaskRef[Any], count: int) -> list[TaskRef[Any]]:
 # ── Borrowed ──────────────────────────────────────────────────────────────────────────────────
 
 
-def _no_session() -> Owner:
-    raise RustRayError("there is no session here to ask for a reference's outcome")
+def _not_looked_for() -> Owner:
+    # By name, for it stands above: a task that was given a reference need not have used it yet.
+    import_module("rustray.client.context")
+    return Borrowed.find_owner()
 
 
 class Borrowed(_Derived):
@@ -138,7 +141,7 @@ class Borrowed(_Derived):
 
     __slots__ = ("_found_owner", "_is_asked", "prefix", "sequence", "which")
 
-    find_owner: Callable[[], Owner] = staticmethod(_no_session)
+    find_owner: Callable[[], Owner] = staticmethod(_not_looked_for)
 
     def __init__(
         self, prefix: bytes, sequence: int, which: int, codec: Codec, function: str
