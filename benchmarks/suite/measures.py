@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import IO, Any, Final
 
 from suite import tasks
+from suite.mapping import map_items
 from suite.plan import MIB, Params
 from suite.processes import CpuMeter, pss_bytes, tree, wait_until_quiet
 from suite.systems import Submit, System
@@ -194,6 +195,7 @@ MEASURES: Final[dict[str, Callable[[System, Params], Figures]]] = {
         one_at_a_time,
         in_flight,
         burst,
+        map_items,
         argument,
         result,
         stream,

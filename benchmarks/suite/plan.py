@@ -37,10 +37,12 @@ SYSTEMS: Final[Mapping[str, SystemInfo]] = {
     "ray": SystemInfo("Ray", "num_cpus=2, dashboard off", "none"),
     "dask": SystemInfo("Dask", "LocalCluster, 2 worker processes x 1 thread", "none"),
     "processpool": SystemInfo("ProcessPool", "ProcessPoolExecutor(2)", "no network"),
+    "pool": SystemInfo("Pool", "multiprocessing.Pool(2), its own chunk size", "no network"),
     "rustray-core": SystemInfo("rustray core", "the head's scheduler alone", "no network"),
 }
 EVERY: Final = ("rustray", "rustray-embedded", "ray", "dask", "processpool")
 STREAMING: Final = ("rustray", "rustray-embedded", "ray")
+MAPPERS: Final = ("rustray", "rustray-embedded", "ray", "dask", "pool")
 CLUSTERS: Final = ("rustray", "ray", "dask")
 CORE: Final = ("rustray-core",)
 
@@ -142,6 +144,11 @@ WORKLOADS: Final = (
         {"clients": 4, "seconds": 0.3, "window": 100},
     ),
     Workload(
+        "map", "map", "map_items", "map over 1,000,000 items", "items/s", True, MAPPERS, 300.0,
+        {"tasks": 1_000_000, "fewer_tasks": 20_000, "budget_s": 60.0, "chunk": 1000},
+        {"tasks": 20_000, "fewer_tasks": 500, "budget_s": 5.0, "chunk": 100},
+    ),
+    Workload(
         "start", "start", "start_to_result", "start to first result", "s", False, EVERY, 90.0,
     ),
     Workload(
@@ -197,6 +204,7 @@ GOALS: Final = (
     _at_least("one at a time, networked", "sync", "rustray", "ray", 1.5),
     _at_least("one at a time, embedded", "sync", "rustray-embedded", "ray", 5),
     _at_least("1,000 items of a generator", "stream", "rustray", "ray", 3),
+    _at_least("map over 1,000,000 items", "map", "rustray", "ray", 100),
     Goal("memory per queued task", ("queue-memory", "rustray"), None, 1024, False, "B/task"),
     Goal("idle memory (PSS)", ("idle-memory", "rustray"), None, 150, False, "MB"),
     Goal("init() embedded to first result", ("start", "rustray-embedded"), None, 0.7, False, "s"),

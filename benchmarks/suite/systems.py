@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import warnings
 from abc import ABC, abstractmethod
@@ -64,6 +65,11 @@ class System(ABC):
         """Call a generator function there, and yield its items as they come."""
         raise NotImplementedError
 
+    def map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """Call a function for each item and return the results: a task each, if nothing better."""
+        submit = self.prepare(function)
+        return self.gather([submit(item) for item in items])
+
     def roles(self) -> dict[str, list[int]]:
         """Return its processes by role."""
         return {"processes": tree(os.getpid())}
@@ -105,6 +111,10 @@ class RustrayEmbedded(System):
         """Iterate over references, as with Ray."""
         for ref in self._rustray.remote(function).remote(number):
             yield self._rustray.get(ref)
+
+    def map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """Map, with nothing set."""
+        return list(self._rustray.map(function, items))
 
 
 class Rustray(RustrayEmbedded):
@@ -226,6 +236,10 @@ class Dask(System):
         results: list[Any] = self._client.gather(list(refs))
         return results
 
+    def map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """Map; equal calls are to run each."""
+        return self.gather(self._client.map(function, items, pure=False))
+
 
 class ProcessPool(System):
     """The standard library's executor."""
@@ -253,10 +267,36 @@ class ProcessPool(System):
         return [ref.result() for ref in refs]
 
 
+class MultiprocessingPool(System):
+    """The standard library's pool."""
+
+    def start(self) -> None:
+        """Make the pool."""
+        self._pool = multiprocessing.Pool(EXECUTORS)
+
+    def stop(self) -> None:
+        """Stop it."""
+        self._pool.terminate()
+        self._pool.join()
+
+    def prepare(self, function: Callable[..., Any]) -> Submit:
+        """Bind a function to `apply_async`."""
+        return lambda *args: self._pool.apply_async(function, args)
+
+    def gather(self, refs: Sequence[Any]) -> list[Any]:
+        """Wait for the results."""
+        return [ref.get() for ref in refs]
+
+    def map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """Map, with nothing set."""
+        return self._pool.map(function, items)
+
+
 CLASSES: Final[dict[str, type[System]]] = {
     "rustray": Rustray,
     "rustray-embedded": RustrayEmbedded,
     "ray": Ray,
     "dask": Dask,
     "processpool": ProcessPool,
+    "pool": MultiprocessingPool,
 }

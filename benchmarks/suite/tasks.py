@@ -11,6 +11,11 @@ def noop(_number: int = 0) -> None:
     """Do nothing."""
 
 
+def increment(number: int) -> int:
+    """Do next to nothing."""
+    return number + 1
+
+
 def take(_payload: bytes) -> None:
     """Take an argument."""
 
