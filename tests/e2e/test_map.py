@@ -96,3 +96,21 @@ def test_a_lost_worker_costs_nothing(cluster: Cluster) -> None:
     found = list(itertools.islice(results, 50))
     other.kill()
     assert [*found, *results] == list(range(600))
+
+
+async def test_a_head_node_maps_by_name(cluster: Cluster) -> None:
+    """Registered functions, without code and without pickle; leaving early cancels."""
+    async with cluster.head_node() as head:
+        results = head.map("add", range(100), itertools.count())
+        assert [x async for x in results] == [2 * x for x in range(100)]
+        found = [x async for x in head.map("divide", [1, 1], [2, 0], return_exceptions=True)]
+        assert found[0] == 0.5
+        assert isinstance(found[1], ZeroDivisionError)
+
+
+def test_an_executor_maps_in_chunks(cluster: Cluster) -> None:
+    """On a cluster the chunk size of `Executor.map` adapts itself."""
+    with rustray.Executor(cluster.address) as executor:
+        assert list(executor.map(functions.add, range(20_000), itertools.repeat(1))) == list(
+            range(1, 20_001)
+        )

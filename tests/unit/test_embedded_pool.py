@@ -169,3 +169,17 @@ def test_the_programs_of_the_guide_run(tmp_path: Path) -> None:
         "squares.py": [str(sum(x * x for x in range(1000)))],
         "pool.py": [str([x**3 for x in range(10)]), "27"],
     }
+
+
+def test_the_example_runs() -> None:
+    """examples/many_items.py prints what it says."""
+    lines = _run([str(ROOT / "examples" / "many_items.py")]).splitlines()
+    assert lines == [
+        "pi is about 3.14",
+        "2.0",
+        "line 1: division by zero",
+        "line 2: not enough values to unpack (expected 2, got 1)",
+        "3.0",
+        "the first prime above a million is 1000003",
+        "[6, 7, 1]",
+    ]

@@ -18,23 +18,21 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, CancelledError, Future, InvalidStateError
+from concurrent.futures import Future, InvalidStateError
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from rustray.client import context
 from rustray.client.call_classes import CallClasses, ChunkOf
-from rustray.client.failures import original_exception
+from rustray.client.executor_maps import adaptive_map, broken_pool, error_of_call
 from rustray.client.map_iterator import MapJob
+from rustray.client.map_jobs import MapJobThread
 from rustray.client.options import function_name
-from rustray.client.refs import SUCCEEDED, ClassEntry, Failure, TaskRef
+from rustray.client.refs import SUCCEEDED, ClassEntry, TaskRef
 from rustray.client.resolver import Resolver
 from rustray.common.errors import (
     PayloadError,
     RustRayError,
-    TaskCancelled,
-    TaskPoisoned,
-    WorkerLost,
 )
 from rustray.task.codec import encode_call
 from rustray.task.spec import Codec
@@ -45,7 +43,6 @@ _log: Final = logging.getLogger("rustray.client")
 
 _MAX_WINDOW: Final = 8_192
 _BUSY_S: Final = 0.05
-_INITIALIZER_FAILED: Final = "rustray.client.calls.InitializerFailed"
 # A bigger result is decoded beside the loop thread, which has heartbeats to send.
 _BIG_RESULT_BYTES: Final = 64 << 10
 
@@ -144,6 +141,7 @@ class Executor(concurrent.futures.Executor):
         self._pending: deque[_Work] = deque()
         self._in_flight = 0
         self._out: set[TaskRef[Any]] = set()
+        self._maps: set[MapJobThread] = set()
         self._resolver: Resolver | None = None
         self._finalizer = weakref.finalize(self, _close_beside, self.runtime) if is_own else None
         _live.add(self)
@@ -176,7 +174,7 @@ class Executor(concurrent.futures.Executor):
         fn: Callable[..., T],
         *iterables: Iterable[Any],
         timeout: float | None = None,
-        chunksize: int = 1,
+        chunksize: int | None = None,
     ) -> Iterator[T]:
         """Like the built-in ``map``, with all calls submitted at once and results in order.
 
@@ -185,11 +183,17 @@ class Executor(concurrent.futures.Executor):
             *iterables: Read to the end before this returns.
             timeout: Seconds from this call after which an unfinished result raises
                 TimeoutError.
-            chunksize: Calls that travel together as one task.
+            chunksize: Calls that travel together as one task. None adapts it on a cluster (see
+                `rustray.map`), and is 1 on this machine: here nothing runs twice, so a process
+                that dies would take the other calls of its chunk along.
 
         Raises:
             ValueError: ``chunksize`` is below 1.
         """
+        if chunksize is None:
+            if self._retries:
+                return adaptive_map(self, fn, iterables, timeout)
+            chunksize = 1
         if chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
         if chunksize == 1:
@@ -210,17 +214,20 @@ class Executor(concurrent.futures.Executor):
             wait = False  # a callback of ours: it would wait for its own end
         with self._lock:
             self._is_shutdown = True
+            jobs = list(self._maps) if cancel_futures else []
             if cancel_futures:
                 cancelled = [work.future for work in self._pending]
                 self._pending.clear()
+        for job in jobs:
+            job.stop()
         for future in cancelled:
             if future.cancel():
                 future.set_running_or_notify_cancel()
         with self._lock:
-            if not wait and (self._in_flight or self._pending):
+            if not wait and self._is_busy():
                 self._frees_itself = True
                 return
-            while self._in_flight or self._pending:
+            while self._is_busy():
                 self._drained.wait()
         self._release(beside=not wait)
 
@@ -237,6 +244,26 @@ class Executor(concurrent.futures.Executor):
         called = self._classes.initialized(fn)
         return MapJob(called, options=options, at_once=self._limit, **settings)
 
+    def begin_map(self, job: MapJobThread) -> None:
+        """Start a map, which `shutdown` then waits for."""
+        with self._lock:
+            self._check_open()
+            self._maps.add(job)
+            job.thread.start()
+
+    def end_map(self, job: MapJobThread) -> None:
+        """Take note that a map has ended."""
+        with self._lock:
+            self._maps.discard(job)
+            is_last = self._frees_itself and not self._is_busy()
+            if not self._is_busy():
+                self._drained.notify_all()
+        if is_last:
+            self._release(beside=True)
+
+    def _is_busy(self) -> bool:
+        return bool(self._in_flight or self._pending or self._maps)
+
     def __repr__(self) -> str:
         where = self.runtime.address or "embedded cluster"
         return f"<rustray.Executor on {where}, {self._max_workers} workers>"
@@ -250,7 +277,7 @@ class Executor(concurrent.futures.Executor):
 
     def _check_open(self) -> None:
         if self._broken is not None:
-            raise _broken_pool(self._broken)
+            raise broken_pool(self._broken)
         if self._is_shutdown:
             raise RuntimeError("cannot schedule new futures after shutdown")
         if _is_exiting:
@@ -281,7 +308,7 @@ class Executor(concurrent.futures.Executor):
             self._out.add(ref)
             if not is_watched:
                 ready.append(partial(self._resolve, future, ref))
-        if not self._in_flight and not self._pending:
+        if not self._is_busy():
             self._drained.notify_all()
         return ready
 
@@ -308,7 +335,7 @@ class Executor(concurrent.futures.Executor):
                 self._out.discard(ref)
                 self._window.ended(time.monotonic())
                 ready = self._hand_over()
-                is_last = self._frees_itself and not self._in_flight and not self._pending
+                is_last = self._frees_itself and not self._is_busy()
             _run_all(ready)
             if is_last:
                 self._release(beside=True)
@@ -322,30 +349,14 @@ class Executor(concurrent.futures.Executor):
             except PayloadError as undecodable:
                 error = undecodable
         else:
-            error = self._error_of(ref)
+            error = error_of_call(self, ref)
         with contextlib.suppress(InvalidStateError):  # the program has set it itself
             if error is not None:
                 future.set_exception(error)
             else:
                 future.set_result(value)
 
-    def _error_of(self, ref: TaskRef[Any]) -> BaseException:
-        error = ref.error()
-        data = ref._data
-        if isinstance(data, Failure):
-            original = original_exception(data.payload, ref._batch.entry.task_class.codec)
-            if getattr(error, "error_type", "") == _INITIALIZER_FAILED:
-                self._break(f"the initializer failed in an executor process: {error}")
-                return _broken_pool(self._broken or str(error), original)
-            if original is not None:
-                return original
-        if isinstance(error, WorkerLost | TaskPoisoned):
-            return _broken_pool(str(error), error)
-        if isinstance(error, TaskCancelled):
-            return CancelledError(str(error))
-        return error
-
-    def _break(self, reason: str) -> None:
+    def refuse_all(self, reason: str) -> None:
         """Refuse everything from now on."""
         with self._lock:
             self._broken = self._broken or reason
@@ -353,7 +364,7 @@ class Executor(concurrent.futures.Executor):
             self._pending.clear()
         for future in waiting:
             if future.set_running_or_notify_cancel():
-                future.set_exception(_broken_pool(reason))
+                future.set_exception(broken_pool(reason))
 
     def _release(self, *, beside: bool) -> None:
         """Close the embedded cluster; beside: not in this thread, which may be its own."""
@@ -369,7 +380,7 @@ class Executor(concurrent.futures.Executor):
     def wait_idle(self) -> None:
         """Wait until every submitted call has ended."""
         with self._lock:
-            while (self._in_flight or self._pending) and self._session.broken is None:
+            while self._is_busy() and self._session.broken is None:
                 self._drained.wait(1.0)
 
 
@@ -383,15 +394,6 @@ def _runtime_for(address: str | None, max_workers: int | None) -> tuple[context.
     if address is None:
         return context.start_runtime(None, num_cpus=max_workers), True
     return context.start_runtime(address), True
-
-
-def _broken_pool(reason: str, cause: BaseException | None = None) -> BrokenExecutor:
-    # Imported late: it loads multiprocessing, which only a failure is worth.
-    from concurrent.futures.process import BrokenProcessPool
-
-    error = BrokenProcessPool(reason)
-    error.__cause__ = cause
-    return error
 
 
 def _flatten(lists: Iterator[list[T]]) -> Iterator[T]:

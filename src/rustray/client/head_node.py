@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final, Literal, overload
 
 from rustray.client.following import event_filter, follow
+from rustray.client.head_map import MapCalls
 from rustray.client.letters import LetterCalls
 from rustray.client.logs import LogCalls
 from rustray.client.node_coordination import CoordinationCalls
@@ -40,7 +41,7 @@ from rustray.task.views import (
 _PAGE: Final = 1_000
 
 
-class HeadNode(LetterCalls, LogCalls, CoordinationCalls, StreamCalls):
+class HeadNode(LetterCalls, LogCalls, CoordinationCalls, StreamCalls, MapCalls):
     """A connection to a head; use it as ``async with HeadNode(host, port) as head``.
 
     Every method raises a `RustRayError`: `HeadUnavailable` where no head answers,

@@ -8,29 +8,21 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from functools import partial
 from typing import Any, Final, Generic, NoReturn, Self, TypeVar
 
 from rustray.client.executor import Executor
-from rustray.client.failures import original_exception
-from rustray.client.map_iterator import MapIterator, decode
-from rustray.client.map_plan import Encoded, Failed
+from rustray.client.map_iterator import MapIterator
+from rustray.client.map_jobs import Arrivals, MapJobThread, Sink, users_error, value_of
 from rustray.client.resolver import Resolver
-from rustray.task.spec import Codec
 
 T = TypeVar("T")
 
 RUN: Final = "RUN"
 CLOSE: Final = "CLOSE"
 TERMINATE: Final = "TERMINATE"
-_TERMINATED: Final = "the pool was terminated before this had ended"
-
-
-class PoolTimeout(multiprocessing.TimeoutError, TimeoutError):
-    """A result was not there in time; what it is of goes on."""
 
 
 class AsyncResult(Generic[T]):
@@ -106,50 +98,11 @@ class AsyncResult(Generic[T]):
         self._end(None if error is not None else future.result(), error)
 
 
-class _Job:
-    """A map that runs, and the thread that drives it."""
-
-    def __init__(self, results: MapIterator[Any], sink: _Sink) -> None:
-        self._results = results
-        self._sink = sink
-        self._is_stopped = False
-        self.has_ended = False
-        self.thread = threading.Thread(target=self._run, name="rustray-pool", daemon=True)
-
-    def stop(self) -> None:
-        """End it soon: what is under way is cancelled."""
-        self._is_stopped = True
-        self._results.stop()
-
-    def _run(self) -> None:
-        error: BaseException | None = None
-        try:
-            while True:
-                self._sink.add(self._results.next_batch())
-        except StopIteration:
-            if self._is_stopped:
-                error = RuntimeError(_TERMINATED)
-        except BaseException as raised:
-            error = RuntimeError(_TERMINATED) if self._is_stopped else raised
-        finally:
-            self._results.close()
-            self._sink.end(error)
-            self.has_ended = True
+class PoolTimeout(multiprocessing.TimeoutError, TimeoutError):
+    """A result was not there in time; what it is of goes on."""
 
 
-class _Sink:
-    """Where the results of a job go."""
-
-    def add(self, batch: list[Any]) -> None:
-        """Take values, `Encoded` and `Failed`."""
-        raise NotImplementedError
-
-    def end(self, error: BaseException | None) -> None:
-        """There are no more; the error is what the input raised."""
-        raise NotImplementedError
-
-
-class _ListSink(_Sink):
+class _ListSink(Sink):
     """Collects results for an `AsyncResult`; the first error counts."""
 
     def __init__(self, result: AsyncResult[list[Any]]) -> None:
@@ -158,69 +111,23 @@ class _ListSink(_Sink):
         self._error: BaseException | None = None
 
     def add(self, batch: list[Any]) -> None:
-        """See `_Sink`."""
+        """See `Sink`."""
         if self._error is None:
             try:
-                self._values.extend(map(_value_of, batch))
+                self._values.extend(value_of(value, users_error) for value in batch)
             except BaseException as error:
                 self._error = error
 
     def end(self, error: BaseException | None) -> None:
-        """See `_Sink`."""
+        """See `Sink`."""
         self._result._end(self._values, self._error or error)
 
 
-class IMapIterator(_Sink, Generic[T]):
+class IMapIterator(Arrivals[T]):
     """What `Pool.imap` returns: an iterator whose ``next`` takes a timeout."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._batches: deque[list[Any]] = deque()
-        self._values: Iterator[Any] = iter(())
-        self._is_over = False
-        self._error: BaseException | None = None
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> T:
-        return self.next()
-
-    def next(self, timeout: float | None = None) -> T:
-        """Return the next result.
-
-        Raises:
-            StopIteration: there are no more.
-            multiprocessing.TimeoutError: it was not there after so many seconds.
-        """
-        for value in self._values:
-            return _value_of(value)  # type: ignore[no-any-return]
-        self._values = iter(self._next_batch(timeout))
-        return _value_of(next(self._values))  # type: ignore[no-any-return]
-
-    def add(self, batch: list[Any]) -> None:
-        """See `_Sink`."""
-        with self._changed:
-            self._batches.append(batch)
-            self._changed.notify()
-
-    def end(self, error: BaseException | None) -> None:
-        """See `_Sink`."""
-        with self._changed:
-            self._error = error
-            self._is_over = True
-            self._changed.notify_all()
-
-    def _next_batch(self, timeout: float | None) -> list[Any]:
-        with self._changed:
-            if not self._changed.wait_for(lambda: self._batches or self._is_over, timeout):
-                raise PoolTimeout(f"the next result was not there after {timeout:g} s")
-            if self._batches:
-                return self._batches.popleft()
-            error, self._error = self._error, None
-        if error is not None:
-            raise error
-        raise StopIteration
+        super().__init__(users_error, PoolTimeout)
 
 
 class Pool:
@@ -267,7 +174,7 @@ class Pool:
         )
         self._state = RUN
         self._lock = threading.Lock()
-        self._jobs: set[_Job] = set()
+        self._jobs: set[MapJobThread] = set()
         self._callbacks = Resolver()
 
     # ---- calls ------------------------------------------------------------------------
@@ -447,7 +354,7 @@ class Pool:
         func: Callable[..., Any],
         source: Iterator[Any],
         chunksize: int | None,
-        sink: _Sink,
+        sink: Sink,
         *,
         is_star: bool = False,
         is_ordered: bool = True,
@@ -457,26 +364,9 @@ class Pool:
         map_job = self._executor.map_job(
             func, is_star=is_star, is_ordered=is_ordered, chunk_size=chunksize
         )
-        job = _Job(MapIterator(map_job, source, runtime=self._executor.runtime), sink)
+        job = MapJobThread(MapIterator(map_job, source, runtime=self._executor.runtime), sink)
         with self._lock:
             self._check_running()
             self._jobs = {other for other in self._jobs if not other.has_ended}
             self._jobs.add(job)
             job.thread.start()
-
-
-def _value_of(value: Any) -> Any:
-    """Decode a result, or raise what the user's code has raised."""
-    kind = type(value)
-    if kind is Encoded:
-        return decode(value)
-    if kind is Failed:
-        raise _error_of(value)
-    return value
-
-
-def _error_of(failed: Failed) -> BaseException:
-    error: BaseException | None = None
-    if failed.payload is not None:
-        error = original_exception(failed.payload, Codec.PICKLE)
-    return error if error is not None else failed.make()

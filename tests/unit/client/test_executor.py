@@ -21,6 +21,8 @@ import rustray
 from helpers.client_session import on_loop
 from helpers.fake_head import FakeHead
 from helpers.waiting import eventually
+from rustray.client import context
+from rustray.client.attachment import Attachment
 from rustray.client.executor import Window
 from rustray.common.errors import PayloadError
 from rustray.task.codec import encode_failure
@@ -402,3 +404,81 @@ def _remember(text: str) -> None:
 
 def _recall() -> list[str]:
     return list(_remembered)
+
+
+# ---- maps on a cluster, in chunks that size themselves -------------------------------------
+
+
+@pytest.fixture
+def far_executor(head: FakeHead, monkeypatch: pytest.MonkeyPatch) -> Iterator[rustray.Executor]:
+    """An executor on a head with an address, whose calls may run again."""
+    monkeypatch.setattr(context.current_runtime(), "address", "rustray://far:8000")
+    monkeypatch.setattr(Attachment, "count_slots", lambda _self: 2)
+    with rustray.Executor() as executor:
+        yield executor
+
+
+def test_a_map_on_a_cluster_travels_in_few_tasks(
+    head: FakeHead, far_executor: rustray.Executor
+) -> None:
+    """A chunk size that is given is kept to; all inputs are read at the call."""
+    calls = iter(range(5000))
+    results = far_executor.map(abs, calls)
+    assert list(calls) == []
+    assert list(results) == list(range(5000))
+    assert len(head.ran) < 100
+    head.ran.clear()
+    assert list(far_executor.map(divide, range(6), [1] * 9, chunksize=1)) == [0, 1, 2, 3, 4, 5]
+    assert len(head.ran) == 6
+
+
+def test_a_map_on_a_cluster_raises_at_its_place(far_executor: rustray.Executor) -> None:
+    """The user's exception itself; a StopIteration would look like the end."""
+    results = far_executor.map(divide, [1, 1, 1], [1, 0, 1])
+    assert next(results) == 1
+    with pytest.raises(ZeroDivisionError) as caught:
+        next(results)
+    assert type(caught.value) is ZeroDivisionError
+    assert list(results) == []
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(far_executor.map(next, [iter([])]))
+
+
+def test_a_map_on_a_cluster_times_out_from_the_call(
+    head: FakeHead, far_executor: rustray.Executor
+) -> None:
+    """And what is out is cancelled when its consumer has gone."""
+    head.hold = True
+    results = far_executor.map(abs, [1, 2], timeout=0.05)
+    with pytest.raises(TimeoutError):
+        next(results)
+    eventually(lambda: not head.held)
+    head.hold = False
+
+
+def test_a_map_on_a_cluster_keeps_nothing_that_it_yielded(far_executor: rustray.Executor) -> None:
+    """A yielded result can be collected while the iterator lives."""
+    for result in far_executor.map(Thing, range(6)):
+        found = weakref.ref(result)
+        del result
+        gc.collect()
+        eventually(lambda found=found: found() is None)  # type: ignore[misc]
+
+
+def test_shutdown_waits_for_maps_or_cuts_them_off(
+    head: FakeHead, far_executor: rustray.Executor
+) -> None:
+    """As for calls: all results are there after it, unless they were to be cancelled."""
+    results = far_executor.map(abs, range(1000))
+    far_executor.shutdown()
+    assert list(results) == list(range(1000))
+    head.hold = True
+    other = rustray.Executor()
+    cut_off = other.map(abs, range(1000))
+    eventually(lambda: head.held)
+    other.shutdown(cancel_futures=True)
+    with pytest.raises(RuntimeError, match="cut off"):
+        list(cut_off)
+    head.hold = False
+    with pytest.raises(RuntimeError, match="shutdown"):
+        other.map(abs, [1])
