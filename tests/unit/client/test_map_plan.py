@@ -205,6 +205,7 @@ def test_every_item_has_its_own_outcome(
         assert (item in found) == expected, (item, kind, times)
         assert (("failed", item) in found) == (not expected)
     assert len(found) == len(items)
+    assert model.plan._held == 0  # what bounds the reading has been given back
     if is_ordered:
         assert [v if isinstance(v, int) else v[1] for v in found] == list(range(len(items)))
 
@@ -253,6 +254,20 @@ def test_a_slow_consumer_stops_the_reading() -> None:
     assert 0 < read <= 10 * 8 * 4 * model.slots
     model.feed()
     assert model.plan.items_read == read
+
+
+def test_what_was_given_back_goes_before_what_has_not_begun() -> None:
+    """In an ordered map everything waits for it."""
+    plan = _model([(OK, 0)] * 16, chunk=8).plan
+    plan.read(list(range(8)))
+    plan.read(list(range(8, 16)))
+    part = plan.sent(100, 0.0)
+    plan.ran(part, (1.0, [0, 1, 2], {}, {}), 100, 1.0, 0.5, _failure_of)
+    firsts = []
+    while (following := plan.next_to_send(8, 1.0)) is not None:
+        firsts.append(following.first)
+        plan.sent(100, 1.0)
+    assert firsts == [3, 4, 5, 6, 7, 8]
 
 
 def test_an_unordered_map_yields_what_is_done() -> None:

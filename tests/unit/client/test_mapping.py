@@ -401,6 +401,20 @@ def test_a_callback_of_rustray_may_not_wait_for_results(head: FakeHead) -> None:
 # ---- amap ------------------------------------------------------------------------------------
 
 
+async def test_a_stop_of_an_item_does_not_end_an_asynchronous_loop() -> None:
+    """It comes as `TaskExecutionFailed` alone."""
+
+    def stop(x: int) -> int:
+        if x == 1:
+            raise StopAsyncIteration("done")
+        return x
+
+    found: list[Any] = [x async for x in rustray.amap(stop, range(3), return_exceptions=True)]
+    assert [found[0], found[2]] == [0, 2]
+    assert isinstance(found[1], TaskExecutionFailed)
+    assert not isinstance(found[1], StopAsyncIteration)
+
+
 async def test_amap_takes_plain_and_asynchronous_inputs() -> None:
     """In order; and several of both kinds at once."""
     assert [x async for x in rustray.amap(square, range(1000))] == [x * x for x in range(1000)]
