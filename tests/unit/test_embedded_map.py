@@ -137,7 +137,7 @@ def test_slow_items_in_one_chunk_are_spread_over_the_slots() -> None:
 
     pids = list(rustray.map(run, range(8), chunk_size=8))
     assert len(pids) == 8
-    assert len(set(pids)) == 2
+    assert len(set(pids)) >= 2  # more where one has waited for tasks of its own meanwhile
 
 
 async def test_amap_runs_there_too() -> None:
@@ -149,3 +149,19 @@ async def test_amap_runs_there_too() -> None:
             if len(found) == 500:
                 break
     assert found == [2 * x for x in range(500)]
+
+
+def test_tasks_map_and_give_their_slots_back_meanwhile() -> None:
+    """As many tasks as there are slots, each of which waits for a map of its own."""
+
+    @rustray.remote
+    def total(n: int) -> int:
+        return sum(rustray.map(add, range(n), itertools.repeat(1)))
+
+    @rustray.remote
+    async def atotal(n: int) -> int:
+        return sum([x async for x in rustray.amap(add, range(n), range(n))])
+
+    expected = [sum(range(1, n + 1)) for n in (10, 20, 30, 40)]
+    assert rustray.get([total.remote(n) for n in (10, 20, 30, 40)], timeout=60) == expected
+    assert rustray.get([atotal.remote(n) for n in (10, 20)], timeout=60) == [90, 380]

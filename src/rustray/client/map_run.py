@@ -45,6 +45,10 @@ READ_S: Final = 0.02
 """A slow input is not waited for until a chunk is full."""
 ASK_SLOTS_S: Final = 5.0
 
+_REFERENCE: Final = (
+    "an item is a task reference, and a chunk cannot wait for it: map over the values, "
+    "rustray.map(fn, rustray.get(refs)), or hand in a task each, [fn.remote(ref) for ref in refs]"
+)
 _is_atomic: Final = ATOMS.issuperset
 
 
@@ -78,6 +82,8 @@ class MapFunction:
         elif isinstance(fn, str):
             check_name("function name", fn)
             fn = map_calls.Registered(fn)
+        if self._options.get("num_returns", 1) != 1:
+            raise ValueError("num_returns must be 1 in a map: an item has one result")
         if not callable(fn):
             raise TypeError(f"map takes a function, or the name of one, not {fn!r:.80}")
         self.fn = fn
@@ -315,7 +321,14 @@ class MapRun:
             return self._item, dumps_call(args, {})
         if _is_atomic(map(type, items)):
             return self._chunk, pickle.dumps(((items,), {}), PROTOCOL)
+        if self._has_reference(items):
+            raise PayloadError(_REFERENCE)
         return self._chunk, dumps_call((items,), {})
+
+    def _has_reference(self, items: list[Any]) -> bool:
+        if self._function.is_star:
+            return any(TaskRef in map(type, item) for item in items)
+        return TaskRef in map(type, items)
 
     def _take_in(self, part: Part, ref: TaskRef[Any]) -> None:
         data = ref._data
@@ -339,6 +352,8 @@ def _failure_of(task_id: str, payload: bytes) -> Callable[[], RustRayError]:
 def _unsendable(function: MapFunction, item: Any) -> RustRayError:
     """Say why an item cannot be encoded."""
     args = tuple(item) if function.is_star else (item,)
+    if TaskRef in map(type, args):
+        return PayloadError(_REFERENCE)
     try:
         encode_call(Codec.PICKLE, args, {})
     except PayloadError as error:

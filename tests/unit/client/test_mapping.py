@@ -104,6 +104,7 @@ def test_a_remote_function_brings_its_options(head: FakeHead) -> None:
     [
         ({"options": {"num_cpu": 1}}, ValueError, "did you mean 'num_cpus'"),
         ({"chunk_size": 0}, ValueError, "chunk_size"),
+        ({"options": {"num_returns": 2}}, ValueError, "num_returns must be 1"),
         ({"read_ahead": 0}, ValueError, "read_ahead"),
     ],
 )
@@ -283,6 +284,17 @@ def test_an_item_that_cannot_be_pickled_fails_alone() -> None:
     assert "cannot be pickled" in str(found[50])
     assert found[50].item_index == 50
     assert [x for i, x in enumerate(found) if i != 50] == [str(x) for x in [*range(50)] * 2]
+
+
+def test_references_are_no_items() -> None:
+    """An error says what to do instead: a chunk cannot wait for its items one by one."""
+    refs = [rustray.remote(square).remote(x) for x in range(3)]
+    with pytest.raises(PayloadError, match=r"rustray\.map\(fn, rustray\.get\(refs\)\)"):
+        next(rustray.map(square, refs))
+    found: list[Any] = list(rustray.map(add, [1, refs[0], 3], range(3), return_exceptions=True))
+    assert [found[0], found[2]] == [1, 5]
+    assert "task reference" in str(found[1])
+    assert list(rustray.map(square, rustray.get(refs))) == [0, 1, 16]
 
 
 class Unloadable:

@@ -72,7 +72,9 @@ def test_a_terminal_has_a_bar() -> None:
     with os.fdopen(child, "w") as stream:
         assert list(progress(range(7), desc="[bold] items", file=stream)) == list(range(7))
         stream.flush()
-        shown = os.read(parent, 100_000).decode()
+        shown = ""
+        while "\x1b[?25h" not in shown:  # the last thing that it says
+            shown += os.read(parent, 100_000).decode(errors="replace")
     os.close(parent)
     assert "[bold] items" in shown
     assert "7/7" in shown
