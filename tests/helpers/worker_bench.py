@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 from rustray.common.resources import CPU, GPU, UNIT, ResourceSet
 from rustray.task.columns import PayloadColumn
@@ -23,6 +24,7 @@ from rustray.task.frames import (
     LeaseRange,
     WorkerFrame,
 )
+from rustray.task.runtime_env import RuntimeEnv
 from rustray.task.spec import ExecutorKind, TaskClass
 from rustray.task.state import TaskState
 from rustray.worker import events as e
@@ -32,6 +34,8 @@ from rustray.worker.state import WorkerLimits
 
 PREFIX = b"0123456789"
 Key = tuple[int, int]
+PACKAGES = {sha256(content).digest(): content for content in (b"a" * 500, b"b" * 600, b"c" * 700)}
+"""What there is to be sent as packages of runtime environments."""
 
 
 def a_class(
@@ -43,6 +47,7 @@ def a_class(
     timeout_s: float = 0.0,
     max_retries: int = 3,
     depth: int = 0,
+    env: RuntimeEnv | None = None,
     **resources: float,
 ) -> TaskClass:
     """Return a task class that needs this."""
@@ -54,6 +59,7 @@ def a_class(
         timeout_s=timeout_s,
         max_retries=max_retries,
         depth=depth,
+        runtime_env=env,
     )
 
 
@@ -71,10 +77,8 @@ class FakeExecutor:
     notices: list[Key] = field(default_factory=list)
     signal: int | None = None
     guard: float = math.inf
-    gpu_ids: tuple[str, ...] | None = None
-    threads: int = 1
-    alternative: int = 0
-    seen: set[tuple[str, ...]] = field(default_factory=set)
+    setting: e.Setting = e.PLAIN
+    seen: set[object] = field(default_factory=set)
     gpus: dict[Key, tuple[str, ...]] = field(default_factory=dict)
     waiting: dict[Key, bool] = field(default_factory=dict)
     """Tasks that wait for others; true once they want to go on."""
@@ -104,6 +108,7 @@ class WorkerBench:
     disk: dict[int, list[LeaseOutcome]] = field(default_factory=dict)
     reading: list[int] = field(default_factory=list)
     damaged: set[Key] = field(default_factory=set)
+    packages: dict[bytes, bytes] = field(default_factory=dict)
     executors: dict[int, FakeExecutor] = field(default_factory=dict)
     told: dict[Key, TaskState | None] = field(default_factory=dict)
     repeats: Counter[Key] = field(default_factory=Counter)
@@ -123,12 +128,15 @@ class WorkerBench:
     next_lease: int = 1
     next_sequence: int = 0
     numbers: dict[TaskClass, int] = field(default_factory=dict)
+    sent_packages: set[bytes] = field(default_factory=set)
+    package_bytes: int = 2_000_000_000
     last_frame: AssignFrame | None = None
 
     def __post_init__(self) -> None:
         self.limits = WorkerLimits(
-            ResourceSet.of(self.total), 4, 8, 30.0, self.memory_bytes, self.disk_bytes
-        )
+            ResourceSet.of(self.total), 4, 8, 30.0, self.memory_bytes, self.disk_bytes,
+            package_bytes=self.package_bytes,
+        )  # fmt: skip
         self.manager = WorkerManager(self.limits)
 
     # ── Feeding ───────────────────────────────────────────────────────────────────────────
@@ -154,9 +162,6 @@ class WorkerBench:
                 executor = self.executors[command.executor_id]
                 assert command.class_number not in executor.classes
                 executor.classes[command.class_number] = command.task_class
-            case e.PrepareExecutor():
-                executor = self.executors[command.executor_id]
-                executor.threads, executor.gpu_ids, executor.alternative = command.setting
             case e.DispatchTasks():
                 self._dispatch(command)
             case e.Reclaim():
@@ -174,6 +179,14 @@ class WorkerBench:
 
     def _carry_out_rare(self, command: e.Command) -> None:
         match command:
+            case e.PrepareExecutor():
+                executor = self.executors[command.executor_id]
+                executor.setting = command.setting
+            case e.KeepPackage():
+                assert command.digest not in self.packages
+                self.packages[command.digest] = command.content
+            case e.DropPackage():
+                del self.packages[command.digest]
             case e.CloseSession():
                 self.closed.append(command)
                 self.session = None
@@ -217,13 +230,17 @@ class WorkerBench:
             self.runs[key] += 1
             self.order.append(key)
             executor.tasks[key] = task_class
-            if executor.gpu_ids is not None:
-                executor.gpus[key] = executor.gpu_ids
-        assert executor.alternative == task_class.alternative
+            if executor.setting.gpu_ids is not None:
+                executor.gpus[key] = executor.setting.gpu_ids
+        assert executor.setting.alternative == task_class.alternative
+        assert executor.setting.runtime_env == task_class.runtime_env
+        if task_class.runtime_env is not None:
+            assert set(task_class.runtime_env.packages) <= self.packages.keys(), "no package"
         if executor.kind is ExecutorKind.PROCESS:
-            assert executor.threads == max(1, int(task_class.resources.amounts().get(CPU, 0)))
-            executor.seen.add(executor.gpu_ids or ())
-            assert len(executor.seen) == 1, "a process was given other GPUs than it had before"
+            setting = executor.setting
+            assert setting.threads == max(1, int(task_class.resources.amounts().get(CPU, 0)))
+            executor.seen.add((setting.gpu_ids or (), setting.runtime_env))
+            assert len(executor.seen) == 1, "a process was given other GPUs, or another environment"
 
     def check_use(self) -> None:
         """Check, from what the executors hold, that no resource is used twice."""
@@ -262,7 +279,9 @@ class WorkerBench:
                 if mine.executor is not ExecutorKind.PROCESS:
                     continue
                 for lane in lanes:
-                    is_alike = lane.demand == mine.resources and lane.kind is mine.executor
+                    is_alike = lane.key[1:3] + lane.key[5:] == (
+                        mine.resources, mine.executor, mine.runtime_env,
+                    )  # fmt: skip
                     is_alike = is_alike and may_start(self.manager._state, lane)
                     assert not (is_alike and lane.key.priority > mine.priority), "overtaken"
 
@@ -417,6 +436,7 @@ class WorkerBench:
         self.session = self.last_session
         self.sent = self.received = 0
         self.numbers.clear()
+        self.sent_packages.clear()
         self.last_frame = None
         self.feed(e.SessionOpened(self.session, asked_at, lease_ttl_s))
 
@@ -445,13 +465,23 @@ class WorkerBench:
         frame = AssignFrame()
         if task_class not in self.numbers:
             self.numbers[task_class] = len(self.numbers) + 1
-            frame.classes.append(ClassDefinition(self.numbers[task_class], task_class))
+            frame.classes.append(
+                ClassDefinition(self.numbers[task_class], task_class, b"", self._fresh(task_class))
+            )
         payloads = PayloadColumn.of([str(first + i).encode() for i in range(count)])
         number = self.numbers[task_class]
         frame.leases.append(LeaseGrant(lease, number, 1, PREFIX, first, payloads, time_left_s))
         self.granted[lease] = (count, task_class)
         self.send(frame)
         return lease
+
+    def _fresh(self, task_class: TaskClass) -> tuple[bytes, ...]:
+        """Return the packages that this session has not sent yet."""
+        env = task_class.runtime_env
+        names = () if env is None else env.packages
+        fresh = tuple(name for name in names if name not in self.sent_packages)
+        self.sent_packages.update(fresh)
+        return tuple(PACKAGES[name] for name in fresh)
 
     def cancel(self, lease: int, offset: int = 0, count: int = 1, *, force: bool = False) -> None:
         """Cancel tasks."""

@@ -205,7 +205,9 @@ class FakePool:
         del tasks[1:]
         asyncio.get_running_loop().call_soon(self.listener.executor_returned, executor_id, ranges)
 
-    def interrupt(self, executor_id: int, lease: int, offset: int) -> None:
+    def interrupt(
+        self, executor_id: int, lease: int, offset: int, *, is_notice: bool = False
+    ) -> None:
         """Obey."""
         tasks = self.executors[executor_id]
         self.executors[executor_id] = [

@@ -424,7 +424,7 @@ async def test_what_a_head_had_in_memory_only_goes_to_the_next_one(make: Make) -
 
 def talk(session: ClientSession, peer: ClientPeer) -> list[AcceptedRange]:
     """Carry frames until neither side has more to say; returns the acks."""
-    defined: set[int] = set()
+    defined: set[int | bytes] = set()
     peer._driver.clients[session.prefix] = peer
     heard: list[AcceptedRange] = []
     while True:

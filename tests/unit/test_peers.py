@@ -163,7 +163,7 @@ def test_what_was_never_acked_says_so_when_a_session_closes() -> None:
     """Tasks that the head may not have end with another error than those that it has."""
     session = ClientSession(lambda: None)
     entry = session.define(CALL, CODE)
-    stream_defined: set[int] = set()
+    stream_defined: set[int | bytes] = set()
     acked = session.submit(entry, b"x")
     session.fill(ClientFrame(), stream_defined)
     session.apply(HeadFrame(accepted=[AcceptedRange(0, 1)]))

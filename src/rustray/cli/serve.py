@@ -80,6 +80,7 @@ async def _worker(given: Mapping[str, str], loaded: Loaded, around: Surroundings
             detected_gpus=detect.gpus(around.environ),
             default_name=detect.default_name(),
             spool_dir=str(state_dir(loaded.config, around) / "spool"),
+            package_dir=str(state_dir(loaded.config, around) / "packages"),
         )
     except ValueError as error:
         raise ConfigError(f"[worker] {error}") from None

@@ -49,7 +49,7 @@ class _Stream:
         self.lost: asyncio.Future[RustRayError | None] = self._loop.create_future()
         self.link: Link | None = None
         self._session = session
-        self._defined: set[int] = set()
+        self._defined: set[int | bytes] = set()
         self._sent = 0
         self._unconfirmed: deque[int] = deque()
         self._is_closing = False

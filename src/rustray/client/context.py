@@ -8,7 +8,7 @@ import importlib
 import os
 import sys
 import threading
-from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar, overload
 
 from rustray.client import waiting
@@ -16,6 +16,7 @@ from rustray.client.channels import Channel
 from rustray.client.derived import Borrowed
 from rustray.client.generators import RefGenerator
 from rustray.client.refs import TaskRef
+from rustray.client.runtime_envs import Packer
 from rustray.client.session import ClientSession
 from rustray.task import relay
 from rustray.task.codec import encode_value, parts_encoder
@@ -130,6 +131,7 @@ def init(  # noqa: PLR0913 - settings, by name
     connect_timeout_s: float = 10.0,
     backpressure_timeout_s: float = 600.0,
     log_to_driver: bool = True,
+    runtime_env: Mapping[str, Any] | None = None,
     ignore_reinit_error: bool = False,
 ) -> Context:
     """Start an embedded cluster, or connect to a head.
@@ -149,6 +151,8 @@ def init(  # noqa: PLR0913 - settings, by name
         log_to_driver: Show here what the program's tasks print: lines with function, process and
             worker before them, within bounds; those that several processes print alike are
             folded (not so with ``RUSTRAY_DEDUP_LOGS=0``). `docs/logs.md` has more.
+        runtime_env: What the processes of all tasks are to be like: ``env_vars``, ``working_dir``,
+            ``py_modules``, ``excludes``; see docs/resources.md. Directories are packed now.
         ignore_reinit_error: Return the present context if there is one.
 
     Raises:
@@ -156,9 +160,12 @@ def init(  # noqa: PLR0913 - settings, by name
         HeadUnavailable: no head answers.
         AuthenticationError: the token is not good.
         ValueError: a value is out of range.
+        PayloadError: a directory of ``runtime_env`` cannot be packed.
     """
     global _runtime, current_session, _was_forked
     refuse_in_executor()
+    envs = Packer(runtime_env)
+    envs.prepare(None)
     with _lock:
         if _runtime is not None:
             if ignore_reinit_error:
@@ -180,6 +187,7 @@ def init(  # noqa: PLR0913 - settings, by name
             backpressure_timeout_s=backpressure_timeout_s,
             log_to_driver=log_to_driver,
         )
+        _runtime.session.envs = envs
         current_session = _runtime.session
         return Context(_runtime)
 

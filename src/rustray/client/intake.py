@@ -9,13 +9,14 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from rustray.client.derived import Borrowed, Borrower
 from rustray.client.ledger import Ledger
 from rustray.client.pauses import Pauses
 from rustray.client.refs import PENDING, Batch, ClassEntry, TaskRef
+from rustray.client.runtime_envs import Packer
 from rustray.client.streams import Reads
 from rustray.client.throttle import Throttle
 from rustray.client.waiters import Arrivals
@@ -67,6 +68,7 @@ class Intake:
             throttle: Has tasks handed in again that are refused for now; None: they fail.
             prefix: Of its task ids; None makes one.
         """
+        self.envs = Packer()
         self.prefix = prefix or SessionPrefix(secrets.token_bytes(PREFIX_BYTES))
         self.lock = threading.Lock()
         self.arrivals = Arrivals(self.lock)
@@ -95,17 +97,19 @@ class Intake:
         code: bytes,
         deadline_unix_s: float = 0.0,
         durability: Durability = Durability.DEFAULT,
+        runtime_env: Mapping[str, Any] | None = None,
     ) -> ClassEntry:
         """Return the session's entry for a class; equal ones share one, but for what follows it.
 
         Args:
             task_class: The class.
             code: Of its function, where that travels.
-            deadline_unix_s, durability: Of its tasks, see `Submission`.
+            deadline_unix_s, durability, runtime_env: Of its tasks; see `Submission`, `Packer`.
 
         Raises:
-            PayloadError: the code is more than the way to the head can carry.
+            PayloadError: the code is too much for the way to the head, or packing failed.
         """
+        task_class, packages = self.envs.apply(task_class, runtime_env)
         if len(code) > self._max_bytes:
             what = f"the parts of the code of {task_class.function}"
             raise _too_big(task_class, len(code), self._max_bytes, what)
@@ -114,9 +118,8 @@ class Intake:
             if entry is None:
                 number = len(self._entries) + 1
                 entry = self._entries[task_class] = ClassEntry(self, number, task_class, code)
-        if not (deadline_unix_s or durability):
-            return entry
-        return ClassEntry(self, entry.number, task_class, code, deadline_unix_s, durability)
+                entry.packages = packages
+        return entry.variant(deadline_unix_s, durability)
 
     def submit(self, entry: ClassEntry, payload: Any) -> TaskRef[Any]:
         """Hand in one task.

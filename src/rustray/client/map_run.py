@@ -160,6 +160,7 @@ class MapFunction:
             code,
             deadline_unix_s(options.get("deadline")),
             parse_durability(options.get("durability")),
+            options.get("runtime_env"),
         )
 
 

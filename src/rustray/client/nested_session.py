@@ -118,7 +118,7 @@ class NestedSession(ClientSession):
 
     # ---- loop thread ------------------------------------------------------------------
 
-    def fill(self, frame: ClientFrame, defined: set[int]) -> bool:
+    def fill(self, frame: ClientFrame, defined: set[int | bytes]) -> bool:
         """See `ClientSession`."""
         has_content = super().fill(frame, defined)
         if not self._orders:

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import cloudpickle
 
+from rustray.client.runtime_envs import check_runtime_env
 from rustray.common.durability import parse_durability
 from rustray.common.errors import PayloadError
 from rustray.common.resources import CPU, GPU, MEMORY, ResourceSet, to_units
@@ -61,6 +62,7 @@ VALID: Final = (
     "resources",
     "retry_delay_s",
     "retry_exceptions",
+    "runtime_env",
     "timeout_s",
     "total_timeout_s",
     "wait_for_resources",
@@ -114,6 +116,7 @@ def check_options(options: Mapping[str, Any]) -> None:
         check_name("name", options["name"])
     if options.get("executor") is not None:
         check_exclusive(options.get("exclusive", False), parse_executor(options["executor"]))
+    check_runtime_env(options.get("runtime_env"))
     check_needs(options)
     _fallback(options)
 

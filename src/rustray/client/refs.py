@@ -24,6 +24,7 @@ from rustray.common.ids import SessionPrefix, TaskId, task_id
 from rustray.task import pickling
 from rustray.task.codec import decode_value
 from rustray.task.inputs import InputId
+from rustray.task.runtime_env import Package
 from rustray.task.spec import Codec, TaskClass
 from rustray.task.state import TaskState
 
@@ -223,6 +224,7 @@ class ClassEntry:
         open_batch: Where the next task goes, or None. Guarded by the session's lock.
         deadline_unix_s: When its tasks are ended wherever they are; 0 for never.
         durability: What its tasks ask for.
+        packages: Of its environment.
     """
 
     __slots__ = (
@@ -232,6 +234,7 @@ class ClassEntry:
         "number",
         "open_batch",
         "owner",
+        "packages",
         "submit",
         "task_class",
     )
@@ -246,6 +249,7 @@ class ClassEntry:
         durability: Durability = Durability.DEFAULT,
     ) -> None:
         self.owner = owner
+        self.packages: tuple[Package, ...] = ()
         self.deadline_unix_s = deadline_unix_s
         self.durability = durability
         self.submit = owner.submit
@@ -253,6 +257,16 @@ class ClassEntry:
         self.task_class = task_class
         self.code = code
         self.open_batch: Batch | None = None
+
+    def variant(self, deadline_unix_s: float, durability: Durability) -> ClassEntry:
+        """Return the entry for tasks of the same class that ask for this."""
+        if not (deadline_unix_s or durability):
+            return self
+        other = ClassEntry(
+            self.owner, self.number, self.task_class, self.code, deadline_unix_s, durability
+        )
+        other.packages = self.packages
+        return other
 
     @property
     def keeps_arguments(self) -> bool:

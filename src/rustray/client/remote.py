@@ -135,6 +135,7 @@ class RemoteFunction(Generic[P, T]):
             code,
             deadline_unix_s(self._options.get("deadline")),
             parse_durability(self._options.get("durability")),
+            self._options.get("runtime_env"),
         )
         self._entry = entry
         return entry
@@ -210,7 +211,8 @@ def remote(function: Any = None, /, **options: Any) -> Any:
     Args:
         function: What to decorate.
         **options: num_cpus (cores, default 1, fractions allowed), memory_mb, num_gpus,
-            resources (name to amount), labels (what a worker must carry), label_selector and
+            resources (name to amount), labels (what a worker must carry), runtime_env (env_vars,
+            working_dir, py_modules, excludes: what its process is to be like), label_selector and
             label_selector_soft (what its labels must be, and had better be: "a", "!a", "in(a,b)",
             "!in(a,b)"), fallback_strategy (other requests, the first that fits wins; a list of
             mappings of these names), priority (int32, higher first), max_retries (re-runs after

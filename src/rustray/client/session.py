@@ -46,12 +46,12 @@ class ClientSession(Intake):
 
     # ---- loop thread: out -------------------------------------------------------------
 
-    def fill(self, frame: ClientFrame, defined: set[int]) -> bool:
+    def fill(self, frame: ClientFrame, defined: set[int | bytes]) -> bool:
         """Put what waits into the frame, up to its bounds.
 
         Args:
             frame: Without content so far.
-            defined: Numbers of classes that this stream knows; grows.
+            defined: Numbers of classes, and hashes of packages, that this stream knows; grows.
 
         Returns:
             Whether the frame has content now.
@@ -73,9 +73,7 @@ class ClientSession(Intake):
                 stop = low + 1  # one item over the bound travels alone
             entry = batch.entry
             if entry.number not in defined:
-                if len(entry.code) > bytes_left and frame.submissions:
-                    break
-                bytes_left -= _introduce(entry, frame, defined)
+                bytes_left = _introduce(entry, frame, defined, bytes_left)
                 if bytes_left <= 0:
                     break  # big code travels alone, its tasks follow
             part = column.slice(low, stop)
@@ -197,11 +195,18 @@ def _fill_reads(frame: ClientFrame, session: ClientSession) -> None:
             session.cancel([ref], force=False)
 
 
-def _introduce(entry: ClassEntry, frame: ClientFrame, defined: set[int]) -> int:
-    """Define a class for this stream, and return the size of its code."""
+def _introduce(
+    entry: ClassEntry, frame: ClientFrame, defined: set[int | bytes], bytes_left: int
+) -> int:
+    """Define a class for this stream; returns the bytes left, 0 if it needs a frame of its own."""
+    fresh = tuple(each.content for each in entry.packages if each.digest not in defined)
+    definition = ClassDefinition(entry.number, entry.task_class, entry.code, fresh)
+    if definition.size > bytes_left and (frame.submissions or frame.classes):
+        return 0
     defined.add(entry.number)
-    frame.classes.append(ClassDefinition(entry.number, entry.task_class, entry.code))
-    return len(entry.code)
+    defined.update(each.digest for each in entry.packages)
+    frame.classes.append(definition)
+    return bytes_left - definition.size
 
 
 def _submission(batch: Batch, low: int, part: PayloadColumn) -> Submission:

@@ -410,6 +410,18 @@ class WorkerSettings:
         low=0,
         high=100_000_000,
     )
+    package_dir: str | None = _setting(
+        None,
+        "text",
+        "Directory for packages of runtime_envs; packages in the state directory by default.",
+    )
+    package_mb: int = _setting(
+        2_000,
+        "whole",
+        "Megabytes of such packages that stay though nothing needs them any more.",
+        low=0,
+        high=100_000_000,
+    )
     cancel_notice_s: float = _seconds(
         5.0, "Seconds that a cancelled task gets that looks at is_cancelled().", 0
     )

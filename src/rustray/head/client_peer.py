@@ -20,6 +20,7 @@ from rustray.common.errors import (
     RustRayError,
     TaskNotFound,
 )
+from rustray.head.brought import Brought
 from rustray.head.driver import HeadDriver
 from rustray.head.peer import FRAME_BYTES, FRAME_TASKS, Peer
 from rustray.scheduler.admission import count_refusal
@@ -33,7 +34,6 @@ from rustray.scheduler.completion import failure_payloads
 from rustray.scheduler.events import (
     CancelRequested,
     ClientLeft,
-    CodeReceived,
     FollowRequested,
     ItemsRead,
     OutcomesDelivered,
@@ -54,7 +54,7 @@ from rustray.task.frames import (
 )
 from rustray.task.inputs import producers_of
 from rustray.task.result import FailureInfo
-from rustray.task.spec import Codec, TaskClass
+from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 from rustray.task.streams import ItemQueue, StreamItems
 
@@ -87,6 +87,7 @@ class ClientPeer(Peer):
         self._principal = principal
         self._classes: dict[int, ClassDefinition] = {}
         self._bad_classes: dict[int, RustRayError] = {}
+        self._brought = Brought()
         self._level = driver.scheduler.state.settings.durability
         self._accepted: list[AcceptedRange] = []
         self._rejected: list[Rejection] = []
@@ -310,24 +311,25 @@ class ClientPeer(Peer):
         task_class = definition.task_class
         if definition.code and sha256(definition.code).digest() != task_class.code_hash:
             return PayloadError(f"the code of {task_class.function} is not what its hash says")
+        error = self._brought.take(definition)
+        if error is not None:
+            return error
         try:
             task_class.validate()
-        except ValueError as error:
-            return PayloadError(f"the task is not valid: {error}")
-        needs_code = task_class.code_hash or task_class.codec is Codec.PICKLE
-        if needs_code and not self._may_send_code:
+        except ValueError as bad:
+            return PayloadError(f"the task is not valid: {bad}")
+        if task_class.needs_code and not self._may_send_code:
             return AuthorizationError(
-                f"this token may not send code, and {task_class.function} was sent as code: call a "
-                "registered function by its name (HeadNode with a TaskSpec, or rustray submit), or "
-                "ask for a token made with --allow-code"
+                f"this token may not send code, and {task_class.function} was sent as code, or "
+                "with a runtime_env: call a registered function by its name (HeadNode with a "
+                "TaskSpec, or rustray submit), or ask for a token made with --allow-code"
             )
         return None
 
     def _bring_code(self, definition: ClassDefinition) -> None:
         """Hand over a function's code, which the scheduler drops with the function's last task."""
-        code_hash = definition.task_class.code_hash
-        if code_hash and definition.code and code_hash not in self._driver.scheduler.state.code:
-            self._driver.handle(CodeReceived(code_hash, definition.code))
+        for code in self._brought.missing(definition, self._driver.scheduler.state.code):
+            self._driver.handle(code)
 
     def _refuse(self, first: int, count: int, error: RustRayError) -> None:
         count_refusal(self._driver.scheduler.state, error, count)

@@ -331,7 +331,7 @@ class JournalStore:
         db.execute("DELETE FROM class WHERE id NOT IN (SELECT class FROM batch)")
         used = {batch.task_class for batch in found.batches}
         self._classes = {one: n for one, n in self._classes.items() if one in used}
-        needed = {one.code_hash for one in used}
+        needed = {digest for one in used for digest in one.blobs}
         unused = [(code_hash,) for code_hash, _ in found.codes if code_hash not in needed]
         db.executemany("DELETE FROM code WHERE hash = ?", unused)
         if not found.batches:

@@ -151,7 +151,11 @@ class NestedPeer(ClientPeer):
         task_class, parent = definition.task_class, self._parent.task_class
         priority = parent.priority if task_class.inherits_priority else task_class.priority
         own = replace(
-            task_class, priority=priority, depth=parent.depth + 1, inherits_priority=False
+            task_class,
+            priority=priority,
+            depth=parent.depth + 1,
+            inherits_priority=False,
+            runtime_env=task_class.runtime_env or parent.runtime_env,
         )
         return replace(definition, task_class=own)
 

@@ -58,7 +58,7 @@ from rustray.task.columns import PayloadColumn
 from rustray.task.frames import CancelRequest
 from rustray.task.functions import FunctionInfo
 from rustray.task.result import TaskEvent
-from rustray.task.spec import Codec, TaskClass
+from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 from rustray.task.views import (
     ClusterStatus,
@@ -231,9 +231,7 @@ class HeadService(LetterService, OutputService, CoordinationService, StreamServi
             task_class.validate()
         except ValueError as error:
             raise PayloadError(f"the task is not valid: {error}") from error
-        if (task_class.code_hash or task_class.codec is Codec.PICKLE) and (
-            "code" not in self._caller.scopes
-        ):
+        if task_class.needs_code and "code" not in self._caller.scopes:
             raise AuthorizationError(
                 "this token may not send code or pickles; use the msgpack or json codec, "
                 "or ask for a token with --allow-code"

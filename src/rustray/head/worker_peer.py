@@ -122,13 +122,17 @@ class WorkerPeer(Peer):
         self._has_sent_drain = self._is_draining
         tasks = size = 0
         while self._grants and tasks < FRAME_TASKS and size < FRAME_BYTES:
-            grant = self._grants.popleft()
+            grant = self._grants[0]
+            fresh = self._introduce(grant.task_class, frame)
+            if fresh is None or fresh > FRAME_BYTES:
+                break  # big packages travel alone, the lease follows
+            self._grants.popleft()
             tasks += len(grant.payloads)
-            size += len(grant.payloads.blob)
+            size += len(grant.payloads.blob) + fresh
             frame.leases.append(
                 LeaseGrant(
                     grant.lease,
-                    self._class_number(grant.task_class, frame),
+                    self._numbers[grant.task_class],
                     grant.attempt,
                     grant.prefix,
                     grant.first,
@@ -151,17 +155,30 @@ class WorkerPeer(Peer):
     def _time_left_s(self, due_s: float | None) -> float:
         return 0.0 if due_s is None else max(due_s - self._driver.loop.time(), _LEAST_S)
 
-    def _class_number(self, task_class: TaskClass, frame: AssignFrame) -> int:
-        number = self._numbers.get(task_class)
-        if number is None:
-            number = self._numbers[task_class] = len(self._numbers) + 1
-            code = b""
-            code_hash = task_class.code_hash
-            if code_hash and code_hash not in self._code_sent:
-                self._code_sent.add(code_hash)
-                code = self._driver.scheduler.state.code.get(code_hash, b"")
-            frame.classes.append(ClassDefinition(number, task_class, code))
-        return number
+    def _introduce(self, task_class: TaskClass, frame: AssignFrame) -> int | None:
+        """Define a class that the worker does not know.
+
+        Returns:
+            Bytes of code and packages that go along; None: too many for a frame with content.
+        """
+        if task_class in self._numbers:
+            return 0
+        known = self._driver.scheduler.state.code
+        fresh = [digest for digest in task_class.blobs if digest not in self._code_sent]
+        number = len(self._numbers) + 1
+        code_hash = task_class.code_hash
+        definition = ClassDefinition(
+            number,
+            task_class,
+            known.get(code_hash, b"") if code_hash in fresh else b"",
+            tuple(known.get(digest, b"") for digest in fresh if digest != code_hash),
+        )
+        if definition.size > FRAME_BYTES and (frame.leases or frame.classes):
+            return None
+        self._numbers[task_class] = number
+        self._code_sent.update(fresh)
+        frame.classes.append(definition)
+        return definition.size
 
     def on_frame(self, frame: WorkerFrame) -> None:
         """Take a report of the worker."""

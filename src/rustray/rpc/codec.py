@@ -100,18 +100,18 @@ def encode_token(token: str) -> bytes:
 
 
 def _put_classes(target: Any, classes: Iterable[ClassDefinition]) -> None:
-    for definition in classes:
-        message = target.add()
-        message.number = definition.number
-        message.code = definition.code
-        put_task_class(message.task_class, definition.task_class)
+    for each in classes:
+        message = target.add(number=each.number, code=each.code, packages=each.packages)
+        put_task_class(message.task_class, each.task_class)
 
 
 def _get_classes(messages: Sequence[common.ClassDefinition]) -> list[ClassDefinition]:
     if not messages:
         return []
     return [
-        ClassDefinition(_class_number(m.number), get_task_class(m.task_class), m.code)
+        ClassDefinition(
+            _class_number(m.number), get_task_class(m.task_class), m.code, tuple(m.packages)
+        )
         for m in messages[:]
     ]
 

@@ -16,6 +16,7 @@ from rustray.proto.rustray.v1 import common_pb2 as common
 from rustray.task.functions import FunctionInfo, Parameter
 from rustray.task.needs import Alternative
 from rustray.task.retries import RetryOn, exception_names
+from rustray.task.runtime_env import RuntimeEnv
 from rustray.task.selectors import parse_selector
 from rustray.task.spec import DEFAULT_CRASH_LIMIT, MAX_UNIX_S, Codec, ExecutorKind, TaskClass
 from rustray.task.state import TaskState
@@ -229,6 +230,12 @@ def put_task_class(message: common.TaskClass, task_class: TaskClass) -> None:
     message.put = task_class.is_put
     if task_class.num_returns != 1:
         message.num_returns = task_class.num_returns
+    env = task_class.runtime_env
+    if env is not None:
+        message.runtime_env.SetInParent()
+        _put_texts(message.runtime_env.env_vars, env.env_vars)
+        message.runtime_env.working_dir = env.working_dir
+        message.runtime_env.py_modules.extend(env.py_modules)
 
 
 def _put_texts(target: MutableMapping[str, str], pairs: Iterable[tuple[str, str]]) -> None:
@@ -263,6 +270,13 @@ def _get_alternative(message: common.Alternative | common.TaskClass) -> Alternat
         parse_selector("label_selector", message.label_selector),
         parse_selector("label_selector_soft", message.label_selector_soft),
     )
+
+
+def _get_runtime_env(message: common.TaskClass) -> RuntimeEnv | None:
+    if not message.HasField("runtime_env"):
+        return None
+    env = message.runtime_env
+    return RuntimeEnv(tuple(sorted(env.env_vars.items())), env.working_dir, tuple(env.py_modules))
 
 
 def put_retry_on(message: common.TaskClass, retry_on: RetryOn) -> None:
@@ -300,6 +314,7 @@ def get_task_class(message: common.TaskClass) -> TaskClass:
         label_selector_soft=own.label_selector_soft,
         fallback=tuple(map(_get_alternative, message.fallback)),
         alternative=message.alternative,
+        runtime_env=_get_runtime_env(message),
         priority=message.priority,
         max_retries=message.max_retries,
         retry_exceptions=get_retry_on(message),

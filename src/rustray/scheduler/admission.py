@@ -43,6 +43,8 @@ from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 
 FULL_RETRY_S = 5.0
+MAX_CODE_BYTES = 1 << 30
+"""Of all functions and packages that tasks need which are not over yet."""
 STALLED_RETRY_S = 1.0
 
 
@@ -76,7 +78,7 @@ def on_submitted(state: SchedulerState, event: TasksSubmitted) -> None:
 def _drop_code(state: SchedulerState, task_class: TaskClass) -> None:
     """Forget code that came with tasks of which none was accepted."""
     if task_class not in state.queues:
-        state.forget_code(task_class.code_hash)
+        state.forget_blobs(task_class)
 
 
 def _level_of(state: SchedulerState, event: TasksSubmitted) -> Durability:
@@ -104,6 +106,9 @@ def on_code(state: SchedulerState, event: CodeReceived) -> None:
     """Keep the code of a function; the tasks that need it follow."""
     if state.storage.is_full or state.storage.is_stalled or event.code_hash in state.code:
         return  # the tasks that follow are refused, or it is here
+    if len(event.code) + state.code_bytes > MAX_CODE_BYTES:
+        return
+    state.code_bytes += len(event.code)
     state.code[event.code_hash] = event.code
     state.commands.append(PersistCode(event.code_hash, event.code))
 
@@ -137,7 +142,7 @@ def _accept_fresh(state: SchedulerState, event: TasksSubmitted, low: int, high: 
     if fit == 0:
         if queue.batches == 0:
             del state.queues[event.task_class]
-            state.forget_code(event.task_class.code_hash)
+            state.forget_blobs(event.task_class)
         return
     payloads = payloads.slice(0, fit)
     # What is put is kept as a result, and only there.
@@ -358,11 +363,12 @@ def storage_error(state: SchedulerState) -> ResourceExhausted:
 
 def call_error(state: SchedulerState, task_class: TaskClass) -> RustRayError | None:
     """Check name and arguments of a call to a registered function."""
+    if any(digest not in state.code for digest in task_class.blobs):
+        return PayloadError(
+            f"the code of {task_class.function}, or a package of its runtime_env, has not arrived "
+            "at the head, or has no room there; submit it again"
+        )
     if task_class.code_hash:
-        if task_class.code_hash not in state.code:
-            return PayloadError(
-                f"the code of {task_class.function} has not arrived at the head; submit it again"
-            )
         return None
     info = state.functions.get(task_class.function)
     if info is None:

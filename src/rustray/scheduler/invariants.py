@@ -79,6 +79,8 @@ def counts_agree_with_columns(state: SchedulerState) -> None:
                 principals[batch.principal] = (tasks + unfinished, held + size)
     for present in TaskState:
         _require(state.counts[present] == counts[present], f"the count of {present.name} is wrong")
+    held = sum(map(len, state.code.values()))
+    _require(state.code_bytes == held, "the bytes of code and packages are miscounted")
     _require(state.pending_tasks == pending, "pending tasks are miscounted")
     _require(state.pending_bytes == pending_bytes, "pending bytes are miscounted")
     counted = {name: (one.tasks, one.bytes) for name, one in state.principals.items()}

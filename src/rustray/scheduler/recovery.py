@@ -62,6 +62,7 @@ _OPEN = (TaskState.QUEUED, TaskState.LEASED, TaskState.CANCELLING)
 def on_recovered(state: SchedulerState, event: StateRecovered) -> None:
     """Rebuild batches and outcomes, and wait for the workers of before."""
     state.code.update(event.codes)
+    state.code_bytes = sum(map(len, state.code.values()))
     batches: dict[int, Batch] = {}
     for found in event.batches:
         batches[found.batch] = _rebuild(state, found)

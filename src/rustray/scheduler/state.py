@@ -117,7 +117,8 @@ class SchedulerState:
         unstored: Large ones that it does not have safe yet, by number.
         letters: How tasks ended that ended badly.
         functions: Announced name to description; remembered after the worker has left.
-        code: Hash to cloudpickled function.
+        code: Hash to cloudpickled function, or package of a runtime_env.
+        code_bytes: Of all of these.
         pending: What has not ended; ``principals``: the same of each principal that has some.
         ghost: After a restart, stands for the workers of before that have not come back:
             has a lease on everything that one of them may hold. Not one of `workers`.
@@ -156,6 +157,7 @@ class SchedulerState:
         self.letters = Shelf(settings.letter_memory_bytes)
         self.functions: dict[str, FunctionInfo] = {}
         self.code: dict[bytes, bytes] = {}
+        self.code_bytes = 0
         self.ghost: WorkerRecord | None = None
         self.awaited: set[str] = set()
         self.counts: Counter[TaskState] = Counter()
@@ -240,13 +242,14 @@ class SchedulerState:
         if queue.batches == 0 and self.queues.get(queue.task_class) is queue:
             del self.queues[queue.task_class]
             self.blocked.pop(queue, None)
-            self.forget_code(queue.task_class.code_hash)
+            self.forget_blobs(queue.task_class)
 
-    def forget_code(self, code_hash: bytes) -> None:
-        """Forget a function's code, unless a queue still needs it."""
-        if code_hash in self.code and all(other.code_hash != code_hash for other in self.queues):
-            del self.code[code_hash]
-            self.commands.append(ForgetCode(code_hash))
+    def forget_blobs(self, task_class: TaskClass) -> None:
+        """Forget code and packages of a class, as far as no queue still needs them."""
+        for digest in task_class.blobs:
+            if digest in self.code and all(digest not in other.blobs for other in self.queues):
+                self.code_bytes -= len(self.code.pop(digest))
+                self.commands.append(ForgetCode(digest))
 
     # -- changing state ----------------------------------------------------
 

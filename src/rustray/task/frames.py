@@ -35,11 +35,18 @@ class ClassDefinition:
         number: The sender's number for the class; 1 to 2**31 - 1.
         task_class: The class.
         code: The cloudpickled function where the receiver does not have it yet, else b"".
+        packages: Packages of its environment that the receiver does not have yet.
     """
 
     number: int
     task_class: TaskClass
     code: bytes = b""
+    packages: tuple[bytes, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Bytes of what travels along."""
+        return len(self.code) + sum(map(len, self.packages))
 
 
 @record

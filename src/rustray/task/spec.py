@@ -13,6 +13,7 @@ from rustray.common.resources import CPU, ResourceSet
 from rustray.task.names import MAX_NAME, check_label, check_name
 from rustray.task.needs import MAX_ALTERNATIVES, Alternative, ResourceRequirements
 from rustray.task.retries import RetryOn, exception_names
+from rustray.task.runtime_env import RuntimeEnv
 from rustray.task.selectors import Selector
 from rustray.task.streams import STREAMING, check_window, window_of
 
@@ -203,6 +204,7 @@ class TaskClass:
         is_put: It is no call: its argument is its result, from the start.
         stream_window: Of a generator task: items that it may have yielded and nobody consumed; 0:
             it returns one value.
+        runtime_env: What its process is to be like; None: as its worker.
     """
 
     function: str
@@ -235,6 +237,7 @@ class TaskClass:
     num_returns: int = 1
     is_put: bool = False
     stream_window: int = 0
+    runtime_env: RuntimeEnv | None = None
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
@@ -255,6 +258,7 @@ class TaskClass:
             self.depth,
             self.has_inputs,
             self.num_returns,
+            self.runtime_env,
         )
         object.__setattr__(self, "_hash", hash(fields))
 
@@ -264,6 +268,18 @@ class TaskClass:
     def __reduce__(self) -> tuple[type[TaskClass], tuple[Any, ...]]:
         # The hash of a text differs from process to process, so it must not travel.
         return TaskClass, tuple(getattr(self, f.name) for f in fields(self) if f.init)
+
+    @property
+    def needs_code(self) -> bool:
+        """Whether it takes a token that allows code: its function travels, or its environment."""
+        is_code = bool(self.code_hash) or self.codec is Codec.PICKLE
+        return is_code or self.runtime_env is not None
+
+    @property
+    def blobs(self) -> tuple[bytes, ...]:
+        """Return the hashes of all that travels once for many tasks: code and packages."""
+        own = (self.code_hash,) if self.code_hash else ()
+        return own if self.runtime_env is None else (*own, *self.runtime_env.packages)
 
     def validate(self) -> None:
         """Check every field, as the head does for what a peer defined.
@@ -291,6 +307,8 @@ class TaskClass:
             raise ValueError(f"code_hash must be 0 or 32 bytes, not {len(self.code_hash)}")
         if len(self.kwarg_names) > MAX_NAME or len(self.labels) > MAX_NAME:
             raise ValueError(f"at most {MAX_NAME} keyword arguments and labels are allowed")
+        if self.runtime_env is not None:
+            self.runtime_env.check()
         if len(self.fallback) > MAX_ALTERNATIVES:
             raise ValueError(f"at most {MAX_ALTERNATIVES} alternatives are allowed")
 

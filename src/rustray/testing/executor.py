@@ -32,11 +32,13 @@ from rustray.testing.task_loop import TaskLoop
 from rustray.worker.calls import Calls
 from rustray.worker.context import shared_task
 from rustray.worker.events import (
+    DropPackage,
     ExecutorExited,
     ExecutorReady,
     ExecutorReported,
     ExecutorReturned,
     ExecutorYielded,
+    KeepPackage,
     Setting,
     TaskBlocked,
     TaskWoke,
@@ -408,6 +410,14 @@ class SimPool:
         """See `Pool`."""
         setup = Setup(gpu_ids=setting.gpu_ids or (), alternative=setting.alternative)
         self.loop.call_soon(setattr, self._at(executor_id), "setup", setup)
+
+    @property
+    def packages(self) -> SimPool:
+        """See `Pool`."""
+        return self
+
+    def take(self, command: KeepPackage | DropPackage) -> None:
+        """See `Packages`; what is simulated has no files."""
 
     def run(self, executor_id: int, chunk: RunChunk) -> None:
         """See `Pool`."""

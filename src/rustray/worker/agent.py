@@ -40,6 +40,7 @@ from rustray.worker.executor import ExecutorPool, PoolListener
 from rustray.worker.manager import WorkerManager
 from rustray.worker.memory_groups import MemoryGroups
 from rustray.worker.output_desk import OutputDesk
+from rustray.worker.package_store import PackageStore
 from rustray.worker.process_groups import ProcessGroups
 from rustray.worker.pulse import Pulse
 from rustray.worker.reconnect import ReconnectManager
@@ -108,6 +109,7 @@ class WorkerAgent:
             max_result_bytes=self.config.max_result_bytes,
             keep_output=lambda pieces: self._output.printed(pieces),
             shows_output=self.config.shows_output,
+            packages=PackageStore(self.config.package_dir, self.worker_id),
         )
         pool.handlers = {calls.COORDINATE: self._coordination.handle}
         return pool
@@ -136,10 +138,8 @@ class WorkerAgent:
         self._is_running = True
         self._driver.open(self._loop, *_groups(self.config))
         pool = asyncio.create_task(self._start_pool(), name="rustray-pool")
-        tasks: list[asyncio.Task[Any]] = [
-            pool,
-            asyncio.create_task(self._left.wait(), name="rustray-left"),
-        ]
+        left = asyncio.create_task(self._left.wait(), name="rustray-left")
+        tasks: list[asyncio.Task[Any]] = [pool, left]
         tasks.append(asyncio.create_task(self._keep_session(pool), name="rustray-session"))
         try:
             # The pool's task ends when it has started; the others mean the end.

@@ -84,7 +84,7 @@ def may_start(state: WorkerState, lane: Lane) -> bool:
     if lane.kind is ExecutorKind.PROCESS:
         waiting, places = state.blocked_processes, state.limits.max_executors
     else:
-        executor: Executor | None = state.shared.get(lane.kind)
+        executor: Executor | None = state.shared.get((lane.kind, lane.key.runtime_env))
         if executor is None:
             return True
         waiting, places = len(executor.blocked), executor.concurrency

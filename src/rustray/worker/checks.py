@@ -12,7 +12,8 @@ from rustray.common.resources import GPU, UNIT, ResourceSet
 from rustray.task.spec import ExecutorKind
 from rustray.worker.blocking import may_start
 from rustray.worker.choice import choose, squatters
-from rustray.worker.records import Executor, Phase
+from rustray.worker.kept_packages import needed_packages
+from rustray.worker.records import PLAIN_HOME, Executor, Phase
 from rustray.worker.spool import Phase as SheafPhase
 from rustray.worker.spool import weight_of
 from rustray.worker.state import WorkerState
@@ -82,7 +83,7 @@ def gpus_add_up(state: WorkerState) -> str:
     left = list(state.gpus.total)
     for executor in state.executors.values():
         share = executor.share
-        if share is not None and share.indices != executor.home:
+        if share is not None and share.indices != (executor.home or PLAIN_HOME).gpus:
             return f"an executor of {executor.home} holds {share}"
         need = 0 if executor.charge is None else executor.charge.units.get(GPU, 0)
         if not executor.is_shared and need != (share.units if share else 0):
@@ -97,6 +98,20 @@ def gpus_add_up(state: WorkerState) -> str:
     if left != state.gpus.free or min(left) < 0:
         return f"{state.gpus.free} free, should be {left}"
     return "" if sum(left) == state.free[GPU] else f"{left} free, and {state.free[GPU]} in all"
+
+
+def processes_stay_what_they_are(state: WorkerState) -> str:
+    """An executor has tasks of one environment only, whose packages are on disk."""
+    for executor in state.executors.values():
+        own = None if executor.home is None else executor.home.runtime_env
+        for segment in executor.pieces():
+            env = segment.lease.work.task_class.runtime_env
+            if env != own or executor.setting.runtime_env != env:
+                return f"executor {executor.executor_id} of {own} has a task of {env}"
+    for lease in state.leases.values():
+        if not set(needed_packages(lease.work)) <= state.packages.keys():
+            return f"lease {lease.number} needs a package that is not here"
+    return ""
 
 
 def executors_count_right(state: WorkerState) -> str:
@@ -225,6 +240,7 @@ RULES: Final[tuple[Callable[[WorkerState], str], ...]] = (
     each_task_is_in_one_place,
     resources_add_up,
     gpus_add_up,
+    processes_stay_what_they_are,
     executors_count_right,
     those_that_wait_are_here,
     idle_ones_are_idle,

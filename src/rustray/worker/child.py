@@ -96,7 +96,7 @@ class ProcessRunner(Runner):
                 elif kind == wire.DEFINE:
                     self.functions.define(number, wire.unpack_definition(data, start, stop))
                 elif kind == wire.SETUP:
-                    self.setup = wire.unpack_setup(data, start, stop)
+                    self.take_setup(wire.unpack_setup(data, start, stop))
                     os.environ.update(self.setup.variables)
 
     def _run_chunk(self, chunk: wire.Chunk) -> None:

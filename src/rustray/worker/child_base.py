@@ -6,6 +6,7 @@ import os
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -45,6 +46,8 @@ from rustray.worker.sharing import (
 from rustray.worker.wire import Chunk
 
 INTERRUPT_RETRY_MS: Final = 10
+_NO_ENVIRONMENT: Final = 71
+"""Exit code of an executor that cannot become what its tasks want; EX_OSERR."""
 
 DECODE: Final = 0
 CALL: Final = 1
@@ -353,6 +356,21 @@ class Runner(ABC):
             if self._calls is None:
                 self._calls = Calls(self.control)
             return self._calls
+
+    def take_setup(self, setup: wire.Setup) -> None:
+        """Note the environment of what follows, and make the process what it is to be for good.
+
+        Where that cannot be done the process ends: another one, or another worker, tries again.
+        """
+        if setup.environment is not None and self.setup.environment is None:
+            from rustray.worker.environment import enter
+
+            failure = enter(setup.environment)
+            if failure:
+                sys.stderr.write(f"rustray: its runtime_env cannot be made: {failure}\n")
+                sys.stderr.flush()
+                os._exit(_NO_ENVIRONMENT)
+        self.setup = setup
 
     @abstractmethod
     def run(self) -> None:

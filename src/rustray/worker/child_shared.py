@@ -74,7 +74,7 @@ class SharedRunner(Runner):
                 self.functions.define(number, wire.unpack_definition(data, start, stop))
             elif kind == wire.SETUP:
                 # Its variables are the process's, and so nobody's where several tasks run.
-                self.setup = wire.unpack_setup(data, start, stop)
+                self.take_setup(wire.unpack_setup(data, start, stop))
             elif kind == wire.RUN:
                 self._accept_chunk(wire.unpack_run(number, data, start))
             elif kind == wire.RUN_SHARED:

@@ -56,6 +56,8 @@ class WorkerConfig:
         spool_disk_mb: Megabytes of them on disk.
         object_memory_mb: Megabytes of objects that stay on this node, in memory.
         object_disk_mb: Megabytes of them on disk (beside ``spool_dir``).
+        package_dir: Where packages of runtime environments are kept; "" for a temporary place.
+        package_mb: Megabytes of them, packed, that are kept though nothing needs them.
         memory_cgroup: Have the kernel hold memory limits where it has control groups for us; this
             process may move into one of its own for that.
         shows_output: Whether what tasks print goes to this process's stderr as well.
@@ -89,6 +91,8 @@ class WorkerConfig:
     spool_disk_mb: int = 1024
     object_memory_mb: int = 1024
     object_disk_mb: int = 4096
+    package_dir: str = ""
+    package_mb: int = 2_000
     memory_cgroup: bool = False
     max_processes: int = 0
     shows_output: bool = True
@@ -116,6 +120,7 @@ class WorkerConfig:
             ("object_memory_mb", 1, MAX_SPOOL_MB),
             ("object_disk_mb", 0, MAX_SPOOL_MB),
             ("max_processes", 0, MAX_PROCESSES),
+            ("package_mb", 0, MAX_SPOOL_MB),
         ):
             # Written so that NaN is refused.
             if not low <= getattr(self, key) <= high:
@@ -163,6 +168,7 @@ class WorkerConfig:
             self.cancel_grace_s,
             self.kill_grace_s,
             self.gpu_ids or (),
+            self.package_mb * _MB,
         )
 
     @classmethod
@@ -175,6 +181,7 @@ class WorkerConfig:
         detected_gpus: tuple[int, tuple[str, ...] | None] = (0, None),
         default_name: str,
         spool_dir: str = "",
+        package_dir: str = "",
     ) -> WorkerConfig:
         """Take the worker's part of the resolved settings, and what was detected for the rest.
 
@@ -202,6 +209,8 @@ class WorkerConfig:
             kill_grace_s=worker.kill_grace_s,
             max_result_bytes=config.scheduler.max_payload_bytes,
             spool_dir=worker.spool_dir or spool_dir,
+            package_dir=worker.package_dir or package_dir,
+            package_mb=worker.package_mb,
             spool_memory_mb=worker.spool_memory_mb,
             spool_disk_mb=worker.spool_disk_mb,
             memory_cgroup=worker.memory_cgroup,

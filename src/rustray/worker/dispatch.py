@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Final
 
 from rustray.common.resources import GPU, UNBOUNDED
+from rustray.task.runtime_env import RuntimeEnv
 from rustray.task.spec import ExecutorKind
 from rustray.worker.backlog import Lane
 from rustray.worker.blocking import may_start, resume_woken
@@ -23,7 +24,7 @@ from rustray.worker.events import (
 )
 from rustray.worker.exclusive import guard
 from rustray.worker.gpus import GpuShare
-from rustray.worker.records import NEVER, Executor, Lease, Phase, Segment, WorkClass
+from rustray.worker.records import NEVER, Executor, Home, Lease, Phase, Segment, WorkClass
 from rustray.worker.state import LOOK_AFTER_S, WorkerState
 
 CHUNK_US: Final = 2_000.0
@@ -95,7 +96,7 @@ def _place(
         if share is not None and evict(state, executor, share):
             return _Verdict.NO_SUITED_EXECUTOR
         del state.idle[executor.executor_id]
-        _settle_in(state, executor, share)
+        _settle_in(state, executor, lane, share)
         executor.charge = lane.demand
         executor.is_solo = work.is_solo
         state.charge(lane.demand)
@@ -113,15 +114,15 @@ def _place(
     return _Verdict.NO_EXECUTOR
 
 
-def _settle_in(state: WorkerState, executor: Executor, share: GpuShare | None) -> None:
+def _settle_in(state: WorkerState, executor: Executor, lane: Lane, share: GpuShare | None) -> None:
     """Give an executor its GPUs, and note that it can have no others from now on."""
-    if state.gpus is None:
+    if not state.is_mixed:
         return
-    executor.home = ()
-    if share is not None:
+    executor.home = Home(lane.key.runtime_env)
+    if share is not None and state.gpus is not None:
         state.gpus.take(share)
         executor.share = share
-        executor.home = share.indices
+        executor.home = Home(lane.key.runtime_env, share.indices)
 
 
 def _count_fits(state: WorkerState, lane: Lane, reserved: dict[str, int]) -> int:
@@ -140,6 +141,7 @@ def _find_room(state: WorkerState, lane: Lane) -> Executor | None:
             executor.count
             and (backlog_us <= CHUNK_US or (executor.count == 1 and backlog_us < NEVER))
             and executor.charge == lane.demand
+            and (not state.is_mixed or executor.setting.runtime_env == lane.key.runtime_env)
             and executor.phase is Phase.READY
             and not (executor.is_solo or executor.is_reclaiming)
             and not (executor.stopping or executor.blocked)
@@ -238,9 +240,9 @@ def _send(
 def _place_shared(state: WorkerState, lane: Lane, fits: int, now: float) -> _Verdict:
     if not fits:
         return _Verdict.NO_RESOURCES
-    executor = state.shared.get(lane.kind)
+    executor = state.shared.get((lane.kind, lane.key.runtime_env))
     if executor is None:
-        start_executor(state, lane.kind, now)
+        start_executor(state, lane.kind, now, runtime_env=lane.key.runtime_env)
         return _Verdict.NO_EXECUTOR
     if executor.phase is not Phase.READY or executor.room <= 0:
         return _Verdict.NO_EXECUTOR
@@ -282,7 +284,12 @@ def _grow(state: WorkerState, now: float, *, may_evict: bool = False) -> None:
 
 
 def start_executor(
-    state: WorkerState, kind: ExecutorKind, now: float, *, is_extra: bool = False
+    state: WorkerState,
+    kind: ExecutorKind,
+    now: float,
+    *,
+    is_extra: bool = False,
+    runtime_env: RuntimeEnv | None = None,
 ) -> None:
     """Start one, unless the pool is not there yet or executors keep dying."""
     if not state.is_pool_started or now < state.heal_at or state.has_left:
@@ -296,5 +303,6 @@ def start_executor(
     executor = Executor(state.last_executor, kind, concurrency, now, is_extra=is_extra)
     state.executors[executor.executor_id] = executor
     if executor.is_shared:
-        state.shared[kind] = executor
+        executor.home = Home(runtime_env) if runtime_env is not None else None
+        state.shared[executor.shelf] = executor
     state.commands.append(StartExecutor(executor.executor_id, kind, concurrency))

@@ -34,6 +34,13 @@ from rustray.worker.state import WorkerLimits
 logger = logging.getLogger("rustray.worker")
 
 
+class Packages(Protocol):
+    """Where packages of runtime environments are."""
+
+    def take(self, command: events.KeepPackage | events.DropPackage) -> None:
+        """Keep or remove one."""
+
+
 class Pool(Protocol):
     """What the worker needs of an `ExecutorPool`; tests bring their own."""
 
@@ -50,6 +57,10 @@ class Pool(Protocol):
 
     def prepare(self, executor_id: int, setting: events.Setting) -> None:
         """Set it up for the tasks that follow."""
+
+    @property
+    def packages(self) -> Packages:
+        """Those of runtime environments."""
 
     def run(self, executor_id: int, chunk: RunChunk) -> None:
         """Give it tasks."""
@@ -78,6 +89,15 @@ class Pool(Protocol):
         """End all executors."""
 
 
+Rare = (
+    events.CreditTask
+    | events.KeepPackage
+    | events.DropPackage
+    | events.GuardExecutor
+    | events.CloseSession
+    | events.DeliverDirect
+    | events.Leave
+)
 PoolFactory = Callable[[PoolListener], Pool]
 
 
@@ -92,15 +112,6 @@ class Owner(Protocol):
 
     def leave(self) -> None:
         """The work is over."""
-
-
-Rare = (
-    events.CreditTask
-    | events.GuardExecutor
-    | events.CloseSession
-    | events.DeliverDirect
-    | events.Leave
-)
 
 
 class WorkerDriver:
@@ -298,11 +309,10 @@ class WorkerDriver:
         """Return what the wall clock will show at this time of the loop."""
         return time.time() + at - self._loop.time()
 
-    def _carry_out_rare(
-        self,
-        command: Rare,
-    ) -> None:
+    def _carry_out_rare(self, command: Rare) -> None:
         match command:
+            case events.KeepPackage() | events.DropPackage():
+                self.pool.packages.take(command)
             case events.CreditTask(executor_id, lease, offset, consumed):
                 self.pool.credit(executor_id, lease, offset, consumed)
             case events.GuardExecutor():

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from rustray.common.records import record
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import AssignFrame, LeaseNews, LeaseOutcome, LeaseRange
+from rustray.task.runtime_env import RuntimeEnv
 from rustray.task.spec import ExecutorKind, TaskClass
 from rustray.task.streams import LeaseItems
 
@@ -273,11 +274,13 @@ class Setting(NamedTuple):
         threads: What libraries of numerics are told to use: the task's cores, at least one.
         gpu_ids: GPUs that it may see, as the drivers call them; None: as the worker itself.
         alternative: Which of the ways to run them that their class allows was granted.
+        runtime_env: What their process is to be like; None: as the worker.
     """
 
     threads: int = 1
     gpu_ids: tuple[str, ...] | None = None
     alternative: int = 0
+    runtime_env: RuntimeEnv | None = None
 
 
 PLAIN: Final = Setting()
@@ -290,6 +293,21 @@ class PrepareExecutor:
 
     executor_id: int
     setting: Setting
+
+
+@record
+class KeepPackage:
+    """Put a package of a runtime_env on disk, before the first executor that needs it."""
+
+    digest: bytes
+    content: bytes
+
+
+@record
+class DropPackage:
+    """Nothing here needs a package any more: remove it, packed and unpacked."""
+
+    digest: bytes
 
 
 @dataclass(slots=True)
@@ -441,6 +459,8 @@ Command = (
     StartExecutor
     | DefineClass
     | PrepareExecutor
+    | KeepPackage
+    | DropPackage
     | DispatchTasks
     | CreditTask
     | WatchMemory

@@ -23,13 +23,14 @@ from rustray.task.functions import FunctionInfo, Parameter
 from rustray.task.output import OutputPiece
 from rustray.task.spec import ExecutorKind, TaskClass
 from rustray.task.streams import LeaseItems
-from rustray.worker import numerics
 from rustray.worker.calls_port import Handler
 from rustray.worker.events import Setting
 from rustray.worker.executor_handle import FLUSH_FIRST_S, ExecutorHandle, spawn_request
 from rustray.worker.output import OutputForwarder
 from rustray.worker.output_reader import OutputSink
-from rustray.worker.wire import Definition, RunChunk, Setup, pack_setup
+from rustray.worker.package_store import PackageStore
+from rustray.worker.setups import setup_of
+from rustray.worker.wire import Definition, RunChunk, pack_setup
 from rustray.worker.zygote_client import ZygoteProcess, default_path, start_message
 
 __all__ = ["ExecutorExit", "ExecutorPool", "PoolListener", "RunChunk"]
@@ -104,9 +105,10 @@ class ExecutorPool:
         max_result_bytes: Limit of one encoded result.
         keep_output: Takes what tasks print.
         shows_output: Whether stderr has it too (unless ``RUSTRAY_EXECUTOR_OUTPUT`` is 0).
+        packages: Where those of runtime environments are kept.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - settings, by name
         self,
         listener: PoolListener,
         *,
@@ -116,9 +118,11 @@ class ExecutorPool:
         max_result_bytes: int = DEFAULT_MAX_RESULT_BYTES,
         keep_output: Callable[[list[OutputPiece]], None] | None = None,
         shows_output: bool = True,
+        packages: PackageStore | None = None,
     ) -> None:
         self.handlers: Mapping[int, Handler] = {}  # of tasks' calls, by method
         self._listener = listener
+        self.packages = packages or PackageStore("", "executors")
         self._env = env
         path = default_path() if sys_path is None else list(sys_path)
         self._modules = tuple(function_modules)
@@ -190,13 +194,9 @@ class ExecutorPool:
         self._handle(executor_id).define(class_number, definition)
 
     def prepare(self, executor_id: int, setting: Setting) -> None:
-        """Set an executor up for the tasks that follow.
-
-        A number of threads that this process was started with stands.
-        """
-        found = numerics.variables(self._source, setting.threads, setting.gpu_ids)
-        setup = Setup(found, setting.gpu_ids or (), setting.alternative)
-        self._handle(executor_id).tell(pack_setup(setup))
+        """Set an executor up for the tasks that follow."""
+        setup = pack_setup(setup_of(setting, self._source, self.packages.path))
+        self._handle(executor_id).tell(setup)
 
     def run(self, executor_id: int, chunk: RunChunk) -> None:
         """Give an executor tasks; it starts them in order, shared ones several at once."""
@@ -277,6 +277,7 @@ class ExecutorPool:
         for handle in list(self._handles.values()):
             handle.drain()
             self._remove(handle)
+        self.packages.close()
 
     # ── The zygote ────────────────────────────────────────────────────────────────────────
 

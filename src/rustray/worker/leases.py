@@ -16,6 +16,7 @@ from rustray.worker.events import (
     KillExecutor,
     Reclaim,
 )
+from rustray.worker.kept_packages import keep_packages
 from rustray.worker.records import (
     NEVER,
     Executor,
@@ -63,6 +64,10 @@ def define_class(state: WorkerState, definition: ClassDefinition) -> None:
         if not code:
             raise ProtocolError(f"the code of class {definition.number} was never sent")
         state.codes[task_class.code_hash] = code
+    keep_packages(state, definition.packages)
+    env = task_class.runtime_env
+    if env is not None and not set(env.packages) <= state.packages.keys():
+        raise ProtocolError(f"a package of class {definition.number} was never sent")
     state.session_classes[definition.number] = state.intern(task_class, code)
 
 
@@ -240,8 +245,8 @@ def kill(state: WorkerState, executor: Executor, signal: int) -> None:
     executor.phase = Phase.KILLED
     state.must_heal = True
     state.idle.pop(executor.executor_id, None)
-    if state.shared.get(executor.kind) is executor:
-        del state.shared[executor.kind]
+    if state.shared.get(executor.shelf) is executor:
+        del state.shared[executor.shelf]
     state.commands.append(KillExecutor(executor.executor_id, signal))
 
 

@@ -44,6 +44,7 @@ from rustray.worker.events import (
 from rustray.worker.holdings import held_ranges
 from rustray.worker.leases import ProtocolError, cancel, grant_direct, start_drain, take_frame
 from rustray.worker.memory import exceeded
+from rustray.worker.package_room import make_room
 from rustray.worker.records import NEVER
 from rustray.worker.reports import exited, heal, ready, reported, returned, told
 from rustray.worker.state import WorkerLimits, new_state
@@ -221,6 +222,8 @@ class WorkerManager:
         state.received = frame.number
         try:
             take_frame(state, frame, now)
+            if frame.classes and make_room(state):
+                self._close_session("the packages of its runtime_envs take too much room")
         except ProtocolError as error:
             self._close_session(str(error))
         if frame.drain:

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 from rustray.common.resources import CPU, MEMORY, UNIT, ResourceSet
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import LeaseRange
+from rustray.task.runtime_env import RuntimeEnv
 from rustray.task.spec import ExecutorKind, TaskClass
 from rustray.worker.events import PLAIN, MemoryExceeded, Setting
 from rustray.worker.gpus import GpuShare
@@ -34,6 +35,22 @@ class LaneKey(NamedTuple):
     kind: ExecutorKind
     is_solo: bool
     depth: int = 0
+    runtime_env: RuntimeEnv | None = None
+
+
+class Home(NamedTuple):
+    """What an executor process has become, and can never change again.
+
+    Attributes:
+        runtime_env: The environment that its tasks have found.
+        gpus: The GPUs that they have worked with.
+    """
+
+    runtime_env: RuntimeEnv | None = None
+    gpus: tuple[int, ...] = ()
+
+
+PLAIN_HOME: Final = Home()
 
 
 class WorkClass:
@@ -86,9 +103,10 @@ class WorkClass:
             task_class.executor,
             self.is_solo,
             task_class.depth,
+            task_class.runtime_env,
         )
         threads = max(units.get(CPU, 0) // UNIT, 1) if is_alone else 1
-        self.setting = Setting(threads, None, task_class.alternative)
+        self.setting = Setting(threads, None, task_class.alternative, task_class.runtime_env)
 
     def observe(self, run_us: int, count: int) -> None:
         """Take the run time of ``count`` tasks together into the average."""
@@ -211,8 +229,8 @@ class Executor:
         setting: What it was set to last.
         share: Process executors: the GPUs that its present tasks hold.
         shares: Shared executors: the same, of each task that holds any.
-        home: Process executors: the GPUs that it has worked with, which it cannot let go of any
-            more; () for none, None as long as it has not worked (or its worker has none).
+        home: What its tasks have made of its process; None as long as it has had none, or as its
+            worker has only ever had tasks that are alike in this.
         check_at: When `watch.examine` has something to look at, at the earliest.
     """
 
@@ -247,9 +265,14 @@ class Executor:
     setting: Setting = PLAIN
     share: GpuShare | None = None
     shares: dict[tuple[int, int], GpuShare] = field(default_factory=dict)
-    home: tuple[int, ...] | None = None
+    home: Home | None = None
     idle_since: float = 0.0
     check_at: float = NEVER
+
+    @property
+    def shelf(self) -> tuple[ExecutorKind, RuntimeEnv | None]:
+        """Where a shared executor stands among those that take tasks."""
+        return self.kind, None if self.home is None else self.home.runtime_env
 
     @property
     def is_shared(self) -> bool:

@@ -166,8 +166,8 @@ def exited(state: WorkerState, event: ExecutorExited, now: float) -> None:
     was_killed = executor.phase is Phase.KILLED
     state.must_heal = True
     state.idle.pop(executor.executor_id, None)
-    if state.shared.get(executor.kind) is executor:
-        del state.shared[executor.kind]
+    if state.shared.get(executor.shelf) is executor:
+        del state.shared[executor.shelf]
     pieces, stops = executor.pieces(), dict(executor.stopping)
     is_early = now - executor.started_at < EARLY_DEATH_S
     if not pieces and not was_killed and is_early and not executor.has_worked:

@@ -115,6 +115,8 @@ class WorkerService:
         task_class = item.task_class
         if task_class.code_hash:
             raise PayloadError("a worker asked directly runs registered functions only, no code")
+        if task_class.runtime_env is not None:
+            raise PayloadError("a worker asked directly has no runtime_env but its own")
         offered = {info.name: info for info in self._agent.functions}
         info = offered.get(task_class.function)
         if info is None:

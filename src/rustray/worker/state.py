@@ -14,6 +14,7 @@ from rustray.task.columns import NO_PAYLOADS, PayloadColumn
 from rustray.task.failures import encode_failure
 from rustray.task.frames import LeaseOutcome, LeaseRange
 from rustray.task.result import FailureInfo
+from rustray.task.runtime_env import RuntimeEnv
 from rustray.task.spec import ExecutorKind, TaskClass
 from rustray.task.state import TaskState
 from rustray.worker.backlog import Backlog
@@ -36,6 +37,8 @@ MAX_CLOSED_LEASES: Final = 8192
 FORGET_TOGETHER: Final = 256
 MIN_EXECUTOR_LIMIT: Final = 16
 EXECUTORS_PER_SLOT: Final = 4
+KEEP_IDLE_EXTRA_S: Final = 60.0
+DEFAULT_PACKAGE_BYTES: Final = 2_000_000_000
 LOOK_AFTER_S: Final = 0.010
 """A task that runs so long is looked at: to tell the head, to free what waits behind it."""
 
@@ -55,6 +58,7 @@ class WorkerLimits:
         cancel_grace_s: How long one has to end that was interrupted.
         kill_grace_s: How long between SIGTERM and SIGKILL.
         gpu_ids: What the drivers call the GPUs; where there are fewer than it owns: 0, 1, 2...
+        package_bytes: Of packages on disk, packed; beyond it go those that nothing needs.
     """
 
     resources: ResourceSet
@@ -67,6 +71,7 @@ class WorkerLimits:
     cancel_grace_s: float = DEFAULT_CANCEL_S
     kill_grace_s: float = DEFAULT_CANCEL_S
     gpu_ids: tuple[str, ...] = ()
+    package_bytes: int = DEFAULT_PACKAGE_BYTES
 
     @property
     def slots(self) -> int:
@@ -92,7 +97,9 @@ class WorkerState:
         closed: Leases that were settled lately, without their payloads: a late repetition of
             the grant is known for what it is, and a new head is told whose outcomes wait here.
         idle: Process executors that are ready and have nothing.
-        shared: The executor of each shared kind that takes tasks.
+        shared: The executor of each shared kind and environment that takes tasks.
+        packages: SHA-256 to size of the packages that are on disk, oldest first.
+        is_mixed: Not every process executor suits every task: there are GPUs, or environments.
         waking: (executor, lease, offset) of tasks that have waited and want their cores, in order.
         blocked_processes: Process executors whose task waits for tasks of its own.
         received: Number of the last frame of the session.
@@ -123,7 +130,9 @@ class WorkerState:
     codes: dict[bytes, bytes] = field(default_factory=dict)
     executors: dict[int, Executor] = field(default_factory=dict)
     idle: dict[int, Executor] = field(default_factory=dict)
-    shared: dict[ExecutorKind, Executor] = field(default_factory=dict)
+    shared: dict[tuple[ExecutorKind, RuntimeEnv | None], Executor] = field(default_factory=dict)
+    packages: dict[bytes, int] = field(default_factory=dict)
+    is_mixed: bool = False
     waking: dict[tuple[int, int, int], None] = field(default_factory=dict)
     blocked_processes: int = 0
     commands: list[Command] = field(default_factory=list)
@@ -152,6 +161,7 @@ class WorkerState:
         work = self.classes.get(task_class)
         if work is None:
             work = self.classes[task_class] = WorkClass(len(self.classes) + 1, task_class, code)
+            self.is_mixed = self.is_mixed or task_class.runtime_env is not None
         return work
 
     def fits(self, demand: ResourceSet) -> int:
@@ -194,10 +204,7 @@ class WorkerState:
             for key in [k for k in executor.stopping if k[0] == number and low <= k[1] < high]:
                 del executor.stopping[key]
         if executor.is_shared:
-            for lease, a, b in runs:
-                self.release(lease.work.task_class.resources, b - a)
-            if executor.shares:
-                self.free_gpus(executor, _ended_shares(executor))
+            self._release_shared(executor, runs, now)
             return runs
         executor.since = now
         executor.is_start_told = False
@@ -206,6 +213,17 @@ class WorkerState:
         else:
             self.arm(executor, now + LOOK_AFTER_S)
         return runs
+
+    def _release_shared(
+        self, executor: Executor, runs: list[tuple[Lease, int, int]], now: float
+    ) -> None:
+        for lease, low, high in runs:
+            self.release(lease.work.task_class.resources, high - low)
+        if executor.shares:
+            self.free_gpus(executor, _ended_shares(executor))
+        if executor.home is not None and executor.count == 0:
+            executor.idle_since = now
+            self.arm(executor, now + KEEP_IDLE_EXTRA_S)
 
     def unblock(self, executor: Executor, key: tuple[int, int]) -> None:
         """A task that had given back its cores has them again, if only on paper: it has ended."""
@@ -311,7 +329,9 @@ def new_state(limits: WorkerLimits) -> WorkerState:
     units = dict(limits.resources.units)
     owned = units.get(GPU, 0)
     gpus = GpuPool(owned, limits.gpu_ids) if owned else None
-    return WorkerState(limits, limits.slots, units, Outbox(waiting=waiting), gpus)
+    return WorkerState(
+        limits, limits.slots, units, Outbox(waiting=waiting), gpus, is_mixed=gpus is not None
+    )
 
 
 def shortage_text(demand: ResourceSet, total: Mapping[str, int]) -> str:

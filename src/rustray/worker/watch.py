@@ -21,10 +21,9 @@ from rustray.worker.leases import (
 )
 from rustray.worker.records import NEVER, Executor, Phase
 from rustray.worker.reports import describe_death, settle_stop
-from rustray.worker.state import LOOK_AFTER_S, WorkerState
+from rustray.worker.state import KEEP_IDLE_EXTRA_S, LOOK_AFTER_S, WorkerState
 
 TELL_START_S: Final = 0.020
-KEEP_IDLE_EXTRA_S: Final = 60.0
 _HAIR_S: Final = 1e-6
 
 
@@ -127,6 +126,12 @@ def _examine_shared(state: WorkerState, executor: Executor, now: float) -> None:
         executor.check_at = min(executor.check_at, stop.next_at)
     executor.check_at = min(executor.check_at, executor.limit_at)
     end_if_retired(state, executor)
+    if executor.home is not None and executor.count == 0 and not executor.abandoned:
+        # Of an environment that may never be asked for again.
+        if now >= executor.idle_since + KEEP_IDLE_EXTRA_S:
+            kill(state, executor, SIGKILL)
+        else:
+            executor.check_at = min(executor.check_at, executor.idle_since + KEEP_IDLE_EXTRA_S)
 
 
 def _abandon(state: WorkerState, executor: Executor, key: tuple[int, int]) -> None:
@@ -142,8 +147,8 @@ def _abandon(state: WorkerState, executor: Executor, key: tuple[int, int]) -> No
     executor.count -= 1
     executor.abandoned[key] = lease.work.task_class.resources
     executor.phase = Phase.RETIRED
-    if state.shared.get(executor.kind) is executor:
-        del state.shared[executor.kind]
+    if state.shared.get(executor.shelf) is executor:
+        del state.shared[executor.shelf]
     settle_stop(state, lease, key[1], executor.stopping.pop(key))
 
 

@@ -121,6 +121,23 @@ class Definition:
 
 
 @dataclass(frozen=True, slots=True)
+class Environment:
+    """What a process is to be like for good: a runtime_env whose packages are on disk.
+
+    Attributes:
+        variables: Environment variables.
+        root: Where the packages are.
+        working_dir: Hash of the package that is its current directory; "" for none.
+        py_modules: Hashes of those on its import path.
+    """
+
+    variables: dict[str, str] = field(default_factory=dict)
+    root: str = ""
+    working_dir: str = ""
+    py_modules: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Setup:
     """The environment of the chunks that follow.
 
@@ -128,11 +145,13 @@ class Setup:
         variables: Environment variables to set, where one task runs at a time.
         gpu_ids: The GPUs of each of these tasks.
         alternative: Which of the ways to run them that their class allows was granted.
+        environment: What the process is to be like; the same in all its setups.
     """
 
     variables: dict[str, str] = field(default_factory=dict)
     gpu_ids: tuple[str, ...] = ()
     alternative: int = 0
+    environment: Environment | None = None
 
 
 NO_SETUP: Final = Setup()
@@ -207,14 +226,19 @@ class Chunk:
 
 def pack_setup(setup: Setup) -> bytes:
     """Encode the environment of the chunks that follow as one message."""
-    body = json.dumps([setup.variables, setup.gpu_ids, setup.alternative]).encode()
+    own = setup.environment
+    environment = own and (own.variables, own.root, own.working_dir, own.py_modules)
+    body = json.dumps([setup.variables, setup.gpu_ids, setup.alternative, environment]).encode()
     return HEAD.pack(SETUP, 0, len(body)) + body
 
 
 def unpack_setup(data: bytes, start: int, stop: int) -> Setup:
     """Decode the body of a `SETUP` message."""
-    variables, gpu_ids, alternative = json.loads(data[start:stop])
-    return Setup(variables, tuple(gpu_ids), alternative)
+    variables, gpu_ids, alternative, found = json.loads(data[start:stop])
+    environment = None
+    if found is not None:
+        environment = Environment(found[0], found[1], found[2], tuple(found[3]))
+    return Setup(variables, tuple(gpu_ids), alternative, environment)
 
 
 def pack_definition(class_number: int, definition: Definition) -> bytes:

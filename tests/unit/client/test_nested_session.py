@@ -38,7 +38,7 @@ def sent(session: NestedSession) -> tuple[list[tuple[int, int]], list[CancelRequ
     """Return (sequence, class number) of what goes out now, and the cancels."""
     tasks: list[tuple[int, int]] = []
     cancels: list[CancelRequest] = []
-    defined: set[int] = set()
+    defined: set[int | bytes] = set()
     while session.fill(frame := ClientFrame(), defined):
         for part in frame.submissions:
             tasks += [(part.first + i, part.class_number) for i in range(len(part.payloads))]

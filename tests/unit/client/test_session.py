@@ -49,7 +49,7 @@ def a_session() -> tuple[ClientSession, list[int]]:
 def frames_of(session: ClientSession) -> list[ClientFrame]:
     """Everything that waits, as the stream would take it."""
     frames: list[Any] = []
-    defined: set[int] = set()
+    defined: set[int | bytes] = set()
     while True:
         frame = ClientFrame()
         if not session.fill(frame, defined):

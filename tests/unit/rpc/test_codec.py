@@ -42,6 +42,7 @@ from rustray.task.frames import (
     WorkerFrame,
 )
 from rustray.task.needs import Alternative
+from rustray.task.runtime_env import RuntimeEnv
 from rustray.task.spec import Codec, ExecutorKind, TaskClass
 from rustray.task.state import TaskState
 from rustray.task.streams import LeaseItems, StreamCredit, StreamItems, StreamRead
@@ -80,6 +81,15 @@ alternatives = st.builds(
     selectors,
     selectors,
 )
+digests = st.binary(min_size=32, max_size=32)
+envs = st.builds(
+    RuntimeEnv,
+    st.dictionaries(st.sampled_from("ABC"), shown, max_size=3).map(
+        lambda d: tuple(sorted(d.items()))
+    ),
+    st.just(b"") | digests,
+    st.lists(digests, max_size=2).map(tuple),
+)
 classes = st.builds(
     TaskClass,
     function=names,
@@ -104,10 +114,17 @@ classes = st.builds(
     alternative=st.integers(0, 16),
     depth=st.integers(0, 1000),
     inherits_priority=st.booleans(),
+    runtime_env=st.none() | envs,
 )
 classes |= classes.map(lambda c: replace(c, executor=ExecutorKind.PROCESS, exclusive=True))
 classes |= classes.map(lambda c: replace(c, executor=ExecutorKind.PROCESS, stream_window=9))
-definitions = st.builds(ClassDefinition, class_numbers, classes, st.binary(max_size=50))
+definitions = st.builds(
+    ClassDefinition,
+    class_numbers,
+    classes,
+    st.binary(max_size=50),
+    st.lists(st.binary(max_size=50), max_size=2).map(tuple),
+)
 ranges = st.builds(TaskRange, sequences, counts)
 lease_ranges = st.builds(LeaseRange, u63, st.integers(0, 2**31), listed)
 terminal = st.sampled_from([state for state in TaskState if state.is_terminal])

@@ -72,7 +72,7 @@ def test_the_heads_count_is_what_the_worker_can_do(total: float, need: float) ->
 
 def settings_of(b: WorkerBench) -> list[tuple[str, ...]]:
     """Return the GPUs of each executor that has tasks."""
-    return [x.gpu_ids or () for x in b.executors.values() if x.tasks]
+    return [x.setting.gpu_ids or () for x in b.executors.values() if x.tasks]
 
 
 def test_whole_gpus_go_to_one_task_each_and_come_back_whatever_its_end() -> None:
@@ -137,7 +137,7 @@ def test_a_worker_without_gpus_prepares_nothing() -> None:
     """One core, no GPU: no executor is ever set up for anything."""
     b = WorkerBench({"cpu_cores": 2}).start()
     b.grant(50, a_class())
-    assert [x.gpu_ids for x in b.executors.values() if x.tasks] == [None, None]
+    assert [x.setting.gpu_ids for x in b.executors.values() if x.tasks] == [None, None]
     b.finish_all()
 
 

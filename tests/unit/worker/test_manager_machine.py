@@ -6,7 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from helpers.worker_bench import WorkerBench, a_class
+from helpers.worker_bench import PACKAGES, WorkerBench, a_class
+from rustray.task.runtime_env import RuntimeEnv
 from rustray.task.spec import ExecutorKind
 from rustray.task.state import TaskState
 from rustray.worker import events as e
@@ -247,6 +248,34 @@ class GpuMachine(ManagerMachine):
 
 GpuMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=50)
 TestGpus = GpuMachine.TestCase
+
+
+class EnvMachine(ManagerMachine):
+    """The same with runtime environments and GPUs, and room for two packages of three."""
+
+    classes = (
+        *CLASSES[:3],
+        a_class("vars", env=RuntimeEnv((("A", "1"),))),
+        a_class("other_vars", env=RuntimeEnv((("A", "2"),)), cpu=0.5),
+        *(
+            a_class(f"dir_{number}", env=RuntimeEnv(working_dir=digest), priority=number)
+            for number, digest in enumerate(PACKAGES)
+        ),
+        a_class("all", env=RuntimeEnv((), b"", tuple(PACKAGES)), timeout_s=0.5),
+        a_class("gpu", env=RuntimeEnv((("A", "1"),)), gpus=1),
+        a_class(
+            "thread", env=RuntimeEnv(py_modules=(next(iter(PACKAGES)),)), cpu=0.25,
+            kind=ExecutorKind.THREAD, timeout_s=0.3,
+        ),
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.b = WorkerBench({"cpu_cores": 3, "licence": 2, "gpus": 1}, package_bytes=1_300)
+
+
+EnvMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=50)
+TestEnvs = EnvMachine.TestCase
 
 
 class SpoolMachine(ManagerMachine):

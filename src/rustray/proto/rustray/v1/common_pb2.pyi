@@ -101,7 +101,7 @@ class TaskRange(_message.Message):
     def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
 class TaskClass(_message.Message):
-    __slots__ = ("function", "code_hash", "nargs_plus_one", "kwarg_names", "resource_units", "labels", "priority", "max_retries", "retry_exceptions", "timeout_s", "queue_timeout_s", "total_timeout_s", "codec", "executor", "wait_for_resources", "retry_exception_names", "retry_delay_s", "crash_limit", "oom_retries", "exclusive", "detached", "label_selector", "label_selector_soft", "fallback", "alternative", "depth", "inherits_priority", "has_inputs", "num_returns", "put", "stream_window")
+    __slots__ = ("function", "code_hash", "nargs_plus_one", "kwarg_names", "resource_units", "labels", "priority", "max_retries", "retry_exceptions", "timeout_s", "queue_timeout_s", "total_timeout_s", "codec", "executor", "wait_for_resources", "retry_exception_names", "retry_delay_s", "crash_limit", "oom_retries", "exclusive", "detached", "label_selector", "label_selector_soft", "fallback", "alternative", "depth", "inherits_priority", "has_inputs", "num_returns", "put", "stream_window", "runtime_env")
     class ResourceUnitsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -161,6 +161,7 @@ class TaskClass(_message.Message):
     NUM_RETURNS_FIELD_NUMBER: _ClassVar[int]
     PUT_FIELD_NUMBER: _ClassVar[int]
     STREAM_WINDOW_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_ENV_FIELD_NUMBER: _ClassVar[int]
     function: str
     code_hash: bytes
     nargs_plus_one: int
@@ -192,7 +193,25 @@ class TaskClass(_message.Message):
     num_returns: int
     put: bool
     stream_window: int
-    def __init__(self, function: _Optional[str] = ..., code_hash: _Optional[bytes] = ..., nargs_plus_one: _Optional[int] = ..., kwarg_names: _Optional[_Iterable[str]] = ..., resource_units: _Optional[_Mapping[str, int]] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., max_retries: _Optional[int] = ..., retry_exceptions: _Optional[bool] = ..., timeout_s: _Optional[float] = ..., queue_timeout_s: _Optional[float] = ..., total_timeout_s: _Optional[float] = ..., codec: _Optional[_Union[Codec, str]] = ..., executor: _Optional[_Union[Executor, str]] = ..., wait_for_resources: _Optional[bool] = ..., retry_exception_names: _Optional[_Iterable[str]] = ..., retry_delay_s: _Optional[float] = ..., crash_limit: _Optional[int] = ..., oom_retries: _Optional[int] = ..., exclusive: _Optional[bool] = ..., detached: _Optional[bool] = ..., label_selector: _Optional[_Mapping[str, str]] = ..., label_selector_soft: _Optional[_Mapping[str, str]] = ..., fallback: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ..., alternative: _Optional[int] = ..., depth: _Optional[int] = ..., inherits_priority: _Optional[bool] = ..., has_inputs: _Optional[bool] = ..., num_returns: _Optional[int] = ..., put: _Optional[bool] = ..., stream_window: _Optional[int] = ...) -> None: ...
+    runtime_env: RuntimeEnv
+    def __init__(self, function: _Optional[str] = ..., code_hash: _Optional[bytes] = ..., nargs_plus_one: _Optional[int] = ..., kwarg_names: _Optional[_Iterable[str]] = ..., resource_units: _Optional[_Mapping[str, int]] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., max_retries: _Optional[int] = ..., retry_exceptions: _Optional[bool] = ..., timeout_s: _Optional[float] = ..., queue_timeout_s: _Optional[float] = ..., total_timeout_s: _Optional[float] = ..., codec: _Optional[_Union[Codec, str]] = ..., executor: _Optional[_Union[Executor, str]] = ..., wait_for_resources: _Optional[bool] = ..., retry_exception_names: _Optional[_Iterable[str]] = ..., retry_delay_s: _Optional[float] = ..., crash_limit: _Optional[int] = ..., oom_retries: _Optional[int] = ..., exclusive: _Optional[bool] = ..., detached: _Optional[bool] = ..., label_selector: _Optional[_Mapping[str, str]] = ..., label_selector_soft: _Optional[_Mapping[str, str]] = ..., fallback: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ..., alternative: _Optional[int] = ..., depth: _Optional[int] = ..., inherits_priority: _Optional[bool] = ..., has_inputs: _Optional[bool] = ..., num_returns: _Optional[int] = ..., put: _Optional[bool] = ..., stream_window: _Optional[int] = ..., runtime_env: _Optional[_Union[RuntimeEnv, _Mapping]] = ...) -> None: ...
+
+class RuntimeEnv(_message.Message):
+    __slots__ = ("env_vars", "working_dir", "py_modules")
+    class EnvVarsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    ENV_VARS_FIELD_NUMBER: _ClassVar[int]
+    WORKING_DIR_FIELD_NUMBER: _ClassVar[int]
+    PY_MODULES_FIELD_NUMBER: _ClassVar[int]
+    env_vars: _containers.ScalarMap[str, str]
+    working_dir: bytes
+    py_modules: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, env_vars: _Optional[_Mapping[str, str]] = ..., working_dir: _Optional[bytes] = ..., py_modules: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Alternative(_message.Message):
     __slots__ = ("resource_units", "labels", "label_selector", "label_selector_soft")
@@ -235,14 +254,16 @@ class Alternative(_message.Message):
     def __init__(self, resource_units: _Optional[_Mapping[str, int]] = ..., labels: _Optional[_Mapping[str, str]] = ..., label_selector: _Optional[_Mapping[str, str]] = ..., label_selector_soft: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class ClassDefinition(_message.Message):
-    __slots__ = ("number", "task_class", "code")
+    __slots__ = ("number", "task_class", "code", "packages")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     TASK_CLASS_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
+    PACKAGES_FIELD_NUMBER: _ClassVar[int]
     number: int
     task_class: TaskClass
     code: bytes
-    def __init__(self, number: _Optional[int] = ..., task_class: _Optional[_Union[TaskClass, _Mapping]] = ..., code: _Optional[bytes] = ...) -> None: ...
+    packages: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, number: _Optional[int] = ..., task_class: _Optional[_Union[TaskClass, _Mapping]] = ..., code: _Optional[bytes] = ..., packages: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Parameter(_message.Message):
     __slots__ = ("name", "kind", "is_required", "annotation")
