@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -21,6 +21,7 @@ from rustray.head.notifications import NotificationManager
 from rustray.scheduler.commands import JournalCommand
 from rustray.scheduler.events import CancelRequested, TasksSubmitted, WorkerJoined
 from rustray.scheduler.scheduler import Scheduler
+from rustray.scheduler.state import SchedulerSettings
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import (
     AcceptedRange,
@@ -33,6 +34,7 @@ from rustray.task.frames import (
     Submission,
     WorkerFrame,
 )
+from rustray.task.inputs import InputId, pack_inputs
 from rustray.task.spec import Codec, TaskClass
 from rustray.task.state import TaskState
 from rustray.task.views import WorkerInfo
@@ -283,3 +285,35 @@ def test_a_report_of_a_replaced_session_is_not_acked(loop: ProcessLoop) -> None:
     pass_time(loop, 1.0)
     assert link.is_closed
     assert max(frame.ack for frame in link.frames) <= 1
+
+
+def test_what_takes_the_result_of_a_refused_task_is_refused_for_the_time_being_too(
+    loop: ProcessLoop,
+) -> None:
+    """Regression: it was refused for good, as if the task that it takes were another cluster's."""
+    settings = SchedulerSettings(max_pending_tasks=1)
+    driver = HeadDriver(Scheduler(settings), NotificationManager(), MemoryJournal(), loop)
+    peer = ConnectionManager(driver).open_client(PREFIX, may_send_code=True)
+    pull = Pull(peer)
+    peer.attach(pull)
+    taking = ClassDefinition(2, replace(CALL, has_inputs=True), CODE)
+
+    def takes(first: int, taken: int) -> Submission:
+        column = PayloadColumn.of([pack_inputs([InputId(PREFIX, taken)])])
+        return Submission(2, first, PayloadColumn.of([b"x"]), inputs=column)
+
+    pull.pump.on_frame(
+        ClientFrame(
+            number=1,
+            classes=[definition(), taking],
+            submissions=[submission(0), submission(1), takes(2, 1), takes(3, 2), takes(4, 9)],
+        )
+    )
+    pass_time(loop, 1.0)
+    refused = [(r.first, r.code, r.retry_after_s > 0) for f in pull.frames for r in f.rejected]
+    assert refused == [
+        (1, "RESOURCE_EXHAUSTED", True),
+        (2, "RESOURCE_EXHAUSTED", True),
+        (3, "RESOURCE_EXHAUSTED", True),
+        (4, "OBJECT_LOST", False),
+    ]

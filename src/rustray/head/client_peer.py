@@ -23,6 +23,7 @@ from rustray.common.errors import (
 from rustray.head.brought import Brought
 from rustray.head.driver import HeadDriver
 from rustray.head.peer import FRAME_BYTES, FRAME_TASKS, Peer
+from rustray.head.refusals import Refusals
 from rustray.scheduler.admission import count_refusal
 from rustray.scheduler.commands import (
     AcceptTasks,
@@ -40,7 +41,7 @@ from rustray.scheduler.events import (
     TasksSubmitted,
 )
 from rustray.scheduler.stream_commands import DeliverItems
-from rustray.task.columns import StoredColumn
+from rustray.task.columns import PayloadColumn, StoredColumn
 from rustray.task.frames import (
     AcceptedRange,
     CancelRequest,
@@ -253,7 +254,9 @@ class ClientPeer(Peer):
                 self._refuse(submission.first, len(submission.payloads), error)
                 return
         if submission.inputs is not None:
-            refused = self._may_take(submission)
+            inputs, refusals = submission.inputs, self._driver.refusals
+            refused = _forbidden(inputs, self.prefix, self._may_touch)
+            refused = refused or _refused_now(inputs, self.prefix, refusals)
             if refused is not None:
                 self._refuse(submission.first, len(submission.payloads), refused)
                 return
@@ -274,16 +277,6 @@ class ClientPeer(Peer):
             durability=submission.durability,
             inputs=submission.inputs,
         )
-
-    def _may_take(self, submission: Submission) -> RustRayError | None:
-        """Say why tasks may not take what they name, or None; each session is asked for once."""
-        assert submission.inputs is not None
-        foreign = {prefix for item in submission.inputs for prefix, _ in producers_of(item)} - {
-            self.prefix
-        }
-        if all(map(self._may_touch, foreign)):
-            return None
-        return AuthorizationError("an argument is the result of another token's task")
 
     def _ripen(self) -> None:
         self._confirm()
@@ -333,7 +326,10 @@ class ClientPeer(Peer):
 
     def _refuse(self, first: int, count: int, error: RustRayError) -> None:
         count_refusal(self._driver.scheduler.state, error, count)
-        self.reject(RejectTasks(self.prefix, first, count, error))
+        command = RejectTasks(self.prefix, first, count, error)
+        if isinstance(error, ResourceExhausted):
+            self._driver.refusals.note(command)
+        self.reject(command)
 
     def _confirm(self) -> None:
         """Note which outcomes the client has; not urgent, so some frames' together."""
@@ -359,3 +355,25 @@ class ClientPeer(Peer):
         self._confirm()
         if error is not None and not isinstance(error, CommunicationError):
             logger.info("stream of a client ended: %s", error)
+
+
+def _forbidden(
+    inputs: PayloadColumn, own: bytes, may_touch: Callable[[bytes], bool]
+) -> RustRayError | None:
+    """Say why tasks may not take what they name, or None; each session is asked for once."""
+    prefixes = {prefix for item in inputs for prefix, _ in producers_of(item)}
+    if all(map(may_touch, prefixes - {own})):
+        return None
+    return AuthorizationError("an argument is the result of another token's task")
+
+
+def _refused_now(inputs: PayloadColumn, own: bytes, refusals: Refusals) -> RustRayError | None:
+    """Say why what tasks take is refused for the time being: then so are they. Else None."""
+    if own not in refusals:
+        return None
+    for item in inputs:
+        for prefix, sequence in producers_of(item):
+            error = refusals.error_of(prefix, sequence) if prefix == own else None
+            if error is not None:
+                return error
+    return None

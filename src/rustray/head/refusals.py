@@ -76,14 +76,21 @@ class Refusals:
         if not refused.ranges:
             del self._sessions[command.prefix]
 
-    def explain(self, prefix: bytes, sequence: int) -> Explanation | None:
-        """Say what keeps a task out, or None if it was not refused last."""
+    def error_of(self, prefix: bytes, sequence: int) -> RustRayError | None:
+        """Return what keeps a task out, or None if it was not refused last."""
         refused = self._sessions.get(prefix)
         if refused is None or not any(low <= sequence < high for low, high in refused.ranges):
+            return None
+        return refused.error
+
+    def explain(self, prefix: bytes, sequence: int) -> Explanation | None:
+        """Say what keeps a task out, or None if it was not refused last."""
+        error = self.error_of(prefix, sequence)
+        if error is None:
             return None
         return Explanation(
             task_id(prefix, sequence),
             TaskState.QUEUED,
-            f"it is not accepted yet: {refused.error}.",
+            f"it is not accepted yet: {error}.",
             advice="its session hands it in again by itself; what a call hands in is not.",
         )
