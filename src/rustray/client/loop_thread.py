@@ -8,7 +8,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from rustray.client.spinning import new_spinning_loop
+from rustray.client.spinning import SpinningLoop
 from rustray.common.errors import RustRayError
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ class LoopThread:
             name: Of the thread.
             spins: Look for events a while before sleeping (`rustray.client.spinning`).
         """
-        self.loop = new_spinning_loop() if spins else asyncio.new_event_loop()
+        self.loop = SpinningLoop() if spins else asyncio.new_event_loop()
         self.is_running = True
         # A daemon: interpreter exit must not wait for it; `stop` runs from atexit before.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)

@@ -8,6 +8,7 @@ was submitted in holds the reference, so that a task nobody waits for runs all t
 from __future__ import annotations
 
 import asyncio
+import pickle
 import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
@@ -21,7 +22,7 @@ from rustray.client.waiters import Arrivals, LoopWaiter
 from rustray.common.durability import Durability
 from rustray.common.errors import ResourceExhausted, RustRayError, TaskError
 from rustray.common.ids import SessionPrefix, TaskId, task_id
-from rustray.task import pickling
+from rustray.task import flat
 from rustray.task.codec import decode_value
 from rustray.task.inputs import InputId
 from rustray.task.runtime_env import Package
@@ -147,13 +148,15 @@ class TaskRef(Generic[T_co]):
         """
         if self._state != SUCCEEDED:
             raise self.error()
-        codec = self._batch.entry.task_class.codec
+        codec, data = self._batch.entry.task_class.codec, self._data
         try:
-            value: T_co = (
-                pickling.loads(self._data)  # our own task's answer to our own code
-                if codec is Codec.PICKLE
-                else decode_value(codec, self._data)
-            )
+            value: T_co
+            if codec is not Codec.PICKLE:
+                value = decode_value(codec, data)
+            elif data[:1] != flat.BEGINNING:  # as `pickling.loads` does, once per result
+                value = pickle.loads(data)  # noqa: S301 - our own task's answer to our own code
+            else:
+                value = flat.decode(data)
         except BaseException as error:
             if is_interrupt(error):
                 raise

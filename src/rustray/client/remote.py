@@ -7,7 +7,7 @@ import inspect
 import pickle
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from rustray.client import context
 from rustray.client.derived import parts_of
@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 _encode = dumps_call_parts
 _dumps = pickle.dumps
+_NO_ARGUMENTS: Final = pickle.dumps(((), {}), PROTOCOL)
 
 
 class RemoteFunction(Generic[P, T]):
@@ -67,8 +68,10 @@ class RemoteFunction(Generic[P, T]):
         entry = self._entry
         if entry is None or entry.owner is not context.current_session:
             entry = self._bind()
-        if len(args) == 1 and not kwargs and type(args[0]) in ATOMS:
-            payload: bytes | FlatValue = _dumps((args, kwargs), PROTOCOL)
+        if not args and not kwargs:
+            payload: bytes | FlatValue = _NO_ARGUMENTS
+        elif len(args) == 1 and not kwargs and type(args[0]) in ATOMS:
+            payload = _dumps((args, kwargs), PROTOCOL)
         elif takes_any(args, kwargs):
             return self._remote_taking(entry, args, kwargs)  # type: ignore[no-any-return]
         else:

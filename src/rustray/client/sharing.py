@@ -53,6 +53,6 @@ def column_of(items: Sequence[Any]) -> PayloadColumn:
     """Put the arguments of a batch into a column; what is alone in its batch stays where it is."""
     if len(items) == 1 and isinstance(items[0], SharedPayload):
         return SharedColumn(items[0].view, items[0].segment)
-    if any(len(each) >= MIN_BUFFER_BYTES for each in items):
+    if max(map(len, items), default=0) >= MIN_BUFFER_BYTES:
         items = [each if isinstance(each, bytes) else bytes(each) for each in items]
     return PayloadColumn.of(items)

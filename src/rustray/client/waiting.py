@@ -14,7 +14,8 @@ import time
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from operator import attrgetter
+from typing import Any, Final
 
 from rustray.client.pauses import Pauses, blocking, pausing, waiter_of
 from rustray.client.refs import PENDING, SUCCEEDED, Owner, TaskRef
@@ -27,6 +28,12 @@ from rustray.client.waiters import (
 from rustray.common.errors import BlockedLoop, GetTimeout, RustRayError
 
 Refs = Sequence[TaskRef[Any]]
+
+_WELL: Final = frozenset((PENDING, SUCCEEDED))
+# What is asked of each of thousands of references is asked without a frame for each.
+_state_of: Final = attrgetter("_state")
+_owner_of: Final = attrgetter("_batch.owner")
+_thread_of: Final = attrgetter("thread_id")
 
 
 def get_one(ref: TaskRef[Any], timeout_s: float | None) -> Any:
@@ -69,8 +76,9 @@ def wait_some(refs: Refs, num_returns: int, timeout_s: float | None) -> tuple[li
     if needed > 0:
         if timeout_s != 0:
             _check_may_block(missing)
-        waiter = waiter_of(_pauses_of(missing))
-        with _blocking(missing, timeout_s), _Counter(missing, waiter) as counter:
+        pauses = _pauses_of(missing)
+        waiter = waiter_of(pauses)
+        with _blocking(pauses, timeout_s), _Counter(missing, waiter) as counter:
             while counter.arm(needed):
                 if not waiter.sleep(deadline):
                     break
@@ -100,13 +108,17 @@ def _collect(missing: list[TaskRef[Any]], timeout_s: float | None) -> None:
     deadline = deadline_after(timeout_s)
     if timeout_s != 0:
         _check_may_block(missing)
-    with _blocking(missing, timeout_s):
-        _sleep_for(missing, deadline, timeout_s)
+    pauses = _pauses_of(missing)
+    if pauses is None:  # the code belongs to no task
+        _sleep_for(missing, ThreadWaiter(), deadline, timeout_s)
+        return
+    with _blocking(pauses, timeout_s):
+        _sleep_for(missing, waiter_of(pauses), deadline, timeout_s)
 
 
-def _blocking(missing: list[TaskRef[Any]], timeout_s: float | None) -> AbstractContextManager[None]:
+def _blocking(pauses: Pauses | None, timeout_s: float | None) -> AbstractContextManager[None]:
     """Let a task give back its cores while it waits, if the code belongs to one."""
-    return blocking(_pauses_of(missing) if timeout_s != 0 else None)
+    return blocking(pauses if timeout_s != 0 else None)
 
 
 def _pauses_of(missing: list[TaskRef[Any]]) -> Pauses | None:
@@ -114,9 +126,11 @@ def _pauses_of(missing: list[TaskRef[Any]]) -> Pauses | None:
 
 
 def _sleep_for(
-    missing: list[TaskRef[Any]], deadline: float | None, timeout_s: float | None
+    missing: list[TaskRef[Any]],
+    waiter: ThreadWaiter,
+    deadline: float | None,
+    timeout_s: float | None,
 ) -> None:
-    waiter = waiter_of(_pauses_of(missing))
     if len(missing) == 1:
         _await_one(missing[0], waiter, deadline, timeout_s)
         return
@@ -154,9 +168,8 @@ class _Watch:
     def __enter__(self) -> _Watch:
         for owner in self._owners:
             owner.arrivals.note_failures(self._waiter)
-        for ref in self.missing:  # those that failed before we listened
-            if self._owners and ref._state not in (PENDING, SUCCEEDED):
-                raise ref.error()
+        if self._owners and not _WELL.issuperset(map(_state_of, self.missing)):
+            _raise_first_failed(self.missing)  # it failed before we listened
         return self
 
     def wait_for_next(self) -> bool:
@@ -164,10 +177,11 @@ class _Watch:
         missing = self.missing
         while missing:
             last = missing[-1]
-            if last._state == PENDING and (last is self._watched or last.watch(self._wake)):
+            if last._state != PENDING:
+                missing.pop()
+            elif last is self._watched or last.watch(self._wake):
                 self._watched = last
                 return True
-            missing.pop()
         self._watched = None
         return False
 
@@ -223,17 +237,20 @@ class _Counter:
 
 def _owners(refs: Iterable[TaskRef[Any]]) -> dict[Owner, None]:
     """Return the sessions of the references, each once."""
-    return dict.fromkeys(ref._batch.owner for ref in refs)
+    return dict.fromkeys(map(_owner_of, refs))
 
 
 def _missing_or_raise(refs: Refs) -> list[TaskRef[Any]]:
-    missing = []
-    for ref in refs:
-        if ref._state == PENDING:
-            missing.append(ref)
-        elif ref._state != SUCCEEDED:
-            raise ref.error()
+    missing = [ref for ref in refs if ref._state == PENDING]
+    if len(missing) < len(refs):
+        _raise_first_failed(refs)
     return missing
+
+
+def _raise_first_failed(refs: Refs) -> None:
+    for ref in refs:
+        if ref._state not in _WELL:
+            raise ref.error()
 
 
 def _raise_failure(
@@ -246,19 +263,20 @@ def _raise_failure(
 
 def _check_may_block(missing: list[TaskRef[Any]]) -> None:
     """Refuse to block the thread that results arrive on; warn about blocking an event loop."""
-    ident = threading.get_ident()
-    if any(owner.thread_id == ident for owner in _owners(missing)):
+    if threading.get_ident() in map(_thread_of, _owners(missing)):
         raise RustRayError(
             "blocking for a result inside a callback of rustray would wait for itself; "
             "do it in another thread"
         )
-    if asyncio._get_running_loop() is not None and _pauses_of(missing) is not None:
+    if asyncio._get_running_loop() is None:
+        return
+    if _pauses_of(missing) is not None:
         raise BlockedLoop(
             "rustray.get() and rustray.wait() would block the event loop that this task runs on, "
             "and others beside it: use `await ref`, await rustray.aget() or await rustray.await_()"
         )
     # In a notebook a loop always runs, and its cells are meant to block.
-    if asyncio._get_running_loop() is not None and "ipykernel" not in sys.modules:
+    if "ipykernel" not in sys.modules:
         warnings.warn(
             "rustray.get() and rustray.wait() block the running event loop: "
             "use `await ref`, rustray.aget() or rustray.await_() instead",

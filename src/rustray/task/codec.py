@@ -16,6 +16,7 @@ A call is the pair ``[args, kwargs]``. pickle and cloudpickle are loaded at the 
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 from collections.abc import Callable
 from typing import Any, Final
@@ -100,9 +101,16 @@ def parts_encoder(codec: Codec) -> Callable[[Any], bytes | FlatValue]:
     return value_encoder(codec)
 
 
-def value_decoder(codec: Codec) -> Callable[[bytes], Any]:
-    """Return the bare decoder of a codec, for loops; it raises what the library raises."""
+def value_decoder(codec: Codec, *, is_small: bool = False) -> Callable[[bytes], Any]:
+    """Return the bare decoder of a codec, for loops; it raises what the library raises.
+
+    Args:
+        codec: The codec.
+        is_small: It gets less than `MIN_BUFFER_BYTES` at a time: no `FlatValue`.
+    """
     if codec == Codec.PICKLE:
+        if is_small:
+            return pickle.loads
         from rustray.task import pickling
 
         return pickling.loads

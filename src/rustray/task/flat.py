@@ -25,8 +25,9 @@ MIN_BUFFER_BYTES: Final = 100 * 1024
 ALIGNMENT: Final = 64
 FIRST_BYTE: Final = 0x93
 """No pickle of protocol 2 or higher begins with it."""
+BEGINNING: Final = bytes([FIRST_BYTE])
 
-_MAGIC: Final = bytes([FIRST_BYTE]) + b"RYF"
+_MAGIC: Final = BEGINNING + b"RYF"
 _VERSION: Final = 1
 _HEAD: Final = Struct("<4sHxxIxxxxQQ")
 _ENTRY: Final = Struct("<QQ")

@@ -17,7 +17,7 @@ from typing import Any, Final
 import cloudpickle
 
 from rustray.task import flat
-from rustray.task.flat import FIRST_BYTE, FlatValue
+from rustray.task.flat import BEGINNING, FlatValue
 
 PROTOCOL: Final = 5
 ATOMS: Final = frozenset({int, str, float, bytes, bool, type(None), complex})
@@ -25,7 +25,6 @@ ATOMS: Final = frozenset({int, str, float, bytes, bool, type(None), complex})
 
 _CONTAINERS: Final = frozenset({tuple, list, dict, set, frozenset})
 _MAX_SCAN: Final = 512
-_FLAT: Final = bytes([FIRST_BYTE])
 _is_atomic: Final = ATOMS.issuperset
 _dumps: Final = pickle.dumps
 _cloud_dumps: Final[Callable[..., bytes]] = cloudpickle.dumps
@@ -53,7 +52,7 @@ def is_plain(value: Any, depth: int = 4) -> bool:
 
 def loads(payload: bytes | memoryview) -> Any:
     """Unpickle; large buffers in what comes back are read-only views of the payload."""
-    if payload[:1] == _FLAT:
+    if payload[:1] == BEGINNING:
         return flat.decode(payload)
     return _loads(payload)
 

@@ -10,6 +10,7 @@ from rustray.common.errors import FunctionNotFound, PayloadError
 from rustray.task import codec as codecs
 from rustray.task import inputs
 from rustray.task.failures import failure_from_exception, safe_text, shorten
+from rustray.task.flat import MIN_BUFFER_BYTES
 from rustray.task.functions import FunctionInfo, near_names, registry
 from rustray.task.result import FailureInfo
 from rustray.task.spec import Codec
@@ -45,6 +46,7 @@ class Callee:
     """
 
     __slots__ = (
+        "_decode_small",
         "_definition",
         "_table",
         "call",
@@ -65,6 +67,7 @@ class Callee:
         self.stream_window = definition.stream_window
         self.is_ready = False
         self.decode: Callable[[bytes], Call] = codecs.value_decoder(self.codec)
+        self._decode_small = self.decode
         self.encode = codecs.parts_encoder(self.codec)
         self.encode_item = codecs.value_encoder(self.codec)
         self.call: Callable[..., Any] = _no_function
@@ -80,6 +83,7 @@ class Callee:
 
     def _resolve(self) -> None:
         info: FunctionInfo | None = None
+        plain = self.decode
         try:
             if self._definition.code:
                 self.call = self._table.load(self._definition)
@@ -94,7 +98,14 @@ class Callee:
                 self.decode = inputs.filling(self.decode, _decoder_of)
             if self._definition.num_returns != 1:
                 self.encode = inputs.returning(self.encode, self._definition.num_returns, self.name)
+        self._decode_small = self.decode
+        if self.decode is plain:
+            self._decode_small = codecs.value_decoder(self.codec, is_small=True)
         self.is_ready = True
+
+    def decoder_of(self, data: bytes) -> Callable[[bytes], Call]:
+        """Return what does as `decode` for payloads that are parts of these bytes."""
+        return self._decode_small if len(data) < MIN_BUFFER_BYTES else self.decode
 
     def _fail_always(self, info: FailureInfo) -> None:
         def fail(*_args: Any, **_kwargs: Any) -> Any:

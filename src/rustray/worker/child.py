@@ -135,7 +135,7 @@ class ProcessRunner(Runner):
     def _run_items(self, chunk: wire.Chunk, callee: Callee, todo: deque[int]) -> None:
         """Run the chunk's tasks in order; whoever takes them out of ``todo`` owns them."""
         popleft, words, running, number = todo.popleft, self.cell.words, self._running, chunk.number
-        decode, call, encode = callee.decode, callee.call, callee.encode
+        decode, call, encode = callee.decoder_of(chunk.data), callee.call, callee.encode
         outbox, clock, coroutine_type = self._outbox, time.perf_counter, CoroutineType
         append, done, flush = outbox.items.append, outbox.done, outbox.flush_ended
         seats, leave = self.nest.seats, self.nest.leave
