@@ -65,13 +65,13 @@ class _Stream:
         ):
             return None
         frame = ClientFrame()
-        while not self._session.fill(frame, self._defined):
+        while not (has_content := self._session.fill(frame, self._defined)):
             if self._session.rest():
                 if not self._is_ack_ripe:
                     return None
                 break
         self._sent += 1
-        if frame.has_content:
+        if has_content:
             self._unconfirmed.append(self._sent)
         self._acked = self._received
         self._is_ack_ripe = False

@@ -56,7 +56,8 @@ class ClientSession(Intake):
         Returns:
             Whether the frame has content now.
         """
-        frame.follow, self._follow = _split_off(self._follow, MAX_FRAME_RANGES)
+        if self._follow:
+            frame.follow, self._follow = _split_off(self._follow, MAX_FRAME_RANGES)
         tasks_left, bytes_left = self._allowance(), MAX_FRAME_BYTES
         while tasks_left > 0 and bytes_left > 0 and (self._outbox or self._seal_open()):
             batch = self._outbox[0]
@@ -82,13 +83,16 @@ class ClientSession(Intake):
             tasks_left -= stop - low
             bytes_left -= len(part.blob)
         self._throttle.note_sent(frame.submissions)
-        _fill_reads(frame, self)
-        return _fill_cancels(frame, self._cancels)
+        if self.reads.has_some:
+            _fill_reads(frame, self)
+        if self._cancels:
+            _fill_cancels(frame, self._cancels)
+        return frame.has_content
 
     def rest(self) -> bool:
         """Go idle, so that the next thing handed in rouses; False if something came just now."""
         with self.lock:
-            has_words = bool(self._cancels or self._follow or self.reads)
+            has_words = bool(self._cancels or self._follow or self.reads.has_some)
             if self._throttle.is_waiting():
                 self._is_idle = False  # nothing new need rouse: the throttle does, in time
                 return not has_words
@@ -188,7 +192,7 @@ def _split_off(waiting: list[TaskRange], limit: int) -> tuple[list[TaskRange], l
 
 def _fill_reads(frame: ClientFrame, session: ClientSession) -> None:
     """Say how far consumers are; a generator that nobody iterates over any more is cancelled."""
-    for buffer in session.reads.fill(frame) if session.reads else ():
+    for buffer in session.reads.fill(frame):
         refs = buffer.batch.refs
         ref = refs[buffer.index] if refs else None
         if ref is not None:
@@ -224,14 +228,14 @@ def _note_sent(batch: Batch, low: int, stop: int, cancels: deque[tuple[Batch, in
             cancels.extend((batch, index) for index in batch.cancels if low <= index < stop)
 
 
-def _fill_cancels(frame: ClientFrame, cancels: deque[tuple[Batch, int]]) -> bool:
+def _fill_cancels(frame: ClientFrame, cancels: deque[tuple[Batch, int]]) -> None:
     """Take cancels, and merge neighbours; `_note_sent` brings those of unsent tasks again."""
     taken = deque(dict.fromkeys(cancels))
     cancels.clear()
     while taken:
         if len(frame.cancels) >= MAX_FRAME_RANGES:
             cancels.extendleft(reversed(taken))  # for the next frame
-            return True
+            return
         batch, index = taken.popleft()
         wanted = batch.cancels
         if batch.unfinished == 0 or wanted is None or batch.refs[index] is None:
@@ -244,7 +248,6 @@ def _fill_cancels(frame: ClientFrame, cancels: deque[tuple[Batch, int]]) -> bool
             frame.cancels[-1] = replace(last, count=last.count + 1)
         else:
             frame.cancels.append(one)
-    return frame.has_content
 
 
 def _build_column(batch: Batch) -> PayloadColumn:

@@ -105,19 +105,21 @@ class Reads:
     """What a session has to tell of its consumers.
 
     `note` may be called from any thread, also while an object is being deleted: it takes no lock.
+
+    Attributes:
+        has_some: Whether there is something. Set after that was noted, and unset before it is told.
     """
 
     def __init__(self, rouse: Callable[[], None]) -> None:
         self._rouse = rouse
         self._noted: deque[Buffer] = deque()
         self._again: list[Buffer] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._noted or self._again)
+        self.has_some = False
 
     def note(self, buffer: Buffer) -> None:
         """Have the head told how far a consumer is."""
         self._noted.append(buffer)
+        self.has_some = True
         with contextlib.suppress(RuntimeError):  # the session has closed: nobody is to be told
             self._rouse()
 
@@ -127,6 +129,7 @@ class Reads:
         for buffer in found:
             buffer.held = None
         self._again = [one for one in found if one.index < one.batch.reached]
+        self.has_some = self.has_some or bool(self._again)
 
     def fill(self, frame: ClientFrame) -> list[Buffer]:
         """Put all of it into a frame, behind the tasks of the frame.
@@ -134,6 +137,7 @@ class Reads:
         Returns:
             Whose consumers have left: their tasks are to be cancelled.
         """
+        self.has_some = False
         again, self._again = self._again, []
         frame.reads += [buffer.read(is_new_connection=True) for buffer in again]
         left: list[Buffer] = []

@@ -169,15 +169,18 @@ class ClientPeer(Peer):
 
     def next_frame(self) -> HeadFrame | None:
         """Return all that waits for this client, bounded in tasks and bytes."""
-        others = self._rejected or self._unknown or self._items
+        others = self._rejected or self._unknown or self._items.runs
         if not (self._outcomes or others or self._is_ack_ripe):
             return None
         frame = HeadFrame()
         tasks = size = 0
-        for sequence, first, items in self._items.take(FRAME_BYTES):
-            size += len(items.blob)
-            frame.items.append(StreamItems(sequence, first, items))
-        while self._outcomes and not self._items and tasks < FRAME_TASKS and size < FRAME_BYTES:
+        if self._items.runs:
+            for sequence, first, items in self._items.take(FRAME_BYTES):
+                size += len(items.blob)
+                frame.items.append(StreamItems(sequence, first, items))
+        while (
+            self._outcomes and not self._items.runs and tasks < FRAME_TASKS and size < FRAME_BYTES
+        ):
             outcome = self._outcomes.popleft()
             tasks += len(outcome.payloads)
             size += len(outcome.payloads.blob)

@@ -363,7 +363,7 @@ def storage_error(state: SchedulerState) -> ResourceExhausted:
 
 def call_error(state: SchedulerState, task_class: TaskClass) -> RustRayError | None:
     """Check name and arguments of a call to a registered function."""
-    if any(digest not in state.code for digest in task_class.blobs):
+    if not all(map(state.code.__contains__, task_class.blobs)):
         return PayloadError(
             f"the code of {task_class.function}, or a package of its runtime_env, has not arrived "
             "at the head, or has no room there; submit it again"

@@ -34,7 +34,14 @@ def fitting(
     """
     settings = state.settings
     mine = state.principals.get(principal) or Pending()
-    total, count = state.pending, len(payloads)
+    total, count, size = state.pending, len(payloads), payloads.size_bytes
+    if (
+        total.tasks + count <= settings.max_pending_tasks
+        and total.bytes + size <= settings.max_pending_bytes
+        and mine.tasks + count <= settings.principal_pending_tasks
+        and mine.bytes + size <= settings.principal_pending_bytes
+    ):
+        return count, None  # nearly always
     bounds = (
         ("PENDING_TASKS", total, settings.max_pending_tasks, ""),
         ("PENDING_BYTES", total, settings.max_pending_bytes, ""),

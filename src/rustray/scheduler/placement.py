@@ -28,7 +28,7 @@ from rustray.scheduler.records import (
     Variant,
     WorkerRecord,
 )
-from rustray.scheduler.state import SchedulerState, enqueue, level_of, runs
+from rustray.scheduler.state import SchedulerState, enqueue, runs
 from rustray.scheduler.variants import can_run, capacity_of, variants_of
 from rustray.task.inputs import InputValue
 from rustray.task.spec import TaskClass
@@ -53,9 +53,9 @@ def room(state: SchedulerState, queue: ClassQueue, variant: Variant, worker: Wor
     settings = state.settings
     limit = settings.max_leased_tasks - worker.load.tasks
     leased = worker.load.leased
-    own = level_of(queue.task_class)
+    own = queue.level
     levels = worker.leased_by_level
-    if any(level < own for level in levels):
+    if min(levels, default=own) < own:
         leased = _leased_from(levels, own)
         limit = max(limit, 1 if capacity >= UNBOUNDED else capacity)
     if limit <= 0:
@@ -169,7 +169,7 @@ def _pull(state: SchedulerState, worker: WorkerRecord) -> None:
     full: set[tuple[Level, tuple[object, ...]]] = set()
     while waiting:
         _, queue = heapq.heappop(waiting)
-        signature = (level_of(queue.task_class), queue.shape)
+        signature = (queue.level, queue.shape)
         if signature in full:
             continue
         for variant in queue.variants:

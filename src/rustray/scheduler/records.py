@@ -33,6 +33,11 @@ QUEUED_BYTE = bytes([TaskState.QUEUED])
 LEASED_BYTE = bytes([TaskState.LEASED])
 
 
+def level_of(task_class: TaskClass) -> Level:
+    """Return the level of a class's tasks."""
+    return (task_class.priority, task_class.depth)
+
+
 @dataclass(slots=True, eq=False)
 class StoredOutcome:
     """How consecutive tasks of a batch ended; kept until its time or the memory is up.
@@ -314,6 +319,7 @@ class Variant:
         room_of: What the load balancer asks about a worker.
         capacity: Worker id to how many tasks fit into it empty (0: it cannot run them);
             filled on demand.
+        level: Of its tasks.
     """
 
     task_class: TaskClass
@@ -322,6 +328,10 @@ class Variant:
     prefetches: bool = True
     room_of: Callable[[WorkerLoad], int] | None = None
     capacity: dict[str, int] = field(default_factory=dict)
+    level: Level = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.level = level_of(self.task_class)
 
 
 @dataclass(slots=True, eq=False)
@@ -335,6 +345,7 @@ class ClassQueue:
         is_blocked: No worker had room the last time; one that gets room looks itself.
         variants: How they may run; the first for which a worker has room.
         shape: What decides where they can run: queues of equal shapes fit alike.
+        level: Of its tasks.
     """
 
     task_class: TaskClass
@@ -346,6 +357,10 @@ class ClassQueue:
     mean_run_s: float = -1.0
     is_blocked: bool = False
     batches: int = 0
+    level: Level = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.level = level_of(self.task_class)
 
     def key(self) -> QueueKey:
         """Sort key: higher priority first, then what was handed in by tasks, then the oldest."""

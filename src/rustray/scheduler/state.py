@@ -21,7 +21,6 @@ from rustray.scheduler.records import (
     ClassQueue,
     Delay,
     Lease,
-    Level,
     Part,
     Pending,
     QueueKey,
@@ -31,6 +30,7 @@ from rustray.scheduler.records import (
     StoredOutcome,
     Variant,
     WorkerRecord,
+    level_of,
 )
 from rustray.task.functions import FunctionInfo
 from rustray.task.spec import TaskClass
@@ -290,9 +290,9 @@ class SchedulerState:
         """Account ``number`` tasks to a worker (negative: take them off)."""
         load = worker.load
         task_class = variant.task_class
-        level = worker.leased_by_level.get(level_of(task_class))
+        level = worker.leased_by_level.get(variant.level)
         if level is None:
-            level = worker.leased_by_level[level_of(task_class)] = {}
+            level = worker.leased_by_level[variant.level] = {}
         leased = load.leased
         for name, units in task_class.resources.units.items():
             amount = units * number
@@ -305,7 +305,7 @@ class SchedulerState:
         else:
             load.by_class.pop(task_class, None)
             if not any(level.values()):
-                worker.leased_by_level.pop(level_of(task_class), None)
+                worker.leased_by_level.pop(variant.level, None)
         self._note_load(worker, is_less=number < 0)
 
     def charge_cores(self, worker: WorkerRecord, task_class: TaskClass, number: int) -> None:
@@ -339,11 +339,6 @@ class SchedulerState:
             self.balancer.changed(load)
             if is_less:
                 self.freed[worker] = None
-
-
-def level_of(task_class: TaskClass) -> Level:
-    """Return the level of a class's tasks."""
-    return (task_class.priority, task_class.depth)
 
 
 def _fullness(load: WorkerLoad) -> float:

@@ -81,6 +81,9 @@ def capacity_of(variant: Variant, worker: WorkerRecord) -> int:
 
 def can_run(queue: ClassQueue, worker: WorkerRecord) -> bool:
     """Whether an empty worker could run tasks of a queue, in whichever way."""
+    variants = queue.variants
+    if len(variants) == 1:
+        return capacity_of(variants[0], worker) > 0
     return any(capacity_of(variant, worker) for variant in _ways(queue))
 
 

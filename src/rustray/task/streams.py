@@ -166,17 +166,18 @@ class ItemQueue(Generic[K]):
     """Items that wait to be sent, in the order in which they came; neighbours travel together.
 
     Attributes:
+        runs: Runs of neighbours: empty where nothing waits, which is asked for each frame.
         weight: About how many bytes of memory they take.
     """
 
-    __slots__ = ("_runs", "weight")
+    __slots__ = ("runs", "weight")
 
     def __init__(self) -> None:
-        self._runs: deque[_Run[K]] = deque()
+        self.runs: deque[_Run[K]] = deque()
         self.weight = 0
 
     def __bool__(self) -> bool:
-        return bool(self._runs)
+        return bool(self.runs)
 
     def add(self, key: K, first: int, column: PayloadColumn) -> None:
         """Take items behind all others.
@@ -186,7 +187,7 @@ class ItemQueue(Generic[K]):
             first: Index of the first item.
             column: The items.
         """
-        size, runs = column.size_bytes, self._runs
+        size, runs = column.size_bytes, self.runs
         self.weight += size + RUN_BYTES
         if runs:
             last = runs[-1]
@@ -201,13 +202,13 @@ class ItemQueue(Generic[K]):
         """Take back what was sent in vain, before all others."""
         size = column.size_bytes
         self.weight += size + RUN_BYTES
-        self._runs.appendleft(_Run(key, first, first + len(column), size, [column]))
+        self.runs.appendleft(_Run(key, first, first + len(column), size, [column]))
 
     def take(self, limit_bytes: int) -> Iterator[tuple[K, int, PayloadColumn]]:
         """Take out items, until they have so many bytes: (stream, index of the first, items)."""
         size = 0
-        while self._runs and size < limit_bytes:
-            run = self._runs.popleft()
+        while self.runs and size < limit_bytes:
+            run = self.runs.popleft()
             size += run.bytes
             self.weight -= run.bytes + RUN_BYTES * len(run.columns)
             yield run.key, run.first, join(run.columns)

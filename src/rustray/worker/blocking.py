@@ -82,6 +82,8 @@ def resume_woken(state: WorkerState) -> dict[str, int]:
 def may_start(state: WorkerState, lane: Lane) -> bool:
     """Whether the tasks of a lane may start, so many as are waiting already."""
     if lane.kind is ExecutorKind.PROCESS:
+        if not state.blocked_processes:
+            return True
         waiting, places = state.blocked_processes, state.limits.max_executors
     else:
         executor: Executor | None = state.shared.get((lane.kind, lane.key.runtime_env))

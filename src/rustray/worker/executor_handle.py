@@ -335,7 +335,7 @@ class ExecutorHandle:
             return False
         if outcomes:
             self._listener.executor_reported(self.executor_id, outcomes)
-        while self._orders.has_packets:
+        while self._orders.packets:
             self._on_control()
         return True
 

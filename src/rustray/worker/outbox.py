@@ -68,19 +68,20 @@ class Outbox:
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits to be sent (unacked frames may be under way)."""
-        has_results = self.items or not self.waiting.is_empty
+        has_results = self.items.runs or not self.waiting.is_empty
         return not (has_results or self.returned or self.started or self.must_greet)
 
     @property
     def is_ready(self) -> bool:
         """Whether there is something that may be sent now."""
-        has_outcomes = self.waiting.front and not self._is_window_full
+        if self.waiting.front and not (self.unacked and self._is_window_full):
+            return True
         others = self.returned or self.started or self.must_greet or self.news or self.waits
-        return bool(has_outcomes or others or self.items)
+        return bool(others or self.items.runs)
 
     @property
     def _is_window_full(self) -> bool:
-        return bool(self.unacked) and self.unacked_weight >= self.waiting.memory_limit // 4
+        return self.unacked_weight >= self.waiting.memory_limit // 4
 
     @property
     def memory_weight(self) -> int:
@@ -154,37 +155,41 @@ class Outbox:
         """
         self.sent += 1
         self.must_greet = False
+        frame = WorkerFrame(self.sent, ack, held)
+        items_weight = self._take_items(frame) if self.items.runs else 0
+        weight = 0
+        if not (self.items.runs or (self.unacked and self._is_window_full)):
+            frame.outcomes, weight = self.waiting.take()
+        frame.returned, self.returned = self.returned, []
+        frame.started, self.started = self.started, []
+        if len(frame.returned) > MAX_FRAME_PARTS:
+            self.returned = frame.returned[MAX_FRAME_PARTS:]
+            del frame.returned[MAX_FRAME_PARTS:]
+        if self.waits or self.news:
+            self._take_words(frame)
+        if frame.outcomes or frame.returned or frame.items:
+            self.unacked_weight += weight
+            self.unacked_items += items_weight
+            self.unacked.append(
+                _Sent(self.sent, frame.outcomes, frame.returned, weight, frame.items, items_weight)
+            )
+        return frame
+
+    def _take_items(self, frame: WorkerFrame) -> int:
+        """Put items of streams into a frame; returns their weight."""
         before = self.items.weight
-        items = [
+        frame.items = [
             LeaseItems(*key, first, column)
             for key, first, column in self.items.take(MAX_FRAME_BYTES)
         ]
-        items_weight = before - self.items.weight
-        must_wait = self._is_window_full or self.items
-        outcomes, weight = ([], 0) if must_wait else self.waiting.take()
-        returned, self.returned = self.returned, []
-        started, self.started = self.started, []
+        return before - self.items.weight
+
+    def _take_words(self, frame: WorkerFrame) -> None:
+        """Put into a frame what tasks say of themselves, and which wait or go on."""
         waits, self.waits = self.waits, {}
-        if len(returned) > MAX_FRAME_PARTS:
-            self.returned = returned[MAX_FRAME_PARTS:]
-            del returned[MAX_FRAME_PARTS:]
-        news = [self.news.pop(key) for key in list(islice(self.news, MAX_FRAME_NEWS))]
-        if outcomes or returned or items:
-            self.unacked_weight += weight
-            self.unacked_items += items_weight
-            self.unacked.append(_Sent(self.sent, outcomes, returned, weight, items, items_weight))
-        return WorkerFrame(
-            number=self.sent,
-            ack=ack,
-            held=held,
-            outcomes=outcomes,
-            returned=returned,
-            started=started,
-            blocked=[LeaseRange(*key, 1) for key, is_blocked in waits.items() if is_blocked],
-            resumed=[LeaseRange(*key, 1) for key, is_blocked in waits.items() if not is_blocked],
-            news=news,
-            items=items,
-        )
+        for key, is_blocked in waits.items():
+            (frame.blocked if is_blocked else frame.resumed).append(LeaseRange(*key, 1))
+        frame.news = [self.news.pop(key) for key in list(islice(self.news, MAX_FRAME_NEWS))]
 
     def note_sent(self, frame: WorkerFrame) -> None:
         """Wait for the ack of this last frame although it may carry nothing that needs one."""

@@ -68,6 +68,8 @@ class OutputDesk:
 
     def next_frame(self, other: FrameSource) -> WorkerFrame | None:
         """Return a frame of output, or one of the core's: in turn, if both have some."""
+        if not self._has_some:
+            return other.take_frame(_now()) if other.has_frame else None
         self._is_first = not self._is_first
         frame = self.take_frame() if self._is_first else None
         if frame is None and other.has_frame:

@@ -95,7 +95,11 @@ class ResultSender:
 
 
 class ControlReader:
-    """The agent's end of a control channel: packets, and the memory that comes with some."""
+    """The agent's end of a control channel: packets, and the memory that comes with some.
+
+    Attributes:
+        packets: Those that were read on the way to some memory.
+    """
 
     def __init__(self, sock: socket.socket, on_calls: Callable[[int], None] = os.close) -> None:
         """Read from a socket.
@@ -106,13 +110,13 @@ class ControlReader:
         """
         self._sock = sock
         self._on_calls = on_calls
-        self._packets: deque[bytes] = deque()
+        self.packets: deque[bytes] = deque()
         self._objects: dict[int, int | None] = {}
         self._relay: int | None = None
 
     def read(self) -> bytes | None:
         """Return the next packet; None: there is none now; b"": there will be none any more."""
-        while not self._packets:
+        while not self.packets:
             try:
                 packet = self._receive()
             except BlockingIOError:
@@ -121,7 +125,7 @@ class ControlReader:
                 return b""
             if packet is not None:
                 return packet
-        return self._packets.popleft()
+        return self.packets.popleft()
 
     def take(self, number: int, size: int) -> memoryview:
         """Map the memory that a message names.
@@ -135,7 +139,7 @@ class ControlReader:
             while number not in self._objects:
                 packet = self._receive()
                 if packet is not None:
-                    self._packets.append(packet)
+                    self.packets.append(packet)
                     if not packet:
                         break
         if number not in self._objects:
@@ -162,11 +166,6 @@ class ControlReader:
             if descriptor is not None:
                 os.close(descriptor)
         self._objects.clear()
-
-    @property
-    def has_packets(self) -> bool:
-        """Whether packets were read on the way to some memory."""
-        return bool(self._packets)
 
     def _receive(self) -> bytes | None:
         """Read one packet; None if it was one that brought something, which has been taken."""
@@ -240,7 +239,7 @@ def pack_any_run(
         chunk: What to run.
         send_memory: Sends a packet with descriptors on the control channel, and closes these.
     """
-    memory = segment_of(chunk.payloads)
+    memory = None if len(chunk.payloads.blob) < SHARED_BYTES else segment_of(chunk.payloads)
     if memory is None:
         return wire.pack_run(number, chunk)
     send_memory(wire.CONTROL.pack(wire.OBJECT, number, 0, 0), [memory])

@@ -203,7 +203,7 @@ def test_orders_are_not_lost_on_the_way_to_some_memory(
     assert sender.send(b"small") is None
     assert bytes(reader.take(*second)) == b"b" * MIN_BUFFER_BYTES
     assert bytes(reader.take(*first)) == b"a" * MIN_BUFFER_BYTES
-    assert reader.has_packets
+    assert reader.packets
     assert [wire.CONTROL.unpack(reader.read() or b"")[1] for _ in range(2)] == [1, 4]
     assert reader.read() is None
     with pytest.raises(ObjectMissing):
