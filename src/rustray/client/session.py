@@ -59,7 +59,11 @@ class ClientSession(Intake):
         if self._follow:
             frame.follow, self._follow = _split_off(self._follow, MAX_FRAME_RANGES)
         tasks_left, bytes_left = self._allowance(), MAX_FRAME_BYTES
-        while tasks_left > 0 and bytes_left > 0 and (self._outbox or self._seal_open()):
+        while (
+            tasks_left > 0
+            and bytes_left > 0
+            and (self._outbox or (self._open and self._seal_open()))
+        ):
             batch = self._outbox[0]
             gap = batch.unsent()
             if gap is None:
@@ -145,7 +149,7 @@ class ClientSession(Intake):
 
     def apply(self, frame: HeadFrame) -> None:
         """Take what the head says; what concerns no unfinished task of ours is ignored."""
-        if self._throttle.take(frame):
+        if (self._throttle.is_on or frame.rejected) and self._throttle.take(frame):
             self._rouse()
         if self._ledger.apply(frame):
             self._throttle.must_requeue = True

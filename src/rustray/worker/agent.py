@@ -317,14 +317,15 @@ class WorkerAgent:
     def next_frame(self, session: HeadSession) -> WorkerFrame | None:
         """Return the next frame for this session's stream."""
         is_open = session is self._session and self._is_running
-        frame = self._output.next_frame(self.manager) if is_open else None
+        frame = self._output.next_frame(self._driver.manager) if is_open else None
         if frame is not None and frame.drained:
             self._driver.set_timer()
         return frame
 
     def frame_received(self, session: HeadSession, frame: AssignFrame) -> None:
         """Take a frame of this session's stream."""
-        self._output.asked(frame.output)
+        if frame.output:
+            self._output.asked(frame.output)
         self._driver.apply(events.FrameReceived(session.number, frame))
 
     # ── What the core asks (see `driver.Owner`) ───────────────────────────────────────────

@@ -107,11 +107,10 @@ class WorkerManager:
             watch.end_drain(state, now)
         if state.must_heal:
             heal(state, now)
-        dispatch(state, now)
+        if state.backlog.lanes or state.waking:
+            dispatch(state, now)
         if state.idle:
-            watch.rescue(state)
-            watch.plan_letting_go(state)
-            watch.look(state, now)
+            watch.plan_for_idle(state, now)
         if state.is_draining:
             self._leave_when_done(now)
         outbox = state.outbox
@@ -354,8 +353,9 @@ class WorkerManager:
     def next_deadline(self) -> float | None:
         """Return when `TimePassed` is due, or None if only events can change anything."""
         state = self._state
-        due = min(state.watch_at, state.drain_at, exclusive.next_deadline(state))
-        due = min(due, state.outbox.waiting.spool.next_deadline)
+        due = min(state.watch_at, state.drain_at, state.outbox.waiting.spool.next_deadline)
+        if state.exclusive:
+            due = min(due, exclusive.next_deadline(state))
         if state.is_draining and not state.has_left:
             due = min(due, state.leave_at, state.goodbye_at)
         if state.heal_at > self._now:

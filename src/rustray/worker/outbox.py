@@ -86,8 +86,8 @@ class Outbox:
     @property
     def memory_weight(self) -> int:
         """Bytes of all outcomes and items that are in memory."""
-        items = self.items.weight + self.unacked_items
-        return self.waiting.weight + self.unacked_weight + items
+        unacked = self.unacked_weight + self.unacked_items
+        return self.waiting.weight + self.items.weight + unacked
 
     @property
     def is_full(self) -> bool:

@@ -61,7 +61,7 @@ class OutputDesk:
 
     def asked(self, questions: Sequence[OutputQuestion]) -> None:
         """Take questions of the head."""
-        if questions and not self._is_closed:
+        if not self._is_closed:
             for question in questions:
                 self.book.ask(question, _now())
             self._arrange()

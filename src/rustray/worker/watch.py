@@ -152,20 +152,23 @@ def _abandon(state: WorkerState, executor: Executor, key: tuple[int, int]) -> No
     settle_stop(state, lease, key[1], executor.stopping.pop(key))
 
 
-def rescue(state: WorkerState) -> None:
-    """Plan to take tasks from executors that hold several, now that another has nothing."""
-    if state.backlog.lanes or not state.idle:
-        return
+def plan_for_idle(state: WorkerState, now: float) -> None:
+    """Arrange what is due where executors have nothing: some would take what others hold.
+
+    And those beyond the slots end after an idle minute.
+    """
+    has_backlog = bool(state.backlog.lanes)
     for executor in state.executors.values():
-        if executor.count > 1 and not executor.is_shared and not executor.is_reclaiming:
+        if executor.count == 0:
+            is_extra = executor.is_extra and executor.executor_id in state.idle
+            if is_extra and executor.check_at == NEVER:
+                state.arm(executor, executor.idle_since + KEEP_IDLE_EXTRA_S)
+        elif executor.count > 1 and not (
+            has_backlog or executor.is_shared or executor.is_reclaiming
+        ):
             state.arm(executor, executor.since + LOOK_AFTER_S)
-
-
-def plan_letting_go(state: WorkerState) -> None:
-    """Arrange that executors beyond the slots end after an idle minute."""
-    for executor in state.idle.values():
-        if executor.is_extra and executor.check_at == NEVER:
-            state.arm(executor, executor.idle_since + KEEP_IDLE_EXTRA_S)
+    if now >= state.watch_at:
+        look(state, now)
 
 
 def end_drain(state: WorkerState, now: float) -> None:
