@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         given.dir,
         replay=_replay(given),
         head_kills=given.kill_heads,
-        acts="batch,once,remote,keyed,visit" if given.kill_heads else "",
+        acts="batch,once,remote,keyed,visit,graph,nest" if given.kill_heads else "",
     )
     if given.soak:
         return _soak(soak.plan_of(plan), given)

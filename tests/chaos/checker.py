@@ -6,6 +6,8 @@ I1 what was acked exists, and ends           I5 nothing starts after a committed
 I2 one outcome, the same for everyone        I6 one key, one id
 I3 attempts grow, and none is run for nothing I7 two attempts overlap only across a lease's end
 I4 the recorded result is the attempt's own  I8 events are gap-free, and a task's end is its last
+
+I9 to I11, of graphs and nested tasks, are in `chaos.checks_graph`.
 """
 
 from __future__ import annotations
@@ -16,37 +18,25 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from chaos import checks_graph
 from chaos.history import HEAD, Record
+from chaos.runs import (
+    FOR_EVER,
+    LARGE_BYTES,
+    SUCCEEDED,
+    TERMINAL,
+    Rules,
+    Run,
+    Task,
+    Troubles,
+    shown,
+)
+from rustray.common.ids import child_prefix, split_task_id
 
-TERMINAL: Final = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "TIMED_OUT", "POISONED"})
-FOR_EVER: Final = float("inf")
 BEFORE_ACK: Final = "head died before the ack"
 """Reason of a re-run that is no broken promise: the head had not accepted the task."""
 SLOW: Final = "slow"
 """In the names of subscribers that may be behind at the end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What the cluster of the history was set to.
-
-    Attributes:
-        lease_ttl_s: Lease of a worker.
-        heartbeat_s: Time between two heartbeats: a lease may be that old when trouble begins.
-        slack_s: How late a record may be, for a process that was busy.
-        exclusive_s: No exclusive task takes longer, unless its executor is frozen.
-        cancel_s: How long a cancel may need to reach its worker, where nothing is in the way.
-        only_pauses: The head was never away for long: no call may give up.
-        heads_before: Heads that had died before this history begins; their events may be kept.
-    """
-
-    lease_ttl_s: float
-    heartbeat_s: float
-    slack_s: float = 1.0
-    exclusive_s: float = 1.5
-    cancel_s: float = 5.0
-    only_pauses: bool = False
-    heads_before: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,80 +53,11 @@ class Violation:
 
 
 @dataclass(slots=True)
-class Run:
-    """One attempt, as its own records tell it; ``end`` is infinite where none was written."""
-
-    start: float
-    attempt: int
-    lease: int
-    pid: int
-    worker: str
-    end: float = FOR_EVER
-    hash: str = ""
-    is_crash: bool = False
-    has_raised: bool = False
-
-
-@dataclass(slots=True)
-class Task:
-    """All that is known of one task."""
-
-    retries: int = 3
-    is_exclusive: bool = False
-    is_refused: bool = False
-    is_again: bool = False
-    submitted: float | None = None
-    acked: float | None = None
-    runs: dict[tuple[int, int], Run] = field(default_factory=dict)
-    seen: list[tuple[float, str, str, int, str]] = field(default_factory=list)
-    final: tuple[str, str, int] | None = None
-    cancels: list[tuple[float, str]] = field(default_factory=list)
-    listed: str = ""
-    values: set[str] = field(default_factory=set)
-    ends: dict[int, str] = field(default_factory=dict)
-
-    def in_order(self) -> list[Run]:
-        """Return the attempts in the order in which the head granted them."""
-        return sorted(self.runs.values(), key=lambda run: run.lease)
-
-
-@dataclass(slots=True)
 class Verdict:
     """What the checker found."""
 
     violations: list[Violation] = field(default_factory=list)
     figures: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass(slots=True)
-class Troubles:
-    """What the nemesis did, by whom it hit."""
-
-    deaths: dict[str, list[tuple[float, bool]]] = field(default_factory=lambda: defaultdict(list))
-    executors: dict[tuple[str, int], float] = field(default_factory=dict)
-    windows: dict[str, list[tuple[float, float, float]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
-    frozen: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
-    mild: dict[str, list[tuple[float, float, float]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
-
-    def is_any(self, low: float, high: float) -> bool:
-        """Whether anything at all went on between two times."""
-        return any(low <= at <= high for deaths in self.deaths.values() for at, _ in deaths) or any(
-            begin <= high and end + tail >= low
-            for windows in self.windows.values()
-            for begin, end, tail in windows
-        )
-
-    def is_killed(self, label: str) -> bool:
-        """Whether a process was killed, and not told to end."""
-        return any(not is_clean for _, is_clean in self.deaths.get(label, ()))
-
-    def head_died_between(self, low: float, high: float) -> bool:
-        """Whether the head was lost between two times."""
-        return any(low <= at <= high for at, _ in self.deaths[HEAD])
 
 
 def check(records: Iterable[Record], rules: Rules) -> Verdict:
@@ -167,18 +88,25 @@ class _Check:
         )
         self._last_result = 0.0
         self._verdict = Verdict()
+        self._graphs = checks_graph.GraphCheck(
+            rules, self._troubles, self._report, self._verdict.figures
+        )
 
     def of(self, records: Iterable[Record]) -> Verdict:
         for record in records:
             kind = record["k"]
             self._verdict.figures[f"records {kind}"] += 1
-            getattr(self, f"_on_{kind}")(record)
+            if kind in checks_graph.KINDS:
+                self._graphs.take(record)
+            else:
+                getattr(self, f"_on_{kind}")(record)
         for task_id, task in self._tasks.items():
             self._check_end(task_id, task)
             self._check_outcome(task_id, task)
             self._check_attempts(task_id, task)
             self._check_overlaps(task_id, task)
             self._check_late_starts(task_id, task)
+        self._graphs.check(dict(self._tasks))
         self._check_streams()
         self._check_strangers()
         self._check_keys()
@@ -234,15 +162,19 @@ class _Check:
     def _on_value(self, record: Record) -> None:
         self._tasks[record["id"]].values.add(record["hash"])
 
+    def _on_put(self, record: Record) -> None:
+        self._tasks[record["id"]].put = record["hash"]
+
     def _on_cancel(self, record: Record) -> None:
         self._tasks[record["id"]].cancels.append((record["t"], record["state"]))
 
     def _on_start(self, record: Record) -> None:
         task_id = record["id"]
         run = Run(record["t"], record["a"], record["l"], record["pid"], record["w"])
+        run.took = record.get("took", ())
         task, key = self._tasks[task_id], (run.lease, run.attempt)
         if key in task.runs:
-            self._report("I3", task_id, f"lease {run.lease} was run twice, {_shown(run)}")
+            self._report("I3", task_id, f"lease {run.lease} was run twice, {shown(run)}")
         task.runs[key] = run
 
     def _on_finish(self, record: Record) -> None:
@@ -251,6 +183,8 @@ class _Check:
             self._report("I3", record["id"], f"attempt {record['a']} ended and never began")
             return
         run.end, run.hash = record["t"], record["hash"]
+        run.size, run.parts = record.get("size", 0), record.get("parts", ())
+        run.is_stopped = record.get("stopped", False)
 
     def _on_raised(self, record: Record) -> None:
         run = self._tasks[record["id"]].runs.get((record["l"], record["a"]))
@@ -325,7 +259,7 @@ class _Check:
         ends = self._tasks[task_id].ends
         if state in TERMINAL:
             ends[revision] = state
-        elif any(end < revision for end in ends):
+        elif any(end < revision for end in ends) and not self._is_made_again(task_id, FOR_EVER):
             self._report("I8", task_id, f"event {revision} ({state}) comes after the task's end")
 
     # ---- the invariants ---------------------------------------------------------------
@@ -351,9 +285,12 @@ class _Check:
     def _check_outcome(self, task_id: str, task: Task) -> None:
         """I2 and I4: one outcome, and that of the attempt that it names."""
         told = {(state, value, attempts) for _, state, value, attempts, _ in task.seen}
+        is_again = self._is_made_again(task_id, FOR_EVER)
+        if is_again:  # the same value once more
+            told = {(state, value, 0) for state, value, _ in told}
         if len(told) > 1:
             self._report("I2", task_id, f"has more than one outcome: {sorted(told)}")
-        if len(task.ends) > 1:
+        if len(task.ends) > 1 and not (is_again and set(task.ends.values()) == {SUCCEEDED}):
             self._report("I2", task_id, f"has ended more than once: {task.ends}")
         states = {state for state, _, _ in told} | set(task.ends.values())
         if task.listed:
@@ -361,17 +298,23 @@ class _Check:
         if len(states) > 1:
             self._report("I2", task_id, f"events and answers differ: {sorted(states)}")
         for state, value, _ in told:
-            if state == "SUCCEEDED":
+            if state == SUCCEEDED:
                 if task.values - {value}:
                     self._report("I2", task_id, f"the result is {value} and {task.values}")
                 self._check_result(task_id, task, value)
-        if task.listed == "SUCCEEDED" and not task.runs:
+        if task.listed == SUCCEEDED and not task.runs and task.put is None:
             self._report("I3", task_id, "has succeeded without a run")
 
     def _check_result(self, task_id: str, task: Task, value: str) -> None:
+        if task.put is not None:
+            if value != task.put or task.runs:
+                self._report("I4", task_id, f"was put as {task.put}, and is {value}")
+            return
         if not task.runs:
             self._report("I3", task_id, "has succeeded without a run")
             return
+        if any(run.parts for run in task.runs.values()):
+            return  # each of its values is looked at by itself
         if value not in {run.hash for run in task.runs.values()}:
             self._report("I4", task_id, f"its result {value} is of none of its attempts")
 
@@ -384,14 +327,14 @@ class _Check:
             # (A head that never heard of the task numbers its attempts from 1; the fence grows.)
             is_growing = after.attempt > before.attempt
             if not is_growing and not self._was_unheard_of(task, before, after):
-                self._report("I3", task_id, f"{_shown(before)} came before {_shown(after)}")
+                self._report("I3", task_id, f"{shown(before)} came before {shown(after)}")
             self._verdict.figures[f"re-runs: {reason or 'without a reason'}"] += 1
             if not reason:
-                self._report("I3", task_id, f"{_shown(after)} though {_shown(before)} was not lost")
+                self._report("I3", task_id, f"{shown(after)} though {shown(before)} was not lost")
         restarts = len(self._troubles.deaths[HEAD])
         if len(runs) > 1 and task.retries == 0:
-            shown = ", ".join(_shown(run) for run in runs)
-            self._report("I3", task_id, f"max_retries=0, and it began {len(runs)} times: {shown}")
+            names = ", ".join(shown(run) for run in runs)
+            self._report("I3", task_id, f"max_retries=0, and it began {len(runs)} times: {names}")
         elif task.retries > 0 and len(runs) > 1 + task.retries + restarts:
             self._report("I3", task_id, f"began {len(runs)} times with {task.retries} retries")
 
@@ -404,6 +347,8 @@ class _Check:
         died = self._troubles.executors.get((before.worker, before.pid))
         if before.is_crash or (died is not None and low <= died <= high):
             return "executor died"
+        if self._is_lost(before, after.start):
+            return "its result was lost with its worker"
         for at, is_clean in self._troubles.deaths[before.worker]:
             if not low <= at <= high:
                 continue
@@ -417,6 +362,21 @@ class _Check:
         if task.retries and self._was_unheard_of(task, before, after):
             return BEFORE_ACK
         return ""
+
+    def _is_lost(self, run: Run, until: float) -> bool:
+        """Whether a large result that an attempt has made was with a worker that has died.
+
+        Small ones are with the head, and are not lost. Nor is one whose worker left in order, or is
+        away: whether it is made again then is for the reasons of everything that runs again.
+        """
+        return run.size >= LARGE_BYTES and any(
+            run.end <= at <= until and not is_clean
+            for at, is_clean in self._troubles.deaths[run.worker]
+        )
+
+    def _is_made_again(self, task_id: str, until: float) -> bool:
+        """Whether a task may run again though its end was told."""
+        return any(self._is_lost(run, until) for run in self._tasks[task_id].runs.values())
 
     def _was_unheard_of(self, task: Task, before: Run, after: Run) -> bool:
         """Whether a head died between two attempts and before anybody acked the task."""
@@ -488,7 +448,7 @@ class _Check:
                     for begin, stop in self._troubles.frozen[before.worker]
                 )
             if not is_covered:
-                self._report("I7", task_id, f"{_shown(before)} overlaps {_shown(after)}")
+                self._report("I7", task_id, f"{shown(before)} overlaps {shown(after)}")
 
     def _must_have_ended(self, run: Run, end: float) -> bool:
         """Whether an exclusive attempt would have written its end, had nobody stopped it before."""
@@ -508,6 +468,9 @@ class _Check:
         stopped = min(ends, default=None)
         for run in task.runs.values():
             if stopped and run.start > stopped[0]:
+                if stopped[1] == SUCCEEDED and self._is_made_again(task_id, run.start):
+                    self._verdict.figures["runs for a value that was lost"] += 1
+                    continue
                 self._late(task_id, run, f"{stopped[1]} was told {run.start - stopped[0]:.2f} s")
             for at, state in task.cancels:
                 late_s = run.start - at
@@ -522,7 +485,7 @@ class _Check:
         if self._was_away(run.worker, run.start - self._rules.slack_s, run.start):
             self._verdict.figures["starts on a worker that had lost its lease"] += 1
         else:
-            self._report("I5", task_id, f"{_shown(run)} started, and {what} before")
+            self._report("I5", task_id, f"{shown(run)} started, and {what} before")
 
     def _check_streams(self) -> None:
         """I8: who has followed a task from its acceptance, without a reset, is told its end."""
@@ -543,7 +506,12 @@ class _Check:
             and task.submitted is None
             and task.acked is None
             and task_id[:20] not in self._prefixes
+            and task_id not in self._graphs.parents
         ]
+        families = {_children_of(task_id) for task_id in self._graphs.parents} | {
+            _children_of(task_id) for task_id, task in self._tasks.items() if task.runs
+        }
+        strangers = [task_id for task_id in strangers if task_id[:20] not in families]
         untold = sum(not ids for ids in self._keys.values())
         for task_id in strangers[untold:]:
             self._report("I1", task_id, "ran, and nobody handed it in")
@@ -576,8 +544,9 @@ class _Check:
                 figures[f"ended {task.final[0]}"] += 1
 
 
-def _shown(run: Run) -> str:
-    return f"attempt {run.attempt} (lease {run.lease}, {run.worker}/{run.pid}, at {run.start:.3f})"
+def _children_of(task_id: str) -> str:
+    """Return how the ids of those begin that a task hands in."""
+    return child_prefix(*split_task_id(task_id)).hex()
 
 
 def reasons(violations: Sequence[Violation]) -> dict[str, int]:

@@ -12,13 +12,14 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any, Final, NoReturn
 
 import rustray
-from chaos import functions
+from chaos import functions, graph_functions, graphs
 from chaos.history import FOLDER_ENV, REFUSED_EXIT, Reader, Writer, digest, own_writer
 from rustray.client import context
 from rustray.task.spec import MAX_RETRIES_LIMIT
@@ -32,6 +33,10 @@ BATCH_ENV: Final = "CHAOS_BATCH"
 WATCH_ENV: Final = "CHAOS_WATCH"
 PACE_ENV: Final = "CHAOS_PACE"
 _PAUSE_S: Final = 0.25
+_LARGE_EVERY_S: Final = 12.0
+"""Large values are kept to the end of a run, and the head's disk may be a small one."""
+_CASCADE_S: Final = 12.0
+"""So long the children of tasks take that are cancelled."""
 _OTHERS: Final = 20
 _REFUSALS: Final = (
     rustray.ResourceExhausted,
@@ -78,6 +83,7 @@ class Client:
         self._waiting: set[asyncio.Task[None]] = set()
         self._others = Reader(Path(os.environ[FOLDER_ENV]))
         self._foreign: list[str] = []
+        self._large_at = 0.0
 
     # ---- life -------------------------------------------------------------------------
 
@@ -194,7 +200,9 @@ class Client:
     async def remote(self) -> None:
         """Hand in calls of a function that travels as code, through the session."""
         count = self._take(self._random.randint(1, 30))
-        refs = [travelling.remote(i, self._random.choice([0.0, 0.02])) for i in range(count)]
+        self._watch([travelling.remote(i, self._random.choice([0.0, 0.02])) for i in range(count)])
+
+    def _watch(self, refs: list[rustray.TaskRef[Any]]) -> None:
         ids = [ref.task_id for ref in refs]
         self._history.write("submit", ids=ids, retries=3, key="", again=False)
         self.open.update(ids)
@@ -214,6 +222,60 @@ class Client:
         self.open.add(task_id)
         self._unacked.add(task_id)
         self._spawn(self._read_stream(refs, limit))
+
+    async def graph(self) -> None:
+        """Hand in tasks that take what others return."""
+        if self._take(1):
+            await self._hand_in_graph(graphs.small(self._random, self._pace))
+
+    async def large(self) -> None:
+        """Hand in tasks that take, and return, large values; not often."""
+        now = time.monotonic()
+        if now >= self._large_at and self._take(1):
+            self._large_at = now + _LARGE_EVERY_S / max(self._pace, 0.02)
+            await self._hand_in_graph(graphs.of_large_values(self._random, self._pace))
+
+    async def _hand_in_graph(self, graph: graphs.Graph) -> None:
+        graph.write(self._history)
+        self._take(len(graph.values) - 1)
+        self.open.update(graph.values)
+        self._unacked.update(graph.values)
+        for values in graph.values.values():
+            self._spawn(self._await_values(values))
+        if graph.victim:
+            self._spawn(self._cancel_later(graph.victim, self._random.uniform(0.0, 1.0)))
+
+    async def nest(self) -> None:
+        """Hand in tasks that hand in tasks; some die once in the middle of it."""
+        random = self._random
+        depth, width = random.randint(1, 3), random.randint(1, 3)
+        how = random.choice(["", "", "kill", "segfault", "exit"])
+        seconds = round(self._pace * random.choice([0.0, 0.05, 0.4]), 4)
+        if self._take(1):
+            self._watch([graph_functions.branch.remote(depth, width, seconds, how)])
+
+    async def cascade(self) -> None:
+        """Hand in tasks that hand in tasks which take long, and cancel them."""
+        if self._take(1):
+            depth = self._random.randint(1, 2)
+            ref = graph_functions.branch.remote(depth, 2, _CASCADE_S, "", waits=True)
+            self._watch([ref])
+            self._spawn(self._cancel_later(ref.task_id, self._random.uniform(0.3, 3.0)))
+
+    async def _cancel_later(self, task_id: str, seconds: float) -> None:
+        """Cancel a task that was handed in through the session, until the head has said so."""
+        await asyncio.sleep(seconds)
+        while task_id in self.open:
+            try:
+                state = await self.head.cancel_task(task_id)
+            except rustray.HeadUnavailable:
+                self._history.write("away", call="cancel_task")
+            except rustray.TaskNotFound:
+                pass  # it is still to be handed in, perhaps again
+            else:
+                self._history.write("cancel", id=task_id, state=state.name)
+                return
+            await asyncio.sleep(_PAUSE_S)
 
     async def keyed(self) -> None:
         """Hand in a task that other clients hand in too, under the same key."""
@@ -342,6 +404,26 @@ class Client:
                 text = f"the generator {task_id} had {count} items, and {index} came"
                 self._history.write("problem", text=text)
 
+    async def _await_values(self, values: list[graphs.Value]) -> None:
+        """Wait for a task of a graph, and write what its references give."""
+        task_id = values[0].ref.task_id
+        for one in values:
+            try:
+                found = digest(await rustray.aget(one.ref))
+            except rustray.AuthenticationError as error:
+                _refuse(error)
+            except rustray.RustRayError as error:
+                name, origin = type(error).__name__, graphs.origin_of(error)
+                self._history.write("cause", id=task_id, error=name, origin=origin)
+                continue
+            if one.index == graphs.WHOLE:
+                self._history.write("value", id=task_id, hash=found)
+            else:
+                self._history.write("part", id=task_id, index=one.index, hash=found)
+        self._history.write("ack", ids=[task_id], key="")
+        self._unacked.discard(task_id)
+        await self._await_end(task_id)
+
     async def _await_refs(self, refs: list[rustray.TaskRef[Any]]) -> None:
         for ref in refs:
             value = ""
@@ -363,6 +445,10 @@ _ACTS: Final = (
     (Client.alone, 2),
     (Client.remote, 8),
     (Client.stream, 3),
+    (Client.graph, 5),
+    (Client.large, 2),
+    (Client.nest, 3),
+    (Client.cascade, 1),
     (Client.keyed, 3),
     (Client.trouble, 2),
     (Client.refusable, 1),

@@ -19,7 +19,7 @@ def handed_in(records: Iterable[Record]) -> set[str]:
     acked: set[str] = set()
     refused: set[str] = set()
     for record in records:
-        if record["k"] in ("submit", "ack"):
+        if record["k"] in ("submit", "ack", "children"):
             ids.update(record["ids"])
         if record["k"] == "ack":
             acked.update(record["ids"])

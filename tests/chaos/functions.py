@@ -6,7 +6,7 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import rustray
@@ -25,14 +25,15 @@ def writer() -> Writer:
 class Attempt:
     """The attempt that the calling code belongs to."""
 
-    def __init__(self) -> None:
-        """Write that it has started."""
+    def __init__(self, took: Sequence[object] | None = None) -> None:
+        """Write that it has started; ``took``: the values of the references that it takes."""
         task = rustray.context()
         self.number = task.attempt
         self.task_id = task.task_id
         self._named: dict[str, Any] = {"id": task.task_id, "a": task.attempt, "l": task.fence}
         self._place: dict[str, Any] = {"pid": os.getpid(), "w": os.environ[LABEL_ENV]}
-        writer().write("start", **self._named, **self._place)
+        given: dict[str, Any] = {} if took is None else {"took": [digest(value) for value in took]}
+        writer().write("start", **self._named, **self._place, **given)
 
     def crash(self) -> None:
         """Write that the executor is about to die by the task's own doing."""
@@ -44,21 +45,28 @@ class Attempt:
 
     def finish(self, padding: int = 0) -> str:
         """Write the end, and return a result that no other attempt has."""
-        text = f"{self._named['id']}:{self.number}:{self._named['l']}:{uuid.uuid4().hex}"
-        value = text + "." * padding
-        writer().write("finish", **self._named, hash=digest(value))
+        value = self.text() + "." * padding
+        self.finish_with(value)
         return value
 
-    def finish_with(self, value: object) -> None:
-        """Write the end with this result."""
-        writer().write("finish", **self._named, hash=digest(value))
+    def text(self) -> str:
+        """Return a text that no other attempt has, and no second call."""
+        return f"{self._named['id']}:{self.number}:{self._named['l']}:{uuid.uuid4().hex}"
+
+    def finish_with(self, value: object, **more: Any) -> None:
+        """Write the end with this result; ``more``: fields of the record."""
+        writer().write("finish", **self._named, hash=digest(value), **more)
+
+    def note(self, kind: str, **fields: Any) -> None:
+        """Write something else of this attempt."""
+        writer().write(kind, **self._named, **fields)
 
 
 @rustray.function
 def step(number: int, seconds: float, padding: int = 0) -> str:
     """Take some time."""
     attempt = Attempt()
-    _work(seconds)
+    work(seconds)
     return attempt.finish(padding + number % 2)
 
 
@@ -68,7 +76,7 @@ def stumble(number: int, how: str, times: int) -> str:
     attempt = Attempt()
     if attempt.number <= times:
         attempt.crash()
-        _die(how)
+        die(how)
     return attempt.finish(number % 2)
 
 
@@ -86,7 +94,7 @@ def stream(count: int, seconds: float) -> Iterator[str]:
     """Yield items that are the same in every attempt; the task's own value is their number."""
     attempt = Attempt()
     for index in range(count):
-        _work(seconds)
+        work(seconds)
         yield item(attempt.task_id, index)
     attempt.finish_with(count)
 
@@ -116,12 +124,14 @@ def stubborn(seconds: float) -> str:
     return attempt.finish()
 
 
-def _work(seconds: float) -> None:
+def work(seconds: float) -> None:
+    """Take some time."""
     if seconds:
         time.sleep(seconds)  # the task's work
 
 
-def _die(how: str) -> None:
+def die(how: str) -> None:
+    """End this executor: "segfault", "abort", "kill", or "exit"."""
     if how == "segfault":
         signal.signal(signal.SIGSEGV, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGSEGV)

@@ -19,8 +19,16 @@ cancel     client      id, state: the head's answer
 away       client      call: one that gave up, for no head answered
 events     subscriber  stream, ev: [[revision, id, state, attempt], ...]
 reset      subscriber  stream, reason: the next revision need not follow the last one
-start      task        id, a (attempt), l (lease), pid, w (worker process)
-finish     task        id, a, l, hash
+edges      client      takes: {id: [[id of a producer, index or -1], ...]}, in order of arguments
+put        client      id, hash, size: a value that was put
+part       client      id, index, hash: what the reference to one of several values gave
+cause      client      id, error: class of what it ended with, origin: id that it names, or ""
+children   task        id, a, l, ids: it has handed in, in the order of its calls
+saw        task        id, a, l, of: [[id of a child, hash], ...]: what it got from its children
+start      task        id, a (attempt), l (lease), pid, w (worker process); took: hashes of the
+                       values that it was given, where it takes what other tasks return
+finish     task        id, a, l, hash; size: bytes, of one whose content follows from its id;
+                       parts: hashes of several values; stopped: it noticed that it is cancelled
 raised     task        id, a, l: it is about to raise
 crash      task        id, a, l, pid, w: it is about to kill its own executor
 down       nemesis     w: a process has died; clean: it was told to stop, and had time
@@ -86,8 +94,12 @@ def own_writer() -> Writer:
 
 
 def digest(value: object) -> str:
-    """Return what a result is known by in a history."""
-    return hashlib.sha256(repr(value).encode()).hexdigest()[:24]
+    """Return what a result is known by in a history: of bytes and arrays, their content."""
+    try:
+        content: Any = memoryview(value)  # type: ignore[arg-type]
+    except TypeError:
+        content = repr(value).encode()
+    return hashlib.sha256(content).hexdigest()[:24]
 
 
 class Reader:

@@ -21,6 +21,7 @@ _INSIDE_ENV: Final = "CHAOS_INSIDE"
 _HOST: Final = "10.231.0.1"
 _FAR: Final = "10.231.0.2"
 _SPACE: Final = "far"
+SHARED_MEMORY: Final = Path("/dev/shm")
 STATE_MB: Final = 400
 
 
@@ -70,6 +71,7 @@ class Namespaces:
         if not self.is_real:
             return
         _run("mount", "-t", "tmpfs", "none", "/run")
+        _run("mount", "-t", "tmpfs", "-o", "mode=1777", "none", str(SHARED_MEMORY))
         Path("/run/netns").mkdir()
         _run("ip", "link", "set", "lo", "up")
         _run("ip", "netns", "add", _SPACE)
@@ -79,6 +81,11 @@ class Namespaces:
         _far("ip", "link", "set", "lo", "up")
         _far("ip", "addr", "add", f"{_FAR}/24", "dev", "far0")
         _far("ip", "link", "set", "far0", "up")
+
+    def shared_memory(self) -> set[str]:
+        """Return what has a name in shared memory: of this run, where it has one of its own."""
+        found = {path.name for path in SHARED_MEMORY.iterdir()} if SHARED_MEMORY.is_dir() else set()
+        return found if self.is_real else {name for name in found if "rustray" in name}
 
     def is_far(self, slot: str) -> bool:
         """Whether a member lives behind the link, and needs no proxy."""

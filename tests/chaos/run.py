@@ -18,11 +18,12 @@ from random import Random
 from typing import Any, Final
 
 from chaos import finals
-from chaos.checker import SLOW, TERMINAL, Rules, Verdict, check
+from chaos.checker import SLOW, Verdict, check
 from chaos.faults import MIX, Kind
 from chaos.history import Reader
 from chaos.namespaces import Namespaces
 from chaos.nemesis import Nemesis
+from chaos.runs import TERMINAL, Rules
 from chaos.world import HEARTBEAT_S, LEASE_TTL_S, World
 from helpers.waiting import eventually
 

@@ -111,6 +111,7 @@ class World:
         self.history = Writer(self.history_dir, "runner")
         self.cluster = Cluster(self.directory, {**_SETTINGS, **self.settings})
         self.spaces.mount_state(self.cluster.state_dir)
+        self._shared_memory = self.spaces.shared_memory()
         self.network = Network()
         self.head_shim = self._shim("head")
         self.worker_shim = self._shim("worker")
@@ -374,11 +375,14 @@ class World:
         return found
 
     def expect_nobody(self) -> None:
-        """Check that nothing of the run is left."""
+        """Check that nothing of the run is left: no process, and nothing in shared memory."""
         try:
             eventually(lambda: not self.remaining(), 5)
         except AssertionError:
             self.problem(f"left running: {self.remaining()}")
+        left = self.spaces.shared_memory() - self._shared_memory
+        if left:
+            self.problem(f"left in shared memory: {sorted(left)}")
 
     def scan_logs(self) -> None:
         """Find tracebacks in what the processes have printed."""

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from chaos.checker import Rules, Verdict, check
+from chaos.checker import Verdict, check
 from chaos.history import Record, digest
+from chaos.runs import Rules
 
 _RULES = Rules(lease_ttl_s=4.0, heartbeat_s=0.5)
 _ID = "00" * 16
