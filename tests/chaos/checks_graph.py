@@ -205,12 +205,20 @@ class GraphCheck:
         for before, after in pairwise(attempts):
             self.figures["parents that ran again"] += 1
             for old, new in zip(before, after, strict=False):
-                if tasks.get(old, Task()).state != SUCCEEDED:
-                    break  # from there on the attempt goes its own way
                 if old != new:
-                    self.report("I11", name, f"handed in {new} where it had {old} before")
-                    break
+                    self._check_other(name, old, new, tasks)
+                    break  # from there on the attempt goes its own way
                 self.figures["children found again"] += 1
+
+    def _check_other(self, name: str, old: str, new: str, tasks: Mapping[str, Task]) -> None:
+        """A child takes the place of one that failed, and of no other."""
+        state = tasks.get(old, Task()).state
+        above = [old, name]
+        while above[-1] in self.parents:
+            above.append(self.parents[above[-1]])
+        is_asked = any(tasks.get(one, Task()).cancels for one in above)
+        if state == SUCCEEDED or (state == "CANCELLED" and not is_asked):
+            self.report("I11", name, f"handed in {new} where it had {old} before ({state})")
 
     def _check_seen(self, parent: str, child: str, value: str, tasks: Mapping[str, Task]) -> None:
         self.figures["values of children seen"] += 1

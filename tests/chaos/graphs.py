@@ -156,13 +156,13 @@ def layers(graph: Graph) -> None:
         layer = [graph.combine(layer[at], layer[(at + 1) % width]) for at in range(width)]
 
 
-_SMALL: Final = (chain, fan_in, tree, shared, parted, layers)
+SHAPES: Final = (chain, fan_in, tree, shared, parted, layers)
 
 
 def small(random: Random, pace: float) -> Graph:
     """Hand in a graph of small values."""
     graph = Graph(random, pace)
-    random.choice(_SMALL)(graph)
+    random.choice(SHAPES)(graph)
     return graph
 
 

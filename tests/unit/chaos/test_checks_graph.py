@@ -269,6 +269,10 @@ def test_doubled_children_are_found() -> None:
     ]
     ends = [_final(_TAKER, "FAILED"), _final(_LAST, value="l")]
     assert _found(_PARENT, children, runs[2:], ends) == []
+    ends = [_final(_TAKER, "CANCELLED"), _final(_LAST, value="l")]
+    assert _found(_PARENT, children, runs[2:], ends) == ["I11"]
+    cancel = _at(2.0, "cancel", id=_TAKER, state="CANCELLED")
+    assert _found(_PARENT, children, runs[2:], ends, cancel) == []
 
 
 def test_a_parent_gets_what_its_child_has() -> None:
