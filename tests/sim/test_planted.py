@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import count
 
 import pytest
 
@@ -13,6 +14,7 @@ import rustray
 from rustray.task.state import TaskState
 from rustray.testing import SimCluster, SimTask, seeds
 from rustray.testing.clock import START_S, WALL_OFFSET_S
+from rustray.testing.history import SimNode
 
 SLOW_DISK_S = 4.0
 TRIES = 8
@@ -86,6 +88,38 @@ def test_a_task_that_is_handed_in_again_after_a_crash_runs_once() -> None:
             restart(cluster)
             cluster.settle()
             assert len(task.runs) == 1
+
+
+def test_a_result_is_made_of_what_is_recorded_of_its_inputs() -> None:
+    """G4: what a task has taken is not made anew, as another value, while it uses the old one."""
+    sites = {name: SimNode(1.0, labels={"site": name}) for name in "ab"}
+    for seed in seeds(TRIES):
+        made = count()
+        with SimCluster(seed, workers=sites, commit_s=SLOW_DISK_S, check_every=50) as cluster:
+            make = cluster.remote(
+                lambda made=made: next(made), takes_s=9.0, label_selector={"site": "a"}
+            )
+            take = cluster.remote(work, takes_s=9.0, label_selector={"site": "b"})
+            maker = make.remote()
+            taker = take.remote(maker)
+            cluster.run_until(lambda: taker.is_running)  # noqa: B023 - called at once
+            cluster.crash_worker("a")
+            restart(cluster)
+            cluster.add_worker("a again", sites["a"])
+            assert taker.result() == maker.result()
+            cluster.settle()
+
+
+def test_a_chain_on_one_worker_waits_for_no_commit() -> None:
+    """What a worker has made itself it may take at once: who loses the one loses the other."""
+    with SimCluster(3, workers=1, commit_s=SLOW_DISK_S) as cluster:
+        function = cluster.remote(work, takes_s=0.01)
+        first = last = function.remote()
+        for _ in range(20):
+            last = function.remote(last)
+        cluster.run_until(lambda: bool(last.runs))
+        assert last.runs[0].started_at_s - first.runs[0].started_at_s < SLOW_DISK_S
+        cluster.settle()
 
 
 # -- B2, B4: attempts ----------------------------------

@@ -9,6 +9,7 @@ from rustray.head import joining
 from rustray.scheduler.cancellation import stops_of
 from rustray.scheduler.commands import CancelLease, GrantLease
 from rustray.scheduler.credit import credits_of
+from rustray.scheduler.makers import has_foreign_inputs
 from rustray.scheduler.scheduler import Scheduler
 from rustray.scheduler.stream_commands import CreditStream
 
@@ -63,10 +64,21 @@ class Granter:
         """Whether a lease may go at once.
 
         What may run once at most, or not beside itself, is not begun before it is known to be: a
-        head after this one could not tell.
+        head after this one could not tell. Nor is what takes what another worker has made: if that
+        is lost with this head and that worker, it is made anew, and may be another one.
         """
         task_class = command.task_class
-        return (task_class.max_retries != 0 and not task_class.exclusive) or self._driver.is_safe
+        may_overtake = task_class.max_retries != 0 and not task_class.exclusive
+        if may_overtake and not task_class.has_inputs:
+            return True
+        if self._driver.is_safe:
+            return True
+        return may_overtake and not self._takes_from_others(command.lease)
+
+    def _takes_from_others(self, number: int) -> bool:
+        state = self._driver.scheduler.state
+        lease = state.leases.get(number)
+        return lease is not None and has_foreign_inputs(state, lease)
 
     def _give_read(self, command: GrantLease) -> None:
         if self._may_go(command):
