@@ -101,7 +101,7 @@ def register(state: SchedulerState, batch: Batch, low: int, high: int) -> None:
                 continue
             producer, place = found
             if not TaskState(producer.state[place]).is_terminal:
-                producer.dependants.setdefault(place, []).append((batch, offset))
+                producer.dependants.add(place, batch, offset)
                 continue
             stored = producer.outcomes[producer.lease[place]]
             if stored is not None:
@@ -170,7 +170,7 @@ def tell(state: SchedulerState, stored: StoredOutcome, low: int, high: int) -> N
     producer = stored.batch
     has_value = stored.state is TaskState.SUCCEEDED
     for place in range(low, high):
-        for batch, offset in dict.fromkeys(producer.dependants.pop(place, ())):
+        for batch, offset in dict.fromkeys(producer.dependants.pop(place)):
             present = TaskState(batch.state[offset])
             if present.is_terminal:
                 continue

@@ -228,7 +228,7 @@ def _takes_right(
                 pins[stored] += 1
             continue
         lacking += 1
-        waits = (batch, offset) in producer.dependants.get(place, ())
+        waits = (batch, offset) in producer.dependants.of(place)
         _require(waits, "a task is not told of when its input is there")
     if batch.state[offset] == TaskState.QUEUED and offset not in batch.delayed:
         _require(batch.missing.get(offset, 0) == lacking, "a task miscounts what it lacks")

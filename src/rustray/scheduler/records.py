@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from rustray.common.durability import Durability
 from rustray.common.records import record
+from rustray.scheduler.dependants import Dependants
 from rustray.scheduler.load_balancer import WorkerLoad
 from rustray.task.columns import PayloadColumn
 from rustray.task.selectors import Selector
@@ -208,7 +209,7 @@ class Batch:
         inputs: Ids of what each task takes from others; None where none takes anything.
         missing: Offset to how many of these are not there yet, for QUEUED tasks that stand in no
             queue for that reason; see `inputs`.
-        dependants: Offset to the tasks that wait for this one.
+        dependants: Which tasks wait for which of these.
         streams: Offset to what a generator task has yielded, where that is something.
         left_s: Of streams: since when nobody reads them, as monotonic time; None while a session
             of theirs is there.
@@ -244,7 +245,7 @@ class Batch:
     durability: Durability = Durability.FULL
     inputs: PayloadColumn | None = None
     missing: dict[int, int] = field(default_factory=dict)
-    dependants: dict[int, list[tuple[Batch, int]]] = field(default_factory=dict)
+    dependants: Dependants[Batch] = field(default_factory=Dependants)
     streams: dict[int, Stream] = field(default_factory=dict)
     left_s: float | None = None
 
