@@ -58,6 +58,14 @@ class Cluster:
         head.kill()
         head.wait()
 
+    def replace_head(self) -> None:
+        """End the head as a crash would, and start another one at its address."""
+        self.kill_head()
+        port = self.address.rpartition(":")[2]
+        head = self._start("head", "--port", port, "--durability", self._durability)
+        self.head_pid = head.pid
+        self._wait_for_address(head)
+
     def stop(self) -> None:
         """End both, the worker first; idempotent."""
         while self._processes:
