@@ -264,7 +264,7 @@ class Client:
 
     async def _cancel_later(self, task_id: str, seconds: float) -> None:
         """Cancel a task that was handed in through the session, until the head has said so."""
-        await asyncio.sleep(seconds)
+        await _passed(seconds)
         while task_id in self.open:
             try:
                 state = await self.head.cancel_task(task_id)
@@ -275,7 +275,7 @@ class Client:
             else:
                 self._history.write("cancel", id=task_id, state=state.name)
                 return
-            await asyncio.sleep(_PAUSE_S)
+            await _passed(_PAUSE_S)
 
     async def keyed(self) -> None:
         """Hand in a task that other clients hand in too, under the same key."""
@@ -455,6 +455,11 @@ _ACTS: Final = (
     (Client.cancel, 3),
     (Client.visit, 3),
 )
+
+
+async def _passed(seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.Event().wait(), seconds)
 
 
 async def _run(waiting: Awaitable[None]) -> None:

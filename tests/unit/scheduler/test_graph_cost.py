@@ -33,7 +33,7 @@ from rustray.task.views import WorkerInfo
 _FOLDER = str(Path(package.__file__).parent)
 _AT_ONCE = 16
 _GRACE_S = 22.0
-_SMALL, _LARGE = 200, 800
+_SMALL, _LARGE = 120, 480
 Shape = list[list[list[int]]]
 """Submissions of tasks, each with the tasks that it takes."""
 
