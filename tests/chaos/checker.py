@@ -366,17 +366,24 @@ class _Check:
     def _is_lost(self, run: Run, until: float) -> bool:
         """Whether a large result that an attempt has made was with a worker that has died.
 
-        Small ones are with the head, and are not lost. Nor is one whose worker left in order, or is
-        away: whether it is made again then is for the reasons of everything that runs again.
+        Small ones are with the head, and are not lost. Nor is one whose worker left in order: it
+        has handed it over.
         """
         return run.size >= LARGE_BYTES and any(
             run.end <= at <= until and not is_clean
             for at, is_clean in self._troubles.deaths[run.worker]
         )
 
+    def _is_out_of_reach(self, run: Run, until: float) -> bool:
+        """Whether a large result was with a worker that was taken for dead."""
+        return run.size >= LARGE_BYTES and self._was_away(run.worker, run.end, until)
+
     def _is_made_again(self, task_id: str, until: float) -> bool:
         """Whether a task may run again though its end was told."""
-        return any(self._is_lost(run, until) for run in self._tasks[task_id].runs.values())
+        return any(
+            self._is_lost(run, until) or self._is_out_of_reach(run, until)
+            for run in self._tasks[task_id].runs.values()
+        )
 
     def _was_unheard_of(self, task: Task, before: Run, after: Run) -> bool:
         """Whether a head died between two attempts and before anybody acked the task."""

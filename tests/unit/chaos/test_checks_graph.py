@@ -217,6 +217,9 @@ def test_a_large_result_may_be_made_again_if_its_worker_died() -> None:
     assert verdict.figures["runs for a value that was lost"] == 1
     for other in ([], [_at(3.0, "down", w="worker-9.1")], [_at(20.0, "down", w=_WORKER)]):
         assert {"I3", "I5"} <= set(_found(records, other))
+    for end, bad in ((8.0, set[str]()), (4.0, {"I3", "I5"})):
+        away = _at(3.0, "window", w=_WORKER, end=end, tail=0.5)
+        assert {one for one in _found(records, away) if one in ("I3", "I5")} == bad
     left = _at(3.0, "down", w=_WORKER, clean=True)
     assert {"I3", "I5"} <= set(_found(records, left))
 
