@@ -55,3 +55,11 @@ def _loaded_by(module: str) -> frozenset[str]:
 def test_module_loads_only_what_it_may(module: str, forbidden: frozenset[str]) -> None:
     """A core, an executor and the bare package load no network, no I/O and no heavy library."""
     assert sorted(_loaded_by(module) & forbidden) == []
+
+
+def test_a_head_has_loaded_what_requests_need() -> None:
+    """Regression: without a descriptor left, the first task that handed in a task was refused.
+
+    The module for that was loaded when it was needed. Found by the chaos runner (seed 201).
+    """
+    assert "rustray.head.nested_stream" in _loaded_by("rustray.head.app")

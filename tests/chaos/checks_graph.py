@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Final, NamedTuple
 
 from chaos.history import HEAD, Record
@@ -200,14 +199,18 @@ class GraphCheck:
     # ---- I11 ----------------------------------------------------------------------------
 
     def _check_doubles(self, name: str, tasks: Mapping[str, Task]) -> None:
-        """A later attempt gets the children of before, up to one that ended without a value."""
-        attempts = [ids for _, ids in sorted(self.children[name].items())]
-        for before, after in pairwise(attempts):
+        """A later attempt gets the children of the first, up to one that ended without a value.
+
+        Once an attempt has gone its own way, what the first has left is cancelled, and attempts
+        after it may go ways of their own.
+        """
+        first, *later = [ids for _, ids in sorted(self.children[name].items())]
+        for ids in later:
             self.figures["parents that ran again"] += 1
-            for old, new in zip(before, after, strict=False):
+            for old, new in zip(first, ids, strict=False):
                 if old != new:
                     self._check_other(name, old, new, tasks)
-                    break  # from there on the attempt goes its own way
+                    return
                 self.figures["children found again"] += 1
 
     def _check_other(self, name: str, old: str, new: str, tasks: Mapping[str, Task]) -> None:

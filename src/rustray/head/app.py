@@ -14,6 +14,9 @@ from pathlib import Path
 
 from rustray.common.durability import Durability
 from rustray.common.errors import ConfigError, HeadUnavailable
+
+# (Loaded now: when the first task hands in a task, there may be no descriptor left to do so.)
+from rustray.head import nested_stream  # noqa: F401
 from rustray.head.config import HeadConfig
 from rustray.head.core import VERSION, HeadCore, HeadIdentity, Start
 from rustray.head.disk_watch import DiskWatch

@@ -378,7 +378,7 @@ class Lease:
         low: Offset of its first task in the batch.
         variant: How they run.
         remaining: Tasks of it that have neither ended nor been given back.
-        horizon: Number of the outcome that came next when it was granted; 0 where nobody knows.
+        horizon: Number of the outcome that came next when it was granted, or taken over.
         blocked: Offsets in it that wait for tasks of their own and hold no core; None for none.
     """
 

@@ -328,7 +328,10 @@ def adopt(state: SchedulerState, worker: WorkerRecord, parts: Sequence[HeldRange
     low = parts[0].first - parts[0].offset - batch.first
     count = max(part.offset + part.count for part in parts)
     variant = variant_of(batch.queue, parts[0].alternative)
-    lease = Lease(number, batch, low, count, max(parts[0].attempt, 1), worker, variant, 0)
+    # What a task of it has handed in may have ended under this attempt or an earlier one, which
+    # nobody knows now: it counts as an earlier one's, and what ended badly is run anew.
+    horizon = state.next_outcome
+    lease = Lease(number, batch, low, count, max(parts[0].attempt, 1), worker, variant, 0, horizon)
     for part in parts:
         start = low + part.offset
         for begin, end, byte in list(runs(batch.state, start, start + part.count)):

@@ -8,6 +8,7 @@ import pytest
 
 from helpers.builders import a_death, a_failure
 from helpers.scheduling import ANYTHING, PREFIX
+from rustray.common.ids import child_prefix
 from rustray.head.journal_store import JournalStore
 from rustray.scheduler import commands as c
 from rustray.scheduler import events as e
@@ -423,6 +424,37 @@ def test_what_a_task_did_to_its_executors_is_forgotten_with_its_end() -> None:
     [session] = head.scheduler.state.sessions.values()
     assert session.batches[0].crashes == {}
     assert rows(head, "SELECT count(*) FROM crash") == [(0,)]
+
+
+def test_a_later_attempt_finds_its_children_also_after_a_restart() -> None:
+    """Regression: after that they were told apart by the bytes of their code, and run twice.
+
+    The pickle of a function need not be the same in the process of another attempt. Found by the
+    chaos runner (seed 201).
+    """
+    head, children = Head(), child_prefix(PREFIX, 0)
+
+    def hand_in(code: bytes, horizon: int) -> list[bool]:
+        task_class = TaskClass("module.f", code, depth=1)
+        payloads = PayloadColumn.of([b"argument"])
+        head.feed(e.CodeReceived(code, b"code"))
+        head.feed(e.TasksSubmitted(children, 0, task_class, payloads, True, horizon=horizon))
+        return [one.deduplicated for one in head.told if isinstance(one, c.AcceptTasks)]
+
+    for session, name in enumerate(("w-1", "w-2")):
+        head.join(name, session)
+        head.greet(name, session)
+    head.submit(0, 1)
+    assert hand_in(b"1" * 32, 0) == [False]
+    first = next(grant for grant in head.grants if grant.prefix == PREFIX)
+    head.feed(e.WorkerDied(first.worker_id, int(first.worker_id == "w-2")))
+    head.pass_time(60.0)
+    *_, again = (grant for grant in head.grants if grant.prefix == PREFIX)
+    assert again.attempt == 2
+    head.restart()
+    head.join(again.worker_id, 2)
+    head.greet(again.worker_id, 2, again)
+    assert hand_in(b"2" * 32, head.scheduler.state.leases[again.lease].horizon) == [True]
 
 
 # ── Tasks that take the results of others ─────────────────────────────────────────────────────
