@@ -38,8 +38,8 @@ from chaos.run import (
 from chaos.world import World
 
 RESULT_TTL_S: Final = 600
-"""Longer than a round takes on a busy machine: its results are asked for at its end. Until the first
-of them expire, what is kept grows, and with it memory and files: that is not judged."""
+"""Longer than a round takes on a busy machine: its results are asked for at its end. Until the
+first of them expire, what is kept grows, and with it memory and files: that is not judged."""
 _FILLS: Final = frozenset({"rss_mb", "files_mb"})
 _ROUND_S: Final = 150.0
 _ASKED: Final = 0.1
@@ -284,8 +284,8 @@ rounds, {outcome.seconds:.0f} s; again: `{plan.replay}`.
 ## What has to stay flat
 
 Measured between the rounds, when nothing is open: all samples, and the medians of the second
-quarter and of the last. Only of what was measured {_LEAST_SAMPLES} times or more. Results are kept \
-for {RESULT_TTL_S} s: memory and files are measured from then on, for they have to grow before.
+quarter and of the last. Only of what was measured {_LEAST_SAMPLES} times or more. Results are \
+kept for {RESULT_TTL_S} s: memory and files are measured from then on, for they have to grow before.
 
 | of | what | samples | early | late | flat |
 |---|---|---|---|---|---|
