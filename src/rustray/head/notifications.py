@@ -73,7 +73,8 @@ class NotificationManager:
         self._firsts.append(kept.revision)
         self._records.append(kept)
         self.revision = kept.revision + kept.events.count - 1
-        self._bytes += _size(kept)
+        if kept.events.news is not None:
+            self._bytes += _size(kept)
 
     def _drop(self, surplus: int) -> None:
         """Forget the oldest ranges."""

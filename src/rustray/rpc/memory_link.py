@@ -81,7 +81,11 @@ class _Turns:
             for _ in range(MAX_TURNS):
                 if not waiting:
                     break
-                waiting.popleft().turn()
+                link = waiting.popleft()
+                if link.hand_over():
+                    waiting.append(link)  # it may have more
+                else:
+                    link.is_busy = False
         finally:
             self._is_running = False
         if waiting and not self._is_arranged:
@@ -92,34 +96,31 @@ _TURNS: WeakKeyDictionary[asyncio.AbstractEventLoop, _Turns] = WeakKeyDictionary
 
 
 class _MemoryLink:
-    """One end; `peer` is the other."""
+    """One end; `peer` is the other.
+
+    Attributes:
+        is_busy: It has asked for a turn, and not yet found its pump dry.
+    """
 
     peer: _MemoryLink
 
     def __init__(self, turns: _Turns, pump: FramePump) -> None:
         self._turns = turns
         self._pump = pump
-        self._is_busy = False
+        self.is_busy = False
         self._is_closed = False
 
     def wake(self) -> None:
-        if not self._is_busy and not self._is_closed:
-            self._is_busy = True
+        if not self.is_busy and not self._is_closed:
+            self.is_busy = True
             self._turns.arrange(self)
 
     def wake_now(self) -> None:
-        if not self._is_busy and not self._is_closed:
-            self._is_busy = True
+        if not self.is_busy and not self._is_closed:
+            self.is_busy = True
             self._turns.give(self)
 
-    def turn(self) -> None:
-        """Hand over one frame, and ask for another turn if there was one."""
-        if self._hand_over():
-            self._turns.arrange(self)
-        else:
-            self._is_busy = False
-
-    def _hand_over(self) -> bool:
+    def hand_over(self) -> bool:
         """Deliver one frame; False if none waited or the link is closed."""
         if self._is_closed:
             return False
@@ -138,7 +139,7 @@ class _MemoryLink:
     async def close(self) -> None:
         """End the stream once all that waits at this end is delivered."""
         for _ in range(MAX_LAST_FRAMES):
-            if not self._hand_over():
+            if not self.hand_over():
                 break
         self._end(None)
 

@@ -241,7 +241,8 @@ class TaskClass:
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
-        # Classes key dictionaries on the hot path: hash the fields that differ most often once.
+        # Classes key dictionaries on the hot path: hash once the fields in which two of a program
+        # may differ alone. Those of one hash are compared field by field at each look.
         fields = (
             self.function,
             self.code_hash,
@@ -251,13 +252,19 @@ class TaskClass:
             self.labels,
             self.priority,
             self.max_retries,
+            self.timeout_s,
             self.codec,
+            self.executor,
+            self.wait_for_resources,
+            self.exclusive,
             self.label_selector,
             self.fallback,
             self.alternative,
             self.depth,
             self.has_inputs,
             self.num_returns,
+            self.is_put,
+            self.stream_window,
             self.runtime_env,
         )
         object.__setattr__(self, "_hash", hash(fields))

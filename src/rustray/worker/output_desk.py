@@ -14,12 +14,8 @@ from rustray.worker.output_book import LIVE_PAUSE_S, OutputBook
 class FrameSource(Protocol):
     """The worker's core, as far as it has frames for the head."""
 
-    @property
-    def has_frame(self) -> bool:
-        """Whether there is one."""
-
     def take_frame(self, now: float) -> WorkerFrame | None:
-        """Return it."""
+        """Return the next one, if there is one."""
 
 
 class OutputDesk:
@@ -69,12 +65,10 @@ class OutputDesk:
     def next_frame(self, other: FrameSource) -> WorkerFrame | None:
         """Return a frame of output, or one of the core's: in turn, if both have some."""
         if not self._has_some:
-            return other.take_frame(_now()) if other.has_frame else None
+            return other.take_frame(_now())
         self._is_first = not self._is_first
         frame = self.take_frame() if self._is_first else None
-        if frame is None and other.has_frame:
-            frame = other.take_frame(_now())
-        return frame or self.take_frame()
+        return frame or other.take_frame(_now()) or self.take_frame()
 
     def take_frame(self) -> WorkerFrame | None:
         """Return what waits for the head, in a frame without a number; None if nothing does."""
