@@ -88,7 +88,7 @@ def on_delivered(state: SchedulerState, event: OutcomesDelivered) -> None:
 
 def shrink(state: SchedulerState) -> None:
     """Drop results and dead letters until each kind fits."""
-    for shelf in _shelves(state):
+    for shelf in state.shelves:
         if shelf.bytes <= shelf.limit_bytes:
             continue
         while shelf.delivered and shelf.bytes > shelf.limit_bytes:
@@ -103,7 +103,7 @@ def expire(state: SchedulerState) -> None:
     if state.now < state.keep_until_s:
         return
     horizon = state.now - state.settings.result_ttl_s
-    for shelf in _shelves(state):
+    for shelf in state.shelves:
         queue, delivered = shelf.queue, shelf.delivered
         while queue and (queue[0].is_evicted or queue[0].finished_at_s <= horizon):
             _evict_oldest(state, shelf)
@@ -113,20 +113,19 @@ def expire(state: SchedulerState) -> None:
 
 def next_expiry(state: SchedulerState) -> float | None:
     """Return when the oldest of what is kept is due, or None."""
-    oldest = [shelf.queue[0].finished_at_s for shelf in _shelves(state) if shelf.queue]
-    if not oldest:
+    oldest: float | None = None
+    for shelf in state.shelves:
+        if shelf.queue and (oldest is None or shelf.queue[0].finished_at_s < oldest):
+            oldest = shelf.queue[0].finished_at_s
+    if oldest is None:
         return None
-    return max(min(oldest) + state.settings.result_ttl_s, state.keep_until_s)
+    return max(oldest + state.settings.result_ttl_s, state.keep_until_s)
 
 
 def _shelf_of(state: SchedulerState, stored: StoredOutcome) -> Shelf:
     if stored.state in DEAD_STATES:
         return state.letters
     return state.large if stored.is_large else state.results
-
-
-def _shelves(state: SchedulerState) -> tuple[Shelf, ...]:
-    return (state.results, state.large, state.letters)
 
 
 def _evict_oldest(state: SchedulerState, shelf: Shelf) -> None:

@@ -116,6 +116,7 @@ class SchedulerState:
         storage: How the disk under the journal does.
         unstored: Large ones that it does not have safe yet, by number.
         letters: How tasks ended that ended badly.
+        shelves: These three.
         functions: Announced name to description; remembered after the worker has left.
         code: Hash to cloudpickled function, or package of a runtime_env.
         code_bytes: Of all of these.
@@ -155,6 +156,7 @@ class SchedulerState:
         self.unstored: dict[int, StoredOutcome] = {}
         self.storage = StorageChanged(is_full=False, is_stalled=False)
         self.letters = Shelf(settings.letter_memory_bytes)
+        self.shelves = (self.results, self.large, self.letters)
         self.functions: dict[str, FunctionInfo] = {}
         self.code: dict[bytes, bytes] = {}
         self.code_bytes = 0
@@ -268,11 +270,14 @@ class SchedulerState:
         mine = self.principals.get(batch.principal)
         if mine is None:
             mine = self.principals[batch.principal] = Pending()
-        for pending in (self.pending, mine):
-            pending.tasks += tasks
-            pending.bytes += size
-            if tasks < 0:
-                pending.ended -= tasks
+        whole = self.pending
+        whole.tasks += tasks
+        whole.bytes += size
+        mine.tasks += tasks
+        mine.bytes += size
+        if tasks < 0:
+            whole.ended -= tasks
+            mine.ended -= tasks
         if not (mine.tasks or mine.bytes):
             del self.principals[batch.principal]
 
