@@ -391,9 +391,10 @@ def _as_list(refs: Iterable[Any]) -> list[TaskRef[Any]]:
         found = list(refs)
     except TypeError:
         raise TypeError(f"expected task references, not {type(refs).__name__}") from None
-    for ref in found:
-        if not isinstance(ref, TaskRef):
-            raise TypeError(f"expected task references, not {type(ref).__name__}: {ref!r:.80}")
+    if not {TaskRef}.issuperset(map(type, found)):  # of thousands asked without a loop
+        for ref in found:
+            if not isinstance(ref, TaskRef):
+                raise TypeError(f"expected task references, not {type(ref).__name__}: {ref!r:.80}")
     return found
 
 

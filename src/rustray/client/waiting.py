@@ -18,7 +18,7 @@ from operator import attrgetter
 from typing import Any, Final
 
 from rustray.client.pauses import Pauses, blocking, pausing, waiter_of
-from rustray.client.refs import PENDING, SUCCEEDED, Owner, TaskRef
+from rustray.client.refs import PENDING, SUCCEEDED, Owner, TaskRef, outcomes
 from rustray.client.waiters import (
     LoopWaiter,
     ThreadWaiter,
@@ -48,7 +48,7 @@ def get_many(refs: Refs, timeout_s: float | None) -> list[Any]:
     missing = _missing_or_raise(refs)
     if missing:
         _collect(missing, timeout_s)
-    return [ref.outcome() for ref in refs]
+    return outcomes(refs)
 
 
 async def aget_many(refs: Refs, timeout_s: float | None) -> list[Any]:
@@ -64,7 +64,7 @@ async def aget_many(refs: Refs, timeout_s: float | None) -> list[Any]:
                     if not await waiter.sleep(deadline):
                         raise _timed_out(timeout_s, watch.missing)
                     _raise_failure(waiter, missing, known)
-    return [ref.outcome() for ref in refs]
+    return outcomes(refs)
 
 
 def wait_some(refs: Refs, num_returns: int, timeout_s: float | None) -> tuple[list[Any], list[Any]]:

@@ -9,6 +9,7 @@ import threading
 import time
 from typing import Any
 
+import numpy as np
 import pytest
 
 import rustray
@@ -16,7 +17,8 @@ from helpers.client_session import on_loop
 from helpers.fake_head import FakeHead
 from helpers.waiting import aeventually, eventually
 from rustray.client import context
-from rustray.common.errors import GetTimeout, RustRayError, TaskCancelled
+from rustray.common.errors import GetTimeout, PayloadError, RustRayError, TaskCancelled
+from rustray.task import flat
 
 
 @rustray.remote
@@ -29,6 +31,18 @@ def double(x: int) -> int:
 def fail(text: str) -> None:
     """Raise."""
     raise ValueError(text)
+
+
+def refuse() -> None:
+    """Be what no value comes of."""
+    raise LookupError("no way")
+
+
+class Unreadable:
+    """Can be encoded, and not decoded."""
+
+    def __reduce__(self) -> Any:
+        return refuse, ()
 
 
 def held(head: FakeHead, count: int) -> list[Any]:
@@ -56,6 +70,35 @@ def test_get_times_out_and_the_task_goes_on(head: FakeHead) -> None:
         rustray.get(refs[2], timeout=0)
     on_loop(head.release)
     assert rustray.get(refs, timeout=0) == [0, 2, 4]
+
+
+def test_values_of_many_are_decoded_as_one_alone_is(head: FakeHead) -> None:
+    """Small and large ones, of several classes; and the first that has none names its task."""
+    size = flat.MIN_BUFFER_BYTES
+    zeros = rustray.remote(lambda count: np.zeros(count, np.uint8))
+    refs: list[Any] = [
+        double.remote(4),
+        zeros.remote(3),
+        zeros.remote(size),
+        double.remote(5),
+        zeros.remote(size),
+    ]
+    found = rustray.get(refs)
+    for value, ref in zip(found, refs, strict=True):
+        alone = rustray.get(ref)
+        assert type(value) is type(alone)
+        assert np.array_equal(value, alone)
+        if isinstance(value, np.ndarray):
+            assert value.flags.writeable is (len(value) < size)
+    strange = rustray.remote(lambda: Unreadable())
+    bad = strange.remote()
+    for asked in (bad, [refs[0], bad]):
+        with pytest.raises(PayloadError, match=f"{bad.task_id} cannot be decoded here.*no way"):
+            rustray.get(asked)
+    failed = fail.remote("as planned")
+    rustray.wait([failed])
+    with pytest.raises(ValueError, match="as planned"):
+        rustray.get([refs[0], failed, bad])
 
 
 @pytest.mark.parametrize("timeout", [-1, float("nan"), "1", True])
