@@ -123,16 +123,18 @@ class WorkerPeer(Peer):
         tasks = size = 0
         while self._grants and tasks < FRAME_TASKS and size < FRAME_BYTES:
             grant = self._grants[0]
-            fresh = self._introduce(grant.task_class, frame)
-            if fresh is None or fresh > FRAME_BYTES:
-                break  # big packages travel alone, the lease follows
+            number, fresh = self._numbers.get(grant.task_class, 0), 0
+            if not number:
+                number, fresh = self._introduce(grant.task_class, frame)
+                if not number or fresh > FRAME_BYTES:
+                    break  # big packages travel alone, the lease follows
             self._grants.popleft()
             tasks += len(grant.payloads)
             size += len(grant.payloads.blob) + fresh
             frame.leases.append(
                 LeaseGrant(
                     grant.lease,
-                    self._numbers[grant.task_class],
+                    number,
                     grant.attempt,
                     grant.prefix,
                     grant.first,
@@ -155,14 +157,13 @@ class WorkerPeer(Peer):
     def _time_left_s(self, due_s: float | None) -> float:
         return 0.0 if due_s is None else max(due_s - self._driver.loop.time(), _LEAST_S)
 
-    def _introduce(self, task_class: TaskClass, frame: AssignFrame) -> int | None:
+    def _introduce(self, task_class: TaskClass, frame: AssignFrame) -> tuple[int, int]:
         """Define a class that the worker does not know.
 
         Returns:
-            Bytes of code and packages that go along; None: too many for a frame with content.
+            Its number (0: code and packages are too many bytes for a frame with content), and how
+            many bytes go along.
         """
-        if task_class in self._numbers:
-            return 0
         known = self._driver.scheduler.state.code
         fresh = [digest for digest in task_class.blobs if digest not in self._code_sent]
         number = len(self._numbers) + 1
@@ -174,11 +175,11 @@ class WorkerPeer(Peer):
             tuple(known.get(digest, b"") for digest in fresh if digest != code_hash),
         )
         if definition.size > FRAME_BYTES and (frame.leases or frame.classes):
-            return None
+            return 0, 0
         self._numbers[task_class] = number
         self._code_sent.update(fresh)
         frame.classes.append(definition)
-        return definition.size
+        return number, definition.size
 
     def on_frame(self, frame: WorkerFrame) -> None:
         """Take a report of the worker."""

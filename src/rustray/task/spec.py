@@ -205,6 +205,7 @@ class TaskClass:
         stream_window: Of a generator task: items that it may have yielded and nobody consumed; 0:
             it returns one value.
         runtime_env: What its process is to be like; None: as its worker.
+        blobs: Hashes of all that travels once for many tasks: code and packages.
     """
 
     function: str
@@ -238,6 +239,7 @@ class TaskClass:
     is_put: bool = False
     stream_window: int = 0
     runtime_env: RuntimeEnv | None = None
+    blobs: tuple[bytes, ...] = field(init=False, repr=False, compare=False, default=())
     _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
@@ -268,6 +270,9 @@ class TaskClass:
             self.runtime_env,
         )
         object.__setattr__(self, "_hash", hash(fields))
+        own = (self.code_hash,) if self.code_hash else ()
+        packages = self.runtime_env.packages if self.runtime_env is not None else ()
+        object.__setattr__(self, "blobs", (*own, *packages))
 
     def __hash__(self) -> int:
         return self._hash
@@ -281,12 +286,6 @@ class TaskClass:
         """Whether it takes a token that allows code: its function travels, or its environment."""
         is_code = bool(self.code_hash) or self.codec is Codec.PICKLE
         return is_code or self.runtime_env is not None
-
-    @property
-    def blobs(self) -> tuple[bytes, ...]:
-        """Return the hashes of all that travels once for many tasks: code and packages."""
-        own = (self.code_hash,) if self.code_hash else ()
-        return own if self.runtime_env is None else (*own, *self.runtime_env.packages)
 
     def validate(self) -> None:
         """Check every field, as the head does for what a peer defined.

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 STDOUT: Final = 1
 STDERR: Final = 2
 
+_look: Final = fcntl.ioctl
+_WAITING: Final = termios.FIONREAD
+"""Asks a pipe how many bytes are in it, in 32 bits."""
+
 Whose = Callable[[], "tuple[Chunk, int] | None"]
 """Returns chunk and index of the task that the calling code belongs to."""
 
@@ -86,15 +90,29 @@ class RawMarks:
         self._fds = tuple(fds)
         self._words = cell.words
         self._magic = make_magic(cell.drawn)
-        self._count = bytearray(4)
+        self._counts = (bytearray(4), bytearray(4))
         self._totals = [0, 0]
+        self._quiet: tuple[int, bytearray, bytearray] | None = None
 
     def end(self, lease: int, offset: int) -> None:
         """Mark the end of a task: a look at each pipe, and more only if something was printed."""
-        words, count = self._words, self._count
-        for stream, fd in enumerate(self._fds):
+        words, (out, error) = self._words, self._counts
+        turn = words[READING]
+        _look(self._fds[0], _WAITING, out)
+        _look(self._fds[1], _WAITING, error)
+        # As when nothing was new the last time, and the agent has taken nothing since: so it is.
+        if (turn, out, error) == self._quiet and turn == words[READING]:
+            return
+        seen, self._quiet = (turn, out[:], error[:]), None
+        if not self._mark(lease, offset) and not turn & 1:
+            self._quiet = seen
+
+    def _mark(self, lease: int, offset: int) -> bool:
+        """Mark each stream that has something new, or may have; False: none has."""
+        words, has_marked = self._words, False
+        for stream, (fd, count) in enumerate(zip(self._fds, self._counts, strict=True)):
             turn = words[READING]
-            fcntl.ioctl(fd, termios.FIONREAD, count)
+            _look(fd, _WAITING, count)
             total = words[READ + stream] + int.from_bytes(count, sys.byteorder)
             is_sure = turn == words[READING] and not turn & 1
             if is_sure and total == self._totals[stream]:
@@ -102,6 +120,8 @@ class RawMarks:
             mark = pack_mark(self._magic, lease, offset, time.monotonic_ns())
             os.write(fd, mark)
             self._totals[stream] = total + len(mark) if is_sure else -1
+            has_marked = True
+        return has_marked
 
 
 def redirect(output_fd: int, error_fd: int, cell: Cell, whose: Whose) -> RawMarks:

@@ -110,7 +110,7 @@ class WorkerManager:
         if state.backlog.lanes or state.waking:
             dispatch(state, now)
         if state.idle:
-            watch.plan_for_idle(state, now)
+            watch.rescue(state, now)
         if state.is_draining:
             self._leave_when_done(now)
         outbox = state.outbox

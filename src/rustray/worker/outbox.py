@@ -92,7 +92,8 @@ class Outbox:
     @property
     def is_full(self) -> bool:
         """Whether no task may start, because its result would have no place."""
-        return self.memory_weight > self.waiting.memory_limit
+        waiting, unacked = self.waiting, self.unacked_weight + self.unacked_items
+        return waiting.weight + self.items.weight + unacked > waiting.memory_limit
 
     @property
     def is_settled(self) -> bool:

@@ -46,7 +46,7 @@ def ready(state: WorkerState, event: ExecutorReady, now: float) -> None:
     executor.pid = event.pid
     executor.idle_since = now
     if not executor.is_shared:
-        state.idle[executor.executor_id] = executor
+        state.note_idle(executor, now)
 
 
 def reported(state: WorkerState, event: ExecutorReported, now: float) -> None:

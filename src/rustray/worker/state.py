@@ -247,7 +247,14 @@ class WorkerState:
         executor.idle_since = now
         executor.check_at = NEVER
         if executor.phase is Phase.READY:
-            self.idle[executor.executor_id] = executor
+            self.note_idle(executor, now)
+
+    def note_idle(self, executor: Executor, now: float) -> None:
+        """Count a process executor as idle; one beyond the slots ends after a minute of that."""
+        executor.idle_since = now
+        self.idle[executor.executor_id] = executor
+        if executor.is_extra:
+            self.arm(executor, now + KEEP_IDLE_EXTRA_S)
 
     def free_gpus(self, executor: Executor, keys: Iterable[tuple[int, int]] = ()) -> None:
         """Take back the GPUs of a process executor, and of these tasks of a shared one."""

@@ -152,23 +152,14 @@ def _abandon(state: WorkerState, executor: Executor, key: tuple[int, int]) -> No
     settle_stop(state, lease, key[1], executor.stopping.pop(key))
 
 
-def plan_for_idle(state: WorkerState, now: float) -> None:
-    """Arrange what is due where executors have nothing: some would take what others hold.
-
-    And those beyond the slots end after an idle minute.
-    """
-    has_backlog = bool(state.backlog.lanes)
+def rescue(state: WorkerState, now: float) -> None:
+    """Plan to take tasks from executors that hold several, now that others have nothing."""
+    if state.backlog.lanes or len(state.idle) == len(state.executors):
+        return
     for executor in state.executors.values():
-        if executor.count == 0:
-            is_extra = executor.is_extra and executor.executor_id in state.idle
-            if is_extra and executor.check_at == NEVER:
-                state.arm(executor, executor.idle_since + KEEP_IDLE_EXTRA_S)
-        elif executor.count > 1 and not (
-            has_backlog or executor.is_shared or executor.is_reclaiming
-        ):
+        if executor.count > 1 and not executor.is_shared and not executor.is_reclaiming:
             state.arm(executor, executor.since + LOOK_AFTER_S)
-    if now >= state.watch_at:
-        look(state, now)
+    look(state, now)
 
 
 def end_drain(state: WorkerState, now: float) -> None:
