@@ -246,29 +246,12 @@ class TaskClass:
         # Classes key dictionaries on the hot path: hash once the fields in which two of a program
         # may differ alone. Those of one hash are compared field by field at each look.
         fields = (
-            self.function,
-            self.code_hash,
-            self.nargs,
-            self.kwarg_names,
-            self.resources,
-            self.labels,
-            self.priority,
-            self.max_retries,
-            self.timeout_s,
-            self.codec,
-            self.executor,
-            self.wait_for_resources,
-            self.exclusive,
-            self.label_selector,
-            self.fallback,
-            self.alternative,
-            self.depth,
-            self.has_inputs,
-            self.num_returns,
-            self.is_put,
-            self.stream_window,
-            self.runtime_env,
-        )
+            self.function, self.code_hash, self.nargs, self.kwarg_names, self.resources,
+            self.labels, self.priority, self.max_retries, self.timeout_s, self.codec, self.executor,
+            self.wait_for_resources, self.exclusive, self.label_selector, self.fallback,
+            self.alternative, self.depth, self.has_inputs, self.num_returns, self.is_put,
+            self.stream_window, self.runtime_env,
+        )  # fmt: skip
         object.__setattr__(self, "_hash", hash(fields))
         own = (self.code_hash,) if self.code_hash else ()
         packages = self.runtime_env.packages if self.runtime_env is not None else ()
