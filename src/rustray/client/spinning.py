@@ -9,16 +9,16 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Final, TypeVarTuple
 
-SPIN_S: Final = 30e-6
+SPIN_S: Final = 60e-6
 """How long a loop that has run dry looks for events before it sleeps.
 
-On a task's way through an embedded cluster the loop waits for an executor or for the program, some
-20 us at a time. To be put to sleep and woken on another core costs as much CPU as to look for so
-long, and 30 us of latency: one at a time, a task took 324 us without and 280 us with it, at the
-same CPU time; longer than 30 us gained nothing. With gRPC in between, other threads need the core
-more (head, worker and client measured 3 % slower), so their loops sleep at once.
+On a task's way through an embedded cluster the loop waits for the program some 20 us, and for an
+executor some 70 us. To be put to sleep and woken on another core costs as much CPU as to look for
+so long, and 30 us of latency: one at a time, a task took 398 us with 30 us, 358 with 60, and 362
+with 80, at less CPU time (on a busy machine, medians of interleaved runs). With gRPC in between,
+other threads need the core more (head, worker and client measured 3 % slower), so their loops sleep
+at once.
 """
-
 
 _Ts = TypeVarTuple("_Ts")
 

@@ -324,7 +324,10 @@ class ClientPeer(Peer):
 
     def _bring_code(self, definition: ClassDefinition) -> None:
         """Hand over a function's code, which the scheduler drops with the function's last task."""
-        for code in self._brought.missing(definition, self._driver.scheduler.state.code):
+        known = self._driver.scheduler.state.code
+        if all(map(known.__contains__, definition.task_class.blobs)):
+            return  # nearly always
+        for code in self._brought.missing(definition, known):
             self._driver.handle(code)
 
     def _refuse(self, first: int, count: int, error: RustRayError) -> None:

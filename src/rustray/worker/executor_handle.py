@@ -103,10 +103,10 @@ class _Out:
         "attempt", "count", "first", "lease", "left", "name", "offset", "prefix", "settled",
     )  # fmt: skip
 
-    def __init__(self, chunk: wire.RunChunk, name: str) -> None:
+    def __init__(self, chunk: wire.RunChunk, count: int, name: str) -> None:
         self.lease = chunk.lease
         self.offset = chunk.offset
-        self.count = self.left = len(chunk.payloads)
+        self.count = self.left = count
         self.settled = 0
         self.prefix = chunk.prefix
         self.first = chunk.first
@@ -221,7 +221,7 @@ class ExecutorHandle:
         if not self._out:
             self._heard = self._loop.time()
             self._flush_pause_s = FLUSH_FIRST_S
-        self._out[number] = _Out(chunk, self._names.get(chunk.class_number, ""))
+        self._out[number] = _Out(chunk, count, self._names.get(chunk.class_number, ""))
         if count > 1:
             self._bundles += 1
         self._send(pack_any_run(number, chunk, self._packets.send))
