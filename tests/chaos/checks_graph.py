@@ -165,12 +165,7 @@ class GraphCheck:
         ]
         if not bad or task.runs:
             return
-        roots = {
-            one
-            for one in self._above(name)
-            if tasks.get(one, Task()).is_without_value
-            and not any(tasks.get(up, Task()).is_without_value for up, _ in self.takes.get(one, ()))
-        }
+        roots = {one for one in self._above(name) if self._is_root(one, tasks)}
         self.figures["causes told"] += 1
         if cause.origin not in roots and not task.cancels:
             text = f"ended with {cause.error} of {cause.origin or 'nobody'}, and not of {roots}"
@@ -179,6 +174,13 @@ class GraphCheck:
         errors = {one.error for one in self._causes.get(cause.origin, ())}
         if errors - {cause.error}:
             self.report("I10", name, f"ended with {cause.error}, and {cause.origin} with {errors}")
+
+    def _is_root(self, name: str, tasks: Mapping[str, Task]) -> bool:
+        """Whether a task may have been the first to end without a value: by itself, or cancelled."""
+        task = tasks.get(name, Task())
+        taken = [tasks.get(one, Task()) for one, _ in self.takes.get(name, ())]
+        is_first = not any(one.is_without_value for one in taken)
+        return task.is_without_value and (is_first or bool(task.cancels))
 
     def _had_dead_holder(self, task: Task) -> bool:
         return any(

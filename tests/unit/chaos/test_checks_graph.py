@@ -191,6 +191,15 @@ def test_a_cancel_goes_down_as_one() -> None:
     assert _found(_THREE, ended[:2], _final(_LAST, "FAILED")) == ["I10"]
 
 
+def test_who_is_cancelled_on_its_own_is_a_cause_too() -> None:
+    """I10: what takes its result names it, though what it takes itself is cancelled later."""
+    ended = [_final(name, "CANCELLED") for name in (_MAKER, _TAKER, _LAST)]
+    told = _cause(_LAST, "TaskCancelled", _TAKER)
+    cancel = _at(0.5, "cancel", id=_TAKER, state="CANCELLED")
+    assert _found(_THREE, ended, told, cancel) == []
+    assert _found(_THREE, ended, told) == ["I10"]
+
+
 # ---- large values -----------------------------------------------------------------------
 
 
