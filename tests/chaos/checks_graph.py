@@ -176,7 +176,7 @@ class GraphCheck:
             self.report("I10", name, f"ended with {cause.error}, and {cause.origin} with {errors}")
 
     def _is_root(self, name: str, tasks: Mapping[str, Task]) -> bool:
-        """Whether a task may have been the first to end without a value: by itself, or cancelled."""
+        """Whether a task may be the first that ended without a value: by itself, or cancelled."""
         task = tasks.get(name, Task())
         taken = [tasks.get(one, Task()) for one, _ in self.takes.get(name, ())]
         is_first = not any(one.is_without_value for one in taken)
