@@ -266,13 +266,9 @@ class Client:
         """Cancel a task that was handed in through the session, until the head has said so."""
         await _passed(seconds)
         while task_id in self.open:
-            try:
+            # No head may answer just now; or it is still to be handed in, perhaps again.
+            with contextlib.suppress(rustray.HeadUnavailable, rustray.TaskNotFound):
                 state = await self.head.cancel_task(task_id)
-            except rustray.HeadUnavailable:
-                self._history.write("away", call="cancel_task")
-            except rustray.TaskNotFound:
-                pass  # it is still to be handed in, perhaps again
-            else:
                 self._history.write("cancel", id=task_id, state=state.name)
                 return
             await _passed(_PAUSE_S)
