@@ -11,8 +11,8 @@ from chaos.history import HEAD
 
 SUCCEEDED: Final = "SUCCEEDED"
 LOST: Final = "ObjectLost"
-LARGE_BYTES: Final = 100 << 10
-"""Results from this size on may be with their worker alone."""
+LARGE_BYTES: Final = 99 << 10
+"""Results from this size on may be with their worker alone: of 100 KiB, with what encodes them."""
 TERMINAL: Final = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "TIMED_OUT", "POISONED"})
 FOR_EVER: Final = float("inf")
 
