@@ -163,7 +163,8 @@ class _Check:
         self._tasks[record["id"]].values.add(record["hash"])
 
     def _on_put(self, record: Record) -> None:
-        self._tasks[record["id"]].put = record["hash"]
+        task = self._tasks[record["id"]]
+        task.put, task.put_size = record["hash"], record["size"]
 
     def _on_cancel(self, record: Record) -> None:
         self._tasks[record["id"]].cancels.append((record["t"], record["state"]))
@@ -275,12 +276,21 @@ class _Check:
             if task.submitted is not None or task.acked is not None:
                 self._report("I1", task_id, "nobody asked for its end")
             return
+        if not state and self._may_be_let_go(task):
+            self._verdict.figures["large values let go when they were told"] += 1
+            return
         if not state and task.acked is not None:
             self._report("I1", task_id, "was acked, and the head does not know it")
         if not state and task.seen:
             self._report("I1", task_id, f"had ended ({task.seen[0][1]}), and is unknown now")
         if state and state not in TERMINAL:
             self._report("I1", task_id, f"has not ended: {state}")
+
+    def _may_be_let_go(self, task: Task) -> bool:
+        """Whether a large value may be gone: its end was told, and its client needs it no more."""
+        size = max([task.put_size, *(run.size for run in task.runs.values())])
+        is_told = any(state == SUCCEEDED for _, state, _, _, _ in task.seen)
+        return size >= LARGE_BYTES and is_told and bool(task.values)
 
     def _check_outcome(self, task_id: str, task: Task) -> None:
         """I2 and I4: one outcome, and that of the attempt that it names."""

@@ -78,6 +78,7 @@ class Task:
 
     Attributes:
         put: Hash of a value that was put, and that nothing runs for.
+        put_size: Its bytes.
     """
 
     retries: int = 3
@@ -94,6 +95,7 @@ class Task:
     values: set[str] = field(default_factory=set)
     ends: dict[int, str] = field(default_factory=dict)
     put: str | None = None
+    put_size: int = 0
 
     @property
     def state(self) -> str | None:

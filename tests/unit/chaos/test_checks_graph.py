@@ -239,6 +239,19 @@ def test_a_small_result_is_not_made_again() -> None:
     assert "I5" in _found(_handed_in(_MAKER), records, _at(3.0, "down", w=_WORKER))
 
 
+def test_a_large_value_may_be_let_go_once_it_is_told() -> None:
+    """I1: its client has it and needs it no more; a small one, or one that was not told, stays."""
+    made = [_start(_MAKER, 1.0), _finish(_MAKER, 1.5, "m", 101, **_LARGE)]
+    told = [
+        _at(2.0, "result", id=_MAKER, state="SUCCEEDED", hash="m", attempts=1),
+        _at(2.0, "value", id=_MAKER, hash="m"),
+    ]
+    gone = [*_handed_in(_MAKER), _final(_MAKER, "")]
+    assert _found(gone, made, told) == []
+    assert set(_found(gone, made)) == {"I1"}
+    assert set(_found(gone, _run(_MAKER, 1.0, "m"), told)) == {"I1"}
+
+
 def test_a_value_is_lost_only_with_its_worker() -> None:
     """I10: ObjectLost is an answer where a worker died that had the value, and nowhere else."""
     made = [_start(_MAKER, 1.0), _finish(_MAKER, 1.5, "m", 101, **_LARGE)]
