@@ -8,9 +8,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rustray.common.errors import AuthenticationError, RustRayError, TaskNotFound
+from rustray.common.errors import (
+    AuthenticationError,
+    CommunicationError,
+    RustRayError,
+    TaskNotFound,
+)
 from rustray.common.ids import task_id
 from rustray.coordination.messages import Answer, Request, Verdict
+from rustray.objects.segment import Segment
 from rustray.rpc.api import (
     CancelVerdict,
     EventFilter,
@@ -34,6 +40,7 @@ from rustray.security.enrollment import Enrollment
 from rustray.security.roles import SCOPE_CODE, Caller, Role
 from rustray.security.state_dir import StateDir
 from rustray.task.functions import FunctionInfo
+from rustray.task.place import Place
 from rustray.task.result import TaskEvent
 from rustray.task.state import TaskState
 from rustray.task.views import (
@@ -42,6 +49,8 @@ from rustray.task.views import (
     Explanation,
     Heartbeat,
     HeartbeatReply,
+    ObjectTotal,
+    ObjectView,
     OfferedFunction,
     Registered,
     TaskPage,
@@ -170,6 +179,19 @@ class FakeHead:
         if name != TASK:
             raise TaskNotFound(f"no task {name}")
         return RawResult(name, TaskState.SUCCEEDED, 2, b"42", "w-1", 1)
+
+    async def list_objects(self, limit: int) -> tuple[list[ObjectView], list[ObjectTotal]]:
+        self.calls.append(("list_objects", limit))
+        view = ObjectView("o-1", "t" * 32, "f", 5_000_000, "w-1", 2.0, 3, is_lost=True)
+        return [view][:limit], [ObjectTotal("w-1", 1, 5_000_000, 1)]
+
+    async def locate_result(
+        self, task_id: str, timeout_s: float | None, missing: str = ""
+    ) -> RawResult:
+        return await self.get_result(task_id, timeout_s)
+
+    async def fetch_object(self, place: Place, token: str) -> Segment:
+        raise CommunicationError("nothing stays with workers here")
 
     async def get_items(
         self, name: str, first: int, timeout_s: float | None

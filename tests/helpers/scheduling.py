@@ -7,16 +7,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from helpers.builders import a_death, a_failure
+from rustray.common.ids import SessionPrefix, task_id
 from rustray.scheduler import commands as c
 from rustray.scheduler import events as e
 from rustray.scheduler.invariants import check
 from rustray.scheduler.scheduler import Scheduler
 from rustray.scheduler.state import SchedulerSettings
-from rustray.task.columns import PayloadColumn
-from rustray.task.frames import CancelRequest, HeldRange, LeaseOutcome, LeaseRange
+from rustray.scheduler.value_commands import FreeObject, SurrenderObject
+from rustray.task.columns import PayloadColumn, PlacedColumn
+from rustray.task.failures import encode_failure
+from rustray.task.frames import CancelRequest, HeldRange, LeaseOutcome, LeaseRange, Surrendered
 from rustray.task.functions import FunctionInfo, Parameter
-from rustray.task.inputs import InputId, pack_inputs
+from rustray.task.inputs import LACKS, InputId, pack_inputs
 from rustray.task.needs import Alternative
+from rustray.task.place import Place
+from rustray.task.result import FailureInfo
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 from rustray.task.views import WorkerInfo
@@ -26,9 +31,14 @@ _PAYLOADS = {TaskState.FAILED: a_failure(), TaskState.LEASED: a_death()}
 ANYTHING = FunctionInfo("f", (Parameter("args", "args", False),))
 
 
+def object_name(number: int, life: int) -> str:
+    """Return what the value of a task is called at its worker."""
+    return f"{task_id(SessionPrefix(PREFIX), number)}-{life}"
+
+
 @dataclass
 class NaiveWorker:
-    """What a worker holds: lease number to its unfinished offsets."""
+    """What a worker holds: lease number to its unfinished offsets; the values that it keeps."""
 
     worker_id: str
     session: int
@@ -37,6 +47,8 @@ class NaiveWorker:
     grants: dict[int, c.GrantLease] = field(default_factory=dict)
     is_open: bool = False
     is_draining: bool = False
+    values: set[str] = field(default_factory=set)
+    asked: list[str] = field(default_factory=list)
 
 
 class Bench:
@@ -96,6 +108,17 @@ class Bench:
                 assert numbers <= persisted or not numbers - set(self.ended), "ack before commit"
             case c.GrantLease():
                 self._grant(command)
+            case FreeObject() | SurrenderObject():
+                self._tell_of_value(command)
+
+    def _tell_of_value(self, command: FreeObject | SurrenderObject) -> None:
+        worker = self.workers.get(command.worker_id)
+        if worker is None:
+            return
+        if isinstance(command, FreeObject):
+            worker.values.discard(command.object_id)
+        else:
+            worker.asked.append(command.object_id)
 
     def _retry(self, command: c.PersistRetry) -> None:
         sessions = self.scheduler.state.sessions.values()
@@ -232,14 +255,42 @@ class Bench:
         payload: bytes | None = None,
     ) -> None:
         """Report that tasks of a lease have ended; a FAILED one has raised a ValueError."""
-        held = worker.held.get(lease, set())
-        held.difference_update(range(offset, offset + count))
-        if not held:
-            worker.held.pop(lease, None)
+        self._no_longer_held(worker, lease, offset, count)
         if payload is None:
             payload = _PAYLOADS.get(state, b"r")
         payloads = PayloadColumn.of([payload] * count)
         self.report(worker, outcomes=[LeaseOutcome(lease, offset, state, payloads, run_us)])
+
+    def end_placed(self, worker: NaiveWorker, lease: int, offset: int) -> str:
+        """Report that a task has ended, and that its value stays; returns the value's name."""
+        self._no_longer_held(worker, lease, offset, 1)
+        grant = worker.grants[lease]
+        name = object_name(grant.first + offset, grant.attempt)
+        worker.values.add(name)
+        column = PlacedColumn.of_item(Place(name, 1 << 20, worker.worker_id).pack())
+        outcome = LeaseOutcome(lease, offset, TaskState.SUCCEEDED, column, 1000)
+        self.report(worker, outcomes=[outcome])
+        return name
+
+    def lack_input(self, worker: NaiveWorker, lease: int, offset: int, object_id: str) -> None:
+        """Report that a task could not have a value that it takes."""
+        self._no_longer_held(worker, lease, offset, 1)
+        info = FailureInfo("OBJECT_LOST", "an input could not be had", phase=LACKS + object_id)
+        column = PayloadColumn.of([encode_failure(info)])
+        self.report(worker, outcomes=[LeaseOutcome(lease, offset, TaskState.LEASED, column, 0)])
+
+    def surrender(self, worker: NaiveWorker, object_id: str, value: bytes | None = b"v") -> None:
+        """Send a value to the head that a worker was asked for; None: it is gone."""
+        is_there = object_id in worker.values and value is not None
+        column = PayloadColumn.of([value or b""]) if is_there else None
+        item = Surrendered(object_id, column, is_gone=not is_there)
+        self.feed(e.ValuesSurrendered(worker.worker_id, worker.session, (item,)))
+
+    def _no_longer_held(self, worker: NaiveWorker, lease: int, offset: int, count: int) -> None:
+        held = worker.held.get(lease, set())
+        held.difference_update(range(offset, offset + count))
+        if not held:
+            worker.held.pop(lease, None)
 
     def give_back(self, worker: NaiveWorker, lease: int, offset: int, count: int) -> None:
         """Give tasks back unstarted."""
@@ -281,6 +332,7 @@ class Bench:
         """Let a worker's process die, for certain."""
         worker.is_open = False
         worker.held.clear()
+        worker.values.clear()
         self.feed(e.WorkerDied(worker.worker_id, worker.session))
 
     def cancel(self, first: int, count: int = 1, force: bool = False) -> None:

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from rustray.common.errors import HeadUnavailable, RustRayError
+from rustray.common.errors import CommunicationError, HeadUnavailable, RustRayError
+from rustray.objects.segment import Segment
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import (
     AssignFrame,
@@ -17,6 +18,7 @@ from rustray.task.frames import (
     WorkerFrame,
 )
 from rustray.task.functions import FunctionInfo, Parameter
+from rustray.task.place import Place
 from rustray.task.spec import ExecutorKind, TaskClass
 from rustray.task.state import TaskState
 from rustray.task.views import Heartbeat, HeartbeatReply, Registered, WorkerInfo
@@ -101,6 +103,10 @@ class FakeWorkerHead:
             raise self.refuse.pop(0)
         self.infos.append(info)
         return Registered(len(self.infos), *self._times)
+
+    async def fetch_object(self, place: Place, token: str) -> Segment:
+        """There are no other workers."""
+        raise CommunicationError(f"no way to {place.address}")
 
     async def heartbeat(self, beat: Heartbeat) -> HeartbeatReply:
         """Answer a heartbeat."""

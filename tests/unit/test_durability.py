@@ -114,6 +114,9 @@ class Hands:
     def credit(self, command: sc.CreditStream) -> None:
         """Likewise."""
 
+    def tell_of_value(self, command: object) -> None:
+        raise AssertionError(f"no value stays with a worker here: {command}")
+
     def drain(self) -> None:
         """Likewise."""
 

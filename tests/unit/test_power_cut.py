@@ -160,6 +160,9 @@ class Crowd:
     def credit(self, command: sc.CreditStream) -> None:
         raise AssertionError("nothing is a stream")
 
+    def tell_of_value(self, command: object) -> None:
+        raise AssertionError(f"no value stays with a worker here: {command}")
+
     def drain(self) -> None:
         raise AssertionError("nobody drains")
 

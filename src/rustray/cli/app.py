@@ -7,7 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from rustray.cli import cluster, flags, letters, logs, settings_commands, state, submit, tasks
+from rustray.cli import (
+    cluster,
+    flags,
+    letters,
+    logs,
+    objects,
+    settings_commands,
+    state,
+    submit,
+    tasks,
+)
 from rustray.cli.call import client_command
 
 app = typer.Typer(
@@ -86,6 +96,7 @@ client_command(app, "top")(cluster.top)
 letters.register(tasks.app)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(cluster.workers_app, name="workers")
+app.add_typer(objects.app, name="objects")
 app.add_typer(cluster.token_app, name="token")
 app.add_typer(settings_commands.app, name="config")
 app.add_typer(state.app, name="state")

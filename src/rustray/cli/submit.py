@@ -31,9 +31,10 @@ from rustray.common import ids
 from rustray.common.durability import parse_durability
 from rustray.common.errors import CommunicationError, HeadUnavailable, UsageProblem
 from rustray.rpc.api import HeadApi, RawResult, SubmitItem, SubmitVerdict
+from rustray.task.class_of import class_of
 from rustray.task.codec import encode_call
 from rustray.task.needs import ResourceRequirements
-from rustray.task.spec import DEFAULT_CRASH_LIMIT, Codec, TaskSpec, class_of, deadline_unix_s
+from rustray.task.spec import DEFAULT_CRASH_LIMIT, Codec, TaskSpec, deadline_unix_s
 
 _FLAGS: Final = (
     "--kwarg", "--wait", "--timeout", "--cpus", "--memory-mb", "--gpus", "--priority",

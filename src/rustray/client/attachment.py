@@ -14,10 +14,12 @@ from rustray.client.channels import SessionChannel
 from rustray.client.connection import Connection
 from rustray.client.derived import Borrower
 from rustray.client.intake import MAX_PAYLOAD_BYTES
+from rustray.client.keeping import Keeper
 from rustray.client.log_printer import LogPrinter, settle, show_logs
 from rustray.client.loop_thread import LoopThread
 from rustray.client.session import ClientSession
 from rustray.client.throttle import PATIENCE_S, Throttle
+from rustray.client.values import SessionValues
 from rustray.common.errors import CommunicationError, RustRayError
 from rustray.common.resources import CPU
 from rustray.rpc.api import HeadApi
@@ -105,6 +107,7 @@ class Attachment:
         self._logs: asyncio.Task[None] | None = None
         self._asker: asyncio.Task[None] | None = None
         self._is_foreign = False
+        self._values: SessionValues | None = None
         try:
             self.session = self._thread.call(self._open(dial, timeout_s))
         except BaseException:
@@ -173,6 +176,11 @@ class Attachment:
                 session.pack = self._limits.pack
                 await connection.open(api, session)
                 session.borrower = Borrower(api)
+                values = self._values = SessionValues(api, self._thread)
+                session.values = values
+                session.lets_stay = bool(self.address)
+                if self.address:
+                    session.keeper = Keeper(api, self._thread)
             if self._limits.shows_logs:
                 printer = self._printer = LogPrinter(names_worker=bool(self.address))
                 self._logs = asyncio.create_task(show_logs(api, session.prefix, printer))
@@ -208,6 +216,8 @@ class Attachment:
             _live.discard(self)
             if self._printer is not None:
                 self._printer.close()
+            if self._values is not None:
+                self._values.close()
 
     async def _close(self) -> None:
         for helper in (self._adviser, self._asker):
@@ -218,6 +228,7 @@ class Attachment:
             await channel.close()
         session = getattr(self, "session", None)
         if session is not None:
+            session.release_all()
             if self.address and self._connection is not None:
                 await self._connection.flush(FLUSH_S)
             await self._end_logs(session)

@@ -15,9 +15,11 @@ from rustray.client import waiting
 from rustray.client.channels import Channel
 from rustray.client.derived import Borrowed
 from rustray.client.generators import RefGenerator
-from rustray.client.refs import TaskRef
+from rustray.client.refs import FAILED, SUCCEEDED, TaskRef
 from rustray.client.runtime_envs import Packer
 from rustray.client.session import ClientSession
+from rustray.client.values import Placed
+from rustray.common.errors import ObjectLost
 from rustray.task import relay
 from rustray.task.codec import encode_value, parts_encoder
 from rustray.task.spec import Codec, TaskClass
@@ -355,6 +357,30 @@ def cancel(
         owner.cancel(own, force=force, recursive=recursive)
 
 
+def free(refs: TaskRef[Any] | Sequence[TaskRef[Any]]) -> None:
+    """Let go of values at once, wherever there are references to them; `get` then fails.
+
+    Without it the cluster lets go of a large value with its last reference, and of one whose
+    reference was pickled when its time is over. Tasks that take it and were handed in before still
+    get it. What has not ended is freed when it has.
+
+    Args:
+        refs: One reference, or a list of them, of tasks that this program has handed in.
+    """
+    for ref in [refs] if isinstance(refs, TaskRef) else _as_list(refs):
+        if not ref.watch(_free):
+            _free(ref)
+
+
+def _free(ref: TaskRef[Any]) -> None:
+    if ref._state != SUCCEEDED:
+        return
+    if type(ref._data) is Placed:
+        ref._data.hold.is_lent = False
+    ref._state = FAILED
+    ref._data = ObjectLost("the value was freed: rustray.free() was called with its reference")
+
+
 def put(value: T) -> TaskRef[T]:
     """Hand a value to the cluster, once, and return a reference to it for any number of tasks.
 
@@ -373,7 +399,10 @@ def put(value: T) -> TaskRef[T]:
         payload = parts_encoder(Codec.PICKLE)(value)
     except Exception:
         payload = encode_value(Codec.PICKLE, value)  # says what it was
-    return session.submit(entry, payload)
+    kept: TaskRef[T] | None = None
+    if session.keeper is not None:
+        kept = session.keeper.put(session, payload)
+    return session.submit(entry, payload) if kept is None else kept
 
 
 async def aput(value: T) -> TaskRef[T]:

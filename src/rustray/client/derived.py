@@ -27,6 +27,7 @@ from rustray.client.refs import (
     TaskRef,
     run_callback,
 )
+from rustray.client.values import Hold, Placed
 from rustray.common.errors import (
     HeadUnavailable,
     InvariantError,
@@ -47,6 +48,11 @@ class _Derived(Batch):
     """A batch that is sealed from the start, and that no ledger has."""
 
     __slots__ = ()
+
+    def lend(self, ref: TaskRef[Any]) -> None:
+        """See `Batch`; what is here came from elsewhere, or goes with its task."""
+        if type(ref._data) is Placed:
+            ref._data.hold.is_lent = True
 
     def _end(self, ended: list[tuple[TaskRef[Any], int, Any]]) -> None:
         """Give references their outcomes: (reference, state, data); on the loop thread."""
@@ -100,6 +106,9 @@ class Parts(_Derived):
         state, data = task._state, task._data
         if state != SUCCEEDED:
             return [(ref, state, data) for ref in refs]
+        if type(data) is Placed:
+            task._data = b""  # it is kept as long as one of these
+            return [(ref, state, data.part(ref._index)) for ref in refs]
         try:
             values = split_parts(data)
             if len(values) != len(refs):
@@ -193,6 +202,11 @@ class Borrowed(_Derived):
         self.entry = _entry_of(self.entry.task_class.function, Codec.PICKLE)
         self._end([(ref, other._state, other._data)])
 
+    def take_placed(self, ref: TaskRef[Any], place: bytes) -> None:
+        """End it with a value that stays with a worker."""
+        hold = Hold(place, self.id_of(0))
+        self._end([(ref, SUCCEEDED, Placed(hold, self.which))])
+
     def take(self, ref: TaskRef[Any], state: int, payload: bytes, failure: Failure) -> None:
         """End it with the head's answer."""
         if state != SUCCEEDED:
@@ -266,7 +280,7 @@ class Borrower:
         attempt = 0
         while True:
             try:
-                raw = await self._api.get_result(batch.id_of(0), None)
+                raw = await self._api.locate_result(batch.id_of(0), None)
             except HeadUnavailable:
                 cap = min(_RETRY_CAP_S, _RETRY_FIRST_S * 2**attempt)
                 attempt = min(attempt + 1, 16)
@@ -279,4 +293,7 @@ class Borrower:
                 break
         batch.entry = _entry_of(batch.entry.task_class.function, Codec(raw.codec))
         failure = Failure(raw.payload, raw.worker_id, raw.attempts)
+        if raw.is_placed:
+            batch.take_placed(ref, raw.payload)
+            return
         batch.take(ref, int(raw.state), raw.payload, failure)

@@ -6,10 +6,14 @@ tasks numbered, when the loop thread takes it, when it is full, or when somebody
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from rustray.client.derived import Borrowed, Borrower
@@ -19,10 +23,12 @@ from rustray.client.refs import PENDING, Batch, ClassEntry, TaskRef
 from rustray.client.runtime_envs import Packer
 from rustray.client.streams import Reads
 from rustray.client.throttle import Throttle
+from rustray.client.values import Hold, Placed, Released, Values
 from rustray.client.waiters import Arrivals
 from rustray.common.durability import Durability
 from rustray.common.errors import PayloadError, RustRayError
-from rustray.common.ids import PREFIX_BYTES, SessionPrefix
+from rustray.common.ids import PREFIX_BYTES, SessionPrefix, task_id
+from rustray.task.columns import PayloadColumn, PlacedColumn
 from rustray.task.flat import FlatValue
 from rustray.task.spec import TaskClass
 
@@ -44,6 +50,12 @@ class Intake:
         arrivals: Who waits for outcomes.
         broken: Why it can take nothing any more, or None.
         thread_id: Of the loop thread, where nobody may block for a result.
+        values: Gets at values that stay with workers.
+        lets_stay: Whether results of its own tasks may.
+        keeper: Gives large values to workers; None: they go through the head.
+        max_payload_bytes: Most that the way to the head can carry as one item.
+        released: Tasks whose values are not needed here any more.
+        holds: What is held of others.
         offline_since_s: Since when the head cannot be reached (`time.monotonic`), or None.
         pack: Copies large arguments to where they wait; see `rustray.client.sharing.share`.
         pauses: What lets a task that waits for tasks give back its cores; None outside of tasks.
@@ -76,10 +88,10 @@ class Intake:
         self.thread_id = thread_id
         self.offline_since_s: float | None = None
         self.pauses: Pauses | None = None
-        self._ledger = Ledger(self.prefix, self.lock, self.arrivals)
+        self._ledger = Ledger(self.prefix, self.lock, self.arrivals, self._placed)
         self.reads = Reads(rouse)
         self._rouse = rouse
-        self._max_bytes = max_payload_bytes
+        self.max_payload_bytes = max_payload_bytes
         self.pack: Callable[[Any], Any] = bytes
         self._throttle = throttle or Throttle(None)
         self._make_batch = Batch
@@ -90,6 +102,12 @@ class Intake:
         self._cancels: deque[tuple[Batch, int]] = deque()
         self._opened = 0
         self.borrower: Borrower | None = None
+        self.values: Values | None = None
+        self.lets_stay = False
+        self.keeper: Any = None
+        self.released: Released = deque()
+        self.holds: weakref.WeakSet[Hold] = weakref.WeakSet()
+        self._is_release_told = False
 
     def define(
         self,
@@ -98,6 +116,8 @@ class Intake:
         deadline_unix_s: float = 0.0,
         durability: Durability = Durability.DEFAULT,
         runtime_env: Mapping[str, Any] | None = None,
+        *,
+        may_stay: bool = False,
     ) -> ClassEntry:
         """Return the session's entry for a class; equal ones share one, but for what follows it.
 
@@ -105,14 +125,17 @@ class Intake:
             task_class: The class.
             code: Of its function, where that travels.
             deadline_unix_s, durability, runtime_env: Of its tasks; see `Submission`, `Packer`.
+            may_stay: Large results may stay with their worker, where that is possible.
 
         Raises:
             PayloadError: the code is too much for the way to the head, or packing failed.
         """
+        if may_stay and self.lets_stay and task_class.may_run_again:
+            task_class = replace(task_class, results_stay=True)
         task_class, packages = self.envs.apply(task_class, runtime_env)
-        if len(code) > self._max_bytes:
+        if len(code) > self.max_payload_bytes:
             what = f"the parts of the code of {task_class.function}"
-            raise _too_big(task_class, len(code), self._max_bytes, what)
+            raise _too_big(task_class, len(code), self.max_payload_bytes, what)
         with self.lock:
             entry = self._entries.get(task_class)
             if entry is None:
@@ -137,7 +160,7 @@ class Intake:
         """
         is_big = len(payload) > BIG_PAYLOAD_BYTES
         if is_big:
-            payload = _pack(payload, entry, self._max_bytes, self.pack)
+            payload = _pack(payload, entry, self.max_payload_bytes, self.pack)
         with self.lock:
             batch = entry.open_batch or self._open_batch(entry)
             refs = batch.refs
@@ -172,7 +195,7 @@ class Intake:
         """
         is_big = len(payload) > BIG_PAYLOAD_BYTES
         if is_big:
-            payload = _pack(payload, entry, self._max_bytes, self.pack)
+            payload = _pack(payload, entry, self.max_payload_bytes, self.pack)
         for ref in taken:
             batch = ref._batch.origin_of(ref)._batch
             if batch.first >= 0:
@@ -190,11 +213,51 @@ class Intake:
             self.seal(new._batch)
         return new
 
+    def submit_placed(self, entry: ClassEntry, column: PlacedColumn) -> TaskRef[Any]:
+        """Hand in a value that is with a worker; it is alone in its batch."""
+        with self.lock:
+            if entry.open_batch is not None:
+                self._seal_through(entry.open_batch)
+            batch = self._open_batch(entry)
+            ref: TaskRef[Any] = TaskRef(batch, 0, None)
+            batch.refs.append(ref)
+            batch.column = column
+            self._seal_through(batch)
+            is_idle, self._is_idle = self._is_idle, False
+        if is_idle:
+            self._rouse()
+        return ref
+
     def fetch(self, batch: Borrowed, ref: TaskRef[Any]) -> None:
         """Ask the head for the outcome of a borrowed reference."""
         if self.borrower is None or self.broken is not None:
             raise self.broken or RustRayError("the session is not connected")
         self.borrower.fetch(batch, ref)
+
+    def _placed(self, batch: Batch, index: int, column: PayloadColumn) -> list[Placed]:
+        """Return what stands for a value that stays with a worker, alone in a list."""
+        sequence = batch.first + index
+        name = task_id(self.prefix, sequence)
+        hold = Hold(column[0], name, partial(self._release, sequence))
+        self.holds.add(hold)
+        with self.lock:
+            hold.is_lent = index in (batch.lent or ())
+        return [Placed(hold)]
+
+    def _release(self, sequence: int, hold: Hold) -> None:
+        """Have a worker let go of a value; a finaliser may call it anywhere: no lock is taken."""
+        if hold.is_lent:
+            return
+        self.released.append(sequence)
+        if not self._is_release_told:
+            self._is_release_told = True
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the head frees it in time
+                self._rouse()
+
+    def release_all(self) -> None:
+        """Let go of what is held here, for the session ends."""
+        for hold in list(self.holds):
+            hold.let_go()
 
     def seal(self, batch: Batch) -> int:
         """Close the batch for further tasks; returns its first sequence."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final, cast
 
 from rustray.client.failures import error_of_rejection
@@ -24,9 +24,11 @@ from rustray.client.refs import (
     TaskRef,
     run_callback,
 )
+from rustray.client.values import Placed
 from rustray.client.waiters import Arrivals
 from rustray.common.errors import RustRayError, TaskCancelled, TaskNotFound
 from rustray.common.ids import task_id
+from rustray.task.columns import PayloadColumn, PlacedColumn
 from rustray.task.frames import HeadFrame, Outcome, TaskRange
 from rustray.task.streams import StreamItems
 
@@ -40,7 +42,14 @@ class Ledger:
     tasks (*retired*) holds nothing, and retired ones are never the greater part for long.
     """
 
-    def __init__(self, prefix: bytes, lock: threading.Lock, arrivals: Arrivals) -> None:
+    def __init__(
+        self,
+        prefix: bytes,
+        lock: threading.Lock,
+        arrivals: Arrivals,
+        placed: Callable[[Batch, int, PayloadColumn], list[Placed]],
+    ) -> None:
+        self._placed = placed
         self._prefix = prefix
         self._lock = lock
         self._arrivals = arrivals
@@ -174,8 +183,11 @@ class Ledger:
             refs = batch.refs[low:high]
             batch.refs[low:high] = [None] * (high - low)
             if state == SUCCEEDED:
+                # (One that has come again is held already.)
+                is_new_place = type(column) is PlacedColumn and refs[0] is not None
+                items = self._placed(batch, low, column) if is_new_place else column
                 # The hottest loop of a client: one pass per result.
-                for ref, payload in zip(refs, column):  # noqa: B905 - equal by construction
+                for ref, payload in zip(refs, items):  # noqa: B905 - equal by construction
                     if ref is not None:
                         ref._data = payload
                         ref._state = state  # last, for other threads look at it first
@@ -233,7 +245,7 @@ class Ledger:
 
     def _retire(self, batch: Batch) -> None:
         """Drop what a batch holds; forget retired ones when they are the greater part."""
-        batch.column = batch.inputs = None
+        batch.column = batch.inputs = batch.taken = None
         batch.cancels = None
         batch.buffers = None
         batch.refs = []
@@ -281,4 +293,4 @@ def acked_unfinished(batch: Batch) -> Iterator[TaskRange]:
 def _settle(batch: Batch, low: int, high: int) -> None:
     batch.settled.add(low, high)
     if batch.settled.count == batch.size and not batch.entry.keeps_arguments:
-        batch.column = batch.inputs = None
+        batch.column = batch.inputs = batch.taken = None

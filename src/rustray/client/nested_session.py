@@ -14,18 +14,22 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
-from rustray.client.derived import Borrowed
+from rustray.client.derived import Borrowed, borrow
 from rustray.client.options import pickle_function
 from rustray.client.refs import Batch, ClassEntry, TaskRef
 from rustray.client.session import ClientSession
 from rustray.client.throttle import Throttle
-from rustray.common.errors import DuplicateTask
-from rustray.common.ids import TaskId, child_prefix
+from rustray.client.values import Placed
+from rustray.client.waiting import get_one
+from rustray.common.errors import DuplicateTask, RustRayError
+from rustray.common.ids import TaskId, child_prefix, split_task_id
 from rustray.common.resources import ResourceSet
+from rustray.objects import own_port
 from rustray.task.flat import FlatValue
 from rustray.task.frames import CancelRequest, ClientFrame, HeadFrame, Rejection
 from rustray.task.inputs import Slot, same
 from rustray.task.pickling import PROTOCOL
+from rustray.task.place import Place
 from rustray.task.relay import Seat
 from rustray.task.spec import Codec, TaskClass
 
@@ -66,6 +70,8 @@ class NestedSession(ClientSession):
         prefix = child_prefix(seat.prefix, seat.sequence)
         super().__init__(rouse, thread_id, MAX_PAYLOAD_BYTES, throttle, prefix)
         self._make_batch = NestedBatch
+        self.values, self.lets_stay = self, bool(own_port.name())
+        self.pool = None
         self.seat = seat
         self._own_region = min(seat.attempt, MAX_REGION) << REGION_BITS
         self.is_again = seat.attempt > 1
@@ -97,15 +103,36 @@ class NestedSession(ClientSession):
 
     def fetch(self, batch: Borrowed, ref: TaskRef[Any]) -> None:
         """See `Intake`: a task that takes no core has the result come by this session's stream."""
+        other = self._copy_of(ref, may_stay=True)
+        if not other.watch(partial(batch.follow, ref)):
+            batch.follow(ref, other)
+
+    def _copy_of(self, ref: TaskRef[Any], *, may_stay: bool = False) -> TaskRef[Any]:
+        """Hand in a task that returns what another one has returned."""
         code, code_hash = pickle_function(same)
         no_needs = ResourceSet.of({})
         task_class = TaskClass(
             "rustray.get", code_hash, resources=no_needs, codec=Codec.PICKLE, has_inputs=True
         )
         call = pickle.dumps(((Slot(0),), {}), PROTOCOL)
-        other = self.submit_taking(self.define(task_class, code), call, (ref,))
-        if not other.watch(partial(batch.follow, ref)):
-            batch.follow(ref, other)
+        entry = self.define(task_class, code, may_stay=may_stay)
+        return self.submit_taking(entry, call, (ref,))
+
+    def load(self, placed: Placed, timeout_s: float | None) -> Any:
+        """See `rustray.client.values.Values`; the task's worker brings what it does not have."""
+        hold = placed.hold
+        try:
+            segment = own_port.take(Place.unpack(hold.place), "")
+            try:
+                return placed.cut(segment.view())
+            finally:
+                segment.close()
+        except (RustRayError, OSError, ValueError):
+            prefix, sequence = split_task_id(hold.task_id)
+            ref = borrow(prefix, sequence, placed.which, int(Codec.PICKLE), "rustray.get")
+            copy = self._copy_of(ref)
+            get_one(copy, timeout_s)
+            return copy._data
 
     def wait_settled(self, ref: TaskRef[Any]) -> None:
         """Wait until a task has its id for good; set by who connects the session."""
@@ -181,6 +208,7 @@ class NestedSession(ClientSession):
         self, batch: Batch, taken: list[tuple[int, TaskRef[Any]]], payloads: list[Any]
     ) -> None:
         moved = NestedBatch(self, batch.entry)
+        moved.taken = batch.taken
         watchers = batch._watchers or {}
         for place, ((index, ref), payload) in enumerate(zip(taken, payloads, strict=True)):
             if index in watchers:
@@ -201,7 +229,7 @@ class NestedSession(ClientSession):
     def is_owed(self) -> bool:
         """Whether the head has not said yet that it has all that was handed in."""
         with self.lock:
-            if self._open or self._outbox or self._orders:
+            if self._open or self._outbox or self._orders or self.released:
                 return True
         return any(
             batch.refs[index] is not None and index not in batch.settled
@@ -225,6 +253,7 @@ class NestedSession(ClientSession):
 
     def end(self) -> None:
         """The attempt has ended: what only earlier ones have handed in is not wanted any more."""
+        self.release_all()
         if self.is_again and not self._has_diverged:
             self._has_diverged = True
             self._orders.append(self._unclaimed())

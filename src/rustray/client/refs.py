@@ -12,15 +12,17 @@ import pickle
 import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Executor as FutureExecutor
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 from rustray.client.failures import error_of, is_interrupt, undecodable
 from rustray.client.pauses import Pauses, pausing
 from rustray.client.ranges import RangeSet
 from rustray.client.streams import Buffer, Reads
+from rustray.client.values import Placed, Values
 from rustray.client.waiters import Arrivals, LoopWaiter
 from rustray.common.durability import Durability
-from rustray.common.errors import ResourceExhausted, RustRayError, TaskError
+from rustray.common.errors import GetTimeout, ObjectLost, ResourceExhausted, RustRayError, TaskError
 from rustray.common.ids import SessionPrefix, TaskId, task_id
 from rustray.task import flat, pickling
 from rustray.task.codec import decode_value
@@ -50,6 +52,7 @@ class Owner(Protocol):
         broken: Why no outcome will come any more, or None.
         thread_id: Of the loop thread that results arrive on.
         offline_since_s: Since when the head cannot be reached, or None.
+        values: Gets at values that stay with workers; None where all come along.
         pauses: What lets a task that waits for tasks give back its cores; None outside of tasks.
         reads: What is to be told of the consumers of streams.
     """
@@ -62,6 +65,7 @@ class Owner(Protocol):
     offline_since_s: float | None
     pauses: Pauses | None
     reads: Reads
+    values: Values | None
 
     def submit(self, entry: ClassEntry, payload: Any) -> TaskRef[Any]:
         """Hand in one task."""
@@ -118,6 +122,9 @@ class TaskRef(Generic[T_co]):
     def __await__(self) -> Generator[Any, None, T_co]:
         if self._state == PENDING:
             yield from self._arrived().__await__()
+        if type(self._data) is Placed:
+            loading = asyncio.get_running_loop().run_in_executor(self.pool, self.outcome)
+            return (yield from loading.__await__())
         return self.outcome()
 
     async def _arrived(self) -> None:
@@ -137,29 +144,54 @@ class TaskRef(Generic[T_co]):
         finally:
             self.unwatch(wake)
 
-    def outcome(self) -> T_co:
+    def outcome(self, timeout_s: float | None = None) -> T_co:
         """Decode the value, or raise the task's error; only once `is_done`.
 
         Each call decodes anew, so callers do not share a mutable value.
 
+        Args:
+            timeout_s: Limit for bringing it here, where it has stayed with a worker.
+
         Raises:
+            GetTimeout: that passed.
             RustRayError: the task's typed error, or PayloadError where the value cannot
                 be decoded here.
         """
         if self._state != SUCCEEDED:
             raise self.error()
-        codec = self._batch.entry.task_class.codec
+        codec, data = self._batch.entry.task_class.codec, self._data
+        if type(data) is Placed:
+            data = self._loaded(data, timeout_s)
         try:
             value: T_co = (
-                pickling.loads(self._data)  # our own task's answer to our own code
+                pickling.loads(data)  # our own task's answer to our own code
                 if codec is Codec.PICKLE
-                else decode_value(codec, self._data)
+                else decode_value(codec, data)
             )
         except BaseException as error:
             if is_interrupt(error):
                 raise
             raise undecodable(self.task_id, error) from error
         return value
+
+    @property
+    def pool(self) -> FutureExecutor | None:
+        """Where a coroutine waits for the value, if that has stayed with a worker."""
+        values = self._batch.owner.values
+        return None if values is None else values.pool
+
+    def _loaded(self, placed: Placed, timeout_s: float | None) -> Any:
+        """Bring a value here that stays with a worker."""
+        values = self._batch.owner.values
+        if values is None:
+            raise ObjectLost("the value is with a worker, and cannot be had from there here")
+        try:
+            return values.load(placed, timeout_s)
+        except TimeoutError:
+            raise GetTimeout(
+                f"the task has ended, and its value could not be brought here within {timeout_s:g} "
+                "s from the worker that keeps it; ask again later"
+            ) from None
 
     def error(self) -> RustRayError:
         """Build the typed error of a task that ended without success."""
@@ -190,6 +222,10 @@ class TaskRef(Generic[T_co]):
     def __reduce__(self) -> Any:
         # Wherever it is unpickled, it asks the head for the outcome.
         which = self._batch.input_of(self._index)
+        origin = self._batch.origin_of(self)
+        origin._batch.lend(origin)
+        if type(self._data) is Placed:
+            self._data.hold.is_lent = True
         task_class = self._batch.entry.task_class
         return TaskRef.rebuild, (
             which.prefix,
@@ -220,9 +256,10 @@ def outcomes(refs: Sequence[TaskRef[Any]]) -> list[Any]:
         if ref._batch is not batch:
             batch = ref._batch
             is_pickle = batch.entry.task_class.codec is Codec.PICKLE
-        if is_pickle and ref._state == SUCCEEDED and ref._data[:1] != beginning:
+        data = ref._data  # bytes only where it has succeeded, and the value has come along
+        if is_pickle and type(data) is bytes and data[:1] != beginning:
             try:
-                append(loads(ref._data))
+                append(loads(data))
             except BaseException as error:
                 if is_interrupt(error):
                     raise
@@ -329,6 +366,8 @@ class Batch:
         asked: Acked ones that the present stream has asked the head for.
         cancels: Tasks that shall be cancelled, with ``force``, and whether what they have handed in
             is spared; None for none.
+        lent: Tasks of whose references there are copies elsewhere; None for none.
+        taken: References that its tasks take, until the head has all of these tasks.
         buffers: Of streams: what has arrived of the items of each task; None for none.
     """
 
@@ -341,6 +380,7 @@ class Batch:
         "entry",
         "first",
         "inputs",
+        "lent",
         "order",
         "owner",
         "reached",
@@ -348,6 +388,7 @@ class Batch:
         "sent",
         "settled",
         "size",
+        "taken",
         "unfinished",
     )
 
@@ -367,6 +408,8 @@ class Batch:
         self.asked: RangeSet | None = None
         self.cancels: dict[int, tuple[bool, bool]] | None = None
         self.buffers: dict[int, Buffer] | None = None
+        self.lent: set[int] | None = None
+        self.taken: list[Any] | None = None
         self._watchers: dict[int, list[Callback]] | None = None
 
     def id_of(self, index: int) -> TaskId:
@@ -386,6 +429,14 @@ class Batch:
     def origin_of(self, ref: TaskRef[Any]) -> TaskRef[Any]:
         """Return the reference of the task itself."""
         return ref
+
+    def lend(self, ref: TaskRef[Any]) -> None:
+        """Note that there is a copy of a reference elsewhere: its value stays."""
+        with self.owner.lock:  # the session looks at this when the value has come
+            lent = self.lent = self.lent or set()
+            lent.add(ref._index)
+        if type(ref._data) is Placed:
+            ref._data.hold.is_lent = True
 
     def pursue(self, ref: TaskRef[Any]) -> None:
         """See to it that the outcome comes; of what was handed in here it does by itself."""

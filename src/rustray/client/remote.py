@@ -12,6 +12,7 @@ from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, overload
 from rustray.client import context
 from rustray.client.derived import parts_of
 from rustray.client.generators import RefGenerator
+from rustray.client.keeping import put_large
 from rustray.client.options import (
     check_options,
     imply_streaming,
@@ -34,6 +35,9 @@ T = TypeVar("T")
 _encode = dumps_call_parts
 _dumps = pickle.dumps
 _NO_ARGUMENTS: Final = pickle.dumps(((), {}), PROTOCOL)
+
+LARGE_CALL_BYTES: Final = 256 << 10
+"""Large arguments of a call above this size may go to a worker of this machine."""
 
 
 class RemoteFunction(Generic[P, T]):
@@ -79,6 +83,10 @@ class RemoteFunction(Generic[P, T]):
                 payload = _encode(args, kwargs)
             except Exception:
                 payload = encode_call(Codec.PICKLE, args, kwargs)
+        if len(payload) > LARGE_CALL_BYTES:
+            placed = put_large(entry, args, kwargs)
+            if placed is not None:
+                return self._remote_taking(entry, *placed)  # type: ignore[no-any-return]
         if self._returns != 1:
             return parts_of(entry.submit(entry, payload), self._returns)  # type: ignore[return-value]
         return entry.submit(entry, payload)
@@ -139,6 +147,7 @@ class RemoteFunction(Generic[P, T]):
             deadline_unix_s(self._options.get("deadline")),
             parse_durability(self._options.get("durability")),
             self._options.get("runtime_env"),
+            may_stay=True,
         )
         self._entry = entry
         return entry

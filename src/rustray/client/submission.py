@@ -16,9 +16,10 @@ from rustray.common.durability import parse_durability
 from rustray.common.errors import HeadUnavailable, PayloadError, RustRayError
 from rustray.common.ids import PREFIX_BYTES, TaskId, split_task_id, task_id
 from rustray.rpc.api import HeadApi, RawResult, SubmitItem, SubmitVerdict
+from rustray.task.class_of import class_of
 from rustray.task.codec import decode_value, encode_call
 from rustray.task.result import TaskResult
-from rustray.task.spec import Codec, TaskSpec, class_of, deadline_unix_s
+from rustray.task.spec import Codec, TaskSpec, deadline_unix_s
 from rustray.task.state import TaskState
 
 _BACKOFF_FIRST_S: Final = 0.2

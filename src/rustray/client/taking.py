@@ -6,6 +6,7 @@ import pickle
 from typing import Any, Final
 
 from rustray.client.refs import SUCCEEDED, TaskRef
+from rustray.client.values import Placed
 from rustray.task.codec import decode_value, encode_call
 from rustray.task.flat import FlatValue
 from rustray.task.inputs import Slot
@@ -52,8 +53,9 @@ def encode_taking(
     def placed(value: Any) -> Any:
         if type(value) is not TaskRef:
             return value
-        if value._state == SUCCEEDED and len(value._data) <= INLINE_BYTES:
-            return _Inline(value._batch.entry.task_class.codec, value._data)
+        data = value._data
+        if value._state == SUCCEEDED and type(data) is not Placed and len(data) <= INLINE_BYTES:
+            return _Inline(value._batch.entry.task_class.codec, data)
         known = taken.get(id(value))
         if known is None:
             known = taken[id(value)] = (Slot(len(taken)), value)

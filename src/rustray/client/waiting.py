@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from rustray.client.pauses import Pauses, blocking, pausing, waiter_of
 from rustray.client.refs import PENDING, SUCCEEDED, Owner, TaskRef, outcomes
+from rustray.client.values import Placed
 from rustray.client.waiters import (
     LoopWaiter,
     ThreadWaiter,
@@ -38,24 +39,34 @@ _thread_of: Final = attrgetter("thread_id")
 
 def get_one(ref: TaskRef[Any], timeout_s: float | None) -> Any:
     """Wait for one task and return its value; see `rustray.get`."""
-    if ref._state == PENDING:
-        _collect([ref], timeout_s)
-    return ref.outcome()
+    if timeout_s is None:
+        if ref._state == PENDING:
+            _collect([ref], None)
+        return ref.outcome()
+    return get_many([ref], timeout_s)[0]
 
 
 def get_many(refs: Refs, timeout_s: float | None) -> list[Any]:
     """Wait for all and return their values in order; see `rustray.get`."""
+    deadline = deadline_after(timeout_s)
     missing = _missing_or_raise(refs)
     if missing:
         _collect(missing, timeout_s)
-    return outcomes(refs)
+    return _outcomes(refs, deadline)
+
+
+def _outcomes(refs: Refs, deadline: float | None) -> list[Any]:
+    """Decode the values of tasks that have ended; those that stay with workers come until then."""
+    if deadline is None or not any(type(ref._data) is Placed for ref in refs):
+        return outcomes(refs)
+    return [ref.outcome(max(deadline - time.monotonic(), 0.0)) for ref in refs]
 
 
 async def aget_many(refs: Refs, timeout_s: float | None) -> list[Any]:
     """`get_many` for coroutines; being cancelled leaves the tasks alone."""
+    deadline = deadline_after(timeout_s)
     missing = _missing_or_raise(refs)
     if missing:
-        deadline = deadline_after(timeout_s)
         waiter = LoopWaiter()
         known: set[int] = set()
         async with pausing(_pauses_of(missing)):
@@ -64,6 +75,10 @@ async def aget_many(refs: Refs, timeout_s: float | None) -> list[Any]:
                     if not await waiter.sleep(deadline):
                         raise _timed_out(timeout_s, watch.missing)
                     _raise_failure(waiter, missing, known)
+    for ref in refs:
+        if type(ref._data) is Placed:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(ref.pool, _outcomes, refs, deadline)
     return outcomes(refs)
 
 

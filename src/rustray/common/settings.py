@@ -410,6 +410,20 @@ class WorkerSettings:
         low=0,
         high=100_000_000,
     )
+    object_memory_mb: int = _setting(
+        1024,
+        "whole",
+        "Megabytes of large values that stay on this node, in memory; what is over goes to disk.",
+        low=1,
+        high=100_000_000,
+    )
+    object_disk_mb: int = _setting(
+        4096,
+        "whole",
+        "Megabytes of such values on disk, beside the spool; 0: none.",
+        low=0,
+        high=100_000_000,
+    )
     package_dir: str | None = _setting(
         None,
         "text",

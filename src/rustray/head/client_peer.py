@@ -38,6 +38,7 @@ from rustray.scheduler.events import (
     FollowRequested,
     ItemsRead,
     OutcomesDelivered,
+    ResultsReleased,
     TasksSubmitted,
 )
 from rustray.scheduler.stream_commands import DeliverItems
@@ -236,6 +237,8 @@ class ClientPeer(Peer):
         """Take how far consumers are, and what is asked for: items come before outcomes."""
         for read in frame.reads:
             self._driver.handle(ItemsRead(self.prefix, read))
+        for done in frame.released:
+            self._driver.handle(ResultsReleased(self.prefix, done.first, done.count))
         for asked in frame.follow:
             self._driver.handle(FollowRequested(self.prefix, asked.first, asked.count))
 

@@ -30,6 +30,8 @@ from rustray.scheduler.events import WorkerDied
 from rustray.scheduler.scheduler import Scheduler
 from rustray.scheduler.state import SchedulerSettings
 from rustray.security.roles import SCOPE_CODE, Caller, Role
+from rustray.security.wall_clock import unix_s
+from rustray.task.place import Place
 from rustray.task.spec import Codec
 
 if TYPE_CHECKING:
@@ -93,6 +95,7 @@ class TokenDesk(Protocol):
         *,
         allow_code: bool = False,
         audience: str = "head",
+        renew_until_unix_s: float | None = None,
     ) -> str:
         """Sign a new token."""
 
@@ -172,6 +175,8 @@ class HeadCore:
             lambda key: key in state.sessions or key in clients or key in refusals,
         )
         self.workers = Owners("this worker's id", lambda key: key in state.workers)
+        if self.tokens is not None:
+            self.driver.object_token = partial(_object_token, self.tokens)
 
     @classmethod
     def create(
@@ -305,3 +310,10 @@ class HeadCore:
         self.driver.close()
         for task in list(self.watches):
             task.cancel()
+
+
+def _object_token(tokens: TokenDesk, place: Place, subject: str) -> str:
+    # Imported late: what loads JWT, which nobody needs who has no tokens.
+    from rustray.security.object_tokens import mint_object_token
+
+    return mint_object_token(tokens, place.object_id, subject, unix_s())

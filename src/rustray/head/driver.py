@@ -50,8 +50,10 @@ from rustray.scheduler.stream_commands import (
     ForgetItems,
     PersistItems,
 )
+from rustray.scheduler.value_commands import FreeObject, SurrenderObject
 from rustray.security.wall_clock import unix_s
 from rustray.task.columns import PayloadColumn, StoredColumn
+from rustray.task.place import Place
 
 logger = logging.getLogger("rustray.head")
 
@@ -73,6 +75,9 @@ class WorkerOutbox(Protocol):
 
     def credit(self, command: CreditStream) -> None:
         """Say how far a stream has come."""
+
+    def tell_of_value(self, command: FreeObject | SurrenderObject) -> None:
+        """Have it let go of a value that it keeps, or send it here."""
 
     def drain(self) -> None:
         """Tell the worker to leave in order."""
@@ -120,6 +125,7 @@ class HeadDriver:
         refusals: Which tasks were refused for the time being; `output` asks what tasks print.
         on_outcome: Called with each `DeliverOutcome`; wakes unary calls that wait.
         on_items: Likewise with each `DeliverItems`.
+        object_token: Opens a place for somebody; "" where there are no tokens.
         results: Reads large results back; None where all are in memory.
         loop: Its clock is the scheduler's; a simulation brings a virtual one.
         clock_offset_s: Wall clock minus monotonic clock at the start, for what people see.
@@ -142,6 +148,7 @@ class HeadDriver:
         self.on_items: Callable[[DeliverItems], None] | None = None
         self.refusals, self.output = Refusals(), OutputRelay()
         self.results: ResultSource | None = None
+        self.object_token: Callable[[Place, str], str] = no_token
         self.loop = loop
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due_s = 0.0
@@ -175,6 +182,8 @@ class HeadDriver:
             RecallLease: self.tell_worker,
             DrainWorker: self.tell_worker,
             CloseSession: self.tell_worker,
+            FreeObject: self.tell_worker,
+            SurrenderObject: self.tell_worker,
             RefuseWorker: self._log_refusal,
         }
         self.clock_offset_s = time.time() - self.loop.time()
@@ -395,7 +404,16 @@ class HeadDriver:
             self._timer = None
 
 
-ToWorker = GrantLease | CancelLease | RecallLease | CreditStream | DrainWorker | CloseSession
+ToWorker = (
+    GrantLease
+    | CancelLease
+    | RecallLease
+    | CreditStream
+    | FreeObject
+    | SurrenderObject
+    | DrainWorker
+    | CloseSession
+)
 
 
 def _pass_on(worker: WorkerOutbox, command: ToWorker) -> None:
@@ -409,6 +427,8 @@ def _pass_on(worker: WorkerOutbox, command: ToWorker) -> None:
             worker.recall(command)
         case CreditStream():
             worker.credit(command)
+        case FreeObject() | SurrenderObject():
+            worker.tell_of_value(command)
         case DrainWorker():
             worker.drain()
         case CloseSession():
@@ -426,6 +446,11 @@ _AS_ASKED = (
     ForgetItems,
 )
 """Is as safe as its task was asked to be; the rest of what is committed as the head has it."""
+
+
+def no_token(_place: Place, _subject: str) -> str:
+    """Stand in where there are no tokens."""
+    return ""
 
 
 def _tell_nobody(_: Command) -> None:

@@ -49,7 +49,7 @@ class Granter:
                 self.held += 1
                 self._joiner.read(command)
                 return
-            command = joining.joined(command)
+            command = joining.joined(command, self._driver.object_token)
         if self._may_go(command):
             self._driver.tell_worker(command)
             return

@@ -9,8 +9,9 @@ from typing import Protocol
 
 from rustray.common.errors import RustRayError
 from rustray.scheduler.commands import GrantLease
-from rustray.task.columns import PayloadColumn, StoredColumn
+from rustray.task.columns import PayloadColumn, PlacedColumn, StoredColumn
 from rustray.task.inputs import LOST, InputValue, join_call
+from rustray.task.place import Place
 
 
 def has_stored(command: GrantLease) -> bool:
@@ -20,17 +21,36 @@ def has_stored(command: GrantLease) -> bool:
     )
 
 
-def joined(command: GrantLease) -> GrantLease:
-    """Return a grant whose arguments carry the values; all of them are in memory."""
-    calls = zip(command.payloads, command.inputs, strict=True)
+def joined(command: GrantLease, token_of: Callable[[Place, str], str]) -> GrantLease:
+    """Return a grant whose arguments carry the values, or where they are.
+
+    Args:
+        command: What is not with a worker is in memory.
+        token_of: Opens a place for somebody.
+    """
+    inputs = [
+        tuple(_opened(value, command.worker_id, token_of) for value in values)
+        for values in command.inputs
+    ]
+    calls = zip(command.payloads, inputs, strict=True)
     payloads = PayloadColumn.of([join_call(call, values) for call, values in calls])
     return replace(command, payloads=payloads, inputs=())
+
+
+def _opened(value: InputValue, worker_id: str, token_of: Callable[[Place, str], str]) -> InputValue:
+    if not isinstance(value.payloads, PlacedColumn):
+        return value
+    place = Place.unpack(value.payloads[0])
+    if place.worker_id == worker_id:
+        return value
+    return replace(value, token=token_of(place, f"worker:{worker_id}"))
 
 
 class Results(Protocol):
     """Where large results are; a `HeadDriver` is one."""
 
     loop: asyncio.AbstractEventLoop
+    object_token: Callable[[Place, str], str]
 
     async def read_results(self, column: StoredColumn) -> PayloadColumn:
         """Return what a column stands for."""
@@ -64,7 +84,7 @@ class Joiner:
     def _go_on(self, reading: asyncio.Task[GrantLease]) -> None:
         self._readings.discard(reading)
         if not reading.cancelled():
-            self._on_joined(joined(reading.result()))
+            self._on_joined(joined(reading.result(), self._results.object_token))
 
     async def _read(self, command: GrantLease) -> GrantLease:
         known: dict[tuple[int, int], PayloadColumn] = {}

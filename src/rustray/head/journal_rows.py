@@ -23,13 +23,13 @@ from rustray.scheduler.events import (
     StateRecovered,
 )
 from rustray.scheduler.records import DIGEST_BYTES
-from rustray.task.columns import NO_PAYLOADS, PayloadColumn, StoredColumn
+from rustray.task.columns import NO_PAYLOADS, PayloadColumn, PlacedColumn, StoredColumn
 from rustray.task.frames import Outcome
 from rustray.task.state import TaskState
 
 APPLICATION_ID: Final = 0x52525931
 """Marks the file as ours: "RRY1"."""
-SCHEMA_VERSION: Final = 14
+SCHEMA_VERSION: Final = 15
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
@@ -88,13 +88,13 @@ def read_state(db: sqlite3.Connection, now: float, grace_s: float, starts: int) 
         RecoveredOutcome(
             number, batch, place, count,
             Outcome(firsts.get(batch, 0) + place, TaskState(state),
-                    _results(number if number in large else None, blob, ends, base),
+                    _results(number if number in large else None, blob, ends, base, placed),
                     worker, attempts),
             ends is None, max(now - arrived, 0.0),
             _column(arguments, argument_ends, argument_base), fence,
         )
         for number, batch, place, count, state, worker, attempts, arrived, base, ends, blob, fence,
-        argument_base, argument_ends, arguments
+        argument_base, argument_ends, arguments, placed
         in db.execute("SELECT * FROM outcome ORDER BY id")
     )  # fmt: skip
     retries = tuple(
@@ -204,10 +204,11 @@ def unusable(path: str, error: Exception) -> ConfigError:
 
 
 def _results(
-    number: int | None, blob: bytes | None, ends: bytes | None, base: int
+    number: int | None, blob: bytes | None, ends: bytes | None, base: int, placed: int
 ) -> PayloadColumn:
     if number is None or ends is None:
-        return _column(blob, ends, base) or NO_PAYLOADS
+        column = _column(blob, ends, base) or NO_PAYLOADS
+        return PlacedColumn.of_column(column) if placed and column else column
     return StoredColumn.found(number, ends, base)
 
 

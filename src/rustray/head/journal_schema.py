@@ -67,6 +67,7 @@ CREATE TABLE item_read (
   PRIMARY KEY (batch, place)
 ) WITHOUT ROWID;
 """
+_PLACED: Final = "ALTER TABLE outcome ADD COLUMN placed INTEGER NOT NULL DEFAULT 0;"
 MIGRATIONS: Final = {
     1: _CRASHES,
     2: _OOM_RERUNS,
@@ -81,6 +82,7 @@ MIGRATIONS: Final = {
     11: _INPUTS,
     12: _SHARED,
     13: _STREAMS,
+    14: _PLACED,
 }
 """Schema version to what makes the next one of it."""
 SCHEMA: Final = f"""
@@ -114,9 +116,9 @@ CREATE INDEX granted_batch ON granted (batch);
   batch INTEGER NOT NULL, place INTEGER NOT NULL, attempt INTEGER NOT NULL, reruns INTEGER NOT NULL,
   PRIMARY KEY (batch, place)
 ) WITHOUT ROWID;
-{_LETTERS}{_TOKENS}{_SHARED}{_STREAMS}"""
+{_LETTERS}{_TOKENS}{_SHARED}{_STREAMS}{_PLACED}"""
 _BATCH: Final = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_OUTCOME: Final = "INSERT INTO outcome VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_OUTCOME: Final = "INSERT INTO outcome VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 STATEMENTS: Final[dict[type[Any], str]] = {
     c.PersistBatch: _BATCH,
     c.PersistDurability: "UPDATE batch SET durability = ?2 WHERE id = ?1",
@@ -125,7 +127,7 @@ STATEMENTS: Final[dict[type[Any], str]] = {
     c.PersistPurge: "INSERT INTO purge VALUES (?, ?, ?)",
     c.ReplaceOutcome: (
         "UPDATE outcome SET base = ?2, ends = ?3, payloads = ?4, argument_base = ?5, "
-        "argument_ends = ?6, arguments = ?7 WHERE id = ?1"
+        "argument_ends = ?6, arguments = ?7, placed = 0 WHERE id = ?1"
     ),
     c.PersistCancel: "INSERT INTO cancel VALUES (?, ?, ?, ?)",
     c.PersistRerun: "INSERT OR REPLACE INTO rerun VALUES (?, ?, ?, ?)",

@@ -42,7 +42,7 @@ from rustray.rpc.convert import decode_task_class, encode_task_class
 from rustray.scheduler import commands as c
 from rustray.scheduler import stream_commands as sc
 from rustray.scheduler.events import StateRecovered
-from rustray.task.columns import NO_PAYLOADS, PayloadColumn
+from rustray.task.columns import NO_PAYLOADS, PayloadColumn, PlacedColumn
 from rustray.task.spec import TaskClass
 from rustray.task.views import TokenInfo
 
@@ -232,16 +232,16 @@ class JournalStore:
             case c.PersistOutcome():
                 outcome = command.outcome
                 payloads = outcome.payloads
-                blob: bytes | None = payloads.blob
                 if command.is_large:
                     self._put_away(command)
-                    blob = None
+                blob = None if command.is_large else payloads.blob
                 return (
                     command.number, command.batch, command.offset, len(payloads),
                     int(outcome.state),
                     outcome.worker_id, outcome.attempts, now,
                     payloads.base, payloads.ends_bytes(), blob,
                     command.fence, *_values(command.arguments or NO_PAYLOADS),
+                    isinstance(payloads, PlacedColumn),
                 )  # fmt: skip
             case sc.PersistItems():
                 where = (command.batch, command.offset, command.first)

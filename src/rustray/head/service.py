@@ -27,16 +27,16 @@ from rustray.common.resources import ResourceSet
 from rustray.head.coordination_service import CoordinationService
 from rustray.head.core import HeadCore, TokenDesk
 from rustray.head.issued import info_of
-from rustray.head.item_reads import LONGEST_WAIT_S, StreamService
+from rustray.head.item_reads import StreamService
 from rustray.head.letters import LetterService
 from rustray.head.listing import cluster_status, list_tasks
 from rustray.head.output_service import OutputService, parse_id
+from rustray.head.value_service import ValueService
 from rustray.rpc.api import (
     CancelVerdict,
     EventFilter,
     FramePump,
     Link,
-    RawResult,
     SubmitItem,
     SubmitVerdict,
     TaskFilter,
@@ -51,6 +51,7 @@ from rustray.scheduler.events import (
     TasksSubmitted,
     WorkerJoined,
 )
+from rustray.scheduler.placed import unknown
 from rustray.scheduler.view import TaskSnapshot, worker_view
 from rustray.security.roles import Caller
 from rustray.security.wall_clock import unix_s
@@ -80,7 +81,7 @@ if TYPE_CHECKING:
     from rustray.security.enrollment import Enrollment
 
 
-class HeadService(LetterService, OutputService, CoordinationService, StreamService):
+class HeadService(LetterService, OutputService, CoordinationService, StreamService, ValueService):
     """What one caller may do with the head (`rustray.rpc.api.HeadApi`)."""
 
     def __init__(self, core: HeadCore, caller: Caller) -> None:
@@ -122,6 +123,7 @@ class HeadService(LetterService, OutputService, CoordinationService, StreamServi
         self._core.workers.check(beat.worker_id, self._caller)
         peer = self._driver.workers.get(beat.worker_id)
         in_step = peer is not None and peer.compare(beat.sent, beat.received)
+        scheduler = self._driver.scheduler
         self._driver.handle(
             HeartbeatReceived(
                 beat.worker_id,
@@ -131,7 +133,9 @@ class HeadService(LetterService, OutputService, CoordinationService, StreamServi
                 beat.is_full,
             )
         )
-        return HeartbeatReply(self._driver.scheduler.knows_session(beat.worker_id, beat.session))
+        is_known = scheduler.knows_session(beat.worker_id, beat.session)
+        asked = beat.objects if in_step and is_known else ()
+        return HeartbeatReply(is_known, unknown(scheduler.state, beat.worker_id, asked))
 
     async def open_worker_stream(self, worker_id: str, session: int, pump: FramePump) -> Link:
         """Join an in-process worker's pump to the head's."""
@@ -246,23 +250,6 @@ class HeadService(LetterService, OutputService, CoordinationService, StreamServi
             if item.uses_default_resources and info.resources:
                 task_class = replace(task_class, resources=ResourceSet.of(info.resources))
         return task_class
-
-    async def get_result(self, task_id: str, timeout_s: float | None) -> RawResult:
-        """Wait for a task's end."""
-        prefix, sequence = parse_id(task_id)
-        deadline = self._driver.now() + min(
-            LONGEST_WAIT_S if timeout_s is None else timeout_s, LONGEST_WAIT_S
-        )
-        while True:
-            found = self._snapshot(prefix, sequence)
-            left_s = deadline - self._driver.now()
-            if found.state.is_terminal or left_s <= 0:
-                await self._driver.safe(found.durability)  # what could be taken back is not told
-                if found.stored is not None:
-                    column = await self._driver.read_results(found.stored)
-                    found = replace(found, payload=column[0])
-                return _raw_result(found)
-            await self._core.waiters.wait(prefix, sequence, left_s)
 
     def _look(self, task_id: str) -> tuple[bytes, int, TaskSnapshot]:
         return (*parse_id(task_id), self._snapshot(*parse_id(task_id)))
@@ -421,21 +408,4 @@ def _continues(
         and item.durability == before.durability
         and classes[position] == classes[position - 1]
         and classes[position] is not None
-    )
-
-
-def _raw_result(found: TaskSnapshot) -> RawResult:
-    if found.state.is_terminal and found.payload is None:
-        raise TaskNotFound(
-            f"the result of task {found.task_id} has expired "
-            "(it was kept for its time to live, or as long as memory allowed)"
-        )
-    return RawResult(
-        found.task_id,
-        found.state,
-        found.codec,
-        found.payload or b"",
-        found.worker_id,
-        found.attempts,
-        *((found.progress.fraction, found.progress.message) if found.progress else ()),
     )

@@ -18,10 +18,12 @@ from rustray.scheduler.commands import (
     RecallLease,
 )
 from rustray.scheduler.events import (
+    ValuesSurrendered,
     WorkerDisconnected,
     WorkerReported,
 )
 from rustray.scheduler.stream_commands import CreditStream
+from rustray.scheduler.value_commands import FreeObject, SurrenderObject
 from rustray.task.frames import (
     AssignFrame,
     ClassDefinition,
@@ -62,6 +64,8 @@ class WorkerPeer(Peer):
         self._recalls: list[LeaseRange] = []
         self._questions: deque[OutputQuestion] = deque()
         self._credits: dict[tuple[int, int], StreamCredit] = {}
+        self._free: list[str] = []
+        self._surrender: list[str] = []
         self._is_draining = False
         self._has_sent_drain = False
         self._stalled_beats = 0
@@ -100,6 +104,12 @@ class WorkerPeer(Peer):
         self._credits[command.credit.lease, command.credit.offset] = command.credit
         self.wake()
 
+    def tell_of_value(self, command: FreeObject | SurrenderObject) -> None:
+        """Have it let go of a value that it keeps, or send it here."""
+        mine = self._free if isinstance(command, FreeObject) else self._surrender
+        mine.append(command.object_id)
+        self.wake()
+
     def drain(self) -> None:
         """Tell the worker to leave in order."""
         self._is_draining = True
@@ -115,7 +125,7 @@ class WorkerPeer(Peer):
     def next_frame(self) -> AssignFrame | None:
         """Return all that waits for this worker, bounded in tasks and bytes."""
         waits = self._grants or self._cancels or self._recalls or self._credits
-        waits_too = self._questions or self._is_ack_ripe
+        waits_too = self._questions or self._is_ack_ripe or self._free or self._surrender
         if not (waits or waits_too) and (self._has_sent_drain or not self._is_draining):
             return None
         frame = AssignFrame(drain=self._is_draining)
@@ -148,6 +158,10 @@ class WorkerPeer(Peer):
             frame.recall, self._recalls = self._recalls, []
             frame.credits = list(self._credits.values())
             self._credits.clear()
+        if self._free:
+            frame.free, self._free = self._free[:FRAME_TASKS], self._free[FRAME_TASKS:]
+        if self._surrender:
+            frame.surrender, self._surrender = self._surrender, []
         if self._questions:
             asked = range(min(len(self._questions), FRAME_TASKS))
             frame.output = [self._questions.popleft() for _ in asked]
@@ -189,6 +203,9 @@ class WorkerPeer(Peer):
                 self._counters["stale_output"] += unasked
             if not frame.number:
                 return
+        if frame.surrendered:
+            self._take_surrendered(frame)
+            return
         if not self.is_fresh(frame.number):
             return
         if not self._driver.scheduler.knows_session(self.worker_id, self.session):
@@ -219,6 +236,11 @@ class WorkerPeer(Peer):
             self._unsafe.append((frame.number, journal.appended, journal.to_sync))
         self._in_hand = 0
         self.need_ack()
+
+    def _take_surrendered(self, frame: WorkerFrame) -> None:
+        """Take values that the worker was asked for; they come in frames without a number."""
+        values = tuple(frame.surrendered)
+        self._driver.handle(ValuesSurrendered(self.worker_id, self.session, values))
 
     def _safe_received(self) -> int:
         """Return the last frame that may be acked: a worker forgets what is acked."""

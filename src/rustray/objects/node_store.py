@@ -25,7 +25,6 @@ logger = logging.getLogger("rustray.objects")
 
 DISK_RETRY_S: Final = 5.0
 REASON: Final = "OBJECT_STORE"
-_IN_THREAD_BYTES: Final = 1 << 20
 
 
 class NodeStore:
@@ -79,10 +78,7 @@ class NodeStore:
         size = sum(map(len, parts))
         await self._reserve(object_id, size)
         try:
-            if size < _IN_THREAD_BYTES:
-                segment = Segment.write(parts)
-            else:
-                segment = await asyncio.to_thread(Segment.write, parts)
+            segment = await asyncio.to_thread(Segment.write, parts)
         except OSError as error:
             self._run(self.core.abort(object_id))
             raise ResourceExhausted(
@@ -108,6 +104,22 @@ class NodeStore:
             raise
         self._commit(object_id, segment)
 
+    def take_over(self, object_id: str, segment: Segment) -> None:
+        """Keep what somebody else has written, now; the segment is the store's from then on.
+
+        The memory is used already, so this goes beyond the limit as far as the disk has room for
+        what has to leave then. What it raises leaves the segment to the caller.
+
+        Raises:
+            ResourceExhausted, ObjectLost, ValueError: no room; closed; the id is taken.
+        """
+        self._check_open()
+        commands = self.core.take_over(object_id, segment.size)
+        if commands is None:
+            raise ResourceExhausted("the object store of this node is full", reason=REASON)
+        self._segments[object_id] = segment
+        self._run(commands)
+
     @contextlib.asynccontextmanager
     async def hold(self, object_id: str) -> AsyncIterator[Segment]:
         """Have an object in memory as long as the block lasts; restores it if it is on disk.
@@ -127,23 +139,10 @@ class NodeStore:
 
     def free(self, object_id: str) -> None:
         """Forget an object; who has it mapped keeps it. An unknown one is no error."""
-        if not self._is_closed:
-            self._run(self.core.free(object_id))
-
-    def measured(self, used_bytes: int) -> None:
-        """Tell how much of the limit all on the machine use, in bytes."""
-        self._run(self.core.measured_now(used_bytes))
+        self._run([] if self._is_closed else self.core.free(object_id))
 
     def __contains__(self, object_id: str) -> bool:
         return object_id in self.core
-
-    def size_of(self, object_id: str) -> int:
-        """Return an object's size in bytes.
-
-        Raises:
-            KeyError: it is not here.
-        """
-        return self.core.size_of(object_id)
 
     def stats(self) -> dict[str, int]:
         """Return what is held, in bytes and objects, and the totals since the start."""

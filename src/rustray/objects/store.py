@@ -58,6 +58,7 @@ class ObjectStore:
         disk_used: Bytes on disk, or on their way there.
         measured: Bytes used of the limit by all on the machine, as last told; 0: never.
         counters: For people.
+        is_disk_broken: The disk has refused, and was not tried again yet.
     """
 
     limits: StoreLimits
@@ -65,6 +66,7 @@ class ObjectStore:
     disk_used: int = 0
     measured: int = 0
     counters: StoreCounters = field(default_factory=StoreCounters)
+    is_disk_broken: bool = False
     _objects: dict[str, _Object] = field(default_factory=dict)
     _idle: OrderedDict[str, None] = field(default_factory=OrderedDict)
     """In memory and not pinned, longest unused first."""
@@ -72,7 +74,6 @@ class ObjectStore:
     """Who waits for room, in order: to be written, or to come back."""
     _leaving: int = 0
     """Bytes in memory that are being written to disk."""
-    _is_disk_broken: bool = False
 
     # ── What is asked ─────────────────────────────────────────────────────────────────────
 
@@ -89,6 +90,21 @@ class ObjectStore:
         self._objects[object_id] = _Object(object_id, size)
         self._queue.append(object_id)
         return list(self._advance())
+
+    def take_over(self, object_id: str, size: int) -> list[Command] | None:
+        """Enter what is in memory already, beyond the limit too if the disk has room for that.
+
+        Returns None if there is no room; raises ValueError as `reserve`.
+        """
+        excess = self.used - self._leaving + size - self._line(self.limits.terminate)
+        if excess > max(self._disk_room(), 0):
+            self.counters.refused += 1
+            return None
+        if object_id in self._objects or size <= 0:
+            raise ValueError(f"object {object_id} exists, or has {size} bytes")
+        self._objects[object_id] = _Object(object_id, size, Place.RESERVED)
+        self.used += size
+        return self.commit(object_id)
 
     def commit(self, object_id: str) -> list[Command]:
         """It is written, and nobody changes it any more."""
@@ -166,7 +182,7 @@ class ObjectStore:
         else:
             self.disk_used -= found.size
             self.counters.disk_errors += 1
-            self._is_disk_broken = True
+            self.is_disk_broken = True
         if is_stored and not found.pins and not found.is_freed:
             return [*self._leave(found), *self._advance()]
         return list(self._settle(found))
@@ -207,28 +223,23 @@ class ObjectStore:
 
     def try_disk_again(self) -> list[Command]:
         """The disk that has refused may take something by now."""
-        self._is_disk_broken = False
+        self.is_disk_broken = False
         return list(self._advance())
 
     # ── What it looks like ────────────────────────────────────────────────────────────────
 
     @property
     def is_paused(self) -> bool:
-        """Whether no more tasks should start."""
-        return max(self.used, self.measured) > self._line(self.limits.pause)
+        """Whether no more tasks should start, until what is on its way to the disk has left.
 
-    @property
-    def is_disk_broken(self) -> bool:
-        """Whether the disk has refused, and was not tried again yet."""
-        return self._is_disk_broken
+        (Where nothing can leave, those that wait may be just the tasks that need what is here.)
+        """
+        is_high = max(self.used, self.measured) > self._line(self.limits.pause)
+        return is_high and self._leaving > 0
 
     def __contains__(self, object_id: str) -> bool:
         found = self._objects.get(object_id)
         return found is not None and not found.is_freed and found.place is not Place.WAITING
-
-    def size_of(self, object_id: str) -> int:
-        """Return an object's bytes; raises KeyError."""
-        return self._objects[object_id].size
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -301,8 +312,11 @@ class ObjectStore:
                 self.disk_used += found.size
                 yield Spill(found.object_id)
 
+    def _disk_room(self) -> int:
+        return 0 if self.is_disk_broken else self.limits.disk_bytes - self.disk_used
+
     def _leavers(self) -> Iterator[_Object]:
-        room = 0 if self._is_disk_broken else self.limits.disk_bytes - self.disk_used
+        room = self._disk_room()
         for object_id in self._idle:
             found = self._objects[object_id]
             if found.has_file or found.size <= room:
@@ -355,5 +369,5 @@ def check(store: ObjectStore) -> None:
     waiting |= {o.object_id for o in objects if o.place is Place.DISK and o.asked}
     assert set(store._queue) == waiting
     assert len(store._queue) == len(waiting)
-    assert store.used <= store._line(store.limits.terminate)
+    assert store.used <= store._line(store.limits.terminate) + store.limits.disk_bytes
     assert store.disk_used <= store.limits.disk_bytes

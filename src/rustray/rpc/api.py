@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rustray.common.durability import Durability
 from rustray.common.errors import RustRayError
 from rustray.coordination.messages import Answer, Request
+from rustray.objects.segment import Segment
 from rustray.task.output import LogRecord
+from rustray.task.place import Place
 from rustray.task.result import TaskEvent
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
@@ -24,6 +26,8 @@ from rustray.task.views import (
     Explanation,
     Heartbeat,
     HeartbeatReply,
+    ObjectTotal,
+    ObjectView,
     OfferedFunction,
     Registered,
     TaskPage,
@@ -91,6 +95,8 @@ class RawResult:
         payload: Encoded value, or encoded `FailureInfo`; b"" while not terminal.
         progress: How far the task said that it is, 0 to 1; None if it did not, or has ended.
         message: What it said beside that, or "".
+        is_placed: The payload is a `rustray.task.place.Place`, packed: the value stays there.
+        object_token: Opens it.
     """
 
     task_id: str
@@ -101,6 +107,8 @@ class RawResult:
     attempts: int
     progress: float | None = None
     message: str = ""
+    is_placed: bool = False
+    object_token: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +324,25 @@ class HeadApi(Protocol):
             TaskNotFound: no such task, or its result has expired.
         """
 
+    async def locate_result(
+        self, task_id: str, timeout_s: float | None, missing: str = ""
+    ) -> RawResult:
+        """Do as `get_result`, but for a value that stays with a worker say where it is.
+
+        Args:
+            task_id: As there.
+            timeout_s: As there.
+            missing: Name of an object that could not be had where it was said to be.
+        """
+
+    async def fetch_object(self, place: Place, token: str) -> Segment:
+        """Have a value sent straight from the worker that keeps it.
+
+        Raises:
+            ObjectLost: it is not there, or came damaged.
+            CommunicationError: there is no way to that worker from here.
+        """
+
     async def get_items(
         self, task_id: str, first: int, timeout_s: float | None
     ) -> tuple[RawResult, list[bytes]]:
@@ -365,6 +392,10 @@ class HeadApi(Protocol):
     async def explain(self, task_id: str) -> Explanation: ...
     async def list_tasks(self, where: TaskFilter, cursor: str, limit: int) -> TaskPage: ...
     async def list_workers(self) -> list[WorkerView]: ...
+
+    async def list_objects(self, limit: int) -> tuple[list[ObjectView], list[ObjectTotal]]:
+        """List the largest values that stay with workers, and what each worker keeps."""
+
     async def list_functions(self) -> list[OfferedFunction]: ...
     async def drain_worker(self, worker_id: str) -> None: ...
     async def status(self) -> ClusterStatus: ...

@@ -73,7 +73,13 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, Any]]:
 
 
 def open_channel(
-    host: str, port: int, *, ca_pem: bytes | None, insecure: bool, max_message_bytes: int
+    host: str,
+    port: int,
+    *,
+    ca_pem: bytes | None,
+    insecure: bool,
+    max_message_bytes: int,
+    tls_name: str = "",
 ) -> aio.Channel:
     """Make a channel; it connects at its first use.
 
@@ -83,12 +89,15 @@ def open_channel(
         ca_pem: The cluster's authority; None for the system's.
         insecure: Plaintext, to this machine only.
         max_message_bytes: Longest message, either way.
+        tls_name: What the certificate has to name; "": the host.
 
     Raises:
         ConfigError: plaintext to another machine, or a CA that is not PEM.
     """
     target = join_host_port(host, port)
     options = channel_options(max_message_bytes)
+    if tls_name:
+        options.append(("grpc.ssl_target_name_override", tls_name))
     if insecure:
         if not is_loopback(host):
             raise ConfigError(

@@ -7,24 +7,21 @@ that come from the head are only checked as far as their reader depends on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from rustray.common.durability import Durability
 from rustray.common.ids import PREFIX_BYTES
-from rustray.proto.rustray.v1 import common_pb2 as common
 from rustray.proto.rustray.v1 import head_pb2 as wire
 from rustray.rpc import versions
+from rustray.rpc.class_codec import class_number, get_classes, get_new_classes, put_classes
 from rustray.rpc.columns import get_ordered_payloads, get_payloads, put_payloads
 from rustray.rpc.convert import (
-    MAX_CLASS_NUMBER,
     count_from_wire,
     durability_from_wire,
     durability_to_wire,
-    get_task_class,
     moment_from_wire,
     parse,
-    put_task_class,
     seconds_from_wire,
     state_from_wire,
     state_to_wire,
@@ -50,15 +47,16 @@ from rustray.rpc.stream_codec import (
     get_items,
     get_lease_items,
     get_reads,
+    get_surrendered,
     put_credits,
     put_items,
     put_lease_items,
     put_reads,
+    put_surrendered,
 )
 from rustray.task.frames import (
     AssignFrame,
     CancelRequest,
-    ClassDefinition,
     ClientFrame,
     HeadFrame,
     HeldRange,
@@ -71,7 +69,6 @@ from rustray.task.frames import (
     WorkerFrame,
 )
 from rustray.task.inputs import check_inputs
-from rustray.task.spec import check_labels
 from rustray.task.state import TaskState
 
 HELLO_KEY: Final = "rustray-hello-bin"
@@ -96,40 +93,6 @@ def encode_token(token: str) -> bytes:
     return wire.ClientFrame(token=token).SerializeToString()
 
 
-# ── Parts ───────────────────────────────────────────────────────────────────────────────────────
-
-
-def _put_classes(target: Any, classes: Iterable[ClassDefinition]) -> None:
-    for each in classes:
-        message = target.add(number=each.number, code=each.code, packages=each.packages)
-        put_task_class(message.task_class, each.task_class)
-
-
-def _get_classes(messages: Sequence[common.ClassDefinition]) -> list[ClassDefinition]:
-    if not messages:
-        return []
-    return [
-        ClassDefinition(
-            _class_number(m.number), get_task_class(m.task_class), m.code, tuple(m.packages)
-        )
-        for m in messages[:]
-    ]
-
-
-def _class_number(number: int) -> int:
-    if not 0 < number <= MAX_CLASS_NUMBER:
-        raise ValueError(f"class number {number} is outside 1 to {MAX_CLASS_NUMBER}")
-    return number
-
-
-def _get_new_classes(messages: Sequence[common.ClassDefinition]) -> list[ClassDefinition]:
-    """Read what a client defines; what a head has accepted once, its workers take as it is."""
-    found = _get_classes(messages)
-    for definition in found:
-        check_labels(definition.task_class)
-    return found
-
-
 # ── Client to head ──────────────────────────────────────────────────────────────────────────────
 
 
@@ -139,7 +102,7 @@ def encode_client_frame(frame: ClientFrame) -> bytes:
     if frame.token:
         message.token = frame.token
     if frame.classes:
-        _put_classes(message.classes, frame.classes)
+        put_classes(message.classes, frame.classes)
     for submission in frame.submissions:
         target = message.submissions.add()
         target.class_number = submission.class_number
@@ -160,6 +123,7 @@ def encode_client_frame(frame: ClientFrame) -> bytes:
     if frame.follow:
         put_task_ranges(message.follow, frame.follow)
     put_reads(message.reads, frame.reads)
+    put_task_ranges(message.released, frame.released)
     return message.SerializeToString()
 
 
@@ -193,22 +157,24 @@ def decode_client_frame(data: bytes) -> ClientFrame:
     """
     message = parse(wire.ClientFrame, data, "frame of a client")
     many = len(message.classes) + len(message.submissions) + len(message.reads)
+    many += len(message.released)
     if many + len(message.cancels) + len(message.follow) > MAX_ENTRIES:  # before any is read
         raise ValueError(f"more than {MAX_ENTRIES} entries in a frame of a client")
     return ClientFrame(
         number=message.number if message.token else _number(message.number),
         ack=message.ack,
-        classes=_get_new_classes(message.classes),
+        classes=get_new_classes(message.classes),
         submissions=[_get_submission(m) for m in message.submissions[:]],
         cancels=[_get_cancel(m) for m in message.cancels[:]] if message.cancels else [],
         follow=get_task_ranges(message.follow),
         reads=get_reads(message.reads[:]) if message.reads else [],
+        released=get_task_ranges(message.released),
         token=message.token,
     )
 
 
 def _get_submission(message: wire.Submission) -> Submission:
-    number, due = _class_number(message.class_number), moment_from_wire(message.deadline_unix_s)
+    number, due = class_number(message.class_number), moment_from_wire(message.deadline_unix_s)
     first, inputs = message.first, None
     payloads = get_ordered_payloads(message.payloads, first, SEQUENCES)
     level = durability_from_wire(message.durability) if message.durability else Durability.DEFAULT
@@ -310,7 +276,7 @@ def encode_assign_frame(frame: AssignFrame) -> bytes:
     """Encode a frame to a worker."""
     message = wire.AssignFrame(number=frame.number, ack=frame.ack, drain=frame.drain)
     if frame.classes:
-        _put_classes(message.classes, frame.classes)
+        put_classes(message.classes, frame.classes)
     for grant in frame.leases:
         target = message.leases.add()
         target.lease = grant.lease
@@ -333,6 +299,8 @@ def encode_assign_frame(frame: AssignFrame) -> bytes:
         put_questions(message.output, frame.output)
     if frame.credits:
         put_credits(message.credits, frame.credits)
+    message.free.extend(frame.free)
+    message.surrender.extend(frame.surrender)
     return message.SerializeToString()
 
 
@@ -347,13 +315,15 @@ def decode_assign_frame(data: bytes) -> AssignFrame:
     return AssignFrame(
         number=_number(message.number),
         ack=message.ack,
-        classes=_get_classes(message.classes),
+        classes=get_classes(message.classes),
         leases=[_get_grant(m) for m in message.leases[:]],
         cancels=[_get_lease_cancel(m) for m in message.cancels[:]] if message.cancels else [],
         recall=get_lease_ranges(message.recall),
         drain=message.drain,
         output=get_questions(message.output) if message.output else [],
         credits=get_credits(message.credits[:]) if message.credits else [],
+        free=list(message.free),
+        surrender=list(message.surrender),
     )
 
 
@@ -367,7 +337,7 @@ def _get_grant(message: wire.LeaseGrant) -> LeaseGrant:
     payloads = get_payloads(message.payloads, first, SEQUENCES)
     return LeaseGrant(
         message.lease,
-        _class_number(message.class_number),
+        class_number(message.class_number),
         message.attempt,
         _prefix(message.prefix),
         first,
@@ -413,6 +383,7 @@ def encode_worker_frame(frame: WorkerFrame) -> bytes:
     if frame.news or frame.printing or frame.output:
         put_words(message, frame)
     put_lease_items(message.items, frame.items)
+    put_surrendered(message.surrendered, frame.surrendered)
     return message.SerializeToString()
 
 
@@ -453,7 +424,7 @@ def decode_worker_frame(data: bytes) -> WorkerFrame:
     if many + len(message.started) + len(message.news) > MAX_LISTED:  # before each has a wrapper
         raise ValueError(f"more than {MAX_LISTED} entries in a frame of a worker")
     printing, output = get_output(message)
-    may_lack_number = message.token or printing or output
+    may_lack_number = message.token or printing or output or message.surrendered
     return WorkerFrame(
         number=message.number if may_lack_number else _number(message.number),
         ack=message.ack,
@@ -469,6 +440,7 @@ def decode_worker_frame(data: bytes) -> WorkerFrame:
         drained=message.drained,
         printing=printing,
         output=output,
+        surrendered=get_surrendered(message.surrendered[:]) if message.surrendered else [],
         token=message.token,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rustray.proto.rustray.v1 import common_pb2 as common
 from rustray.rpc.convert import count_from_wire
-from rustray.task.columns import PayloadColumn
+from rustray.task.columns import PayloadColumn, PlacedColumn
 
 
 def put_payloads(target: common.Payloads, column: PayloadColumn) -> None:
@@ -12,6 +12,8 @@ def put_payloads(target: common.Payloads, column: PayloadColumn) -> None:
     target.blob = bytes(column.blob)  # a copy only of shared memory
     target.ends = column.ends_bytes()
     target.base = column.base
+    if isinstance(column, PlacedColumn):
+        target.placed = True
 
 
 def get_payloads(message: common.Payloads, first: int, limit: int) -> PayloadColumn:
@@ -20,7 +22,7 @@ def get_payloads(message: common.Payloads, first: int, limit: int) -> PayloadCol
     if not column.ends:
         raise ValueError("a column of 0 payloads")
     count_from_wire(len(column.ends), first, limit)
-    return column
+    return PlacedColumn.of_column(column) if message.placed else column
 
 
 def get_ordered_payloads(message: common.Payloads, first: int, limit: int) -> PayloadColumn:

@@ -219,6 +219,7 @@ def put_task_class(message: common.TaskClass, task_class: TaskClass) -> None:
     message.exclusive = task_class.exclusive
     message.detached = task_class.is_detached
     message.stream_window = task_class.stream_window
+    message.results_stay = task_class.results_stay
     _put_texts(message.label_selector, task_class.label_selector)
     _put_texts(message.label_selector_soft, task_class.label_selector_soft)
     for each in task_class.fallback:
@@ -335,6 +336,7 @@ def get_task_class(message: common.TaskClass) -> TaskClass:
         num_returns=message.num_returns or 1,
         is_put=message.put,
         stream_window=message.stream_window,
+        results_stay=message.results_stay,
     )
     found.validate()
     return found

@@ -31,7 +31,6 @@ from rustray.rpc.api import (
     Link,
     LogFilter,
     LogPage,
-    RawResult,
     SubmitItem,
     SubmitVerdict,
     TaskFilter,
@@ -51,9 +50,10 @@ from rustray.rpc.codec import (
 from rustray.rpc.convert import MessageType, parse, text
 from rustray.rpc.grpcio import aio
 from rustray.rpc.nested_codec import decode_nested_frame, encode_nested_frame
+from rustray.rpc.node_fetch import NodeFetcher
 from rustray.rpc.node_server import MAX_MESSAGE_BYTES
+from rustray.rpc.result_calls import CALL_S, ResultCalls
 from rustray.rpc.status import from_rpc_error
-from rustray.rpc.stream_codec import get_item_list
 from rustray.rpc.tokens import StaticToken, TokenKeeper, TokenSource
 from rustray.security.bind import join_host_port
 from rustray.security.enrollment import Enrollment
@@ -75,10 +75,6 @@ from rustray.task.views import (
 T = TypeVar("T")
 Part = TypeVar("Part")
 
-CALL_S: Final = 30.0
-"""Limit of a call that should answer at once."""
-ONE_WAIT_S: Final = 60.0
-"""A long wait for a result is made of calls of this length, so that a dead head is noticed."""
 WAITING_CALL_S: Final = 45.0
 """Limit of a call that may stand in line for some seconds."""
 HOW_TO_JOIN: Final = (
@@ -118,6 +114,7 @@ async def connect(
     if token_source is None or isinstance(token_source, str):
         token_source = StaticToken(token_source or "")
     client = GrpcHeadClient(channel, join_host_port(host, port), token_source, insecure=insecure)
+    client.nodes = NodeFetcher(ca_pem, insecure=insecure)
     try:
         await client.check_health(timeout_s)
     except BaseException:
@@ -127,7 +124,7 @@ async def connect(
     return client
 
 
-class GrpcHeadClient:
+class GrpcHeadClient(ResultCalls):
     """A head at an address (`rustray.rpc.api.HeadApi`).
 
     Attributes:
@@ -143,12 +140,15 @@ class GrpcHeadClient:
         self._channel = channel
         self._insecure = insecure
         self._links: set[ClientLink] = set()
+        self.nodes: NodeFetcher | None = None
         self._calls: dict[str, Any] = {}
 
     async def close(self) -> None:
         """End streams in order, then close the connection; idempotent."""
         await self.keeper.close()
         await asyncio.gather(*(link.close() for link in list(self._links)))
+        if self.nodes is not None:
+            await self.nodes.close()
         await self._channel.close(None)
 
     async def check_health(self, timeout_s: float) -> None:
@@ -284,17 +284,6 @@ class GrpcHeadClient:
             answer = await self._call("SubmitTasks", request, wire.SubmitTasksResponse)
             verdicts += requests.get_verdicts(answer, len(part))
         return verdicts
-
-    async def get_result(self, task_id: str, timeout_s: float | None) -> RawResult:
-        """Wait for a task's end; see `HeadApi.get_result`."""
-        return (await _ask(self, wire.GetTaskResultRequest(task_id=text(task_id)), timeout_s))[0]
-
-    async def get_items(
-        self, task_id: str, first: int, timeout_s: float | None
-    ) -> tuple[RawResult, list[bytes]]:
-        """Wait for items of a stream; see `HeadApi.get_items`."""
-        request = wire.GetTaskResultRequest(task_id=text(task_id), first_item=first)
-        return await _ask(self, request, timeout_s)
 
     async def cancel(self, task_ids: Sequence[str], force: bool) -> list[CancelVerdict]:
         """Cancel tasks; each gets its own verdict."""
@@ -438,19 +427,3 @@ async def _parts(
         raise translate(error) from None
     finally:
         call.cancel()
-
-
-async def _ask(
-    client: GrpcHeadClient, request: wire.GetTaskResultRequest, timeout_s: float | None
-) -> tuple[RawResult, list[bytes]]:
-    loop = asyncio.get_running_loop()
-    limit_s = requests.LONGEST_WAIT_S if timeout_s is None else timeout_s
-    deadline = loop.time() + limit_s
-    while True:
-        wait_s = request.timeout_s = min(max(deadline - loop.time(), 0.0), ONE_WAIT_S)
-        answer = await client._call(
-            "GetTaskResult", request, wire.GetTaskResultResponse, wait_s + CALL_S
-        )
-        found, items = views.get_result(answer.result), get_item_list(answer)
-        if items or found.state.is_terminal or loop.time() >= deadline:
-            return found, items

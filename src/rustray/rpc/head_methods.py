@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 from rustray.common.errors import ConfigError, PayloadError, ResourceExhausted, RustRayError
@@ -17,6 +18,7 @@ from rustray.rpc import view_codec as views
 from rustray.rpc.api import HeadApi, SubmitItem, SubmitVerdict
 from rustray.rpc.convert import MessageType, durability_to_wire, parse
 from rustray.rpc.gate import Context, Method, Unary
+from rustray.rpc.object_codec import put_objects
 from rustray.rpc.stream_codec import put_item_list
 from rustray.security.auth import AUDIENCE_HEAD
 from rustray.security.roles import HEAD_SERVICE, Caller
@@ -33,6 +35,8 @@ MakeApi = Callable[[Caller], ServedHead]
 MAX_SHOWN_ID: Final = 80
 DECODED_AT_ONCE: Final = 1_000
 Request = TypeVar("Request")
+
+MAX_OBJECTS_LISTED: Final = 10_000
 
 
 async def _register_worker(api: HeadApi, request: wire.RegisterWorkerRequest) -> Any:
@@ -91,8 +95,9 @@ async def _get_task_result(api: HeadApi, request: wire.GetTaskResultRequest) -> 
         found, items = await api.get_items(request.task_id, request.first_item, wait_s)
         put_item_list(response, items)
     else:
-        found = await api.get_result(request.task_id, wait_s)
-    views.put_result(response.result, found)
+        ask = partial(api.locate_result, missing=request.missing)
+        found = await (ask if request.takes_places else api.get_result)(request.task_id, wait_s)
+    views.put_located(response, found)
     return response
 
 
@@ -133,6 +138,10 @@ async def _explain_task(api: HeadApi, request: wire.ExplainTaskRequest) -> Any:
 async def _list_tasks(api: HeadApi, request: wire.ListTasksRequest) -> Any:
     where, cursor, limit = requests.get_task_filter(request)
     return views.put_task_page(await api.list_tasks(where, cursor, limit))
+
+
+async def _list_objects(api: HeadApi, request: wire.ListObjectsRequest) -> Any:
+    return put_objects(*await api.list_objects(min(request.limit, MAX_OBJECTS_LISTED)))
 
 
 async def _list_workers(api: HeadApi, _: wire.ListWorkersRequest) -> Any:
@@ -190,6 +199,7 @@ _UNARY: Final[dict[str, tuple[Any, Callable[[ServedHead, Any], Awaitable[Any]]]]
     "CoordinateForTask": (wire.CoordinateForTaskRequest, _coordinate_for_task),
     "ExplainTask": (wire.ExplainTaskRequest, _explain_task),
     "ListTasks": (wire.ListTasksRequest, _list_tasks),
+    "ListObjects": (wire.ListObjectsRequest, _list_objects),
     "ListWorkers": (wire.ListWorkersRequest, _list_workers),
     "ListFunctions": (wire.ListFunctionsRequest, _list_functions),
     "GetStatus": (wire.GetStatusRequest, _get_status),

@@ -1,4 +1,4 @@
-"""The parts of frames that streams add, as protobuf and back; see `rustray.rpc.codec`.
+"""The parts of frames that streams and kept values add, as protobuf and back; see `rpc.codec`.
 
 Decoders raise ValueError for what is out of range. Columns that the head hands on are checked
 to the last number.
@@ -11,9 +11,10 @@ from typing import Any
 
 from rustray.proto.rustray.v1 import head_pb2 as wire
 from rustray.rpc.columns import get_ordered_payloads, get_payloads, put_payloads
-from rustray.rpc.convert import total
+from rustray.rpc.convert import text, total
 from rustray.rpc.ranges import OFFSETS, SEQUENCES
-from rustray.task.columns import PayloadColumn
+from rustray.task.columns import PayloadColumn, PlacedColumn
+from rustray.task.frames import Surrendered
 from rustray.task.streams import MAX_ITEMS, LeaseItems, StreamCredit, StreamItems, StreamRead
 
 
@@ -32,6 +33,32 @@ def get_lease_items(messages: Sequence[wire.LeaseItems]) -> list[LeaseItems]:
             raise ValueError(f"no lease has a task {one.offset}")
         payloads = get_ordered_payloads(one.payloads, one.first, MAX_ITEMS)
         found.append(LeaseItems(one.lease, one.offset, one.first, payloads))
+    return found
+
+
+def put_surrendered(target: Any, values: Iterable[Surrendered]) -> None:
+    """Write values that a worker was asked for."""
+    for one in values:
+        message = target.add(
+            object_id=text(one.object_id), trouble=text(one.trouble), is_gone=one.is_gone
+        )
+        if one.payloads is not None:
+            put_payloads(message.payloads, one.payloads)
+
+
+def get_surrendered(messages: Sequence[wire.Surrendered]) -> list[Surrendered]:
+    """Read values that a worker was asked for."""
+    found = []
+    for one in messages:
+        payloads: PayloadColumn | None = None
+        if one.HasField("payloads"):
+            payloads = get_ordered_payloads(one.payloads, 0, 2)
+            if isinstance(payloads, PlacedColumn):
+                raise ValueError("a place where a value was asked for")
+        is_there = not (one.trouble or one.is_gone)
+        if is_there != (payloads is not None and len(payloads) == 1):
+            raise ValueError("not one value in the place of one")
+        found.append(Surrendered(one.object_id, payloads, one.trouble, one.is_gone))
     return found
 
 

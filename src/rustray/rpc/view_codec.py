@@ -47,6 +47,7 @@ MAX_REGISTRATION_BYTES: Final = 1 << 20
 MAX_LISTED_BYTES: Final = 2_000
 """Of an error in a list: a page of a thousand tasks has to fit into one message."""
 MAX_CODE_BYTES: Final = 100
+MAX_OBJECTS_ASKED: Final = 1_000
 MAX_HELD: Final = 100_000
 """Leases that a heartbeat may list."""
 
@@ -63,6 +64,7 @@ def put_worker_info(info: WorkerInfo) -> wire.RegisterWorkerRequest:
         version=text(info.version),
         pid=info.pid,
         host_key=text(info.host_key),
+        object_port=text(info.object_port),
         protocol=versions.PROTOCOL,
         oldest_protocol=versions.OLDEST_PROTOCOL,
     )
@@ -94,7 +96,7 @@ def get_worker_info(message: wire.RegisterWorkerRequest) -> WorkerInfo:
             check_name(f"a parameter of {function.name}", parameter.name)
     for key, value in message.labels.items():
         check_label(key, value)
-    for what in ("address", "version", "host_key"):
+    for what in ("address", "version", "host_key", "object_port"):
         _check_words(what, getattr(message, what))
     return WorkerInfo(
         message.worker_id,
@@ -107,6 +109,7 @@ def get_worker_info(message: wire.RegisterWorkerRequest) -> WorkerInfo:
         message.version,
         message.pid,
         message.host_key,
+        message.object_port,
     )
 
 
@@ -149,6 +152,7 @@ def put_heartbeat(beat: Heartbeat) -> wire.HeartbeatRequest:
     )
     for lease, unfinished in beat.held:
         message.held.add(lease=lease, unfinished=unfinished)
+    message.objects.extend(map(text, beat.objects))
     return message
 
 
@@ -168,17 +172,24 @@ def get_heartbeat(message: wire.HeartbeatRequest) -> Heartbeat:
         load if 0 <= load < 1e6 else 0.0,
         memory if 0 <= memory < 1e12 else 0.0,
         message.is_full,
+        _object_ids(message.objects),
     )
+
+
+def _object_ids(names: Sequence[str]) -> tuple[str, ...]:
+    if len(names) > MAX_OBJECTS_ASKED:
+        raise ValueError(f"{len(names)} objects in a heartbeat, at most {MAX_OBJECTS_ASKED} count")
+    return tuple(names)
 
 
 def put_heartbeat_reply(reply: HeartbeatReply) -> wire.HeartbeatResponse:
     """Encode the answer to a heartbeat."""
-    return wire.HeartbeatResponse(is_known=reply.is_known)
+    return wire.HeartbeatResponse(is_known=reply.is_known, unneeded=map(text, reply.unneeded))
 
 
 def get_heartbeat_reply(message: wire.HeartbeatResponse) -> HeartbeatReply:
     """Decode the answer to a heartbeat."""
-    return HeartbeatReply(message.is_known)
+    return HeartbeatReply(message.is_known, tuple(message.unneeded))
 
 
 def put_tokens(tokens: Iterable[TokenInfo]) -> wire.ListTokensResponse:
@@ -208,6 +219,8 @@ def put_workers(workers: Iterable[WorkerView]) -> wire.ListWorkersResponse:
             last_seen_s=view.last_seen_s,
             version=text(view.version),
             pid=view.pid,
+            host_key=text(view.host_key),
+            object_port=text(view.object_port),
         )
         put_amounts(message.resources, view.resources)
         put_amounts(message.used, view.used)
@@ -234,6 +247,8 @@ def get_workers(message: wire.ListWorkersResponse) -> list[WorkerView]:
             last_seen_s=m.last_seen_s,
             version=m.version,
             pid=m.pid,
+            host_key=m.host_key,
+            object_port=m.object_port,
         )
         for m in message.workers
     ]
@@ -274,6 +289,21 @@ def put_result(target: common.TaskResult, result: RawResult) -> None:
 
 
 @total("result")
+def put_located(target: wire.GetTaskResultResponse, result: RawResult) -> None:
+    """Write a result, or where it is."""
+    put_result(target.result, result)
+    target.placed, target.object_token = result.is_placed, result.object_token
+
+
+@total("result")
+def get_located(message: wire.GetTaskResultResponse) -> RawResult:
+    """Read a result, or where it is."""
+    found = get_result(message.result)
+    if not message.placed:
+        return found
+    return replace(found, is_placed=True, object_token=message.object_token)
+
+
 def get_result(message: common.TaskResult) -> RawResult:
     """Decode a result."""
     return RawResult(

@@ -16,7 +16,7 @@ from rustray.common.errors import (
     ResourceNotAvailable,
     RustRayError,
 )
-from rustray.scheduler import inputs
+from rustray.scheduler import inputs, placed
 from rustray.scheduler.backpressure import fitting
 from rustray.scheduler.commands import (
     AcceptTasks,
@@ -37,7 +37,7 @@ from rustray.scheduler.records import DIGEST_BYTES, Batch, ClassQueue, Part
 from rustray.scheduler.state import SchedulerState, runs
 from rustray.scheduler.variants import can_run, nearest_miss, needs_of
 from rustray.scheduler.view import outcome_of
-from rustray.task.columns import PayloadColumn
+from rustray.task.columns import PayloadColumn, PlacedColumn
 from rustray.task.functions import near_names
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
@@ -134,7 +134,7 @@ def _accept_fresh(state: SchedulerState, event: TasksSubmitted, low: int, high: 
     first = event.first + low
     queue = new_queue(state, event.task_class)
     count = high - low
-    fit, error = 0, refusal(state, queue, payloads) or _shape_error(event)
+    fit, error = 0, refusal(state, queue, payloads) or _shape_error(state, event)
     if error is None:
         fit, error = fitting(state, event.principal, payloads)
     if error is not None:
@@ -331,13 +331,16 @@ def refusal(
     return call_error(state, task_class) or feasibility_error(state, queue)
 
 
-def _shape_error(event: TasksSubmitted) -> PayloadError | None:
+def _shape_error(state: SchedulerState, event: TasksSubmitted) -> RustRayError | None:
     """Say that a class and what comes with its tasks contradict each other, or None."""
     task_class = event.task_class
     if task_class.has_inputs != (event.inputs is not None):
         return PayloadError("the task's inputs are not what its class says")
     if task_class.is_put and (task_class.has_inputs or task_class.num_returns != 1):
         return PayloadError("what is put takes no inputs, and is one value")
+    payloads = event.payloads
+    if isinstance(payloads, PlacedColumn):
+        return placed.put_error(state, payloads, is_put=task_class.is_put)
     return None
 
 

@@ -20,6 +20,7 @@ from rustray.scheduler.stream_commands import (
     ForgetItems,
     PersistItems,
 )
+from rustray.scheduler.value_commands import FreeObject, SurrenderObject
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import LeaseNews, Outcome
 from rustray.task.inputs import InputValue
@@ -486,5 +487,7 @@ Command = (
     | RecallLease
     | DrainWorker
     | CloseSession
+    | FreeObject
+    | SurrenderObject
     | RefuseWorker
 )

@@ -8,6 +8,8 @@ from dataclasses import replace
 from itertools import groupby
 
 from rustray.common.durability import Durability
+from rustray.common.errors import PayloadError
+from rustray.scheduler import placed
 from rustray.scheduler.commands import (
     DeliverOutcome,
     ForgetArguments,
@@ -21,9 +23,10 @@ from rustray.scheduler.results import drop_overdue, is_large, keep, shrink
 from rustray.scheduler.stale import ENDED, MOVED, OUT_OF_RANGE, count_stale, lease_of
 from rustray.scheduler.state import SchedulerState, hold_back, runs
 from rustray.scheduler.view import outcome_of
-from rustray.task.columns import PayloadColumn
+from rustray.task.columns import PayloadColumn, PlacedColumn
 from rustray.task.failures import encode_failure
 from rustray.task.frames import LeaseRange
+from rustray.task.place import Place
 from rustray.task.result import FailureInfo
 from rustray.task.state import DEAD_STATES, TaskState
 
@@ -170,6 +173,10 @@ def finish(
         payloads: Encoded values or failures, one a task.
         worker: Where they ran; None for tasks that no worker has.
     """
+    if type(payloads) is PlacedColumn:
+        place, end, payloads = _checked(state, part, end, payloads, worker)
+        _finish_alike(state, part, end, payloads, worker, place)
+        return
     if part.count > 1 and part.batch.queue.task_class.stream_window:
         for one in part.singles():  # each has items of its own
             index = one.low - part.low
@@ -203,6 +210,7 @@ def _finish_alike(
     end: TaskState,
     payloads: PayloadColumn,
     worker: WorkerRecord | None,
+    place: Place | None = None,
 ) -> None:
     batch, low, number = part.batch, part.low, part.count
     was_granted = worker is not None or bool(batch.grants.get(low))
@@ -217,10 +225,9 @@ def _finish_alike(
         state.next_outcome, batch, low, end, payloads, worker_id, attempts, state.now, index, number
     )
     stored.is_large = is_large(state, end, payloads)
-    if end in DEAD_STATES:
-        assert batch.payloads is not None
-        stored.arguments = batch.payloads.slice(low, part.high)
-        stored.fence = 1 + _most_grants(batch, low, part.high)
+    if end in DEAD_STATES or place is not None:
+        _keep_arguments(stored, low, part.high)
+        placed.enter(state, stored, place)
     for offset in range(low, part.high) if batch.crashes else ():
         batch.crashes.pop(offset, None)
     state.next_outcome += 1
@@ -250,6 +257,29 @@ def _finish_alike(
     shrink(state)
 
 
+def _checked(
+    state: SchedulerState, part: Part, end: TaskState, payloads: PlacedColumn,
+    worker: WorkerRecord | None,
+) -> tuple[Place | None, TaskState, PayloadColumn]:  # fmt: skip
+    """Return where a value has stayed, state and payloads; None and a failure if that is a lie."""
+    try:
+        if end is not TaskState.SUCCEEDED:
+            raise PayloadError("the worker has kept the value of a task that has none")
+        return placed.place_of(state, part.batch, part.low, payloads, worker), end, payloads
+    except PayloadError as error:
+        state.counters["false_places"] += 1
+        info = FailureInfo(error.code, str(error))
+        return None, TaskState.FAILED, failure_payloads(1, info)
+
+
+def _keep_arguments(stored: StoredOutcome, low: int, high: int) -> None:
+    """Keep what it takes to run tasks again that have ended."""
+    batch = stored.batch
+    assert batch.payloads is not None
+    stored.arguments = batch.payloads.slice(low, high)
+    stored.fence = 1 + _most_grants(batch, low, high)
+
+
 def _most_grants(batch: Batch, low: int, high: int) -> int:
     """Return the highest number of an attempt but the last that one of some tasks has had."""
     grants, lost = batch.grants, batch.lost_attempts
@@ -275,7 +305,8 @@ def _announce(state: SchedulerState, stored: StoredOutcome, attempt: int) -> Non
             Durability.DEFAULT if is_cancelled else batch.durability,
         )
     )
-    if batch.queue.task_class.is_put:  # who has handed it in has it
+    is_put = batch.queue.task_class.is_put and stored.state is TaskState.SUCCEEDED
+    if is_put:  # who has handed it in has it
         outcome = replace(outcome, payloads=PayloadColumn.of([b""] * len(stored.payloads)))
     commands.append(DeliverOutcome(batch.prefix, outcome, batch.is_pushed, batch.durability))
     commands.append(

@@ -12,6 +12,7 @@ from rustray.task.frames import (
     LeaseOutcome,
     LeaseRange,
     Outcome,
+    Surrendered,
 )
 from rustray.task.spec import TaskClass
 from rustray.task.streams import LeaseItems, StreamRead
@@ -347,6 +348,37 @@ class StateRecovered:
 
 
 @record
+class ValueWanted:
+    """Somebody wants a value that has stayed with its worker, and cannot have it there.
+
+    Attributes:
+        object_id: Its name there; nothing happens if it is another one by now.
+    """
+
+    prefix: bytes
+    sequence: int
+    object_id: str
+
+
+@record
+class ValuesSurrendered:
+    """A worker has sent values that it was asked for, or says why not."""
+
+    worker_id: str
+    session: int
+    values: tuple[Surrendered, ...]
+
+
+@record
+class ResultsReleased:
+    """A session does not need consecutive results any more; only those count that are placed."""
+
+    prefix: bytes
+    first: int
+    count: int
+
+
+@record
 class TimePassed:
     """`Scheduler.next_deadline` has been reached."""
 
@@ -363,6 +395,9 @@ Event = (
     | FollowRequested
     | ItemsRead
     | ClientLeft
+    | ValueWanted
+    | ValuesSurrendered
+    | ResultsReleased
     | WorkerJoined
     | WorkerReported
     | HeartbeatReceived

@@ -130,14 +130,15 @@ def _ready_runs(state: SchedulerState, batch: Batch, low: int, high: int) -> lis
     """Return the runs of QUEUED tasks that lack nothing; the others are set aside."""
     if batch.inputs is None:
         return [(low, high)]
-    column = bytes(_lacks(state, batch, offset) for offset in range(low, high))
+    column = bytes(count_missing(state, batch, offset) for offset in range(low, high))
     return [
         (low + start, low + end) for start, end, lacks in runs(column, 0, high - low) if not lacks
     ]
 
 
-def _lacks(state: SchedulerState, batch: Batch, offset: int) -> bool:
+def count_missing(state: SchedulerState, batch: Batch, offset: int) -> bool:
     """Whether a QUEUED task lacks inputs; it is counted as set aside then."""
+    # (What is lost with its worker is made again at the end of the event: `remaking`.)
     assert batch.inputs is not None
     missing = 0
     for prefix, sequence in producers_of(batch.inputs[offset]):
@@ -148,6 +149,8 @@ def _lacks(state: SchedulerState, batch: Batch, offset: int) -> bool:
             break
         if not TaskState(found[0].state[found[1]]).is_terminal:
             missing += 1
+        elif state.kept_by:
+            _note_lost(state, *found)
     if not missing and size_of_call(state, batch, offset) > MAX_JOINED_BYTES:
         state.doomed.append((batch, offset))
         missing = DOOMED
@@ -155,6 +158,13 @@ def _lacks(state: SchedulerState, batch: Batch, offset: int) -> bool:
         batch.missing[offset] = missing
         state.set_aside += 1
     return bool(missing)
+
+
+def _note_lost(state: SchedulerState, producer: Batch, place: int) -> None:
+    """Have a value made again that was lost with its worker, for somebody takes it."""
+    stored = producer.outcomes[producer.lease[place]]
+    if stored is not None and stored.is_lost:
+        state.to_remake.append(stored)
 
 
 def is_gone(producer: Batch, place: int) -> bool:
@@ -239,6 +249,21 @@ def size_of_call(state: SchedulerState, batch: Batch, offset: int) -> int:
     return size
 
 
+def holder_of(state: SchedulerState, batch: Batch, offset: int) -> tuple[str, int] | None:
+    """Return the worker that keeps most bytes of what a task takes, and how many; None: none."""
+    assert batch.inputs is not None
+    held: dict[str, int] = {}
+    for prefix, sequence in producers_of(batch.inputs[offset]):
+        found = state.find(prefix, sequence)
+        if found is None or not TaskState(found[0].state[found[1]]).is_terminal:
+            continue
+        stored = found[0].outcomes[found[0].lease[found[1]]]
+        place = None if stored is None else stored.place
+        if place is not None:
+            held[place.worker_id] = held.get(place.worker_id, 0) + place.size
+    return max(held.items(), key=lambda each: each[1], default=None)
+
+
 def end_of_grant(state: SchedulerState, batch: Batch, low: int, high: int) -> int:
     """Return how many of some tasks can be granted together: the end of them."""
     size, end = 0, low
@@ -265,6 +290,6 @@ def let_go(state: SchedulerState, batch: Batch, low: int, high: int) -> list[Sto
             stored = found[0].outcomes[found[0].lease[found[1]]]
             if stored is not None and stored.pins:
                 stored.pins -= 1
-                if stored.is_overdue and not stored.pins:
+                if (stored.is_overdue or stored.is_released) and not stored.pins:
                     overdue.append(stored)
     return overdue

@@ -6,6 +6,7 @@ from collections import Counter
 
 from rustray.common.errors import InvariantError
 from rustray.common.resources import CPU
+from rustray.scheduler.placed import takes
 from rustray.scheduler.records import Batch, Lease, StoredOutcome
 from rustray.scheduler.results import size_of
 from rustray.scheduler.state import SchedulerState
@@ -27,6 +28,7 @@ def check(state: SchedulerState) -> None:
     workers_are_charged_what_they_hold(state)
     leases_are_of_their_class(state)
     outcomes_are_found(state)
+    values_that_stay_are_counted(state)
     streams_are_whole(state)
     no_room_is_left_unused(state)
     inputs_are_waited_for_and_kept(state)
@@ -169,7 +171,8 @@ def outcomes_are_found(state: SchedulerState) -> None:
                 _stands_right(state, one)
                 live[one] = 0
                 kind = "letters" if one.state in DEAD_STATES else "results"
-                sizes["large" if one.is_large else kind] += size_of(one)
+                kind = "staying" if one.has_stayed and kind == "results" else kind
+                sizes["large" if one.is_large and not one.has_stayed else kind] += size_of(one)
             for offset in range(batch.count):
                 if not TaskState(batch.state[offset]).is_terminal:
                     continue
@@ -180,7 +183,7 @@ def outcomes_are_found(state: SchedulerState) -> None:
                 _require(inside, "an outcome does not cover its task")
                 _require(stored.state == batch.state[offset], "an outcome has another state")
                 live[stored] += 1
-    for kind in ("results", "large", "letters"):
+    for kind in ("results", "large", "letters", "staying"):
         shelf = getattr(state, kind)
         _require(shelf.bytes == sizes[kind], f"the bytes of {kind} are miscounted")
         spent = sum(one.is_evicted for one in shelf.queue)
@@ -232,6 +235,24 @@ def _takes_right(
         _require(waits, "a task is not told of when its input is there")
     if batch.state[offset] == TaskState.QUEUED and offset not in batch.delayed:
         _require(batch.missing.get(offset, 0) == lacking, "a task miscounts what it lacks")
+
+
+def values_that_stay_are_counted(state: SchedulerState) -> None:
+    """Each is noted with its worker, and what it was made of knows of it."""
+    heirs: Counter[tuple[Batch, int]] = Counter()
+    noted: Counter[tuple[Batch, int]] = Counter()
+    for session in state.sessions.values():
+        for batch in session.batches:
+            noted.update({(batch, offset): count for offset, count in batch.heirs.items()})
+            for stored in batch.outcomes:
+                if stored is None or stored.place is None:
+                    continue
+                kept = state.kept_by.get(stored.place.worker_id, {})
+                is_kept = kept.get(stored.place.object_id) is stored
+                _require(is_kept or stored.is_lost, "a value is not noted with its worker")
+                heirs.update(takes(state, stored))
+    _require(heirs == noted, "what values are made of is miscounted")
+    _require(not state.to_remake, "a value that is needed and lost is not being made again")
 
 
 def streams_are_whole(state: SchedulerState) -> None:

@@ -81,6 +81,14 @@ def _chosen(
     return found
 
 
+def on_request(state: SchedulerState, event: RetryRequested | PurgeRequested) -> None:
+    """Do what is asked about dead letters."""
+    if isinstance(event, RetryRequested):
+        on_retry(state, event)
+    else:
+        on_purge(state, event)
+
+
 # ── Retrying ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -92,7 +100,7 @@ def on_retry(state: SchedulerState, event: RetryRequested) -> None:
         taken: list[tuple[Part, PayloadColumn, StoredOutcome]] = []
         for part, stored in letters:
             column = _arguments_of(part, stored)
-            error = _refusal(state, batch, column)
+            error = refusal_of(state, batch, column)
             if error is not None or column is None or stored is None:
                 _refuse(state, part, error)
                 continue
@@ -108,13 +116,10 @@ def on_retry(state: SchedulerState, event: RetryRequested) -> None:
             batch.unfinished += part.count
             state.count_pending(batch, part.count, _bytes_to_come(batch, column))
         if taken:
-            columns = [(part.low, column) for part, column, _ in taken]
-            counted = sum(_bytes_to_come(batch, column) for _, column in columns)
+            counted = sum(_bytes_to_come(batch, column) for _, column, _ in taken)
             state.count_pending(batch, 0, -counted)
-            _restore_arguments(state, batch, columns)
-            for part, column, stored in taken:
-                _revive(state, part, column, stored)
-            start_batch_timers(state, batch, state.now)
+            _revive_all(state, batch, taken)
+            state.counters["tasks_retried_on_request"] += sum(part.count for part, _, _ in taken)
     compact(state.letters)
 
 
@@ -143,9 +148,10 @@ def _arguments_of(part: Part, stored: StoredOutcome | None) -> PayloadColumn | N
     return stored.arguments.slice(part.low - stored.offset, part.high - stored.offset)
 
 
-def _refusal(
+def refusal_of(
     state: SchedulerState, batch: Batch, column: PayloadColumn | None
 ) -> RustRayError | None:
+    """Say why tasks cannot be made again, or None."""
     if column is None:
         return TaskNotFound(
             "the arguments of this task are not kept any more, so it cannot be retried "
@@ -161,6 +167,43 @@ def _refusal(
     return refusal(state, batch.queue, column)
 
 
+def revive(
+    state: SchedulerState,
+    batch: Batch,
+    part: Part,
+    arguments: PayloadColumn,
+    stored: StoredOutcome,
+    *,
+    is_queued: bool,
+) -> None:
+    """Make tasks again of such as have ended, whose outcome is of no use any more.
+
+    Args:
+        state: The scheduler's.
+        batch: Of the tasks.
+        part: Which.
+        arguments: Theirs.
+        stored: Their outcome.
+        is_queued: They are to run; else the caller ends them.
+    """
+    batch.unfinished += part.count
+    state.count_pending(batch, part.count, 0)
+    _revive_all(state, batch, [(part, arguments, stored)], is_queued=is_queued)
+
+
+def _revive_all(
+    state: SchedulerState,
+    batch: Batch,
+    taken: list[tuple[Part, PayloadColumn, StoredOutcome]],
+    *,
+    is_queued: bool = True,
+) -> None:
+    _restore_arguments(state, batch, [(part.low, column) for part, column, _ in taken])
+    for part, column, stored in taken:
+        _revive(state, part, column, stored, is_queued=is_queued)
+    start_batch_timers(state, batch, state.now)
+
+
 def _refuse(state: SchedulerState, part: Part, error: RustRayError | None) -> None:
     assert error is not None
     count_refused(state.counters, "retries_refused", error, part.count)
@@ -169,7 +212,12 @@ def _refuse(state: SchedulerState, part: Part, error: RustRayError | None) -> No
 
 
 def _revive(
-    state: SchedulerState, part: Part, arguments: PayloadColumn, stored: StoredOutcome
+    state: SchedulerState,
+    part: Part,
+    arguments: PayloadColumn,
+    stored: StoredOutcome,
+    *,
+    is_queued: bool,
 ) -> None:
     batch, low, high, number = part.batch, part.low, part.high, part.count
     attempts, fence = stored.attempts, stored.fence
@@ -189,7 +237,6 @@ def _revive(
     stored.live -= number
     if stored.live == 0:
         evict(state, stored)
-    state.counters["tasks_retried_on_request"] += number
     state.commands.append(
         PublishEvents(
             batch.prefix, batch.first + low, number, TaskState.QUEUED, attempts, "",
@@ -199,7 +246,7 @@ def _revive(
     # The head has given up its last attempt; a worker that was cut off has until then to do so too.
     surely_ended_s = stored.finished_at_s + state.settings.lease_ttl_s
     queued = Part(batch, low, high, TaskState.QUEUED)
-    if not (task_class.exclusive and hold_back(state, queued, surely_ended_s)):
+    if is_queued and not (task_class.exclusive and hold_back(state, queued, surely_ended_s)):
         queue_fresh(state, batch, low, high)
 
 
@@ -329,15 +376,18 @@ def restore_retry(
     """Take up a retry of an earlier head; what it takes back is restored already."""
     state.next_outcome = max(state.next_outcome, found.number + 1)
     low, high = found.offset, found.offset + found.count
-    if batch is None or not all(byte in DEAD_STATES for byte in batch.state[low:high]):
+    # (Of those that had succeeded the value was lost with its worker.)
+    if batch is None or not all(TaskState(byte).is_terminal for byte in batch.state[low:high]):
         state.counters["outcomes_out_of_place"] += 1
         return
     if found.arguments is not None:
         lives.columns.setdefault(batch, []).append((low, found.arguments))
-    for part, stored in list(letters_in(batch, low, high)):
+    for offset in range(low, high):
+        stored = batch.outcomes[batch.lease[offset]]
         if stored is not None:
-            stored.live -= part.count
-        state.set_state(part, TaskState.QUEUED)
+            stored.live -= 1
+    for start, end, byte in list(runs(batch.state, low, high)):
+        state.set_state(Part(batch, start, end, TaskState(byte)), TaskState.QUEUED)
     since_s = state.now - found.age_s
     _begin_anew(batch, low, high, found.attempts, found.fence, since_s)
     batch.lease[low:high] = array("Q", (0,)) * found.count

@@ -12,7 +12,7 @@ from rustray.common.errors import (
     WorkerNotFound,
 )
 from rustray.common.resources import CPU, UNIT, ResourceSet
-from rustray.scheduler import recovery
+from rustray.scheduler import placed, recovery
 from rustray.scheduler.cancellation import remind
 from rustray.scheduler.commands import (
     CancelLease,
@@ -99,6 +99,7 @@ def on_joined(state: SchedulerState, event: WorkerJoined) -> None:
         forget_worker(queue, info.worker_id)
     if worker is None:
         worker = new_worker(state, event.info, event.session, total)
+        placed.on_worker_back(state, info.worker_id)
         state.commands.append(PersistWorker(info.worker_id))
     else:
         _set_state(state, worker, "joining")
@@ -264,6 +265,7 @@ def _reconcile(state: SchedulerState, worker: WorkerRecord, held: tuple[HeldRang
                 state.counters["tasks_redelivered"] += 1
                 give_back(state, worker, LeaseRange(lease.number, offset, 1))
     remind(state, worker)
+    placed.ask_again(state, worker)
     recovery.note_return(state, worker)
 
 
@@ -418,6 +420,7 @@ def lose(state: SchedulerState, worker: WorkerRecord, reason: str) -> None:
     for queue in state.queues.values():
         forget_worker(queue, worker.worker_id)
     state.commands.append(ForgetWorker(worker.worker_id))
+    placed.on_worker_lost(state, worker.worker_id)
     state.counters["workers_lost" if reason != "it left" else "workers_left"] += 1
 
 

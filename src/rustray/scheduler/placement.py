@@ -38,6 +38,11 @@ FAST_S = 0.1
 """Tasks that run longer are not prefetched: the round trip does not matter to them."""
 RECALL_PAUSE_S = 0.1
 
+LARGE_INPUT_BYTES = 64 << 20
+WAITS_FOR_BYTES = {"LeastLoaded": 0.0, "LocalityAware": 1.0}
+"""Strategies that bring a task to the values that it takes: so much load above a full worker's is
+worth it for large ones. The others have reasons of their own for where a task goes."""
+
 
 def room(state: SchedulerState, queue: ClassQueue, variant: Variant, worker: WorkerRecord) -> int:
     """Count how many more tasks of a class a worker may be given now, in one of the ways.
@@ -123,6 +128,8 @@ def _place_queue(
         code = queue.task_class.code_hash
         size = len(state.code.get(code, b"")) if code else 0
         picked = None
+        if state.kept_by and queue.task_class.has_inputs and _goes_to_its_input(state, queue):
+            continue
         for variant in queue.variants:
             room_of = variant.room_of
             assert room_of is not None
@@ -147,6 +154,25 @@ def _place_queue(
             if others[0][0] < queue.key():
                 heapq.heappush(others, (queue.key(), queue))
                 return
+
+
+def _goes_to_its_input(state: SchedulerState, queue: ClassQueue) -> bool:
+    """Lease the oldest task to the worker that keeps most of what it takes, if that has room."""
+    waits = WAITS_FOR_BYTES.get(state.settings.strategy)
+    _trim(queue)
+    if waits is None or not queue.spans:
+        return False
+    span = queue.spans[0]
+    found = inputs.holder_of(state, span.batch, span.low)
+    worker = None if found is None else state.workers.get(found[0])
+    if found is None or worker is None or worker.state != "ready":
+        return False
+    limit = 1.0 + waits * min(1.0, found[1] / LARGE_INPUT_BYTES)
+    for variant in queue.variants:
+        if worker.load.load < limit and room(state, queue, variant, worker) > 0:
+            lease_tasks(state, queue, variant, worker, 1)
+            return True
+    return False
 
 
 def _prefetch_grain(state: SchedulerState, queue: ClassQueue) -> int:

@@ -18,6 +18,7 @@ from rustray.common.records import record
 from rustray.scheduler.dependants import Dependants
 from rustray.scheduler.load_balancer import WorkerLoad
 from rustray.task.columns import PayloadColumn
+from rustray.task.place import Place
 from rustray.task.selectors import Selector
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
@@ -51,13 +52,20 @@ class StoredOutcome:
         is_large: The shell keeps the payloads; a `StoredColumn` once it has them safe.
         index: Its place in the batch's ``outcomes``.
         live: Tasks whose present outcome it is: not those retried or purged since.
-        arguments: Of dead letters, one a task: what a retry needs.
+        arguments: Of dead letters, and of a value that has stayed with its worker, one a task: what
+            it takes to run them again.
         pins: Tasks that have not ended and take one of these results: it is kept as long.
         is_overdue: It would have gone but for the pins, and stands on no shelf's queue.
         fence: Of dead letters: the highest attempt number that one of them has had.
         is_delivered: The client has confirmed it.
         is_evicted: The payloads are dropped already.
         item_bytes: Of items that its tasks have yielded, and nobody has consumed.
+        place: Where its value is, which has stayed with its worker; then it is of one task.
+        has_stayed: There was such a place; it is on a shelf of its own.
+        is_lost: That worker is lost, or has let go of the value.
+        is_released: It goes as soon as no task takes it, and nothing made of it may be lost.
+        trouble: Why its worker cannot send it here, though it has it; "" while it may.
+        is_wanted: Somebody has asked for the value, and could not have it there.
     """
 
     number: int
@@ -78,6 +86,12 @@ class StoredOutcome:
     pins: int = 0
     is_overdue: bool = False
     item_bytes: int = 0
+    place: Place | None = None
+    has_stayed: bool = False
+    is_lost: bool = False
+    is_wanted: bool = False
+    is_released: bool = False
+    trouble: str = ""
 
 
 @record
@@ -211,6 +225,9 @@ class Batch:
             queue for that reason; see `inputs`.
         dependants: Which tasks wait for which of these.
         streams: Offset to what a generator task has yielded, where that is something.
+        released: Tasks whose values nobody needs but those that take them.
+        lacks: Offset to how often a task could not have what it takes.
+        heirs: Offset to how many living values that stay with workers were made of its own.
         left_s: Of streams: since when nobody reads them, as monotonic time; None while a session
             of theirs is there.
     """
@@ -248,6 +265,9 @@ class Batch:
     dependants: Dependants[Batch] = field(default_factory=Dependants)
     streams: dict[int, Stream] = field(default_factory=dict)
     left_s: float | None = None
+    released: set[int] = field(default_factory=set)
+    lacks: dict[int, int] = field(default_factory=dict)
+    heirs: dict[int, int] = field(default_factory=dict)
 
     def is_past(self, offset: int, limit_s: float, now: float) -> bool:
         """Whether a limit of time that counts from a task's acceptance, or retry, has passed."""

@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Sequence
 
 from rustray.common.errors import InvariantError
-from rustray.scheduler import letters, streams
+from rustray.scheduler import letters, placed, streams
 from rustray.scheduler.commands import CancelLease, ForgetWorker
 from rustray.scheduler.completion import (
     cancelled_payloads,
@@ -46,8 +46,9 @@ from rustray.scheduler.state import (
     unqueue,
 )
 from rustray.scheduler.variants import variant_of
-from rustray.task.columns import StoredColumn
+from rustray.task.columns import PlacedColumn, StoredColumn
 from rustray.task.frames import HeldRange
+from rustray.task.place import Place
 from rustray.task.result import FailureInfo
 from rustray.task.state import TaskState
 from rustray.task.views import WorkerInfo
@@ -85,6 +86,8 @@ def on_recovered(state: SchedulerState, event: StateRecovered) -> None:
         state.keep_until_s = state.now + min(state.settings.result_ttl_s, KEEP_AFTER_START_S)
     if state.awaited or any(batch.begun for batch in batches.values()):
         _raise_ghost(state, event.grace_s if state.awaited else 0.0)
+    else:
+        placed.on_workers_gone(state)
     _resume_all(state, batches, event.starts)
     for number, offset, count, force in event.cancels:
         batch = batches.get(number)
@@ -190,6 +193,8 @@ def _restore_outcome(state: SchedulerState, batch: Batch | None, found: Recovere
         )
         if low in batch.streams:
             stored.item_bytes = batch.streams[low].bytes
+        if isinstance(outcome.payloads, PlacedColumn):
+            placed.enter(state, stored, Place.unpack(outcome.payloads[0]))
         keep(state, stored)
     state.set_state(Part(batch, low, high, TaskState.QUEUED), outcome.state)
     batch.unfinished -= found.count
@@ -286,6 +291,7 @@ def end(state: SchedulerState) -> None:
     for batch in {lease.batch.number: lease.batch for lease in held}.values():
         end_queued_if_due(state, batch)
     # One that has registered and not said yet what it holds is here again.
+    placed.on_workers_gone(state)
     gone = sorted(state.awaited - state.workers.keys())
     state.commands += [ForgetWorker(name) for name in gone]
     state.awaited.clear()

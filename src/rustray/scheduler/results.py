@@ -11,8 +11,9 @@ from operator import sub
 from typing import Final
 
 from rustray.common.durability import Durability
+from rustray.scheduler import placed
 from rustray.scheduler.commands import ForgetResults
-from rustray.scheduler.events import OutcomesDelivered, ResultsStored
+from rustray.scheduler.events import OutcomesDelivered, ResultsReleased, ResultsStored
 from rustray.scheduler.records import Batch, Shelf, StoredOutcome
 from rustray.scheduler.state import SchedulerState
 from rustray.scheduler.stream_commands import ForgetItems
@@ -29,9 +30,9 @@ _FEW: Final = 1_000
 def size_of(stored: StoredOutcome) -> int:
     """Return what an outcome counts on its shelf."""
     size = stored.payloads.size_bytes + stored.item_bytes
-    if stored.state not in DEAD_STATES:
+    if stored.arguments is None:
         return size
-    return LETTER_BYTES + size + (stored.arguments.size_bytes if stored.arguments else 0)
+    return LETTER_BYTES + size + stored.arguments.size_bytes
 
 
 def is_large(state: SchedulerState, end: TaskState, payloads: PayloadColumn) -> bool:
@@ -48,6 +49,8 @@ def is_large(state: SchedulerState, end: TaskState, payloads: PayloadColumn) -> 
 def keep(state: SchedulerState, stored: StoredOutcome) -> None:
     """Enter the newest outcome of all."""
     batch, shelf = stored.batch, _shelf_of(state, stored)
+    if batch.released:
+        stored.is_released = stored.offset in batch.released
     batch.outcomes.append(stored)
     batch.kept += 1
     shelf.queue.append(stored)
@@ -62,6 +65,14 @@ def on_stored(state: SchedulerState, event: ResultsStored) -> None:
         stored = state.unstored.pop(number, None)
         if stored is not None:
             stored.payloads = StoredColumn.of_column(number, stored.payloads)
+
+
+def on_done_with(state: SchedulerState, event: OutcomesDelivered | ResultsReleased) -> None:
+    """A client has outcomes, or does not need them any more."""
+    if isinstance(event, OutcomesDelivered):
+        on_delivered(state, event)
+    else:
+        on_released(state, event)
 
 
 def on_delivered(state: SchedulerState, event: OutcomesDelivered) -> None:
@@ -80,10 +91,38 @@ def on_delivered(state: SchedulerState, event: OutcomesDelivered) -> None:
         if stored is None:
             sequence += 1
             continue
-        if not (stored.is_delivered or batch.queue.task_class.is_detached):
+        is_kept = stored.has_stayed or batch.queue.task_class.is_detached
+        if not (stored.is_delivered or is_kept):
             stored.is_delivered = True
             _shelf_of(state, stored).delivered.append(stored)
         sequence = batch.first + stored.offset + len(stored.payloads)
+
+
+def on_released(state: SchedulerState, event: ResultsReleased) -> None:
+    """Drop values that have stayed with their workers, and that their session needs no more."""
+    end = event.first + event.count
+    for batch in state.overlapping(event.prefix, event.first, event.count):
+        if not batch.queue.task_class.lets_go:
+            continue
+        low, high = max(event.first - batch.first, 0), min(end - batch.first, batch.count)
+        for offset in range(low, high):
+            batch.released.add(offset)
+            stored = placed.outcome_at(batch, offset)
+            if stored is not None:
+                release(state, stored)
+
+
+def release(state: SchedulerState, stored: StoredOutcome) -> None:
+    """Drop a value that nobody needs any more, as far as nothing depends on it."""
+    if len(stored.payloads) != 1:
+        return  # a small one, beside those of others
+    stored.is_released = True
+    if stored.pins or stored.is_evicted:
+        return
+    if stored.batch.heirs.get(stored.offset):
+        placed.free(state, stored)
+    else:
+        evict(state, stored)
 
 
 def shrink(state: SchedulerState) -> None:
@@ -125,6 +164,8 @@ def next_expiry(state: SchedulerState) -> float | None:
 def _shelf_of(state: SchedulerState, stored: StoredOutcome) -> Shelf:
     if stored.state in DEAD_STATES:
         return state.letters
+    if stored.has_stayed:
+        return state.staying
     return state.large if stored.is_large else state.results
 
 
@@ -139,7 +180,9 @@ def _evict_oldest(state: SchedulerState, shelf: Shelf) -> None:
 
 def drop_overdue(state: SchedulerState, stored: StoredOutcome) -> None:
     """Drop what only a task that took it has kept."""
-    if not stored.is_evicted:
+    if stored.is_released and not (stored.is_overdue or stored.is_evicted):
+        release(state, stored)
+    elif not stored.is_evicted:
         _expire(state, stored)
         _shelf_of(state, stored).spent -= 1
 
@@ -160,7 +203,15 @@ def _expire(state: SchedulerState, stored: StoredOutcome) -> None:
 
 
 def evict(state: SchedulerState, stored: StoredOutcome) -> None:
-    """Forget an outcome, and its batch with the last one."""
+    """Forget an outcome, and its batch with the last one; and what only this one has kept."""
+    waiting = [stored]
+    while waiting:
+        one = waiting.pop()
+        if not one.is_evicted:
+            waiting += _evict(state, one)
+
+
+def _evict(state: SchedulerState, stored: StoredOutcome) -> list[StoredOutcome]:
     stored.is_evicted = True
     shelf = _shelf_of(state, stored)
     shelf.bytes -= size_of(stored)
@@ -169,6 +220,7 @@ def evict(state: SchedulerState, stored: StoredOutcome) -> None:
     batch = stored.batch
     if batch.streams:
         _drop_streams(batch, stored)
+    loose = placed.forget(state, stored)
     # The shelf's queues may hold the record for long.
     stored.payloads, stored.arguments, stored.live = NO_PAYLOADS, None, 0
     # A large one's file goes right after the commit.
@@ -178,6 +230,7 @@ def evict(state: SchedulerState, stored: StoredOutcome) -> None:
     batch.kept -= 1
     if batch.kept == 0 and batch.unfinished == 0:
         state.remove(batch)
+    return loose
 
 
 # ── Streams ───────────────────────────────────────────────────────────────────────────────────

@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 
 from rustray.common.errors import ObjectLost, TaskOutOfMemory
+from rustray.scheduler import placed
 from rustray.scheduler.commands import PersistCrash, PersistOomRerun, PersistRerun
 from rustray.scheduler.completion import (
     cancelled_payloads,
@@ -28,6 +29,7 @@ from rustray.scheduler.state import SchedulerState, haunt
 from rustray.task.columns import PayloadColumn
 from rustray.task.failures import decode_failure
 from rustray.task.frames import LeaseOutcome
+from rustray.task.inputs import LACKS
 from rustray.task.result import FailureInfo
 from rustray.task.retries import is_wanted, pause_s
 from rustray.task.state import TaskState
@@ -43,6 +45,10 @@ REPORTABLE = frozenset(
         TaskState.LEASED,
     }
 )
+MAX_LACKS = 20
+"""How often a task is tried again that could not have an input, though its worker was there."""
+LACK_PAUSE_S = 0.5
+"""Before another attempt of a task that could not have an input."""
 CUT_OFF = "contact"
 """Phase of the failure of an exclusive task whose worker had lost the head."""
 MAX_REASON = 200
@@ -101,8 +107,13 @@ def _raised(state: SchedulerState, lease: Lease, one: Part, payload: PayloadColu
     if wait_s <= 0:
         requeue(state, lease, one)
         return
-    take_from(state, lease, one)
     text = f"{info.error_type.removeprefix('builtins.')}: {info.message}"
+    _pause(state, lease, one, wait_s, text)
+
+
+def _pause(state: SchedulerState, lease: Lease, one: Part, wait_s: float, text: str) -> None:
+    """Have a released task wait before its next attempt."""
+    take_from(state, lease, one)
     delay = Delay(state.now + wait_s, text[:MAX_REASON])
     one.batch.delayed[one.low] = delay
     state.delayed += 1
@@ -125,12 +136,32 @@ def _lost_executor(state: SchedulerState, lease: Lease, one: Part, payload: Payl
     info = decode_failure(payload[0])
     if info.code == TaskOutOfMemory.code:
         _outgrew(state, lease, one, payload)
+    elif info.phase.startswith(LACKS):
+        _lacked_input(state, lease, one, payload, info)
     elif info.phase == CUT_OFF or info.code == ObjectLost.code:
         # The worker stopped it, or had its result damaged on disk after it had ended: the task has
         # nothing to do with that.
         retry_or_fail(state, lease, one, payload)
     else:
         _crashed(state, lease, one, payload, info)
+
+
+def _lacked_input(
+    state: SchedulerState, lease: Lease, one: Part, payload: PayloadColumn, info: FailureInfo
+) -> None:
+    """Try a task again that could not have an input from where that is."""
+    stored = placed.find(state, info.phase.removeprefix(LACKS))
+    is_away = stored is not None and placed.is_away(state, stored)
+    if stored is not None:
+        placed.want(state, stored)
+    batch = one.batch
+    lacks = batch.lacks[one.low] = batch.lacks.get(one.low, 0) + (not is_away)
+    if lacks > MAX_LACKS:
+        finish(state, one, TaskState.FAILED, payload, lease.worker)
+    elif _is_haunted(state, lease):
+        haunt(state, one)
+    else:  # at no cost: it was not begun. Who is away comes back, or is given up, in time.
+        _pause(state, lease, one, LACK_PAUSE_S, info.message)
 
 
 def _outgrew(state: SchedulerState, lease: Lease, one: Part, payload: PayloadColumn) -> None:

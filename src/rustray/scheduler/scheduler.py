@@ -15,6 +15,7 @@ from rustray.scheduler import (
     membership,
     placement,
     recovery,
+    remaking,
     results,
     retrying,
     streams,
@@ -31,12 +32,15 @@ from rustray.scheduler.events import (
     ItemsRead,
     OutcomesDelivered,
     PurgeRequested,
+    ResultsReleased,
     ResultsStored,
     RetryRequested,
     StateRecovered,
     StorageChanged,
     TasksSubmitted,
     TimePassed,
+    ValuesSurrendered,
+    ValueWanted,
     WorkerDied,
     WorkerDisconnected,
     WorkerJoined,
@@ -78,6 +82,8 @@ class Scheduler:
         self._apply(event)
         if len(state.timers) > state.compact_timers_at:
             deadlines.drop_idle_timers(state)
+        if state.to_remake:
+            remaking.run(state)
         if state.doomed:
             dooming.end_doomed(state)
         if not state.storage.is_stalled:
@@ -94,8 +100,8 @@ class Scheduler:
                 membership.on_reported(state, event)
             case TasksSubmitted():
                 admission.on_submitted(state, event)
-            case OutcomesDelivered():
-                results.on_delivered(state, event)
+            case OutcomesDelivered() | ResultsReleased():
+                results.on_done_with(state, event)
             case HeartbeatReceived():
                 membership.on_heartbeat(state, event)
             case TimePassed():
@@ -121,7 +127,9 @@ class Scheduler:
         | StorageChanged
         | StateRecovered
         | RetryRequested
-        | PurgeRequested,
+        | PurgeRequested
+        | ValueWanted
+        | ValuesSurrendered,
     ) -> None:
         match event:
             case WorkerJoined():
@@ -136,10 +144,10 @@ class Scheduler:
                 self.state.storage = event
             case ResultsStored():
                 results.on_stored(self.state, event)
-            case RetryRequested():
-                letters.on_retry(self.state, event)
-            case PurgeRequested():
-                letters.on_purge(self.state, event)
+            case RetryRequested() | PurgeRequested():
+                letters.on_request(self.state, event)
+            case ValueWanted() | ValuesSurrendered():
+                remaking.on_values(self.state, event)
             case StateRecovered():
                 recovery.on_recovered(self.state, event)
             case _:

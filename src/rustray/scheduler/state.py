@@ -113,10 +113,11 @@ class SchedulerState:
         results: How tasks ended that succeeded or were cancelled, as long as it is kept; but for
             large results.
         large: Results that the shell keeps.
+        staying: What is kept of results that stay with workers: places and arguments.
         storage: How the disk under the journal does.
         unstored: Large ones that it does not have safe yet, by number.
         letters: How tasks ended that ended badly.
-        shelves: These three.
+        shelves: These four.
         functions: Announced name to description; remembered after the worker has left.
         code: Hash to cloudpickled function, or package of a runtime_env.
         code_bytes: Of all of these.
@@ -126,6 +127,8 @@ class SchedulerState:
         awaited: Ids of these workers.
         delayed: QUEUED tasks that pause before another attempt.
         set_aside: QUEUED tasks that lack inputs.
+        kept_by: Worker id and object id to the outcomes whose values have stayed there.
+        to_remake: Those of them that are lost and needed; empty between events.
         doomed: Those of them whose inputs cannot be had: (batch, offset); empty between events.
         jitter: Draws lots for these pauses.
         keep_until_s: After a start at a doubtful time: nothing that is kept expires before.
@@ -153,10 +156,11 @@ class SchedulerState:
         self.compact_timers_at = FEW_TIMERS
         self.results = Shelf(settings.result_memory_bytes)
         self.large = Shelf(settings.result_disk_bytes)
+        self.staying = Shelf(settings.result_memory_bytes)
         self.unstored: dict[int, StoredOutcome] = {}
         self.storage = StorageChanged(is_full=False, is_stalled=False)
         self.letters = Shelf(settings.letter_memory_bytes)
-        self.shelves = (self.results, self.large, self.letters)
+        self.shelves = (self.results, self.large, self.letters, self.staying)
         self.functions: dict[str, FunctionInfo] = {}
         self.code: dict[bytes, bytes] = {}
         self.code_bytes = 0
@@ -167,6 +171,8 @@ class SchedulerState:
         self.jitter = Lots(settings.seed)
         self.delayed = 0
         self.set_aside = 0
+        self.kept_by: dict[str, dict[str, StoredOutcome]] = {}
+        self.to_remake: list[StoredOutcome] = []
         self.doomed: deque[tuple[Batch, int]] = deque()
         self.pending = Pending()
         self.principals: dict[str, Pending] = {}

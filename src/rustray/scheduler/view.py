@@ -12,6 +12,7 @@ from rustray.scheduler.records import Batch, StoredOutcome, WorkerRecord
 from rustray.scheduler.state import Progress, SchedulerState
 from rustray.task.columns import StoredColumn
 from rustray.task.frames import Outcome
+from rustray.task.place import Place
 from rustray.task.state import TaskState
 from rustray.task.views import WorkerView
 
@@ -34,6 +35,9 @@ class TaskSnapshot:
     Attributes:
         payload: The outcome's; None if there is none, it has expired, or it is ``stored``.
         stored: A large result, which the shell has.
+        place: Where its value has stayed; then ``payload`` is that, packed.
+        is_lost: Its worker is lost.
+        trouble: Why that cannot send it here; "" while it may.
         attempt: Number of the attempt that is given to a worker now; 0 if none is.
         items: Of a stream: how many items it has yielded; -1 for a task that is none.
         is_pushed: What becomes of it goes to the session that handed it in by itself.
@@ -55,6 +59,9 @@ class TaskSnapshot:
     attempt: int = 0
     items: int = -1
     is_pushed: bool = False
+    place: Place | None = None
+    is_lost: bool = False
+    trouble: str = ""
 
 
 def snapshot(state: SchedulerState, batch: Batch, offset: int) -> TaskSnapshot:
@@ -62,12 +69,14 @@ def snapshot(state: SchedulerState, batch: Batch, offset: int) -> TaskSnapshot:
     now_state = TaskState(batch.state[offset])
     task_class = batch.queue.task_class
     worker_id, finished, payload, large, attempt = "", None, None, None, 0
+    where, is_lost, trouble = None, False, ""
     attempts = batch.reruns.get(offset, 0)
     if now_state.is_terminal:
         stored = batch.outcomes[batch.lease[offset]]
         if stored is not None:
             worker_id, attempts = stored.worker_id, stored.attempts
             finished = stored.finished_at_s
+            where, is_lost, trouble = stored.place, stored.is_lost, stored.trouble
             place = offset - stored.offset
             if isinstance(stored.payloads, StoredColumn):
                 large = stored.payloads.slice(place, place + 1)
@@ -95,6 +104,9 @@ def snapshot(state: SchedulerState, batch: Batch, offset: int) -> TaskSnapshot:
         attempt,
         _items_of(batch, offset),
         batch.is_pushed,
+        where,
+        is_lost,
+        trouble,
     )
 
 
@@ -135,4 +147,6 @@ def worker_view(worker: WorkerRecord, now: float) -> WorkerView:
         last_seen_s=max(now - worker.last_seen_s, 0.0),
         version=info.version,
         pid=info.pid,
+        host_key=info.host_key,
+        object_port=info.object_port,
     )

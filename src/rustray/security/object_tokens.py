@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Protocol
 
 from rustray.common.errors import AuthenticationError
-from rustray.security.auth import AuthManager
 from rustray.security.roles import Role
 from rustray.security.tokens import refused
 
@@ -19,6 +18,22 @@ OBJECT_KEY: Final = "rustray-object"
 """Metadata of a call: the object that its token is for."""
 OBJECT_TTL_S: Final = 300
 _OBJECT_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
+
+
+class Minter(Protocol):
+    """Signs tokens; `rustray.security.auth.AuthManager` is one."""
+
+    def mint(
+        self,
+        role: Role | str,
+        subject: str,
+        now_unix_s: float,
+        ttl_s: float | None = None,
+        *,
+        audience: str = "head",
+        renew_until_unix_s: float | None = None,
+    ) -> str:
+        """Sign a new token."""
 
 
 def check_object_id(object_id: str) -> str:
@@ -54,7 +69,7 @@ def named_object(metadata: Iterable[tuple[str, str | bytes]]) -> str:
 
 
 def mint_object_token(
-    auth: AuthManager,
+    auth: Minter,
     object_id: str,
     subject: str,
     now_unix_s: float,

@@ -92,6 +92,7 @@ METHOD_ROLES: Final[Mapping[str, frozenset[Role]]] = MappingProxyType(
         HEAD_SERVICE + "ExplainTask": _READERS,
         HEAD_SERVICE + "ListTasks": _READERS,
         HEAD_SERVICE + "ListWorkers": _READERS,
+        HEAD_SERVICE + "ListObjects": _READERS,
         HEAD_SERVICE + "ListFunctions": _READERS,
         HEAD_SERVICE + "GetStatus": _READERS,
         HEAD_SERVICE + "Subscribe": _READERS,

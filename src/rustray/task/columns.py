@@ -191,6 +191,35 @@ class StoredColumn(PayloadColumn):
         return f"StoredColumn({self.number}, {len(self.ends)} items, {self.size_bytes} bytes)"
 
 
+class PlacedColumn(PayloadColumn):
+    """One item that stays at its node: the bytes are its packed `rustray.task.place.Place`.
+
+    To all that pass it on it is a small item like another; who wants the value fetches it.
+    """
+
+    __slots__ = ()
+
+    def slice(self, low: int, high: int) -> PayloadColumn:
+        """Return the item, or nothing."""
+        return self if low < high else NO_PAYLOADS
+
+    @classmethod
+    def of_item(cls, item: bytes) -> PlacedColumn:
+        """Make one of a packed place."""
+        return cls(item, array(ENDS_TYPECODE, [len(item)]))
+
+    @classmethod
+    def of_column(cls, column: PayloadColumn) -> PlacedColumn:
+        """Say of a column that it is one.
+
+        Raises:
+            ValueError: it has not one item.
+        """
+        if len(column) != 1:
+            raise ValueError(f"{len(column)} values in one place")
+        return cls.of_item(bytes(column[0]))
+
+
 def _ends_of(ends: bytes) -> array[int]:
     column: array[int] = array(ENDS_TYPECODE)
     column.frombytes(ends)

@@ -166,13 +166,15 @@ class ClientFrame:
     """After a reconnect: acked tasks whose outcomes the client still waits for."""
     reads: list[StreamRead] = field(default_factory=list)
     """How far the consumers of streams have come."""
+    released: list[TaskRange] = field(default_factory=list)
+    """Results that the session does not need any more; only those count that their worker keeps."""
     token: str = ""
     """A renewed access token, before the one that opened the stream ends."""
 
     @property
     def has_content(self) -> bool:
         """Whether it is more than an ack, and is to be acked itself."""
-        others = self.cancels or self.follow or self.classes or self.reads
+        others = self.cancels or self.follow or self.classes or self.reads or self.released
         return bool(self.submissions or others)
 
 
@@ -320,6 +322,23 @@ class LeaseNews:
             raise ValueError(f"progress {self.fraction!r:.80} is outside 0 to 1")
 
 
+@record
+class Surrendered:
+    """Worker to head: a value that it kept, as it was asked for it.
+
+    Attributes:
+        object_id: Its name there.
+        payloads: The value; None where it cannot be sent.
+        trouble: Why not; "" with the value.
+        is_gone: It is not there (any more).
+    """
+
+    object_id: str
+    payloads: PayloadColumn | None = None
+    trouble: str = ""
+    is_gone: bool = False
+
+
 @dataclass(slots=True)
 class AssignFrame:
     """Head to worker."""
@@ -337,6 +356,10 @@ class AssignFrame:
     """What tasks have printed; for the worker's shell, its core does not look at them."""
     credits: list[StreamCredit] = field(default_factory=list)
     """How far the consumers of streams have come."""
+    free: list[str] = field(default_factory=list)
+    """Values that nobody needs any more; for the worker's shell, as `surrender`."""
+    surrender: list[str] = field(default_factory=list)
+    """Values that are to be sent here."""
 
 
 @dataclass(slots=True)
@@ -360,6 +383,8 @@ class WorkerFrame:
     news: list[LeaseNews] = field(default_factory=list)
     items: list[LeaseItems] = field(default_factory=list)
     """Of streams; they come before the outcomes of the same frame."""
+    surrendered: list[Surrendered] = field(default_factory=list)
+    """Only in frames without a number, as `output`: the head asks again in the next session."""
     draining: bool = False
     """The worker takes no more work (it was told to stop); repeated in every frame from then on."""
     drained: bool = False

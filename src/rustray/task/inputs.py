@@ -17,7 +17,7 @@ from typing import Any, Final
 from rustray.common.errors import PayloadError
 from rustray.common.ids import PREFIX_BYTES
 from rustray.common.records import record
-from rustray.task.columns import PayloadColumn
+from rustray.task.columns import PayloadColumn, PlacedColumn
 from rustray.task.flat import FlatValue
 
 WHOLE: Final = (1 << 32) - 1
@@ -26,6 +26,10 @@ MAX_INPUTS: Final = 100_000
 """Inputs of one task."""
 LOST: Final = 0
 """Stands for a codec where a value could not be had; what follows says why."""
+PLACED: Final = 255
+"""Stands for a codec where the value is with a node; then come a `_PLACED`, place and token."""
+_PLACED: Final = struct.Struct("<BIH")
+"""Codec of the value, index (see `InputId`), bytes of the packed place."""
 SEQUENCE_BYTES: Final = 6
 _ID: Final = struct.Struct(f">{PREFIX_BYTES}s{SEQUENCE_BYTES}sI")
 ID_BYTES: Final = _ID.size
@@ -56,11 +60,13 @@ class InputValue:
         codec: Number of its encoding.
         payloads: A column with one item, which may be on a disk still.
         index: See `InputId`.
+        token: Opens it where it is with another node.
     """
 
     codec: int
     payloads: PayloadColumn
     index: int
+    token: str = ""
 
 
 class Slot:
@@ -128,7 +134,7 @@ def join_parts(parts: Sequence[bytes]) -> bytes:
     return b"".join((_COUNT.pack(len(parts)), ends.tobytes(), *parts))
 
 
-def split_parts(data: bytes) -> list[memoryview]:
+def split_parts(data: bytes | memoryview) -> list[memoryview]:
     """Decode what `join_parts` has encoded, without a copy.
 
     Raises:
@@ -156,10 +162,15 @@ def part_of(data: bytes, index: int) -> bytes:
     Raises:
         ValueError: there is none of this number.
     """
+    return bytes(view_of_part(data, index))
+
+
+def view_of_part(data: bytes | memoryview, index: int) -> memoryview:
+    """Do as `part_of`, without a copy."""
     parts = split_parts(data)
     if index >= len(parts):
         raise ValueError(f"there is no value {index} among {len(parts)}")
-    return bytes(parts[index])
+    return parts[index]
 
 
 def join_call(call: bytes, values: Sequence[InputValue]) -> bytes:
@@ -167,6 +178,10 @@ def join_call(call: bytes, values: Sequence[InputValue]) -> bytes:
     parts = [call]
     for value in values:
         codec, payload = value.codec, value.payloads[0]
+        if isinstance(value.payloads, PlacedColumn):
+            head = _PLACED.pack(codec, value.index, len(payload))
+            parts.append(b"".join((bytes((PLACED,)), head, payload, value.token.encode())))
+            continue
         if value.index != WHOLE and codec != LOST:
             try:
                 payload = part_of(payload, value.index)
@@ -178,20 +193,46 @@ def join_call(call: bytes, values: Sequence[InputValue]) -> bytes:
 
 Call = tuple[Sequence[Any], dict[str, Any]]
 DecoderOf = Callable[[int], Callable[[Any], Any]]
+Load = Callable[[bytes, str], memoryview]
+"""Brings what is at a packed place, which a token opens, into this process; raises `InputLost`."""
 
 
-def filling(decode: Callable[[Any], Call], decoder_of: DecoderOf) -> Callable[[bytes], Call]:
+LACKS: Final = "input "
+"""Phase of the failure of a task that could not have an input; the object's name follows."""
+
+
+class InputLost(Exception):
+    """The value of an input is with a node, and cannot be had from there.
+
+    Attributes:
+        object_id: Its name there.
+    """
+
+    def __init__(self, object_id: str, text: str) -> None:
+        super().__init__(text)
+        self.object_id = object_id
+
+
+def cannot_load(place: bytes, token: str) -> memoryview:
+    """Stand in for a `Load` where nothing is with a node."""
+    raise InputLost("", "the value is with a worker, and cannot be had from there here")
+
+
+def filling(
+    decode: Callable[[Any], Call], decoder_of: DecoderOf, load: Load = cannot_load
+) -> Callable[[bytes], Call]:
     """Make a decoder of calls that puts the values of inputs where their slots are.
 
     Args:
         decode: Decodes the call itself.
         decoder_of: Returns the decoder of values of a codec's number.
+        load: Brings values that are with a node.
     """
 
     def decode_filled(payload: bytes) -> Call:
         call, *encoded = split_parts(payload)
         args, kwargs = decode(call)
-        values = [_value_of(one, decoder_of) for one in encoded]
+        values = [_value_of(one, decoder_of, load) for one in encoded]
         if values:
             args = [values[each.index] if type(each) is Slot else each for each in args]
             kwargs = {
@@ -203,7 +244,13 @@ def filling(decode: Callable[[Any], Call], decoder_of: DecoderOf) -> Callable[[b
     return decode_filled
 
 
-def _value_of(encoded: memoryview, decoder_of: DecoderOf) -> Any:
+def _value_of(encoded: memoryview, decoder_of: DecoderOf, load: Load) -> Any:
+    if encoded[0] == PLACED:
+        codec, index, size = _PLACED.unpack_from(encoded, 1)
+        start = 1 + _PLACED.size
+        place, token = encoded[start : start + size], encoded[start + size :]
+        whole = load(bytes(place), bytes(token).decode())
+        return decoder_of(codec)(whole if index == WHOLE else view_of_part(whole, index))
     if encoded[0] == LOST:
         raise PayloadError(bytes(encoded[1:]).decode(errors="replace"))
     return decoder_of(encoded[0])(encoded[1:])

@@ -204,6 +204,7 @@ class TaskClass:
         is_put: It is no call: its argument is its result, from the start.
         stream_window: Of a generator task: items that it may have yielded and nobody consumed; 0:
             it returns one value.
+        results_stay: Large results may stay with their worker (`rustray.task.place`).
         runtime_env: What its process is to be like; None: as its worker.
         blobs: Hashes of all that travels once for many tasks: code and packages.
     """
@@ -238,6 +239,7 @@ class TaskClass:
     num_returns: int = 1
     is_put: bool = False
     stream_window: int = 0
+    results_stay: bool = False
     runtime_env: RuntimeEnv | None = None
     blobs: tuple[bytes, ...] = field(init=False, repr=False, compare=False, default=())
     _hash: int = field(init=False, repr=False, compare=False, default=0)
@@ -270,6 +272,17 @@ class TaskClass:
         is_code = bool(self.code_hash) or self.codec is Codec.PICKLE
         return is_code or self.runtime_env is not None
 
+    @property
+    def may_run_again(self) -> bool:
+        """Whether its tasks can be run again when what they have returned is lost."""
+        is_once = self.max_retries == 0 or self.exclusive
+        return not (is_once or self.is_detached or self.is_put or self.stream_window)
+
+    @property
+    def lets_go(self) -> bool:
+        """Whether a result goes when the session that wanted it needs it no more."""
+        return self.results_stay or self.is_put
+
     def validate(self) -> None:
         """Check every field, as the head does for what a peer defined.
 
@@ -291,6 +304,8 @@ class TaskClass:
         if not 0 <= self.depth <= MAX_DEPTH:
             raise ValueError(f"depth {self.depth} is outside 0 to {MAX_DEPTH}")
         check_returns(self.num_returns)
+        if self.results_stay and not self.may_run_again:
+            raise ValueError("results can stay with a worker only of tasks that may run again")
         check_window(self.stream_window, is_process=self.executor is ExecutorKind.PROCESS)
         if len(self.code_hash) not in (0, 32):
             raise ValueError(f"code_hash must be 0 or 32 bytes, not {len(self.code_hash)}")
@@ -300,36 +315,6 @@ class TaskClass:
             self.runtime_env.check()
         if len(self.fallback) > MAX_ALTERNATIVES:
             raise ValueError(f"at most {MAX_ALTERNATIVES} alternatives are allowed")
-
-
-def class_of(spec: TaskSpec, codec: Codec) -> TaskClass:
-    """Return the class of a registered function's task, its arguments encoded so."""
-    needs = spec.resource_requirements or ResourceRequirements()
-    own = needs.to_alternative()
-    return TaskClass(
-        function=spec.function_name,
-        nargs=len(spec.args),
-        kwarg_names=tuple(sorted(spec.kwargs)),
-        resources=own.resources,
-        labels=own.labels,
-        label_selector=own.label_selector,
-        label_selector_soft=own.label_selector_soft,
-        fallback=needs.to_fallback(),
-        priority=spec.priority,
-        max_retries=DEFAULT_RETRIES if spec.max_retries is None else spec.max_retries,
-        retry_exceptions=exception_names(spec.retry_exceptions),
-        retry_delay_s=spec.retry_delay_s,
-        crash_limit=spec.crash_limit,
-        oom_retries=spec.oom_retries or 0,
-        exclusive=spec.exclusive,
-        is_detached=spec.lifetime == "detached",
-        timeout_s=spec.timeout_s or 0.0,
-        queue_timeout_s=spec.queue_timeout_s or 0.0,
-        total_timeout_s=spec.total_timeout_s or 0.0,
-        codec=codec,
-        wait_for_resources=spec.wait_for_resources,
-        stream_window=window_of(spec.num_returns, spec.generator_backpressure_num_objects),
-    )
 
 
 def check_lifetime(lifetime: object) -> None:

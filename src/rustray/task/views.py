@@ -64,6 +64,7 @@ class WorkerInfo:
         pid: Process id.
         host_key: Names the host's boot and process namespace; lets a head on the same host
             find out at once that the process is gone. "" where unknown.
+        object_port: Name of the Unix socket by which others of its machine get at its objects.
     """
 
     worker_id: str
@@ -76,6 +77,7 @@ class WorkerInfo:
     version: str = ""
     pid: int = 0
     host_key: str = ""
+    object_port: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,7 @@ class Heartbeat:
         cpu_load_ratio: Load average per core.
         memory_used_mb: Of the worker's processes together.
         is_full: It starts no task, for want of room for results that the head has not taken.
+        objects: Some of the values that it keeps.
     """
 
     worker_id: str
@@ -118,13 +121,20 @@ class Heartbeat:
     cpu_load_ratio: float = 0.0
     memory_used_mb: float = 0.0
     is_full: bool = False
+    objects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatReply:
-    """``is_known`` False: the head does not know this session; register again."""
+    """The head's answer.
+
+    Attributes:
+        is_known: False: the head does not know this session; register again.
+        unneeded: Those of `Heartbeat.objects` that nobody needs any more.
+    """
 
     is_known: bool
+    unneeded: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +148,7 @@ class WorkerView:
         leased: Tasks leased to it, running or prefetched.
         finished: Tasks it has finished since it joined.
         last_seen_s: Seconds since the last heartbeat.
+        host_key, object_port: As it registered, see `WorkerInfo`.
     """
 
     worker_id: str
@@ -154,6 +165,47 @@ class WorkerView:
     last_seen_s: float
     version: str = ""
     pid: int = 0
+    host_key: str = ""
+    object_port: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectView:
+    """A value that stays with a worker.
+
+    Attributes:
+        object_id: Its name there.
+        task_id, function: What has made it.
+        size: Bytes.
+        age_s: Seconds since then.
+        takers: Tasks that have not ended and take it.
+        is_lost: Its worker is lost; it is made again when somebody needs it.
+    """
+
+    object_id: str
+    task_id: str
+    function: str
+    size: int
+    worker_id: str
+    age_s: float
+    takers: int = 0
+    is_lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectTotal:
+    """What a worker keeps.
+
+    Attributes:
+        objects: How many.
+        bytes: Of all of them.
+        lost: How many of them are lost.
+    """
+
+    worker_id: str
+    objects: int
+    bytes: int
+    lost: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from rustray.common.resources import ResourceSet
-from rustray.task.frames import AssignFrame, WorkerFrame
+from rustray.task.frames import AssignFrame, LeaseOutcome, WorkerFrame
 from rustray.task.views import WorkerInfo
 from rustray.testing.clock import WALL_OFFSET_S, ProcessLoop, Timer, VirtualClock
 from rustray.testing.executor import Functions, SimPool
@@ -252,6 +252,10 @@ class SimWorker:
         """There is a frame for the head."""
         if self._end is not None:
             self._end.wake()
+
+    def settle_large(self, outcome: LeaseOutcome) -> LeaseOutcome:
+        """See `WorkerDriver`: nothing is in shared memory here."""
+        return outcome
 
     def close_session(self, number: int) -> None:
         """End this session, if it is still the present one."""

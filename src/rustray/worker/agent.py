@@ -32,13 +32,14 @@ from rustray.rpc.api import FramePump, HeadApi, Link
 from rustray.task.frames import AssignFrame, LeaseOutcome, WorkerFrame
 from rustray.task.functions import FunctionInfo
 from rustray.task.spec import TaskClass
-from rustray.task.views import Heartbeat, Registered, WorkerInfo
+from rustray.task.views import Heartbeat, HeartbeatReply, Registered, WorkerInfo
 from rustray.worker import calls, detect, events
 from rustray.worker.config import WorkerConfig
 from rustray.worker.driver import Pool, PoolFactory, WorkerDriver
 from rustray.worker.executor import ExecutorPool, PoolListener
 from rustray.worker.manager import WorkerManager
 from rustray.worker.memory_groups import MemoryGroups
+from rustray.worker.object_desk import ObjectDesk
 from rustray.worker.output_desk import OutputDesk
 from rustray.worker.package_store import PackageStore
 from rustray.worker.process_groups import ProcessGroups
@@ -64,7 +65,8 @@ class WorkerAgent:
         address: host:port of the WorkerService; set before `run`, "" if there is none.
         functions: What the worker offers by name, once the pool has started.
         started_at: Loop time of the start of `run`.
-        store: The node's objects; None before that.
+        objects: What it keeps.
+        tls_name: What the certificate of its WorkerService names; "": the address's host.
     """
 
     def __init__(
@@ -77,10 +79,9 @@ class WorkerAgent:
     ) -> None:
         self.worker_id = WorkerId(f"{config.name}-{secrets.token_hex(4)}")
         self.config = config
-        self.address = ""
+        self.address = self.tls_name = ""
         self.functions: tuple[FunctionInfo, ...] = ()
         self.started_at = 0.0
-        self.store: NodeStore | None = None
         self._head = head
         self._version = version
         self._incarnation = time.time_ns() // 1_000_000
@@ -89,6 +90,12 @@ class WorkerAgent:
             head, self.worker_id, lambda: {number for number, _ in self.manager.heartbeat()[2]}
         )
         files = SpoolFiles(Path(config.spool_dir), self.worker_id) if config.spool_dir else None
+        self.objects = ObjectDesk(
+            self.worker_id,
+            self._host_key,
+            head.fetch_object,
+            lambda: self.wake_link(now=False),
+        )
         self._driver = WorkerDriver(self, config.limits(), pool_factory or self._make_pool, files)
         self._output = OutputDesk(lambda: self.wake_link(now=False))
         self._reconnect = ReconnectManager(self.worker_id)
@@ -110,6 +117,7 @@ class WorkerAgent:
             keep_output=lambda pieces: self._output.printed(pieces),
             shows_output=self.config.shows_output,
             packages=PackageStore(self.config.package_dir, self.worker_id),
+            object_port=self.objects.port_name,
         )
         pool.handlers = {calls.COORDINATE: self._coordination.handle}
         return pool
@@ -134,7 +142,10 @@ class WorkerAgent:
         detect.allow_descriptors(self.config.limits().slots)
         self._loop = asyncio.get_running_loop()
         self.started_at = self._loop.time()
-        self.store = NodeStore(self._loop, *_store_parts(self.config, self.worker_id))
+        self.objects.address, self.objects.tls_name = self.address, self.tls_name
+        limits, files = _store_parts(self.config, self.worker_id)
+        store = NodeStore(self._loop, limits, files, self._driver.note_store)
+        self.objects.open(self._loop, store)
         self._is_running = True
         self._driver.open(self._loop, *_groups(self.config))
         pool = asyncio.create_task(self._start_pool(), name="rustray-pool")
@@ -167,8 +178,7 @@ class WorkerAgent:
         await self._coordination.close()
         await self._driver.close(0.0 if self.manager.running else POOL_GRACE_S)
         self._output.close()
-        assert self.store is not None
-        await self.store.close()
+        await self.objects.close()
         self._done.set()
 
     async def drain(self, timeout_s: float | None = None) -> None:
@@ -227,7 +237,7 @@ class WorkerAgent:
         """Register and keep one session until it ends; returns why."""
         try:
             asked_at = self._loop.time()
-            registered = await self._head.register_worker(self._info())
+            registered = await self._head.register_worker(_info_of(self))
             session = HeadSession(self, registered.session)
             opened = events.SessionOpened(session.number, asked_at, registered.lease_ttl_s)
             self._driver.apply(opened)
@@ -273,51 +283,27 @@ class WorkerAgent:
     def _drop_session(self, session: HeadSession) -> None:
         self._link = None
         self._session = None
+        self.objects.session_closed()
         self._driver.apply(events.SessionClosed(session.number, session.was_orderly))
 
     def _pulse(self, session: HeadSession, registered: Registered) -> Pulse:
-        def on_answer(asked_at: float) -> None:
+        def on_answer(asked_at: float, reply: HeartbeatReply) -> None:
+            self.objects.free(reply.unneeded)
             self._driver.apply(events.HeartbeatAnswered(session.number, asked_at))
 
-        return Pulse(session, registered, self._heartbeat, self._head.heartbeat, on_answer)
-
-    def _heartbeat(self, session: int) -> Heartbeat:
-        POOL.trim()
-        sent, received, held, running = self.manager.heartbeat()
-        pids = [os.getpid(), *(e.pid for e in self.manager.executors() if e.pid)]
-        memory_mb = sum(map(detect.resident_bytes, pids)) / _MB
-        return Heartbeat(
-            self.worker_id,
-            session,
-            sent,
-            received,
-            held,
-            running,
-            detect.load_ratio(),
-            memory_mb,
-            self.manager.is_full,
-        )
-
-    def _info(self) -> WorkerInfo:
-        return WorkerInfo(
-            worker_id=self.worker_id,
-            incarnation=self._incarnation,
-            name=self.config.name,
-            address=self.address,
-            resources=self.config.amounts().amounts(),
-            labels=self.config.labels,
-            functions=self.functions,
-            version=self._version,
-            pid=os.getpid(),
-            host_key=self._host_key,
+        return Pulse(
+            session, registered, partial(_heartbeat_of, self), self._head.heartbeat, on_answer
         )
 
     # ── What the session asks (see `HeadSession`) ─────────────────────────────────────────
 
     def next_frame(self, session: HeadSession) -> WorkerFrame | None:
         """Return the next frame for this session's stream."""
-        is_open = session is self._session and self._is_running
-        frame = self._output.next_frame(self._driver.manager) if is_open else None
+        if session is not self._session or not self._is_running:
+            return None
+        if self.objects.surrendered:
+            return self.objects.take_frame()
+        frame = self._output.next_frame(self._driver.manager)
         if frame is not None and frame.drained:
             self._driver.set_timer()
         return frame
@@ -326,6 +312,10 @@ class WorkerAgent:
         """Take a frame of this session's stream."""
         if frame.output:
             self._output.asked(frame.output)
+        if frame.free:
+            self.objects.free(frame.free)
+        if frame.surrender:
+            self.objects.surrender(frame.surrender)
         self._driver.apply(events.FrameReceived(session.number, frame))
 
     # ── What the core asks (see `driver.Owner`) ───────────────────────────────────────────
@@ -334,6 +324,10 @@ class WorkerAgent:
         """Have the stream ask for a frame, now or later."""
         if self._link is not None:
             (self._link.wake_now if now else self._link.wake)()
+
+    def settle_large(self, outcome: LeaseOutcome) -> LeaseOutcome:
+        """Keep a large result here, if it may stay."""
+        return self.objects.settle(outcome, self.manager.may_stay(outcome.lease, outcome.offset))
 
     def close_session(self, number: int) -> None:
         """End this session, if it is still the present one."""
@@ -355,6 +349,41 @@ class WorkerAgent:
     def used(self) -> dict[str, float]:
         """Return what tasks hold of each resource, in the user's units."""
         return {name: units / UNIT for name, units in self.manager.used.items()}
+
+
+def _heartbeat_of(agent: WorkerAgent, session: int) -> Heartbeat:
+    POOL.trim()
+    sent, received, held, running = agent.manager.heartbeat()
+    pids = [os.getpid(), *(e.pid for e in agent.manager.executors() if e.pid)]
+    memory_mb = sum(map(detect.resident_bytes, pids)) / _MB
+    return Heartbeat(
+        agent.worker_id,
+        session,
+        sent,
+        received,
+        held,
+        running,
+        detect.load_ratio(),
+        memory_mb,
+        agent.manager.is_full,
+        agent.objects.doubtful() if agent.manager.is_settled else (),
+    )
+
+
+def _info_of(agent: WorkerAgent) -> WorkerInfo:
+    return WorkerInfo(
+        worker_id=agent.worker_id,
+        incarnation=agent._incarnation,
+        name=agent.config.name,
+        address=agent.address,
+        resources=agent.config.amounts().amounts(),
+        labels=agent.config.labels,
+        functions=agent.functions,
+        version=agent._version,
+        pid=os.getpid(),
+        host_key=agent._host_key,
+        object_port=agent.objects.port,
+    )
 
 
 def _store_parts(config: WorkerConfig, name: str) -> tuple[StoreLimits, SpillFiles | None]:

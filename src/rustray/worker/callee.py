@@ -14,6 +14,7 @@ from rustray.task.flat import MIN_BUFFER_BYTES
 from rustray.task.functions import FunctionInfo, near_names, registry
 from rustray.task.result import FailureInfo
 from rustray.task.spec import Codec
+from rustray.worker.input_loader import load
 from rustray.worker.wire import Definition
 
 Call = tuple[Sequence[Any], dict[str, Any]]
@@ -29,6 +30,10 @@ class Unresolvable(Exception):
     def __init__(self, info: FailureInfo) -> None:
         super().__init__(info.message)
         self.info = info
+
+
+MAX_STAYING_BYTES: Final = (2 << 30) - 1
+"""The most that a result may have which stays with its worker."""
 
 
 class Callee:
@@ -55,6 +60,7 @@ class Callee:
         "encode",
         "encode_item",
         "is_ready",
+        "may_return",
         "name",
         "stream_window",
     )
@@ -65,6 +71,7 @@ class Callee:
         self.name = definition.function
         self.codec = Codec(definition.codec)
         self.stream_window = definition.stream_window
+        self.may_return = MAX_STAYING_BYTES if definition.results_stay else 0
         self.is_ready = False
         self.decode: Callable[[bytes], Call] = codecs.value_decoder(self.codec)
         self._decode_small = self.decode
@@ -95,7 +102,7 @@ class Callee:
             if self.codec != Codec.PICKLE:
                 self.decode = _data_decoder(self.decode, info)
             if self._definition.has_inputs:
-                self.decode = inputs.filling(self.decode, _decoder_of)
+                self.decode = inputs.filling(self.decode, _decoder_of, load)
             if self._definition.num_returns != 1:
                 self.encode = inputs.returning(self.encode, self._definition.num_returns, self.name)
         self._decode_small = self.decode

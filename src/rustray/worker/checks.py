@@ -177,7 +177,13 @@ def lanes_are_ordered(state: WorkerState) -> str:
 def nobody_idles(state: WorkerState) -> str:
     """No idle executor and enough free resources while the first in line could use them."""
     lanes = [e for e in state.backlog.lanes.values() if e.kind is ExecutorKind.PROCESS]
-    if state.has_left or not lanes or not state.idle or state.outbox.is_full:
+    if (
+        state.has_left
+        or not lanes
+        or not state.idle
+        or state.outbox.is_full
+        or state.is_store_paused
+    ):
         return ""
     first = min(lanes, key=lambda lane: lane.order())
     others = [e for e in state.backlog.lanes.values() if e.blocked_at is not None]

@@ -30,10 +30,10 @@ from rustray.worker.child_base import (
     ENCODE,
     Outbox,
     Runner,
+    check_size,
     describe_failure,
     is_importing,
     own_frame,
-    too_big,
 )
 from rustray.worker.child_output import RawMarks, redirect
 from rustray.worker.child_stream import Yielding
@@ -167,8 +167,8 @@ class ProcessRunner(Runner):
                 stage = ENCODE
                 item = encode(value)
                 size += len(item)
-                if size >= FLUSH_BYTES and len(item) > self.limit:
-                    raise too_big(len(item), self.limit)
+                if size >= FLUSH_BYTES:
+                    check_size(len(item), self.limit, callee)
                 running[0] = IDLE
             except BaseException as exc:
                 running[0] = IDLE

@@ -15,6 +15,7 @@ from types import CodeType, FrameType
 from typing import Any, Final, TypeVar, cast
 
 from rustray.common.errors import (
+    ObjectLost,
     PayloadError,
     ResourceExhausted,
     TaskCancelled,
@@ -26,7 +27,7 @@ from rustray.task.failures import (
     failure_from_exception,
     frames_of,
 )
-from rustray.task.inputs import WrongReturn
+from rustray.task.inputs import LACKS, InputLost, WrongReturn
 from rustray.task.result import FailureInfo, qualified_name
 from rustray.task.state import TaskState
 from rustray.worker import wire
@@ -54,6 +55,9 @@ CALL: Final = 1
 ENCODE: Final = 2
 
 SUCCEEDED: Final = int(TaskState.SUCCEEDED)
+FAILED: Final = int(TaskState.FAILED)
+MAX_COPIED_BYTES: Final = 28 << 20
+"""What has found no shared memory is copied through the socket up to this size."""
 F = TypeVar("F", bound=Callable[..., Any])
 _OWN_CODE: Final[set[CodeType]] = set()
 
@@ -121,6 +125,12 @@ def _describe(
         info = FailureInfo(TaskCancelled.code, "the task was cancelled")
     elif isinstance(exc, Unresolvable):
         info = exc.info
+    elif isinstance(exc, InputLost):
+        # The head decides what to do about it; the task was not begun.
+        state = TaskState.LEASED
+        info = FailureInfo(
+            ObjectLost.code, f"{callee.name!r} was not called: {exc}", phase=LACKS + exc.object_id
+        )
     elif isinstance(exc, ResultTooBig):
         info = FailureInfo(ResourceExhausted.code, f"the result of {callee.name!r} {exc}")
     elif isinstance(exc, WrongReturn):
@@ -143,6 +153,17 @@ def _explain_result(callee: Callee, value: Any, exc: BaseException) -> str:
     except BaseException as other:
         exc = other
     return f"{callee.name!r} succeeded, but encoding its result raised {type(exc).__name__}"
+
+
+def check_size(size: int, limit: int, callee: Callee) -> None:
+    """Raise `ResultTooBig` for an encoded result that is more than its function may return."""
+    if size > max(limit, callee.may_return):
+        raise too_big(size, max(limit, callee.may_return))
+
+
+def no_memory(size: int) -> str:
+    """Say of a result that is too large to be copied that there is no memory for it."""
+    return f"takes {size} bytes, for which the machine has no (shared) memory left"
 
 
 def too_big(size: int, limit: int) -> ResultTooBig:
@@ -258,6 +279,9 @@ class Outbox:
         self._since = done
         offset = chunk.offset + base
         memory = self._results.send(taken[-1])
+        if memory is None and len(taken[-1]) > MAX_COPIED_BYTES:
+            self._send_without_last(taken, offset, run_us)
+            return
         if memory is None:
             small = [bytes(each) for each in taken] if len(taken[-1]) >= SHARED_BYTES else taken
         else:
@@ -273,6 +297,19 @@ class Outbox:
                 chunk.number, chunk.lease, offset + count - 1, SUCCEEDED, run_us - small_us, *memory
             )
         self._send(message)
+
+    def _send_without_last(self, taken: list[Item], offset: int, run_us: int) -> None:
+        """Send results, of which the last, a large one, has found no memory: it is a failure."""
+        chunk = self._chunk
+        assert chunk is not None
+        small, at = cast("list[bytes]", taken[:-1]), offset + len(taken) - 1
+        if small:
+            self._send(
+                wire.pack_outcome(chunk.number, chunk.lease, offset, SUCCEEDED, run_us, small)
+            )
+        text = f"the result {no_memory(len(taken[-1]))}"
+        failure = encode_failure(FailureInfo(ResourceExhausted.code, text))
+        self._send(wire.pack_outcome(chunk.number, chunk.lease, at, FAILED, 0, [failure]))
 
     def send_item(self, offset: int, index: int, item: bytes) -> None:
         """Send an item that a generator of the chunk has yielded.

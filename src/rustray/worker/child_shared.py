@@ -13,7 +13,14 @@ from rustray.task.state import TaskState
 from rustray.worker import context, wire
 from rustray.worker.callee import Callee
 from rustray.worker.cell import IDLE, INDEX, Cell
-from rustray.worker.child_base import CALL, Runner, describe_failure, too_big
+from rustray.worker.child_base import (
+    CALL,
+    ResultTooBig,
+    Runner,
+    check_size,
+    describe_failure,
+    no_memory,
+)
 from rustray.worker.context import TaskInterrupt
 from rustray.worker.nest import Nest
 from rustray.worker.wire import Chunk
@@ -118,9 +125,11 @@ class SharedRunner(Runner):
         Large ones are written here, where nobody else can change the value meanwhile.
         """
         item = entry.callee.encode(value)
-        if len(item) > self.limit:
-            raise too_big(len(item), self.limit)
-        return TaskState.SUCCEEDED, self.results.send(item) or bytes(item)
+        check_size(len(item), self.limit, entry.callee)
+        memory = self.results.send(item)
+        if memory is None and len(item) > self.limit:
+            raise ResultTooBig(no_memory(len(item)))
+        return TaskState.SUCCEEDED, memory or bytes(item)
 
     def check_cancelled(self, entry: Entry) -> None:
         """Raise `TaskInterrupt` for a task that was cancelled before it started."""

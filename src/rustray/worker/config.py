@@ -213,6 +213,8 @@ class WorkerConfig:
             package_mb=worker.package_mb,
             spool_memory_mb=worker.spool_memory_mb,
             spool_disk_mb=worker.spool_disk_mb,
+            object_memory_mb=worker.object_memory_mb,
+            object_disk_mb=worker.object_disk_mb,
             memory_cgroup=worker.memory_cgroup,
             max_processes=worker.max_processes,
         )

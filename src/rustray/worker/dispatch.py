@@ -51,7 +51,7 @@ def dispatch(state: WorkerState, now: float) -> None:
     """
     reserved = resume_woken(state) if state.waking else {}
     lanes = state.backlog.lanes
-    if not lanes or state.has_left or state.outbox.is_full:
+    if not lanes or state.has_left or state.outbox.is_full or state.is_store_paused:
         return
     waiting = list(lanes.values())
     can_top_up = True

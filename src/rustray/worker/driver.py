@@ -15,6 +15,7 @@ from itertools import count
 from typing import Protocol, assert_never
 
 from rustray.common.errors import CommunicationError, InvariantError
+from rustray.task.columns import SharedColumn
 from rustray.task.frames import LeaseNews, LeaseOutcome, LeaseRange
 from rustray.task.functions import FunctionInfo
 from rustray.task.spec import ExecutorKind, TaskClass
@@ -106,6 +107,9 @@ class Owner(Protocol):
 
     def wake_link(self) -> None:
         """There is a frame for the head, and nothing else to do before it."""
+
+    def settle_large(self, outcome: LeaseOutcome) -> LeaseOutcome:
+        """Keep a large result here, if it may stay."""
 
     def close_session(self, number: int) -> None:
         """End this session, if it is still the present one."""
@@ -217,6 +221,10 @@ class WorkerDriver:
             self._tell_full()
         if self.manager.has_frame and not self._is_executing:
             self._owner.wake_link()
+
+    def note_store(self, is_paused: bool) -> None:
+        """The store of objects is nearly full, or not any more."""
+        self.apply(events.StoreChanged(is_paused))
 
     def _tell_full(self) -> None:
         self._was_full = self.manager.is_full
@@ -354,6 +362,9 @@ class WorkerDriver:
 
     def executor_reported(self, executor_id: int, outcomes: list[LeaseOutcome]) -> None:
         """See `PoolListener`."""
+        for index, outcome in enumerate(outcomes):
+            if type(outcome.payloads) is SharedColumn:
+                outcomes[index] = self._owner.settle_large(outcome)
         self.apply(events.ExecutorReported(executor_id, outcomes))
 
     def executor_returned(self, executor_id: int, ranges: list[LeaseRange]) -> None:

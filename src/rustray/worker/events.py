@@ -205,6 +205,13 @@ class SheafRead:
 
 
 @record
+class StoreChanged:
+    """The store of objects sends so much to disk that no task should start, or not any more."""
+
+    is_paused: bool
+
+
+@record
 class DrainRequested:
     """The worker is to leave in order.
 
@@ -240,6 +247,7 @@ Event = (
     | SheafWritten
     | SheafRead
     | DrainRequested
+    | StoreChanged
     | TimePassed
 )
 

@@ -105,7 +105,7 @@ class ExecutorPool:
         max_result_bytes: Limit of one encoded result.
         keep_output: Takes what tasks print.
         shows_output: Whether stderr has it too (unless ``RUSTRAY_EXECUTOR_OUTPUT`` is 0).
-        packages: Where those of runtime environments are kept.
+        packages, object_port: Where those of runtime environments are; the way to objects.
     """
 
     def __init__(  # noqa: PLR0913 - settings, by name
@@ -119,6 +119,7 @@ class ExecutorPool:
         keep_output: Callable[[list[OutputPiece]], None] | None = None,
         shows_output: bool = True,
         packages: PackageStore | None = None,
+        object_port: str = "",
     ) -> None:
         self.handlers: Mapping[int, Handler] = {}  # of tasks' calls, by method
         self._listener = listener
@@ -126,17 +127,17 @@ class ExecutorPool:
         self._env = env
         path = default_path() if sys_path is None else list(sys_path)
         self._modules = tuple(function_modules)
-        self._start_message = start_message(path, self._modules, max_result_bytes)
+        self._start_message = start_message(path, self._modules, max_result_bytes, object_port)
         self._handles: dict[int, ExecutorHandle] = {}
         self._zygote: ZygoteProcess | None = None
         self._restart: asyncio.TimerHandle | None = None
-        self._failures, self._is_closing = 0, False
         self._flush_timer: asyncio.TimerHandle | None = None
+        self._failures, self._is_closing = 0, False
         self._queued_spawns: list[tuple[bytes, ExecutorHandle]] = []
         self._functions: list[FunctionInfo] = []
         self._started: asyncio.Future[None] | None = None
-        self._source = source = os.environ if env is None else env
-        is_shown = shows_output and source.get(OUTPUT_ENV, "1") != "0"
+        self._source = os.environ if env is None else env
+        is_shown = shows_output and self._source.get(OUTPUT_ENV, "1") != "0"
         self._output = OutputSink(keep_output, OutputForwarder().write if is_shown else None)
 
     async def start(self) -> tuple[FunctionInfo, ...]:

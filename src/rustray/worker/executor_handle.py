@@ -30,8 +30,10 @@ _buffer: Final = memoryview(bytearray(_READ_BYTES))
 """What all readers of the process read into; its content is copied out at once."""
 
 _STATES: Final = {
-    int(state): state for state in (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED)
+    int(state): state
+    for state in (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED, TaskState.LEASED)
 }
+"""How an executor may say that a task has ended; LEASED: it could not have what the task takes."""
 
 _SAID: Final = (wire.NEWS, wire.ITEMS)
 """Kinds of messages that come while a task runs."""

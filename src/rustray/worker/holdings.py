@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rustray.common.ids import SessionPrefix, TaskId, task_id
 from rustray.task.frames import HeldRange, LeaseRange
 from rustray.worker.events import DIRECT_LEASES
 from rustray.worker.records import merge_ranges
@@ -30,3 +31,11 @@ def _named(state: WorkerState, part: LeaseRange) -> HeldRange | None:
     return HeldRange(
         part.lease, part.offset, part.count, lease.prefix, first, lease.attempt, alternative
     )
+
+
+def staying(state: WorkerState, lease: int, offset: int) -> tuple[TaskId, int] | None:
+    """Return (task id, lease) of a task whose large result may stay here, or None."""
+    found = state.leases.get(lease)
+    if found is None or not found.work.task_class.results_stay or lease >= DIRECT_LEASES:
+        return None
+    return task_id(SessionPrefix(found.prefix), found.first + offset), lease

@@ -8,10 +8,10 @@ late, repeated or false: it is counted and dropped, or ends the session; nothing
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final, assert_never
 
-from rustray.task.frames import HeldRange, LeaseCancel, WorkerFrame
+from rustray.common.ids import TaskId
+from rustray.task.frames import LeaseCancel, WorkerFrame
 from rustray.worker import blocking, checks, exclusive, watch
 from rustray.worker.dispatch import dispatch
 from rustray.worker.events import (
@@ -37,11 +37,13 @@ from rustray.worker.events import (
     SessionOpened,
     SheafRead,
     SheafWritten,
+    StoreChanged,
     TaskBlocked,
     TaskWoke,
     TimePassed,
 )
-from rustray.worker.holdings import held_ranges
+from rustray.worker.executor_views import ExecutorView, views_of
+from rustray.worker.holdings import held_ranges, staying
 from rustray.worker.leases import ProtocolError, cancel, grant_direct, start_drain, take_frame
 from rustray.worker.memory import exceeded
 from rustray.worker.package_room import make_room
@@ -54,22 +56,6 @@ LEAVE_GRACE_S: Final = 3.0
 """How long after the drain limit the head has to confirm what it was told."""
 GOODBYE_S: Final = 1.0
 """How long after the last frame."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExecutorView:
-    """One executor, for people.
-
-    Attributes:
-        state: "starting", "idle", "busy" or "ending".
-        tasks: Tasks given to it and not reported.
-    """
-
-    executor_id: int
-    kind: str
-    pid: int
-    state: str
-    tasks: int
 
 
 class WorkerManager:
@@ -154,6 +140,7 @@ class WorkerManager:
         | MemoryExceeded
         | SheafWritten
         | SheafRead
+        | StoreChanged
         | DrainRequested,
         now: float,
     ) -> None:
@@ -170,7 +157,7 @@ class WorkerManager:
                 grant_direct(state, event)
             case DirectCancelled():
                 cancel(state, LeaseCancel(event.lease, 0, 1), now)
-            case MemoryExceeded() | SheafWritten() | SheafRead():
+            case MemoryExceeded() | SheafWritten() | SheafRead() | StoreChanged():
                 self._take_from_beside(event, now)
             case DrainRequested():
                 start_drain(state, event.timeout_s, LEAVE_GRACE_S, now)
@@ -180,7 +167,7 @@ class WorkerManager:
                 assert_never(event)
 
     def _take_from_beside(
-        self, event: MemoryExceeded | SheafWritten | SheafRead, now: float
+        self, event: MemoryExceeded | SheafWritten | SheafRead | StoreChanged, now: float
     ) -> None:
         state, waiting = self._state, self._state.outbox.waiting
         match event:
@@ -191,6 +178,8 @@ class WorkerManager:
             case SheafRead():
                 lost = waiting.sheaf_read(event.number, event.outcomes)
                 state.counters["outcomes_damaged"] += lost
+            case StoreChanged():
+                state.is_store_paused = event.is_paused
             case _:
                 assert_never(event)
 
@@ -265,7 +254,7 @@ class WorkerManager:
         state, outbox = self._state, self._state.outbox
         if not self.has_frame:
             return None
-        held = self._held() if outbox.must_greet else None
+        held = held_ranges(self._state) if outbox.must_greet else None
         frame = outbox.take(state.received, held)
         frame.draining = state.is_draining
         if state.is_draining and not state.leases and outbox.is_empty:
@@ -318,7 +307,16 @@ class WorkerManager:
     @property
     def is_full(self) -> bool:
         """Whether no task starts, because there is no room for results."""
-        return self._state.outbox.is_full
+        return self._state.outbox.is_full or self._state.is_store_paused
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the head has all outcomes and said so."""
+        return self._state.outbox.is_settled
+
+    def may_stay(self, lease: int, offset: int) -> tuple[TaskId, int] | None:
+        """Return (task id, lease) of a task whose large result may stay here, or None."""
+        return staying(self._state, lease, offset)
 
     @property
     def is_draining(self) -> bool:
@@ -338,17 +336,7 @@ class WorkerManager:
 
     def executors(self) -> list[ExecutorView]:
         """List the executors, oldest first."""
-        names = ("starting", "idle", "ending", "ending")
-        return [
-            ExecutorView(
-                e.executor_id,
-                e.kind.name.lower(),
-                e.pid,
-                "busy" if e.count and names[e.phase] == "idle" else names[e.phase],
-                e.count,
-            )
-            for e in self._state.executors.values()
-        ]
+        return views_of(self._state)
 
     def next_deadline(self) -> float | None:
         """Return when `TimePassed` is due, or None if only events can change anything."""
@@ -369,6 +357,3 @@ class WorkerManager:
             InvariantError: the first rule that is broken.
         """
         checks.check(self._state)
-
-    def _held(self) -> list[HeldRange]:
-        return held_ranges(self._state)

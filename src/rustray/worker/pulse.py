@@ -30,7 +30,7 @@ class Pulse:
         registered: Registered,
         beat: Callable[[int], Heartbeat],
         ask: Callable[[Heartbeat], Awaitable[HeartbeatReply]],
-        on_answer: Callable[[float], None],
+        on_answer: Callable[[float, HeartbeatReply], None],
     ) -> None:
         """Prepare.
 
@@ -39,7 +39,7 @@ class Pulse:
             registered: Interval, and the lease's time.
             beat: Says what the worker holds, for a session's number.
             ask: Sends a heartbeat and returns the answer.
-            on_answer: Called with the loop time at which an answered one was sent.
+            on_answer: Called with the loop time at which one was sent, and the answer to it.
         """
         self._session = session
         self._registered = registered
@@ -92,4 +92,4 @@ class Pulse:
         if not reply.is_known:
             self._session.end(CommunicationError("the head does not know this session any more"))
             return
-        self._on_answer(asked_at)
+        self._on_answer(asked_at, reply)

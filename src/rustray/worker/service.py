@@ -28,7 +28,7 @@ from rustray.task.functions import FunctionInfo, near_names
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 from rustray.worker.agent import WorkerAgent
-from rustray.worker.manager import ExecutorView
+from rustray.worker.executor_views import ExecutorView
 from rustray.worker.state import shortage_text
 
 
@@ -146,9 +146,10 @@ class WorkerService:
             ObjectLost: it is not here, or what the disk had of it is damaged.
             ResourceExhausted: it is on disk, and there is no room for it in memory.
         """
-        if self._agent.store is None:
+        store = self._agent.objects.store
+        if store is None:
             raise ObjectLost("the worker has not started: it has no objects")
-        async with self._agent.store.hold(object_id) as segment:
+        async with store.hold(object_id) as segment:
             yield segment.view()
 
     async def get_status(self) -> WorkerStatus:

@@ -127,8 +127,8 @@ class ControlReader:
                 return packet
         return self.packets.popleft()
 
-    def take(self, number: int, size: int) -> memoryview:
-        """Map the memory that a message names.
+    def take(self, number: int, size: int) -> SharedColumn:
+        """Map the memory that a message names; its segment is the column's owner.
 
         Raises:
             ObjectMissing: it has not come.
@@ -148,10 +148,7 @@ class ControlReader:
         if descriptor is None:
             raise NoDescriptors("too many files are open in the worker")
         segment = Segment.adopt(descriptor, size)
-        try:
-            return segment.view()
-        finally:
-            segment.close()
+        return SharedColumn(segment.view(), segment)
 
     def take_relay(self) -> int | None:
         """Return the descriptor that has come with a `wire.RELAY`, for its taker to close."""
@@ -259,7 +256,7 @@ def take_result(
         ValueError: it is none that one of our executors would send.
     """
     try:
-        return state, SharedColumn(reader.take(number, size))
+        return state, reader.take(number, size)
     except OSError as error:
         text = f"the function succeeded, but its worker could not take the result: {error}"
         failure = encode_failure(FailureInfo(ResourceExhausted.code, text))

@@ -20,7 +20,7 @@ from pathlib import Path
 import msgpack
 
 from rustray.objects.own_directory import CREATE, READ, OwnDirectory
-from rustray.task.columns import ENDS_TYPECODE, PayloadColumn
+from rustray.task.columns import ENDS_TYPECODE, PayloadColumn, PlacedColumn
 from rustray.task.frames import LeaseOutcome
 from rustray.task.state import TaskState
 from rustray.worker.events import DropSheaf, ReadSheaf, SheafRead, SheafWritten, WriteSheaf
@@ -96,7 +96,7 @@ class SpoolFiles:
 
 def _encode(outcomes: list[LeaseOutcome]) -> bytes:
     rows = [
-        (o.lease, o.offset, int(o.state), o.run_us, p.base, p.ends.tobytes(), p.blob)
+        (o.lease, o.offset, int(o.state), o.run_us, isinstance(p, PlacedColumn), *_column(p))
         for o in outcomes
         for p in (o.payloads,)
     ]
@@ -104,14 +104,18 @@ def _encode(outcomes: list[LeaseOutcome]) -> bytes:
     return packed
 
 
+def _column(payloads: PayloadColumn) -> tuple[int, bytes, bytes]:
+    return payloads.base, payloads.ends.tobytes(), payloads.blob
+
+
 def _decode(content: bytes) -> list[LeaseOutcome]:
     # The digest was right, so these are the very bytes that `_encode` has made.
     found = []
     rows = msgpack.unpackb(content, raw=False)
-    for lease, offset, state, run_us, base, ends, blob in rows:
+    for lease, offset, state, run_us, is_placed, base, ends, blob in rows:
         column: array[int] = array(ENDS_TYPECODE)
         column.frombytes(ends)
-        payloads = PayloadColumn(blob, column, base)
+        payloads = (PlacedColumn if is_placed else PayloadColumn)(blob, column, base)
         found.append(LeaseOutcome(lease, offset, TaskState(state), payloads, run_us))
     return found
 

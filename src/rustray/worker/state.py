@@ -104,6 +104,7 @@ class WorkerState:
         blocked_processes: Process executors whose task waits for tasks of its own.
         received: Number of the last frame of the session.
         must_heal: Executors may be missing.
+        is_store_paused: The store of objects has no task start for now.
         heal_at: No executor is started before this.
         early_deaths: Executors that died young and unused, in a row.
         watch_at: When an executor wants to be looked at, at the earliest.
@@ -142,6 +143,7 @@ class WorkerState:
     last_executor: int = 0
     is_pool_started: bool = False
     must_heal: bool = False
+    is_store_paused: bool = False
     heal_at: float = 0.0
     early_deaths: int = 0
     watch_at: float = NEVER

@@ -96,6 +96,7 @@ class Definition:
         has_inputs: Values of other tasks are joined to the arguments.
         num_returns: How many values it returns that have references of their own.
         stream_window: Of a generator: items that may be under way; 0: it returns one value.
+        results_stay: Large results need not travel to the head.
     """
 
     function: str
@@ -105,6 +106,7 @@ class Definition:
     has_inputs: bool = False
     num_returns: int = 1
     stream_window: int = 0
+    results_stay: bool = False
 
     @classmethod
     def of(cls, task_class: TaskClass, code: bytes) -> Definition:
@@ -117,6 +119,7 @@ class Definition:
             task_class.has_inputs,
             task_class.num_returns,
             task_class.stream_window,
+            task_class.results_stay,
         )
 
 
@@ -244,7 +247,8 @@ def unpack_setup(data: bytes, start: int, stop: int) -> Setup:
 def pack_definition(class_number: int, definition: Definition) -> bytes:
     """Encode a definition as one message."""
     d = definition
-    facts = [d.function, d.codec, d.code_hash.hex(), d.has_inputs, d.num_returns, d.stream_window]
+    facts = [d.function, d.codec, d.code_hash.hex(), d.has_inputs, d.num_returns]
+    facts += [d.stream_window, d.results_stay]
     meta = json.dumps(facts).encode()
     length = 4 + len(meta) + len(definition.code)
     head = _DEFINE.pack(DEFINE, class_number, length, len(meta))

@@ -29,6 +29,7 @@ import traceback
 from dataclasses import asdict
 from typing import Any, Final, NoReturn
 
+from rustray.objects import own_port
 from rustray.task import pickling  # noqa: F401 - so that each executor has it from the start
 from rustray.task.functions import registry
 from rustray.task.spec import ExecutorKind
@@ -125,6 +126,7 @@ class Zygote:
     def _start(self, message: dict[str, Any]) -> None:
         """Import what the users registered, tell the agent, and get ready to be forked."""
         self._max_result_bytes = message["max_result_bytes"]
+        own_port.use(message["object_port"])
         sys.path[:] = message["path"]
         sys.argv[:] = ["rustray-executor"]
         for module in message["modules"]:

@@ -142,7 +142,7 @@ def _environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def start_message(
-    path: Sequence[str], modules: Sequence[str], max_result_bytes: int
+    path: Sequence[str], modules: Sequence[str], max_result_bytes: int, object_port: str = ""
 ) -> dict[str, Any]:
     """Build the first order to a zygote."""
     return {
@@ -150,4 +150,5 @@ def start_message(
         "path": list(path),
         "modules": list(modules),
         "max_result_bytes": max_result_bytes,
+        "object_port": object_port,
     }

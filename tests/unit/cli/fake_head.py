@@ -34,6 +34,8 @@ from rustray.task.views import (
     ClusterStatus,
     DeadLetter,
     Explanation,
+    ObjectTotal,
+    ObjectView,
     TaskPage,
     TaskView,
     WorkerReason,
@@ -151,6 +153,13 @@ class FakeHead:
         page = tuple(found[start : start + limit])
         end = start + len(page)
         return TaskPage(page, str(end) if end < len(found) else "", len(found))
+
+    async def list_objects(self, limit: int) -> tuple[list[ObjectView], list[ObjectTotal]]:
+        views = [
+            ObjectView(f"o-{n}", "0" * 32, f"make{ESC}", n * 1_000_000, "w-1", 5.0, n, n == 2)
+            for n in (2, 1)
+        ]
+        return views[:limit], [ObjectTotal(f"w-1{ESC}", 2, 3_000_000, 1)]
 
     async def list_workers(self) -> list[WorkerView]:
         return [

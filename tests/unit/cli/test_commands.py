@@ -194,6 +194,19 @@ def test_names_are_shown_without_escape_sequences(head: FakeHead, rustray):
     assert "\x1b" not in rustray("workers", "list", "--json")[1]
 
 
+def test_objects_are_listed_and_counted(head: FakeHead, rustray):
+    """The largest first; what is left out is said, and what is lost."""
+    shown = json.loads(rustray("objects", "list", "--limit", "1", "--json")[1])
+    assert [one["object_id"] for one in shown["objects"]] == ["o-2"]
+    assert shown["total"] == 2
+    out = rustray("objects", "list", "--limit", "1")[1]
+    assert "w-1 (lost)" in out
+    assert "1 more, all smaller" in out
+    assert "\x1b" not in out + rustray("objects", "stats")[1]
+    assert json.loads(rustray("objects", "stats", "--json")[1])["workers"][0]["bytes"] == 3_000_000
+    assert rustray("objects", "list", "--limit", "0")[0] == 2
+
+
 def test_cancel_has_a_verdict_per_task(head: FakeHead, rustray):
     """One unknown task does not hide the others, and shows in the exit code."""
     task_id = rustray("submit", "hang")[1].strip()

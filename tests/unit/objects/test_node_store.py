@@ -200,16 +200,43 @@ async def test_who_gives_up_waiting_leaves_no_trace(tmp_path: Path) -> None:
         check(store.core)
 
 
-async def test_pause_is_told_once_each_way() -> None:
-    """Above 0.80 no more tasks should start, below they may again."""
+async def test_pause_is_told_once_each_way(tmp_path: Path) -> None:
+    """Above 0.80 no more tasks should start, until what leaves has left."""
+    told: list[bool] = []
+    files = SpillFiles(tmp_path / "objects", "node-1")
+    limits = StoreLimits(1000 * KB, 10_000 * KB)
+    store = NodeStore(asyncio.get_running_loop(), limits, files, told.append)
+    for i in range(3):
+        store.take_over(f"o{i}", Segment.write([content(i)]))
+    assert told == [True]
+    await aeventually(lambda: told == [True, False], 10)
+    await store.close()
+
+
+async def test_pause_is_not_told_where_nothing_can_leave() -> None:
+    """Those that would wait may be the tasks that need what is here."""
     told: list[bool] = []
     store = NodeStore(asyncio.get_running_loop(), StoreLimits(1000 * KB), None, told.append)
     for i in range(3):
-        await store.put(f"o{i}", [content(i)])
-    assert told == [True]
-    store.free("o0")
-    assert told == [True, False]
+        store.take_over(f"o{i}", Segment.write([content(i)]))
+    with pytest.raises(ResourceExhausted, match="full"):
+        store.take_over("more", Segment.write([content(4)]))
+    assert told == []
     await store.close()
+
+
+async def test_what_is_in_memory_already_is_taken_beyond_the_limit_if_it_can_leave(
+    tmp_path: Path,
+) -> None:
+    """The memory is used anyhow: what matters is that all of it fits in the end."""
+    async with a_store(tmp_path / "objects", disk=1200 * KB) as store:
+        for i in range(7):
+            store.take_over(f"o{i}", Segment.write([content(i)]))
+        with pytest.raises(ResourceExhausted, match="full"):
+            store.take_over("more", Segment.write([content(8)]))
+        check(store.core)
+        for i in range(7):
+            assert await read(store, f"o{i}") == content(i)
 
 
 async def test_a_closed_store_says_so() -> None:

@@ -37,6 +37,8 @@ CLASSES = [
     ),
     TaskClass("f", depth=1),
     TaskClass("f", depth=2, priority=-2),
+    TaskClass("f", results_stay=True),
+    TaskClass("f", results_stay=True, max_retries=1),
 ]
 STATES = [
     TaskState.SUCCEEDED,
@@ -111,6 +113,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         offset = data.draw(st.sampled_from(sorted(worker.held[lease])))
         state = data.draw(st.sampled_from(STATES))
         run_us = data.draw(st.sampled_from([1, 500, 200_000]))
+        if state is TaskState.SUCCEEDED and worker.grants[lease].task_class.results_stay:
+            self.bench.end_placed(worker, lease, offset)
+            return
         self.bench.end(worker, lease, offset, 1, state, run_us)
 
     @precondition(lambda self: self.open_workers)
@@ -186,6 +191,36 @@ class SchedulerMachine(RuleBasedStateMachine):
     def cancel(self, first: int, count: int, force: bool) -> None:
         """Somebody cancels a range."""
         self.bench.cancel(first, count, force)
+
+    @precondition(lambda self: any(w.held for w in self.open_workers))
+    @rule(data=st.data())
+    def lack_input(self, data: st.DataObject) -> None:
+        """A task could not have a value where it was said to be."""
+        worker = data.draw(st.sampled_from([w for w in self.open_workers if w.held]))
+        lease = data.draw(st.sampled_from(sorted(worker.held)))
+        offset = data.draw(st.sampled_from(sorted(worker.held[lease])))
+        names = [name for kept in self.bench.scheduler.state.kept_by.values() for name in kept]
+        name = data.draw(st.sampled_from([*sorted(names), "nobody-s"]))
+        self.bench.lack_input(worker, lease, offset, name)
+
+    @rule(number=st.integers(0, 60))
+    def want(self, number: int) -> None:
+        """Somebody could not have a value where it was said to be."""
+        found = self.bench.scheduler.task(PREFIX, number)
+        if found is not None and found.place is not None:
+            self.bench.feed(e.ValueWanted(PREFIX, number, found.place.object_id))
+
+    @precondition(lambda self: any(w.asked for w in self.open_workers))
+    @rule(data=st.data(), is_gone=st.booleans())
+    def surrender(self, data: st.DataObject, is_gone: bool) -> None:
+        """A worker sends a value that it was asked for, or does not have it."""
+        worker = data.draw(st.sampled_from([w for w in self.open_workers if w.asked]))
+        self.bench.surrender(worker, worker.asked.pop(), None if is_gone else b"value")
+
+    @rule(first=st.integers(0, 60), count=st.integers(1, 10))
+    def release(self, first: int, count: int) -> None:
+        """A client drops references."""
+        self.bench.feed(e.ResultsReleased(PREFIX, first, count))
 
     @rule(first=st.integers(0, 40), count=st.integers(1, 10))
     def retry(self, first: int, count: int) -> None:

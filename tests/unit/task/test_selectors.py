@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from rustray.client.options import check_options, task_class
 from rustray.common.resources import GPU, ResourceSet
+from rustray.task.class_of import class_of
 from rustray.task.needs import ResourceRequirements
 from rustray.task.selectors import matches, misses, parse_selector
-from rustray.task.spec import Codec, TaskSpec, class_of
+from rustray.task.spec import Codec, TaskSpec
 
 
 @pytest.mark.parametrize(

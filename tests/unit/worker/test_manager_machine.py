@@ -11,6 +11,7 @@ from rustray.task.runtime_env import RuntimeEnv
 from rustray.task.spec import ExecutorKind
 from rustray.task.state import TaskState
 from rustray.worker import events as e
+from rustray.worker.holdings import held_ranges
 
 CLASSES = [
     a_class("plain"),
@@ -172,7 +173,7 @@ class ManagerMachine(RuleBasedStateMachine):
     def held_names_all_that_is_not_told(self) -> None:
         """The core's list for a new session, and what it gives back, is all the head waits for."""
         outbox = self.b.manager._state.outbox
-        known = [(r.lease, r.offset, r.count) for r in self.b.manager._held()]
+        known = [(r.lease, r.offset, r.count) for r in held_ranges(self.b.manager._state)]
         known += [(r.lease, r.offset, r.count) for r in outbox.returned]
         for frame in outbox.unacked:
             known += [(r.lease, r.offset, r.count) for r in frame.returned]

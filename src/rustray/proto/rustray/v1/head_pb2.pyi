@@ -62,7 +62,7 @@ COORDINATION_VERDICT_WAITING: CoordinationVerdict
 COORDINATION_VERDICT_BUSY: CoordinationVerdict
 
 class RegisterWorkerRequest(_message.Message):
-    __slots__ = ("worker_id", "incarnation", "name", "address", "resources", "labels", "functions", "version", "pid", "host_key", "protocol", "oldest_protocol")
+    __slots__ = ("worker_id", "incarnation", "name", "address", "resources", "labels", "functions", "version", "pid", "host_key", "object_port", "protocol", "oldest_protocol")
     class ResourcesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -87,6 +87,7 @@ class RegisterWorkerRequest(_message.Message):
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     HOST_KEY_FIELD_NUMBER: _ClassVar[int]
+    OBJECT_PORT_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     OLDEST_PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
@@ -99,9 +100,10 @@ class RegisterWorkerRequest(_message.Message):
     version: str
     pid: int
     host_key: str
+    object_port: str
     protocol: int
     oldest_protocol: int
-    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., name: _Optional[str] = ..., address: _Optional[str] = ..., resources: _Optional[_Mapping[str, float]] = ..., labels: _Optional[_Mapping[str, str]] = ..., functions: _Optional[_Iterable[_Union[_common_pb2.Function, _Mapping]]] = ..., version: _Optional[str] = ..., pid: _Optional[int] = ..., host_key: _Optional[str] = ..., protocol: _Optional[int] = ..., oldest_protocol: _Optional[int] = ...) -> None: ...
+    def __init__(self, worker_id: _Optional[str] = ..., incarnation: _Optional[int] = ..., name: _Optional[str] = ..., address: _Optional[str] = ..., resources: _Optional[_Mapping[str, float]] = ..., labels: _Optional[_Mapping[str, str]] = ..., functions: _Optional[_Iterable[_Union[_common_pb2.Function, _Mapping]]] = ..., version: _Optional[str] = ..., pid: _Optional[int] = ..., host_key: _Optional[str] = ..., object_port: _Optional[str] = ..., protocol: _Optional[int] = ..., oldest_protocol: _Optional[int] = ...) -> None: ...
 
 class EnrollWorkerRequest(_message.Message):
     __slots__ = ("worker_id", "signing_request")
@@ -142,7 +144,7 @@ class HeldLease(_message.Message):
     def __init__(self, lease: _Optional[int] = ..., unfinished: _Optional[int] = ...) -> None: ...
 
 class HeartbeatRequest(_message.Message):
-    __slots__ = ("worker_id", "session", "sent", "received", "held", "running", "cpu_load_ratio", "memory_used_mb", "is_full")
+    __slots__ = ("worker_id", "session", "sent", "received", "held", "running", "cpu_load_ratio", "memory_used_mb", "is_full", "objects")
     WORKER_ID_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     SENT_FIELD_NUMBER: _ClassVar[int]
@@ -152,6 +154,7 @@ class HeartbeatRequest(_message.Message):
     CPU_LOAD_RATIO_FIELD_NUMBER: _ClassVar[int]
     MEMORY_USED_MB_FIELD_NUMBER: _ClassVar[int]
     IS_FULL_FIELD_NUMBER: _ClassVar[int]
+    OBJECTS_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     session: int
     sent: int
@@ -161,13 +164,16 @@ class HeartbeatRequest(_message.Message):
     cpu_load_ratio: float
     memory_used_mb: float
     is_full: bool
-    def __init__(self, worker_id: _Optional[str] = ..., session: _Optional[int] = ..., sent: _Optional[int] = ..., received: _Optional[int] = ..., held: _Optional[_Iterable[_Union[HeldLease, _Mapping]]] = ..., running: _Optional[int] = ..., cpu_load_ratio: _Optional[float] = ..., memory_used_mb: _Optional[float] = ..., is_full: _Optional[bool] = ...) -> None: ...
+    objects: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, worker_id: _Optional[str] = ..., session: _Optional[int] = ..., sent: _Optional[int] = ..., received: _Optional[int] = ..., held: _Optional[_Iterable[_Union[HeldLease, _Mapping]]] = ..., running: _Optional[int] = ..., cpu_load_ratio: _Optional[float] = ..., memory_used_mb: _Optional[float] = ..., is_full: _Optional[bool] = ..., objects: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class HeartbeatResponse(_message.Message):
-    __slots__ = ("is_known",)
+    __slots__ = ("is_known", "unneeded")
     IS_KNOWN_FIELD_NUMBER: _ClassVar[int]
+    UNNEEDED_FIELD_NUMBER: _ClassVar[int]
     is_known: bool
-    def __init__(self, is_known: _Optional[bool] = ...) -> None: ...
+    unneeded: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, is_known: _Optional[bool] = ..., unneeded: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class WorkerHello(_message.Message):
     __slots__ = ("worker_id", "session", "protocol", "oldest_protocol")
@@ -318,7 +324,7 @@ class StreamCredit(_message.Message):
     def __init__(self, lease: _Optional[int] = ..., offset: _Optional[int] = ..., have: _Optional[int] = ..., consumed: _Optional[int] = ...) -> None: ...
 
 class WorkerFrame(_message.Message):
-    __slots__ = ("number", "ack", "has_held", "held", "outcomes", "returned", "started", "draining", "drained", "news", "blocked", "resumed", "printing", "output", "items", "token", "bye")
+    __slots__ = ("number", "ack", "has_held", "held", "outcomes", "returned", "started", "draining", "drained", "news", "blocked", "resumed", "printing", "output", "items", "surrendered", "token", "bye")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     HAS_HELD_FIELD_NUMBER: _ClassVar[int]
@@ -334,6 +340,7 @@ class WorkerFrame(_message.Message):
     PRINTING_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FIELD_NUMBER: _ClassVar[int]
+    SURRENDERED_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     BYE_FIELD_NUMBER: _ClassVar[int]
     number: int
@@ -351,9 +358,22 @@ class WorkerFrame(_message.Message):
     printing: _containers.RepeatedScalarFieldContainer[bytes]
     output: _containers.RepeatedCompositeFieldContainer[OutputAnswer]
     items: _containers.RepeatedCompositeFieldContainer[LeaseItems]
+    surrendered: _containers.RepeatedCompositeFieldContainer[Surrendered]
     token: str
     bye: bool
-    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., has_held: _Optional[bool] = ..., held: _Optional[_Iterable[_Union[HeldRange, _Mapping]]] = ..., outcomes: _Optional[_Iterable[_Union[LeaseOutcome, _Mapping]]] = ..., returned: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., started: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., draining: _Optional[bool] = ..., drained: _Optional[bool] = ..., news: _Optional[_Iterable[_Union[LeaseNews, _Mapping]]] = ..., blocked: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., resumed: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., printing: _Optional[_Iterable[bytes]] = ..., output: _Optional[_Iterable[_Union[OutputAnswer, _Mapping]]] = ..., items: _Optional[_Iterable[_Union[LeaseItems, _Mapping]]] = ..., token: _Optional[str] = ..., bye: _Optional[bool] = ...) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., has_held: _Optional[bool] = ..., held: _Optional[_Iterable[_Union[HeldRange, _Mapping]]] = ..., outcomes: _Optional[_Iterable[_Union[LeaseOutcome, _Mapping]]] = ..., returned: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., started: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., draining: _Optional[bool] = ..., drained: _Optional[bool] = ..., news: _Optional[_Iterable[_Union[LeaseNews, _Mapping]]] = ..., blocked: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., resumed: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., printing: _Optional[_Iterable[bytes]] = ..., output: _Optional[_Iterable[_Union[OutputAnswer, _Mapping]]] = ..., items: _Optional[_Iterable[_Union[LeaseItems, _Mapping]]] = ..., surrendered: _Optional[_Iterable[_Union[Surrendered, _Mapping]]] = ..., token: _Optional[str] = ..., bye: _Optional[bool] = ...) -> None: ...
+
+class Surrendered(_message.Message):
+    __slots__ = ("object_id", "payloads", "trouble", "is_gone")
+    OBJECT_ID_FIELD_NUMBER: _ClassVar[int]
+    PAYLOADS_FIELD_NUMBER: _ClassVar[int]
+    TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    IS_GONE_FIELD_NUMBER: _ClassVar[int]
+    object_id: str
+    payloads: _common_pb2.Payloads
+    trouble: str
+    is_gone: bool
+    def __init__(self, object_id: _Optional[str] = ..., payloads: _Optional[_Union[_common_pb2.Payloads, _Mapping]] = ..., trouble: _Optional[str] = ..., is_gone: _Optional[bool] = ...) -> None: ...
 
 class NestedItem(_message.Message):
     __slots__ = ("channel", "opens", "lease", "offset", "data", "ends", "code", "message")
@@ -420,7 +440,7 @@ class LeaseCancel(_message.Message):
     def __init__(self, lease: _Optional[int] = ..., offset: _Optional[int] = ..., count: _Optional[int] = ..., force: _Optional[bool] = ...) -> None: ...
 
 class AssignFrame(_message.Message):
-    __slots__ = ("number", "ack", "classes", "leases", "cancels", "recall", "drain", "output", "credits")
+    __slots__ = ("number", "ack", "classes", "leases", "cancels", "recall", "drain", "output", "credits", "free", "surrender")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
@@ -430,6 +450,8 @@ class AssignFrame(_message.Message):
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     CREDITS_FIELD_NUMBER: _ClassVar[int]
+    FREE_FIELD_NUMBER: _ClassVar[int]
+    SURRENDER_FIELD_NUMBER: _ClassVar[int]
     number: int
     ack: int
     classes: _containers.RepeatedCompositeFieldContainer[_common_pb2.ClassDefinition]
@@ -439,7 +461,9 @@ class AssignFrame(_message.Message):
     drain: bool
     output: _containers.RepeatedCompositeFieldContainer[OutputQuestion]
     credits: _containers.RepeatedCompositeFieldContainer[StreamCredit]
-    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[_common_pb2.ClassDefinition, _Mapping]]] = ..., leases: _Optional[_Iterable[_Union[LeaseGrant, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[LeaseCancel, _Mapping]]] = ..., recall: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., drain: _Optional[bool] = ..., output: _Optional[_Iterable[_Union[OutputQuestion, _Mapping]]] = ..., credits: _Optional[_Iterable[_Union[StreamCredit, _Mapping]]] = ...) -> None: ...
+    free: _containers.RepeatedScalarFieldContainer[str]
+    surrender: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[_common_pb2.ClassDefinition, _Mapping]]] = ..., leases: _Optional[_Iterable[_Union[LeaseGrant, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[LeaseCancel, _Mapping]]] = ..., recall: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., drain: _Optional[bool] = ..., output: _Optional[_Iterable[_Union[OutputQuestion, _Mapping]]] = ..., credits: _Optional[_Iterable[_Union[StreamCredit, _Mapping]]] = ..., free: _Optional[_Iterable[str]] = ..., surrender: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ClientHello(_message.Message):
     __slots__ = ("prefix", "protocol", "oldest_protocol")
@@ -504,7 +528,7 @@ class StreamItems(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., first: _Optional[int] = ..., payloads: _Optional[_Union[_common_pb2.Payloads, _Mapping]] = ...) -> None: ...
 
 class ClientFrame(_message.Message):
-    __slots__ = ("number", "ack", "classes", "submissions", "cancels", "follow", "reads", "token", "bye")
+    __slots__ = ("number", "ack", "classes", "submissions", "cancels", "follow", "reads", "released", "token", "bye")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
@@ -512,6 +536,7 @@ class ClientFrame(_message.Message):
     CANCELS_FIELD_NUMBER: _ClassVar[int]
     FOLLOW_FIELD_NUMBER: _ClassVar[int]
     READS_FIELD_NUMBER: _ClassVar[int]
+    RELEASED_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     BYE_FIELD_NUMBER: _ClassVar[int]
     number: int
@@ -521,9 +546,10 @@ class ClientFrame(_message.Message):
     cancels: _containers.RepeatedCompositeFieldContainer[CancelRange]
     follow: _containers.RepeatedCompositeFieldContainer[_common_pb2.TaskRange]
     reads: _containers.RepeatedCompositeFieldContainer[StreamRead]
+    released: _containers.RepeatedCompositeFieldContainer[_common_pb2.TaskRange]
     token: str
     bye: bool
-    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[_common_pb2.ClassDefinition, _Mapping]]] = ..., submissions: _Optional[_Iterable[_Union[Submission, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[CancelRange, _Mapping]]] = ..., follow: _Optional[_Iterable[_Union[_common_pb2.TaskRange, _Mapping]]] = ..., reads: _Optional[_Iterable[_Union[StreamRead, _Mapping]]] = ..., token: _Optional[str] = ..., bye: _Optional[bool] = ...) -> None: ...
+    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[_common_pb2.ClassDefinition, _Mapping]]] = ..., submissions: _Optional[_Iterable[_Union[Submission, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[CancelRange, _Mapping]]] = ..., follow: _Optional[_Iterable[_Union[_common_pb2.TaskRange, _Mapping]]] = ..., reads: _Optional[_Iterable[_Union[StreamRead, _Mapping]]] = ..., released: _Optional[_Iterable[_Union[_common_pb2.TaskRange, _Mapping]]] = ..., token: _Optional[str] = ..., bye: _Optional[bool] = ...) -> None: ...
 
 class AcceptedRange(_message.Message):
     __slots__ = ("first", "count", "durability")
@@ -626,22 +652,30 @@ class SubmitTasksResponse(_message.Message):
     def __init__(self, verdicts: _Optional[_Iterable[_Union[SubmitVerdict, _Mapping]]] = ...) -> None: ...
 
 class GetTaskResultRequest(_message.Message):
-    __slots__ = ("task_id", "timeout_s", "first_item")
+    __slots__ = ("task_id", "timeout_s", "first_item", "takes_places", "missing")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
     FIRST_ITEM_FIELD_NUMBER: _ClassVar[int]
+    TAKES_PLACES_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     timeout_s: float
     first_item: int
-    def __init__(self, task_id: _Optional[str] = ..., timeout_s: _Optional[float] = ..., first_item: _Optional[int] = ...) -> None: ...
+    takes_places: bool
+    missing: str
+    def __init__(self, task_id: _Optional[str] = ..., timeout_s: _Optional[float] = ..., first_item: _Optional[int] = ..., takes_places: _Optional[bool] = ..., missing: _Optional[str] = ...) -> None: ...
 
 class GetTaskResultResponse(_message.Message):
-    __slots__ = ("result", "items")
+    __slots__ = ("result", "items", "placed", "object_token")
     RESULT_FIELD_NUMBER: _ClassVar[int]
     ITEMS_FIELD_NUMBER: _ClassVar[int]
+    PLACED_FIELD_NUMBER: _ClassVar[int]
+    OBJECT_TOKEN_FIELD_NUMBER: _ClassVar[int]
     result: _common_pb2.TaskResult
     items: _common_pb2.Payloads
-    def __init__(self, result: _Optional[_Union[_common_pb2.TaskResult, _Mapping]] = ..., items: _Optional[_Union[_common_pb2.Payloads, _Mapping]] = ...) -> None: ...
+    placed: bool
+    object_token: str
+    def __init__(self, result: _Optional[_Union[_common_pb2.TaskResult, _Mapping]] = ..., items: _Optional[_Union[_common_pb2.Payloads, _Mapping]] = ..., placed: _Optional[bool] = ..., object_token: _Optional[str] = ...) -> None: ...
 
 class CancelTaskRequest(_message.Message):
     __slots__ = ("task_ids", "force")
@@ -946,7 +980,7 @@ class ListWorkersRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Worker(_message.Message):
-    __slots__ = ("worker_id", "name", "address", "state", "resources", "used", "labels", "functions", "leased", "running", "finished", "last_seen_s", "version", "pid")
+    __slots__ = ("worker_id", "name", "address", "state", "resources", "used", "labels", "functions", "leased", "running", "finished", "last_seen_s", "version", "pid", "host_key", "object_port")
     class ResourcesEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -982,6 +1016,8 @@ class Worker(_message.Message):
     LAST_SEEN_S_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
+    HOST_KEY_FIELD_NUMBER: _ClassVar[int]
+    OBJECT_PORT_FIELD_NUMBER: _ClassVar[int]
     worker_id: str
     name: str
     address: str
@@ -996,13 +1032,61 @@ class Worker(_message.Message):
     last_seen_s: float
     version: str
     pid: int
-    def __init__(self, worker_id: _Optional[str] = ..., name: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[str] = ..., resources: _Optional[_Mapping[str, float]] = ..., used: _Optional[_Mapping[str, float]] = ..., labels: _Optional[_Mapping[str, str]] = ..., functions: _Optional[_Iterable[str]] = ..., leased: _Optional[int] = ..., running: _Optional[int] = ..., finished: _Optional[int] = ..., last_seen_s: _Optional[float] = ..., version: _Optional[str] = ..., pid: _Optional[int] = ...) -> None: ...
+    host_key: str
+    object_port: str
+    def __init__(self, worker_id: _Optional[str] = ..., name: _Optional[str] = ..., address: _Optional[str] = ..., state: _Optional[str] = ..., resources: _Optional[_Mapping[str, float]] = ..., used: _Optional[_Mapping[str, float]] = ..., labels: _Optional[_Mapping[str, str]] = ..., functions: _Optional[_Iterable[str]] = ..., leased: _Optional[int] = ..., running: _Optional[int] = ..., finished: _Optional[int] = ..., last_seen_s: _Optional[float] = ..., version: _Optional[str] = ..., pid: _Optional[int] = ..., host_key: _Optional[str] = ..., object_port: _Optional[str] = ...) -> None: ...
 
 class ListWorkersResponse(_message.Message):
     __slots__ = ("workers",)
     WORKERS_FIELD_NUMBER: _ClassVar[int]
     workers: _containers.RepeatedCompositeFieldContainer[Worker]
     def __init__(self, workers: _Optional[_Iterable[_Union[Worker, _Mapping]]] = ...) -> None: ...
+
+class ListObjectsRequest(_message.Message):
+    __slots__ = ("limit",)
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    limit: int
+    def __init__(self, limit: _Optional[int] = ...) -> None: ...
+
+class StoredObject(_message.Message):
+    __slots__ = ("object_id", "task_id", "function", "size", "worker_id", "age_s", "takers", "is_lost")
+    OBJECT_ID_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    AGE_S_FIELD_NUMBER: _ClassVar[int]
+    TAKERS_FIELD_NUMBER: _ClassVar[int]
+    IS_LOST_FIELD_NUMBER: _ClassVar[int]
+    object_id: str
+    task_id: str
+    function: str
+    size: int
+    worker_id: str
+    age_s: float
+    takers: int
+    is_lost: bool
+    def __init__(self, object_id: _Optional[str] = ..., task_id: _Optional[str] = ..., function: _Optional[str] = ..., size: _Optional[int] = ..., worker_id: _Optional[str] = ..., age_s: _Optional[float] = ..., takers: _Optional[int] = ..., is_lost: _Optional[bool] = ...) -> None: ...
+
+class StoredTotal(_message.Message):
+    __slots__ = ("worker_id", "objects", "bytes", "lost")
+    WORKER_ID_FIELD_NUMBER: _ClassVar[int]
+    OBJECTS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    LOST_FIELD_NUMBER: _ClassVar[int]
+    worker_id: str
+    objects: int
+    bytes: int
+    lost: int
+    def __init__(self, worker_id: _Optional[str] = ..., objects: _Optional[int] = ..., bytes: _Optional[int] = ..., lost: _Optional[int] = ...) -> None: ...
+
+class ListObjectsResponse(_message.Message):
+    __slots__ = ("objects", "totals")
+    OBJECTS_FIELD_NUMBER: _ClassVar[int]
+    TOTALS_FIELD_NUMBER: _ClassVar[int]
+    objects: _containers.RepeatedCompositeFieldContainer[StoredObject]
+    totals: _containers.RepeatedCompositeFieldContainer[StoredTotal]
+    def __init__(self, objects: _Optional[_Iterable[_Union[StoredObject, _Mapping]]] = ..., totals: _Optional[_Iterable[_Union[StoredTotal, _Mapping]]] = ...) -> None: ...
 
 class ListFunctionsRequest(_message.Message):
     __slots__ = ()

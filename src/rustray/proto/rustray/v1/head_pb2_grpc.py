@@ -121,6 +121,11 @@ class HeadServiceStub:
                 request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ListWorkersRequest.SerializeToString,
                 response_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ListWorkersResponse.FromString,
                 _registered_method=True)
+        self.ListObjects = channel.unary_unary(
+                '/rustray.v1.HeadService/ListObjects',
+                request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ListObjectsRequest.SerializeToString,
+                response_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ListObjectsResponse.FromString,
+                _registered_method=True)
         self.ListFunctions = channel.unary_unary(
                 '/rustray.v1.HeadService/ListFunctions',
                 request_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ListFunctionsRequest.SerializeToString,
@@ -303,6 +308,13 @@ class HeadServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListObjects(self, request, context):
+        """Values that stay with workers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListFunctions(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -463,6 +475,11 @@ def add_HeadServiceServicer_to_server(servicer, server):
                     servicer.ListWorkers,
                     request_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ListWorkersRequest.FromString,
                     response_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ListWorkersResponse.SerializeToString,
+            ),
+            'ListObjects': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListObjects,
+                    request_deserializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ListObjectsRequest.FromString,
+                    response_serializer=rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ListObjectsResponse.SerializeToString,
             ),
             'ListFunctions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListFunctions,
@@ -976,6 +993,33 @@ class HeadService:
             '/rustray.v1.HeadService/ListWorkers',
             rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ListWorkersRequest.SerializeToString,
             rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ListWorkersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListObjects(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/rustray.v1.HeadService/ListObjects',
+            rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ListObjectsRequest.SerializeToString,
+            rustray_dot_proto_dot_rustray_dot_v1_dot_head__pb2.ListObjectsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,151 @@
+"""Large values that a program hands in: they may go to a worker of its machine, past the head.
+
+What lies with a worker is lost with it, and no task can make it again. So this is for heads that
+promise no more than their memory does (level ``memory``), and for what could not travel otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import threading
+import time
+from typing import Any, Final
+
+from rustray.client import context
+from rustray.client.intake import Intake
+from rustray.client.loop_thread import LoopThread
+from rustray.client.refs import ClassEntry, TaskRef
+from rustray.common.durability import Durability
+from rustray.common.errors import ResourceExhausted, RustRayError
+from rustray.objects import own_port
+from rustray.objects.segment import Segment
+from rustray.rpc.api import HeadApi
+from rustray.task.codec import parts_encoder
+from rustray.task.columns import PlacedColumn
+from rustray.task.flat import FlatValue, parts_of
+from rustray.task.pickling import is_plain
+from rustray.task.place import MIN_PLACED_BYTES, PUT_PREFIX
+from rustray.task.spec import Codec
+
+logger = logging.getLogger("rustray.client")
+
+LOOK_S: Final = 5.0
+"""How long to look for a worker of this machine."""
+PAUSE_S: Final = 1.0
+"""Before it is looked for again, unless there is no other way."""
+
+
+class Keeper:
+    """Gives values to a worker of this machine; any thread but the session's."""
+
+    def __init__(self, api: HeadApi, thread: LoopThread) -> None:
+        """Prepare, for the session of that thread."""
+        self._api = api
+        self._thread = thread
+        self._lock = threading.Lock()
+        self._ports: list[str] = []
+        self._is_durable = True
+        self._looked_at_s = -PAUSE_S
+
+    def put(
+        self, session: Intake, payload: bytes | FlatValue, *, is_safe_asked: bool = False
+    ) -> TaskRef[Any] | None:
+        """Put an encoded value with a worker, if it may be there.
+
+        Args:
+            session: Whose value it is.
+            payload: The value.
+            is_safe_asked: It has to survive more than the head's memory does.
+
+        Raises:
+            ResourceExhausted: it cannot travel through the head, and the worker has no room.
+        """
+        if len(payload) < MIN_PLACED_BYTES or threading.get_ident() == session.thread_id:
+            return None
+        must = len(payload) > session.max_payload_bytes
+        column = self._keep(payload, must=must, is_safe_asked=is_safe_asked)
+        if column is None:
+            return None
+        return session.submit_placed(session.define(context.PUT, b""), column)
+
+    def _keep(self, payload: bytes | FlatValue, *, must: bool, is_safe_asked: bool) -> Any:
+        """Give a value to a worker; returns its place, or None if it is to go through the head."""
+        if not self._may(must=must, is_safe_asked=is_safe_asked):
+            return None
+        try:
+            segment = Segment.write(parts_of(payload))
+        except OSError:
+            return None
+        full: ResourceExhausted | None = None
+        try:
+            for port in self._ports:
+                try:
+                    return PlacedColumn.of_item(own_port.PORTS.put(port, new_id(), segment))
+                except ResourceExhausted as error:
+                    full = error
+                except (RustRayError, OSError, ValueError) as error:
+                    logger.debug("a value cannot be put at a worker of this machine: %s", error)
+        finally:
+            segment.close()
+        if full is not None and must:
+            raise full
+        self._ports = []
+        return None
+
+    def _may(self, *, must: bool, is_safe_asked: bool) -> bool:
+        with self._lock:
+            if not self._ports and (must or time.monotonic() >= self._looked_at_s + PAUSE_S):
+                self._look()
+        is_durable = self._is_durable or is_safe_asked
+        return bool(self._ports) and (must or not is_durable)
+
+    def _look(self) -> None:
+        """Find out how safe the head is, and which workers are here."""
+        self._looked_at_s = time.monotonic()
+        with contextlib.suppress(RustRayError, TimeoutError):
+            level, ports = self._thread.call(self._ask(), LOOK_S)
+            self._is_durable = level != Durability.MEMORY.label
+            self._ports = [port for port in ports if port and own_port.PORTS.can_reach(port)]
+
+    async def _ask(self) -> tuple[str, list[str]]:
+        status = await self._api.status()
+        return status.durability, [each.object_port for each in await self._api.list_workers()]
+
+
+def new_id() -> str:
+    """Return a name for a value that was put."""
+    return f"{PUT_PREFIX}{secrets.token_hex(12)}"
+
+
+def put_large(
+    entry: ClassEntry, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Put the large ones among a call's arguments; returns the call with references, or None."""
+    session = entry.owner
+    assert isinstance(session, Intake)
+    keeper: Keeper | None = session.keeper
+    if keeper is None:
+        return None
+    is_safe_asked = entry.durability > Durability.MEMORY
+    encode = parts_encoder(Codec.PICKLE)
+    known: dict[int, TaskRef[Any]] = {}
+
+    def placed(value: Any) -> Any:
+        if type(value) is TaskRef or (is_plain(value) and not _is_large(value)):
+            return value
+        if id(value) not in known:
+            ref = keeper.put(session, encode(value), is_safe_asked=is_safe_asked)
+            if ref is None:
+                return value
+            known[id(value)] = ref
+        return known[id(value)]
+
+    new_args = tuple(map(placed, args))
+    new_kwargs = {name: placed(value) for name, value in kwargs.items()}
+    return (new_args, new_kwargs) if known else None
+
+
+def _is_large(value: Any) -> bool:
+    return isinstance(value, bytes | bytearray) and len(value) >= MIN_PLACED_BYTES

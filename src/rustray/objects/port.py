@@ -1,0 +1,158 @@
+"""The port of a node: how other processes of its machine get at its objects without a copy.
+
+A Unix socket in the abstract namespace, so that nothing is left of it after any kind of death. Who
+connects has to be of the same user: the kernel says so. A request is one packet, and so is the
+answer; memory travels as a descriptor beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import socket
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, Protocol
+
+import msgpack
+
+from rustray.common.errors import RustRayError
+from rustray.objects.port_client import PUT, TAKE, decoded, peer_uid, receive
+from rustray.objects.segment import NotASegment, Segment
+
+_BACKLOG: Final = 64
+_MAX_CONNECTIONS: Final = 1_024
+
+
+class Objects(Protocol):
+    """What is behind a port."""
+
+    def hold_at(self, place: bytes, token: str) -> AbstractAsyncContextManager[Segment]:
+        """Have the object of a packed place here, and in memory, as long as the block lasts."""
+
+    async def put_in(self, object_id: str, segment: Segment) -> bytes:
+        """Keep an object that another process has made; returns its packed place."""
+
+
+def new_name() -> str:
+    """Return a name that nobody can guess."""
+    return f"rustray-objects-{secrets.token_hex(16)}"
+
+
+class ObjectPort:
+    """Answers on one name; for one event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, name: str, objects: Objects) -> None:
+        """Listen.
+
+        Raises:
+            OSError: no descriptors, or no Unix sockets.
+        """
+        self._loop = loop
+        self._objects = objects
+        self._talks: set[asyncio.Task[None]] = set()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._socket.setblocking(False)
+            self._socket.bind(f"\0{name}")
+            self._socket.listen(_BACKLOG)
+        except OSError:
+            self._socket.close()
+            raise
+        loop.add_reader(self._socket, self._on_connect)
+
+    def _on_connect(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            try:
+                talk, _ = self._socket.accept()
+            except OSError:
+                return  # too many files are open: it is tried again with the next turn
+            if len(self._talks) >= _MAX_CONNECTIONS or peer_uid(talk) != os.geteuid():
+                talk.close()
+                return
+            talk.setblocking(False)
+            task = self._loop.create_task(self._serve(talk), name="rustray-port")
+            self._talks.add(task)
+            task.add_done_callback(self._talks.discard)
+
+    async def _serve(self, talk: socket.socket) -> None:
+        """Answer one process, request after request."""
+        with talk:
+            while True:
+                await self._readable(talk)
+                try:
+                    packet, descriptor = receive(talk)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    return
+                if not packet:
+                    return
+                reply, memory = await self._answer(packet, descriptor)
+                try:
+                    await self._send(talk, reply, memory)
+                except OSError:
+                    return
+                finally:
+                    if memory is not None:
+                        os.close(memory)
+
+    async def _readable(self, talk: socket.socket) -> None:
+        await _once(talk, self._loop.add_reader, self._loop.remove_reader)
+
+    async def _send(self, talk: socket.socket, reply: dict[str, Any], memory: int | None) -> None:
+        packet = msgpack.packb(reply, use_bin_type=True)
+        while True:
+            try:
+                socket.send_fds(talk, [packet], [] if memory is None else [memory])
+                return
+            except BlockingIOError:
+                await _once(talk, self._loop.add_writer, self._loop.remove_writer)
+
+    async def _answer(
+        self, packet: bytes, descriptor: int | None
+    ) -> tuple[dict[str, Any], int | None]:
+        """Do what a packet asks for; returns the answer, and a descriptor to send and close."""
+        try:
+            request = decoded(packet)
+            match request:
+                case [str(what), bytes(place), str(token)] if what == TAKE:
+                    async with self._objects.hold_at(place, token) as segment:
+                        return {"size": segment.size}, os.dup(segment.fileno())
+                case [str(what), str(object_id), int(size)] if what == PUT:
+                    if descriptor is None:
+                        raise NotASegment("no memory came with it")
+                    owned, descriptor = descriptor, None
+                    segment = Segment.adopt(owned, size)
+                    return {"place": await self._objects.put_in(object_id, segment)}, None
+            raise ValueError("an unknown request")
+        except RustRayError as error:
+            return {"code": error.code, "text": str(error)[:2_000]}, None
+        except (OSError, ValueError) as error:
+            return {"code": "", "text": str(error)[:2_000]}, None
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
+
+    def close(self) -> None:
+        """Answer no more."""
+        self._loop.remove_reader(self._socket)
+        self._socket.close()
+        for task in list(self._talks):
+            task.cancel()
+
+
+async def _once(
+    talk: socket.socket,
+    add: Callable[[socket.socket, Callable[[], None]], Any],
+    remove: Callable[[socket.socket], Any],
+) -> None:
+    """Wait until a socket is ready."""
+    ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    add(talk, lambda: None if ready.done() else ready.set_result(None))
+    try:
+        await ready
+    finally:
+        remove(talk)

@@ -1,0 +1,219 @@
+"""Large values that stay with workers, on a cluster over gRPC: every way to get at one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rustray
+from e2e.value_functions import MB, hand_on, make, nested, three, total
+from helpers.cluster import Cluster, Node
+from helpers.waiting import eventually
+from rustray.client.values import Placed, SessionValues
+from rustray.common.errors import CommunicationError
+from rustray.objects import own_port
+from rustray.task.place import Place
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A head and two workers of one machine."""
+    with Cluster(tmp_path_factory.mktemp("cluster")) as made:
+        made.start_head()
+        for name in "ab":
+            made.start_worker(name, "--label", f"at={name}", functions="")
+        yield made
+
+
+@pytest.fixture
+def cluster(shared: Cluster) -> Iterator[Cluster]:
+    """The same, with a session of this program."""
+    with shared.session():
+        yield shared
+
+
+def kept(node: Node) -> int:
+    """Count the objects that a process holds in memory."""
+    found = 0
+    for entry in Path(f"/proc/{node.pid}/fd").iterdir():
+        try:
+            found += "rustray-object" in os.readlink(entry)
+        except OSError:  # closed meanwhile
+            continue
+    return found
+
+
+def place_of(ref: Any) -> Place:
+    """Return where a value is that has arrived."""
+    rustray.wait([ref], timeout=20)
+    assert type(ref._data) is Placed
+    return Place.unpack(ref._data.hold.place)
+
+
+def at(name: str) -> dict[str, Any]:
+    """Have tasks run on one of the workers."""
+    return {"label_selector": {"at": name}}
+
+
+def test_a_result_stays_and_whoever_needs_it_maps_it(cluster: Cluster) -> None:
+    """The program, a task of the same worker, and one of another."""
+    ref = make.options(**at("a")).remote(MB, 3)
+    assert place_of(ref).worker_id == cluster.workers["a"].node_id
+    found = rustray.get(ref, timeout=20)
+    assert (found.sum(), found.flags.writeable) == (3 * MB, False)
+    for name in "ab":
+        assert rustray.get(total.options(**at(name)).remote(ref, ref), timeout=20) == 6 * MB
+
+
+def test_parts_nested_tasks_and_copies_of_references(cluster: Cluster) -> None:
+    """All kinds of references lead to the value."""
+    parts: Any = three.remote(MB)
+    first, small, last = parts
+    assert rustray.get(small, timeout=20) == "small"
+    assert rustray.get(total.remote(first, last), timeout=20) == 4 * MB
+    assert rustray.get(last, timeout=20).sum() == 3 * MB
+    assert rustray.get(nested.remote(MB), timeout=20) == 2 * MB
+    (inner,) = rustray.get(hand_on.remote(MB), timeout=20)
+    assert rustray.get(inner, timeout=20).sum() == 5 * MB
+    assert rustray.get(total.remote(inner), timeout=20) == 5 * MB
+    copied = pickle.loads(pickle.dumps(make.remote(MB, 4)))
+    assert rustray.get(copied, timeout=20).sum() == 4 * MB
+
+
+async def test_coroutines_have_it_without_blocking_their_loop(cluster: Cluster) -> None:
+    """``await ref`` and ``aget``."""
+    ref = make.remote(MB, 6)
+    assert (await ref).sum() == 6 * MB
+    assert (await rustray.aget([ref, ref], timeout=20))[1].sum() == 6 * MB
+
+
+def test_one_of_several_values_that_was_pickled_stays(cluster: Cluster) -> None:
+    """Though the others go, and all references of this program."""
+    parts: Any = three.remote(MB)
+    rustray.wait(list(parts), num_returns=3, timeout=20)
+    copied = pickle.dumps(parts[2])
+    del parts
+    rustray.get(make.remote(1), timeout=20)
+    assert rustray.get(pickle.loads(copied), timeout=20).sum() == 3 * MB
+
+
+def test_a_get_keeps_its_limit_though_the_value_is_with_a_worker(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not there in time, and can be asked for again."""
+    ref = make.remote(MB, 4)
+    rustray.wait([ref], timeout=20)
+    with monkeypatch.context() as patch:
+        patch.setattr(own_port.PORTS, "take", _no_port)
+        values = ref._batch.owner.values
+        assert isinstance(values, SessionValues)
+
+        async def never(*_: object) -> None:
+            await asyncio.Event().wait()
+
+        patch.setattr(values._api, "fetch_object", never)
+        for ask in (lambda: rustray.get(ref, timeout=0.2), lambda: _aget(ref)):
+            with pytest.raises(rustray.GetTimeout, match="ask again"):
+                ask()
+    assert rustray.get(ref, timeout=20).sum() == 4 * MB
+
+
+def _no_port(*_: object, **__: object) -> None:
+    raise ConnectionRefusedError("another machine")
+
+
+def _aget(ref: Any) -> Any:
+    return asyncio.run(rustray.aget(ref, timeout=0.2))
+
+
+def test_a_value_goes_with_its_last_reference(cluster: Cluster) -> None:
+    """Its worker lets go of the memory."""
+    node = cluster.workers["a"]
+    before = kept(node)
+    refs = [make.options(**at("a")).remote(MB, n) for n in range(4)]
+    rustray.wait(refs, num_returns=4, timeout=20)
+    assert kept(node) >= before + 4
+    listed = cluster.json("objects", "list")["objects"]
+    assert {ref.task_id for ref in refs} <= {one["task_id"] for one in listed}
+    totals = cluster.json("objects", "stats")["workers"]
+    (own,) = [one for one in totals if one["worker_id"] == node.node_id]
+    assert own["bytes"] > 4 * MB
+    sums = [total.remote(ref) for ref in refs]
+    del refs
+    assert rustray.get(sums, timeout=20) == [0, MB, 2 * MB, 3 * MB]
+    eventually(lambda: kept(node) <= before, 30)
+
+
+def test_what_is_freed_is_gone_for_all(cluster: Cluster) -> None:
+    """Also where the reference was pickled, which else keeps the value for its time."""
+    node = cluster.workers["a"]
+    before = kept(node)
+    ref = make.options(**at("a")).remote(MB, 1)
+    copy = pickle.loads(pickle.dumps(ref))
+    assert rustray.get(copy, timeout=20).sum() == MB
+    pending = make.options(**at("a")).remote(MB, 2)
+    rustray.free([ref, pending])
+    rustray.wait([pending], timeout=20)
+    for one in (ref, pending):
+        with pytest.raises(rustray.ObjectLost, match="freed"):
+            rustray.get(one)
+    eventually(lambda: kept(node) <= before, 30)
+    with pytest.raises(rustray.ObjectLost):
+        rustray.get(total.remote(ref), timeout=20)
+
+
+def test_from_elsewhere_it_is_sent_by_its_worker_or_through_the_head(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As for a program on another machine, with and without a way to the worker."""
+    refs = [make.remote(MB, n) for n in (7, 8)]
+    rustray.wait(refs, num_returns=2, timeout=20)
+
+    monkeypatch.setattr(own_port.PORTS, "take", _no_port)
+    assert rustray.get(refs[0], timeout=20).sum() == 7 * MB
+    values = refs[0]._batch.owner.values
+    assert isinstance(values, SessionValues)
+
+    async def no_way(*_: object) -> None:
+        raise CommunicationError("no route")
+
+    monkeypatch.setattr(values._api, "fetch_object", no_way)
+    assert rustray.get(refs[1], timeout=20).sum() == 8 * MB
+
+
+async def test_who_knows_of_no_workers_gets_the_bytes(cluster: Cluster) -> None:
+    """A unary call for a result, as from any language."""
+    ref = make.remote(MB, 9)
+    async with cluster.head_node() as head:
+        raw = await head._connected.get_result(ref.task_id, 20)
+    assert len(raw.payload) > MB
+    assert (await ref).sum() == 9 * MB
+
+
+def test_a_value_that_died_with_its_worker_is_made_again(tmp_path: Path) -> None:
+    """For the program that asks, and for the tasks that need it."""
+    note = tmp_path / "runs"
+    with Cluster(tmp_path) as cluster:
+        cluster.start_head()
+        cluster.start_worker("a", functions="")
+        with cluster.session():
+            early = make.remote(MB, 1, str(note))
+            late = make.remote(MB, 2, str(note))
+            rustray.wait([early, late], num_returns=2, timeout=20)
+            cluster.restart_head()
+            assert rustray.get(early, timeout=30).sum() == MB  # it is where it was
+            assert len(note.read_text().split()) == 2
+            eventually(lambda: cluster.json("workers", "list")["workers"], 30)
+            cluster.workers["a"].kill()
+            cluster.start_worker("b", functions="")
+            assert rustray.get(total.remote(early), timeout=60) == MB
+            assert rustray.get(late, timeout=60).sum() == 2 * MB
+    assert len(note.read_text().split()) == 4

@@ -1,0 +1,46 @@
+"""Tasks with large values, for `test_values`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+import rustray
+
+MB = 1 << 20
+
+
+@rustray.remote
+def make(size: int, seed: int = 0, note: str = "") -> np.ndarray:
+    """Return so many bytes; note where and how often it ran."""
+    if note:
+        with Path(note).open("a") as file:
+            file.write(f"{os.getppid()}\n")
+    return np.full(size, seed, dtype=np.uint8)
+
+
+@rustray.remote
+def total(*arrays: np.ndarray) -> int:
+    """Add all of it up."""
+    assert all(not array.flags.writeable for array in arrays)
+    return sum(int(array.sum()) for array in arrays)
+
+
+@rustray.remote(num_returns=3)
+def three(size: int) -> tuple[np.ndarray, str, np.ndarray]:
+    """Return two large values and a small one between."""
+    return np.full(size, 1, dtype=np.uint8), "small", np.full(size, 3, dtype=np.uint8)
+
+
+@rustray.remote
+def nested(size: int) -> int:
+    """Have a large value made, and look at it here."""
+    return int(rustray.get(make.remote(size, 2)).sum())
+
+
+@rustray.remote
+def hand_on(size: int) -> list[rustray.TaskRef[np.ndarray]]:
+    """Return a reference to a value that a task of this one makes."""
+    return [make.remote(size, 5)]
