@@ -106,13 +106,11 @@ class Placed:
 
 
 class Values(Protocol):
-    """Gets at values that stay with workers.
+    """Gets at values that stay with workers."""
 
-    Attributes:
-        pool: Where coroutines wait for them; None: the loop's own threads.
-    """
-
-    pool: futures.Executor | None
+    @property
+    def pool(self) -> futures.Executor | None:
+        """Where coroutines wait for them; None: the loop's own threads."""
 
     def load(self, placed: Placed, timeout_s: float | None) -> bytes | memoryview:
         """Return an encoded value, from any thread but the session's; blocks until it is here.
@@ -150,12 +148,10 @@ class SessionValues:
         """
         self._api = api
         self._thread = thread
-        self.pool: futures.ThreadPoolExecutor | None
         self.pool = futures.ThreadPoolExecutor(8, thread_name_prefix="rustray-values")
 
     def close(self) -> None:
         """Bring nothing any more."""
-        assert self.pool is not None
         self.pool.shutdown(wait=False, cancel_futures=True)
 
     def load(self, placed: Placed, timeout_s: float | None) -> bytes | memoryview:
