@@ -8,7 +8,6 @@ was submitted in holds the reference, so that a task nobody waits for runs all t
 from __future__ import annotations
 
 import asyncio
-import pickle
 import sys
 import threading
 from collections.abc import Callable, Generator, Sequence
@@ -24,7 +23,7 @@ from rustray.client.waiters import Arrivals, LoopWaiter
 from rustray.common.durability import Durability
 from rustray.common.errors import GetTimeout, ObjectLost, ResourceExhausted, RustRayError, TaskError
 from rustray.common.ids import SessionPrefix, TaskId, task_id
-from rustray.task import flat, pickling
+from rustray.task import pickling
 from rustray.task.codec import decode_value
 from rustray.task.inputs import InputId
 from rustray.task.runtime_env import Package
@@ -239,34 +238,6 @@ class TaskRef(Generic[T_co]):
         state = "pending" if self._state == PENDING else TaskState(self._state).name.lower()
         name = self._batch.entry.task_class.function
         return f"TaskRef({name}, {self.task_id}, {state})"
-
-
-def outcomes(refs: Sequence[TaskRef[Any]]) -> list[Any]:
-    """Return the values of references that are done, as `TaskRef.outcome` does of each.
-
-    In one frame: thousands come at once, nearly all of them small pickles.
-
-    Raises:
-        RustRayError: as said there, of the first that has no value.
-    """
-    values: list[Any] = []
-    append, loads, beginning = values.append, pickle.loads, flat.BEGINNING
-    batch, is_pickle = None, False
-    for ref in refs:
-        if ref._batch is not batch:
-            batch = ref._batch
-            is_pickle = batch.entry.task_class.codec is Codec.PICKLE
-        data = ref._data  # bytes only where it has succeeded, and the value has come along
-        if is_pickle and type(data) is bytes and data[:1] != beginning:
-            try:
-                append(loads(data))
-            except BaseException as error:
-                if is_interrupt(error):
-                    raise
-                raise undecodable(ref.task_id, error) from error
-        else:
-            append(ref.outcome())
-    return values
 
 
 class Failure:

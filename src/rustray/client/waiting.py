@@ -17,8 +17,9 @@ from contextlib import AbstractContextManager
 from operator import attrgetter
 from typing import Any, Final
 
+from rustray.client.outcomes import outcomes
 from rustray.client.pauses import Pauses, blocking, pausing, waiter_of
-from rustray.client.refs import PENDING, SUCCEEDED, Owner, TaskRef, outcomes
+from rustray.client.refs import PENDING, SUCCEEDED, Owner, TaskRef
 from rustray.client.values import Placed
 from rustray.client.waiters import (
     LoopWaiter,
