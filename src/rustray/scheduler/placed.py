@@ -113,7 +113,7 @@ def forget(state: SchedulerState, stored: StoredOutcome) -> list[StoredOutcome]:
     if stored.place is None:
         return []
     free(state, stored)
-    stored.place = None
+    stored.place, stored.is_lost = None, False
     loose: list[StoredOutcome] = []
     for batch, offset in takes(state, stored):
         left = batch.heirs[offset] = batch.heirs.get(offset, 1) - 1

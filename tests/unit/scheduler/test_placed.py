@@ -392,3 +392,23 @@ def test_a_client_cannot_put_what_it_has_not_put(place: Place) -> None:
     bench.feed(e.TasksSubmitted(PREFIX, 7, PUT, column, True))
     assert bench.rejected[7] in ("PAYLOAD", "OBJECT_LOST")
     assert worker.values == {object_name(0, 1)}
+
+
+def test_a_value_that_has_come_to_the_head_is_not_lost() -> None:
+    """Regression: what was made of it, and lost, could not be made again: the head stumbled.
+
+    Found by the chaos runner (seed 208 with many large values).
+    """
+    bench = Bench()
+    worker = bench.join(cpus=1)
+    first, name = make_value(bench, worker)
+    bench.submit_taking([[first]], STAYS)
+    (lease,) = worker.held
+    bench.end_placed(worker, lease, 0)
+    bench.feed(e.ValueWanted(PREFIX, first, name))
+    bench.surrender(worker, worker.asked.pop(), b"the value")
+    bench.submit_taking([[first + 1]])
+    bench.die(worker)
+    bench.join("w-2", cpus=1)
+    assert bench.grant_order.count(first) == 1
+    assert bench.grant_order[-1] == first + 1
