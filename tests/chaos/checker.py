@@ -276,7 +276,7 @@ class _Check:
             if task.submitted is not None or task.acked is not None:
                 self._report("I1", task_id, "nobody asked for its end")
             return
-        if not state and self._may_be_let_go(task):
+        if task.is_let_go:
             self._verdict.figures["large values let go when they were told"] += 1
             return
         if not state and task.acked is not None:
@@ -285,12 +285,6 @@ class _Check:
             self._report("I1", task_id, f"had ended ({task.seen[0][1]}), and is unknown now")
         if state and state not in TERMINAL:
             self._report("I1", task_id, f"has not ended: {state}")
-
-    def _may_be_let_go(self, task: Task) -> bool:
-        """Whether a large value may be gone: its end was told, and its client needs it no more."""
-        size = max([task.put_size, *(run.size for run in task.runs.values())])
-        is_told = any(state == SUCCEEDED for _, state, _, _, _ in task.seen)
-        return size >= LARGE_BYTES and is_told and bool(task.values)
 
     def _check_outcome(self, task_id: str, task: Task) -> None:
         """I2 and I4: one outcome, and that of the attempt that it names."""

@@ -113,7 +113,7 @@ class GraphCheck:
     def _check_recorded(self, name: str, value: str, what: tuple[str, int, Task]) -> None:
         """What a recorded result was made of is what is recorded of its producer."""
         producer, index, made = what
-        if made.state is None or made.put is not None:
+        if made.state is None or made.put is not None or made.is_let_go:
             return
         if made.state != SUCCEEDED:
             self.report("I9", name, f"has succeeded, and {producer} is {made.state or 'unknown'}")
@@ -132,7 +132,9 @@ class GraphCheck:
         bad = {
             tasks[producer].state or ""
             for producer, _ in taken
-            if producer in tasks and tasks[producer].state not in (SUCCEEDED, None)
+            if producer in tasks
+            and tasks[producer].state not in (SUCCEEDED, None)
+            and not tasks[producer].is_let_go
         }
         if not bad or task.state is None:
             return
@@ -228,7 +230,7 @@ class GraphCheck:
     def _check_seen(self, parent: str, child: str, value: str, tasks: Mapping[str, Task]) -> None:
         self.figures["values of children seen"] += 1
         task = tasks.get(child, Task())
-        if task.state is None:
+        if task.state is None or task.is_let_go:
             return
         if task.state != SUCCEEDED:
             self.report(

@@ -112,6 +112,13 @@ class Task:
         """Whether it has ended, and has nothing that could be taken."""
         return bool(self.final) and self.state in TERMINAL and self.state != SUCCEEDED
 
+    @property
+    def is_let_go(self) -> bool:
+        """Whether it is gone as a large value may: its end was told, and nobody needs it more."""
+        size = max([self.put_size, *(run.size for run in self.runs.values())])
+        is_told = any(state == SUCCEEDED for _, state, _, _, _ in self.seen)
+        return self.state == "" and size >= LARGE_BYTES and is_told and bool(self.values)
+
     def recorded_run(self) -> Run | None:
         """Return the attempt whose result is recorded; None if that may be any of several."""
         made = [run for run in self.runs.values() if run.hash and run.hash == self.recorded]

@@ -18,7 +18,8 @@ _WAIT_S = 120.0
 _TASKS = 120
 _SIZE = 500_000
 _MEMORY_MB = 8
-_fill = rustray.remote(functions.fill)
+# Detached, so that their results are the head's to have, and do not stay with the worker.
+_fill = rustray.remote(functions.fill).options(lifetime="detached")
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from rustray.common.errors import (
 )
 from rustray.common.ids import TaskId
 from rustray.objects import own_port
+from rustray.objects.segment import remembered
 from rustray.rpc.api import HeadApi, RawResult
 from rustray.task.inputs import WHOLE, view_of_part
 from rustray.task.place import Place
@@ -50,9 +51,10 @@ class Hold:
         place: Where it is, packed.
         task_id: Of the task that made it.
         is_lent: Others may have a reference too: it stays for its time to live.
+        mapped: Finds it again where it is mapped here, so that all who look share its memory.
     """
 
-    __slots__ = ("__weakref__", "_release", "is_lent", "place", "task_id")
+    __slots__ = ("__weakref__", "_release", "is_lent", "mapped", "place", "task_id")
 
     def __init__(
         self,
@@ -65,6 +67,7 @@ class Hold:
         self.place = place
         self.task_id = task_id
         self.is_lent = is_lent
+        self.mapped: Callable[[], memoryview | None] | None = None
         self._release = release
 
     def let_go(self) -> None:
@@ -156,18 +159,26 @@ class SessionValues:
 
     def load(self, placed: Placed, timeout_s: float | None) -> bytes | memoryview:
         """See `Values`."""
-        until_s = None if timeout_s is None else time.monotonic() + timeout_s
-        place = Place.unpack(placed.hold.place)
-        found: bytes | memoryview | None = mapped(place, timeout_s)
+        hold = placed.hold
+        found: bytes | memoryview | None = hold.mapped() if hold.mapped is not None else None
         if found is None:
-            left_s = None if until_s is None else max(until_s - time.monotonic(), 0.0)
-            try:
-                found = self._thread.call(self._bring(placed.hold), left_s)
-            except futures.CancelledError:  # rustray.shutdown(), by another thread
-                raise CommunicationError(
-                    "rustray was shut down before the value was here; it is lost to this program"
-                ) from None
+            found = self._load(hold, timeout_s)
+            if isinstance(found, memoryview):
+                hold.mapped = remembered(found)
         return placed.cut(found)
+
+    def _load(self, hold: Hold, timeout_s: float | None) -> bytes | memoryview:
+        until_s = None if timeout_s is None else time.monotonic() + timeout_s
+        found = mapped(Place.unpack(hold.place), timeout_s)
+        if found is not None:
+            return found
+        left_s = None if until_s is None else max(until_s - time.monotonic(), 0.0)
+        try:
+            return self._thread.call(self._bring(hold), left_s)
+        except futures.CancelledError:  # rustray.shutdown(), by another thread
+            raise CommunicationError(
+                "rustray was shut down before the value was here; it is lost to this program"
+            ) from None
 
     async def _bring(self, hold: Hold) -> bytes | memoryview:
         """Have a value sent here; where it is not any more, it may be made again meanwhile."""

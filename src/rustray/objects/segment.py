@@ -250,6 +250,21 @@ def map_sealed(fd: int, size: int) -> memoryview:
     memory = kind.from_address(address)
     unmap = weakref.finalize(memory, libc.munmap, address, size)
     unmap.atexit = False  # what still looks at it then must find it
+    return _view_of(memory)
+
+
+def remembered(view: memoryview) -> Callable[[], memoryview | None]:
+    """Return what finds a mapping again, as long as anybody looks at it; keeps it not itself."""
+    memory = weakref.ref(view.obj)
+
+    def find() -> memoryview | None:
+        found = memory()
+        return None if found is None else _view_of(found)
+
+    return find
+
+
+def _view_of(memory: Any) -> memoryview:
     return pickle.PickleBuffer(memory).raw().toreadonly()
 
 

@@ -41,6 +41,7 @@ _EXPECTED = {
         "ExplainTask",
         "ListTasks",
         "ListWorkers",
+        "ListObjects",
         "ListFunctions",
         "GetStatus",
         "Subscribe",
