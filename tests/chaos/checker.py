@@ -467,9 +467,14 @@ class _Check:
         return run.end == FOR_EVER and end > run.start + allowed
 
     def _death_of(self, run: Run) -> float:
-        """Return when an attempt that wrote no end was stopped; infinite where nobody knows."""
+        """Return when an attempt that wrote no end was stopped; infinite where nobody knows.
+
+        One that starts just after its worker's death was written down is stopped at once: an
+        executor goes with its worker, by a signal that takes its time.
+        """
         died = self._troubles.executors.get((run.worker, run.pid), FOR_EVER)
-        deaths = [at for at, _ in self._troubles.deaths[run.worker] if at >= run.start]
+        least = run.start - self._rules.slack_s / 2
+        deaths = [max(at, run.start) for at, _ in self._troubles.deaths[run.worker] if at >= least]
         return min([died if died >= run.start else FOR_EVER, *deaths])
 
     def _check_late_starts(self, task_id: str, task: Task) -> None:

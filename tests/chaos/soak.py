@@ -84,11 +84,19 @@ BOUNDS: Final = {
 
 @dataclass(slots=True)
 class Series:
-    """What was measured of one process, or of the state directory, round by round."""
+    """What was measured of one process, or of the state directory, round by round.
+
+    Attributes:
+        name: Of what.
+        unit: Of what was measured.
+        values: One each round.
+        kept: How many tasks the head had at the same times; empty where that does not matter.
+    """
 
     name: str
     unit: str
     values: list[float] = field(default_factory=list)
+    kept: list[float] = field(default_factory=list)
 
     @property
     def is_long_enough(self) -> bool:
@@ -97,15 +105,22 @@ class Series:
 
     def ends(self) -> tuple[float, float]:
         """Return the medians of the second and of the last quarter of its life."""
-        quarter = max(len(self.values) // 4, 1)
-        return median(self.values[quarter : 2 * quarter]), median(self.values[-quarter:])
+        return _ends_of(self.values)
 
     @property
     def is_flat(self) -> bool:
-        """Whether it has stayed within its bound."""
+        """Whether it has stayed within its bound, or has grown no more than what is kept has."""
         begin, end = self.ends()
+        if self.kept:
+            before, after = _ends_of(self.kept)
+            begin *= max(after / max(before, 1.0), 1.0)
         bound = BOUNDS[self.unit]
         return end <= begin * bound.factor + bound.more
+
+
+def _ends_of(values: Sequence[float]) -> tuple[float, float]:
+    quarter = max(len(values) // 4, 1)
+    return median(values[quarter : 2 * quarter]), median(values[-quarter:])
 
 
 @dataclass(slots=True)
@@ -131,11 +146,21 @@ class Soak:
         """Heads that have died in the rounds up to now."""
         return sum(count for name, count in self.figures.items() if name.startswith("head "))
 
-    def add(self, name: str, unit: str, value: float) -> None:
-        """Add a sample, unless what is kept is still growing as it should."""
+    def add(self, name: str, unit: str, value: float, kept: int | None = None) -> None:
+        """Add a sample, unless what is kept is still growing as it should.
+
+        Args:
+            name: Of what.
+            unit: Of what was measured.
+            value: What it was.
+            kept: How many tasks the head had, where that matters.
+        """
         if unit in _FILLS and time.monotonic() < self.began_s + RESULT_TTL_S:
             return
-        self.series.setdefault((name, unit), Series(name, unit)).values.append(value)
+        series = self.series.setdefault((name, unit), Series(name, unit))
+        series.values.append(value)
+        if kept is not None:
+            series.kept.append(float(kept))
 
     def growing(self) -> list[Series]:
         """Return the series that are not flat."""
@@ -144,6 +169,7 @@ class Soak:
 
 def sample(soak: Soak, world: World) -> None:
     """Measure the head and the workers, and the files of the head."""
+    kept = sum(world.cluster.json("status")["tasks"].values())
     for member in [world.head, *world.of_kind("worker")]:
         if member.node is None or member.is_passing:
             continue
@@ -154,11 +180,12 @@ def sample(soak: Soak, world: World) -> None:
         )
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(member.node.pid)
-            soak.add(name, "rss_mb", process.memory_info().rss / 1e6)
+            keeper = kept if member.slot == HEAD else None
+            soak.add(name, "rss_mb", process.memory_info().rss / 1e6, keeper)
             soak.add(name, "descriptors", process.num_fds())
             soak.add(name, "threads", process.num_threads())
     total = sum(path.lstat().st_size for path in _files(world.cluster.state_dir))
-    soak.add("state directory", "files_mb", total / 1e6)
+    soak.add("state directory", "files_mb", total / 1e6, kept)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -265,7 +292,8 @@ def report(plan: Plan, outcome: Outcome, soak: Soak) -> str:
         begin, end = one.ends()
         flat = "yes" if one.is_flat else "**no**"
         samples = ", ".join(f"{value:.0f}" for value in one.values)
-        values = f"{samples} | {begin:.1f} | {end:.1f}"
+        kept = ", ".join(f"{value / 1e3:.0f}" for value in one.kept)
+        values = f"{samples} | {kept} | {begin:.1f} | {end:.1f}"
         rows.append(f"| {one.name} | {one.unit} | {values} | {flat} |")
     faults = ", ".join(f"{name} {count}" for name, count in sorted(outcome.faults.items()))
     figures = "\n".join(
@@ -286,9 +314,10 @@ rounds, {outcome.seconds:.0f} s; again: `{plan.replay}`.
 Measured between the rounds, when nothing is open: all samples, and the medians of the second
 quarter and of the last. Only of what was measured {_LEAST_SAMPLES} times or more. Results are \
 kept for {RESULT_TTL_S} s: memory and files are measured from then on, for they have to grow before.
+What keeps tasks may grow as the number of tasks does that the head has.
 
-| of | what | samples | early | late | flat |
-|---|---|---|---|---|---|
+| of | what | samples | tasks kept, thousands | early | late | flat |
+|---|---|---|---|---|---|---|
 {chr(10).join(rows)}
 
 ## What the checker counted

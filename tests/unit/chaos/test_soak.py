@@ -29,6 +29,15 @@ def test_memory_is_not_judged_while_what_is_kept_has_to_grow() -> None:
     assert [one.unit for one in soak.growing()] == ["descriptors"]
 
 
+def test_memory_may_grow_as_what_is_kept_does() -> None:
+    """A machine that gets faster has more results at a time; a leak is seen all the same."""
+    for values, growing in (((100, 100, 140, 140), 0), ((100, 100, 200, 200), 1)):
+        soak = a_soak(RESULT_TTL_S + 1)
+        for value, kept in zip(values, (1000, 1000, 1400, 1400), strict=True):
+            soak.add("head, start 1", "rss_mb", value, kept)
+        assert len(soak.growing()) == growing
+
+
 def test_what_goes_up_and_down_is_flat() -> None:
     """Within the bounds."""
     soak = a_soak(RESULT_TTL_S + 1)
