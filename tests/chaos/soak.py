@@ -262,6 +262,8 @@ def _round(
     soak.rounds += 1
     outcome.faults.update(nemesis.counts)
     outcome.skipped.update(nemesis.skipped)
+    if outcome.verdict.violations:
+        return  # what the dead have written stays, to be looked at
     sample(soak, world)
     world.forget_the_dead()
     world.say(f"round {soak.rounds} is good: {soak.tasks} tasks so far")

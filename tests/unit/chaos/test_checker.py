@@ -328,8 +328,8 @@ def test_an_executor_goes_with_its_worker_a_moment_later() -> None:
     """Bug: a task that it began just after its worker's death was noted had no end at all."""
     runs = [_start(1.0, 1), _start(1.2, 2, "worker-2.1"), _finish(1.5, 2), _final()]
     before, late = _at(0.98, "down", w="worker-1.1"), _at(0.1, "down", w="worker-1.1")
-    assert _found(_submit(exclusive=True), _ack(), *runs, before) == set()
-    assert "I7" in _found(_submit(exclusive=True), _ack(), *runs, late)
+    assert _found(_submit(), _ack(), *runs, before) == set()
+    assert "I7" in _found(_submit(), _ack(), *runs, late)
 
 
 def test_a_new_head_may_number_its_events_anew() -> None:
