@@ -50,6 +50,7 @@ class Plan:
         replay: The command that repeats it.
         head_kills: End after so many kills of the head, instead of after a time.
         acts: What clients do, by name; "" for all of it.
+        may_fill_disk: Whether the head's state may be on a small disk, as it is with odd seeds.
     """
 
     seed: int
@@ -62,6 +63,7 @@ class Plan:
     replay: str = ""
     head_kills: int = 0
     acts: str = ""
+    may_fill_disk: bool = True
 
 
 @dataclass(slots=True)
@@ -146,7 +148,7 @@ def make_world(
         **load: For the clients; see `World`.
     """
     directory = Path(tempfile.mkdtemp(prefix=f"chaos-{plan.seed}-", dir=plan.folder))
-    spaces = Namespaces(wants_small_disk=plan.seed % 2 == 1)
+    spaces = Namespaces(wants_small_disk=plan.may_fill_disk and plan.seed % 2 == 1)
     world = World(
         directory,
         plan.seed,

@@ -331,5 +331,5 @@ What keeps tasks may grow as the number of tasks does that the head has.
 
 
 def plan_of(plan: Plan) -> Plan:
-    """Return the plan as a soak needs it: fewer open watched tasks, larger batches."""
-    return replace(plan, in_flight=150)
+    """Return the plan as a soak needs it: more tasks open, and a disk that has room for all."""
+    return replace(plan, in_flight=150, may_fill_disk=False)
