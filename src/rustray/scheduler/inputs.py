@@ -83,8 +83,8 @@ def unknown(prefix: bytes, sequence: int) -> ObjectLost:
     """Return the error for an input that is not there (any more)."""
     return ObjectLost(
         f"the result of task {task_id(prefix, sequence)}, which is an argument, is not known here: "
-        "it has expired, or is another cluster's. Hand in the task that makes it again, or pass "
-        "the value"
+        "it has expired, was freed, or is another cluster's. Hand in the task that makes it again, "
+        "or pass the value"
     )
 
 
