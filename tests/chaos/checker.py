@@ -383,10 +383,17 @@ class _Check:
         return run.size >= LARGE_BYTES and self._was_away(run.worker, run.end, until)
 
     def _is_made_again(self, task_id: str, until: float) -> bool:
-        """Whether a task may run again though its end was told."""
+        """Whether a task may run again though its end was told.
+
+        What made a value in an earlier round of a soak is not known here: a subscriber that begins
+        anew is told of it all the same, and it was judged in that round.
+        """
+        task = self._tasks[task_id]
+        if self._rules.is_later_round and task.submitted is None and task.acked is None:
+            return True
         return any(
             self._is_lost(run, until) or self._is_out_of_reach(run, until)
-            for run in self._tasks[task_id].runs.values()
+            for run in task.runs.values()
         )
 
     def _was_unheard_of(self, task: Task, before: Run, after: Run) -> bool:

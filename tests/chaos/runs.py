@@ -29,6 +29,7 @@ class Rules:
         cancel_s: How long a cancel may need to reach its worker, where nothing is in the way.
         only_pauses: The head was never away for long: no call may give up.
         heads_before: Heads that had died before this history begins; their events may be kept.
+        is_later_round: Tasks were handed in before it begins, too.
     """
 
     lease_ttl_s: float
@@ -38,6 +39,7 @@ class Rules:
     cancel_s: float = 5.0
     only_pauses: bool = False
     heads_before: int = 0
+    is_later_round: bool = False
 
 
 @dataclass(slots=True)

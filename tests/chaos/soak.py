@@ -35,6 +35,7 @@ from chaos.run import (
     settle,
     start_all,
 )
+from chaos.runs import Rules
 from chaos.world import World
 
 RESULT_TTL_S: Final = 600
@@ -219,8 +220,7 @@ def run_soak(plan: Plan, tasks: int, per_round: int) -> tuple[Outcome, Soak]:
                 end_all(world)
                 world.expect_nobody()
                 world.scan_logs()
-                rules = replace(RULES, heads_before=soak.heads_before)
-                outcome.verdict = check(reader.new(), rules)
+                outcome.verdict = check(reader.new(), _rules_of(soak))
         finally:
             world.close()
     outcome.was_interrupted, outcome.seconds = interrupt.is_set, timeline.seconds
@@ -256,7 +256,7 @@ def _round(
     ask_for(world, finals.handed_in(records), _ASKED)
     records.extend(reader.new())
     records.sort(key=lambda record: float(record["t"]))
-    outcome.verdict = check(records, replace(RULES, heads_before=soak.heads_before))
+    outcome.verdict = check(records, _rules_of(soak))
     soak.figures.update(outcome.verdict.figures)
     soak.tasks += outcome.verdict.figures["tasks acked"]
     soak.rounds += 1
@@ -270,6 +270,10 @@ def _round(
     world.round = soak.rounds
     for client in world.of_kind("client"):
         client.busy = False
+
+
+def _rules_of(soak: Soak) -> Rules:
+    return replace(RULES, heads_before=soak.heads_before, is_later_round=soak.rounds > 0)
 
 
 def _handed_in(records: Sequence[Record]) -> int:

@@ -270,6 +270,15 @@ def test_events_of_earlier_heads_may_be_told_again() -> None:
     assert check(records, replace(_RULES, heads_before=1)).violations == []
 
 
+def test_what_was_made_in_an_earlier_round_is_not_judged_again() -> None:
+    """Regression: a subscriber that began anew was told of values that an earlier round remade."""
+    states = ("RUNNING", "SUCCEEDED", "QUEUED", "RUNNING", "SUCCEEDED")
+    events = _events(3.0, *((n, state, 1 + n // 3) for n, state in enumerate(states)))
+    assert {one.invariant for one in check([events], _RULES).violations} >= {"I2", "I8"}
+    later = replace(_RULES, is_later_round=True)
+    assert check([events], later).violations == []
+
+
 def test_an_exception_explains_a_second_run_only_where_that_was_asked_for() -> None:
     """A task that raises is run again with retry_exceptions, and is not without."""
     raised = _at(2.0, "raised", id=_ID, a=1, l=101)
