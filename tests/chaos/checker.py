@@ -288,7 +288,11 @@ class _Check:
 
     def _check_outcome(self, task_id: str, task: Task) -> None:
         """I2 and I4: one outcome, and that of the attempt that it names."""
-        told = {(state, value, attempts) for _, state, value, attempts, _ in task.seen}
+        told = {
+            (state, value, attempts)
+            for _, state, value, attempts, _ in task.seen
+            if state or not task.is_let_go
+        }
         is_again = self._is_made_again(task_id, FOR_EVER)
         if is_again:  # the same value once more
             told = {(state, value, 0) for state, value, _ in told}

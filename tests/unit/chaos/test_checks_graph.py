@@ -246,8 +246,10 @@ def test_a_large_value_may_be_let_go_once_it_is_told() -> None:
         _at(2.0, "result", id=_MAKER, state="SUCCEEDED", hash="m", attempts=1),
         _at(2.0, "value", id=_MAKER, hash="m"),
     ]
+    asked_again = _at(3.0, "result", id=_MAKER, state="", hash="", attempts=0)
     gone = [*_handed_in(_MAKER), _final(_MAKER, "")]
     assert _found(gone, made, told) == []
+    assert _found(gone, made, [*told, asked_again]) == []
     assert set(_found(gone, made)) == {"I1"}
     assert set(_found(gone, _run(_MAKER, 1.0, "m"), told)) == {"I1"}
 
