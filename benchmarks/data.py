@@ -11,9 +11,7 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +19,7 @@ from typing import Any, Final
 
 from suite import machine, tasks
 from suite.plan import MIB
-from suite.samples import environment
+from suite.samples import run_apart
 from suite.systems import CLASSES, System
 
 SYSTEMS: Final = ("rustray", "rustray-embedded", "ray", "dask")
@@ -77,18 +75,7 @@ def _in_own_process(kind: str, options: argparse.Namespace) -> Figures:
         sys.executable, os.path.abspath(__file__), "--sample", kind,
         "--mib", str(options.mib), "--put-mib", str(options.put_mib),
     ]  # fmt: skip
-    with tempfile.TemporaryDirectory(prefix="rtb-", dir="/tmp") as directory:
-        done = subprocess.run(
-            command,
-            cwd=directory,
-            env=environment(Path(directory)),
-            stdout=subprocess.PIPE,
-            text=True,
-            timeout=_LIMIT_S,
-            check=True,
-        )
-    found: Figures = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return run_apart(command, _LIMIT_S)
 
 
 def _medians(samples: list[Figures]) -> Figures:

@@ -17,9 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -28,7 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from suite.cluster import Cluster
-from suite.samples import environment
+from suite.samples import run_apart
 
 import rustray
 
@@ -123,18 +121,7 @@ def _parser() -> argparse.ArgumentParser:
 def _in_own_process(shape: str, where: str, count: int, kill_s: float) -> Figures:
     command = [sys.executable, os.path.abspath(__file__), "--sample"]
     command.append(f"{shape},{where},{count},{kill_s}")
-    with tempfile.TemporaryDirectory(prefix="rtb-", dir="/tmp") as directory:
-        done = subprocess.run(
-            command,
-            cwd=directory,
-            env=environment(Path(directory)),
-            stdout=subprocess.PIPE,
-            text=True,
-            timeout=_LIMIT_S,
-            check=True,
-        )
-    found: Figures = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return run_apart(command, _LIMIT_S)
 
 
 def _show(shape: str, where: str, found: Figures, killed: str) -> None:

@@ -112,6 +112,26 @@ def _run(workload: Workload, system: str, directory: Path, *, is_quick: bool) ->
     return f"exit code {code}: {''.join(last)[:_ERROR_CHARS]}"
 
 
+def run_apart(command: Sequence[str], limit_s: float) -> dict[str, float]:
+    """Run a command in a directory of its own, and return the figures of its last line.
+
+    Raises:
+        subprocess.SubprocessError: it failed, or took too long.
+    """
+    with tempfile.TemporaryDirectory(prefix="rtb-", dir="/tmp") as directory:
+        done = subprocess.run(
+            command,
+            cwd=directory,
+            env=environment(Path(directory)),
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=limit_s,
+            check=True,
+        )
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
 def environment(directory: Path) -> dict[str, str]:
     """Return a sample's environment: its own state, one thread a library, no settings of others."""
     env = {key: text for key, text in os.environ.items() if not key.startswith(_FOREIGN)}
