@@ -372,13 +372,13 @@ class _Check:
         return ""
 
     def _is_lost(self, run: Run, until: float) -> bool:
-        """Whether a large result that an attempt has made was with a worker that has died.
+        """Whether a large result that an attempt has made was with a worker that is gone.
 
-        Small ones are with the head, and are not lost. Nor is one whose worker left in order: it
-        has handed it over.
+        Small ones are with the head, and are not lost. A worker that leaves in order does not hand
+        its values over; it is noted as gone a moment after it has said goodbye.
         """
         return run.size >= LARGE_BYTES and any(
-            run.end <= at <= until and not is_clean
+            run.end <= at and at - (self._rules.slack_s if is_clean else 0.0) <= until
             for at, is_clean in self._troubles.deaths[run.worker]
         )
 
