@@ -81,6 +81,7 @@ class _Check:
         self._prefixes: set[str] = set()
         self._keys: defaultdict[str, set[str]] = defaultdict(set)
         self._events: dict[int, tuple[str, str, int]] = {}
+        self._after_end: dict[int, tuple[str, str]] = {}
         self._last_revision: dict[str, int] = {}
         self._jumps: Counter[str] = Counter()
         self._streams: defaultdict[str, tuple[set[str], set[str]]] = defaultdict(
@@ -107,6 +108,7 @@ class _Check:
             self._check_overlaps(task_id, task)
             self._check_late_starts(task_id, task)
         self._graphs.check(dict(self._tasks))
+        self._check_late_events()
         self._check_streams()
         self._check_strangers()
         self._check_keys()
@@ -260,8 +262,18 @@ class _Check:
         ends = self._tasks[task_id].ends
         if state in TERMINAL:
             ends[revision] = state
-        elif any(end < revision for end in ends) and not self._is_made_again(task_id, FOR_EVER):
-            self._report("I8", task_id, f"event {revision} ({state}) comes after the task's end")
+        elif any(end < revision for end in ends):
+            self._after_end[revision] = (task_id, state)
+
+    def _check_late_events(self) -> None:
+        """I8: a task's end is its last event, unless its value was made again.
+
+        Only now: that a worker has left is noted a moment after its values are made again.
+        """
+        for revision, (task_id, state) in self._after_end.items():
+            if not self._is_made_again(task_id, FOR_EVER):
+                text = f"event {revision} ({state}) comes after the task's end"
+                self._report("I8", task_id, text)
 
     # ---- the invariants ---------------------------------------------------------------
 
@@ -339,11 +351,14 @@ class _Check:
             self._verdict.figures[f"re-runs: {reason or 'without a reason'}"] += 1
             if not reason:
                 self._report("I3", task_id, f"{shown(after)} though {shown(before)} was not lost")
-        restarts = len(self._troubles.deaths[HEAD])
+        free = len(self._troubles.deaths[HEAD]) + sum(
+            self._is_lost(before, after.start) or self._is_out_of_reach(before, after.start)
+            for before, after in itertools.pairwise(runs)
+        )
         if len(runs) > 1 and task.retries == 0:
             names = ", ".join(shown(run) for run in runs)
             self._report("I3", task_id, f"max_retries=0, and it began {len(runs)} times: {names}")
-        elif task.retries > 0 and len(runs) > 1 + task.retries + restarts:
+        elif task.retries > 0 and len(runs) > 1 + task.retries + free:
             self._report("I3", task_id, f"began {len(runs)} times with {task.retries} retries")
 
     def _why_again(self, task: Task, before: Run, after: Run) -> str:

@@ -233,6 +233,31 @@ def test_a_large_result_may_be_made_again_if_its_worker_died() -> None:
     assert not {"I3", "I5"} & set(_found(records, left))
 
 
+def test_that_a_worker_leaves_may_be_noted_after_its_value_is_made_again() -> None:
+    """Bug: the events of the new attempt, told before the worker's end, were judged too early."""
+    records = [*_handed_in(_MAKER), *_made_again(9.0)]
+    left = _at(9.3, "down", w=_WORKER, clean=True)
+    assert _found(records, left) == []
+    assert "I8" in _found(records, _at(9.3, "down", w="worker-9.1", clean=True))
+
+
+def test_values_that_are_lost_cost_no_retries() -> None:
+    """Bug: a task of 3 retries whose value five workers took along was counted as run too often."""
+    records = [_start(_MAKER, 1.0), _finish(_MAKER, 1.5, "m", 101, **_LARGE)]
+    for attempt in range(2, 7):
+        worker, t = f"worker-{attempt}.1", 2.0 * attempt
+        before = _WORKER if attempt == 2 else f"worker-{attempt - 1}.1"
+        records += [
+            _at(t - 0.3, "down", w=before),
+            _start(_MAKER, t, a=attempt, w=worker),
+            _finish(_MAKER, t + 0.5, "m", 100 + int(t), a=attempt, **_LARGE),
+        ]
+    records.append({**_final(_MAKER, value="m"), "attempts": 6})
+    assert _found(_handed_in(_MAKER), records) == []
+    small = [{**one, "size": 10} if "size" in one else one for one in records]
+    assert "I3" in _found(_handed_in(_MAKER), small)
+
+
 def test_a_small_result_is_not_made_again() -> None:
     """I5: it is with the head, whatever becomes of its worker."""
     records = [{**one, "size": 10} if "size" in one else one for one in _made_again(9.0)]
