@@ -47,7 +47,7 @@ class ValueService:
         driver = self._driver
         wait_s = min(LONGEST_WAIT_S if timeout_s is None else timeout_s, LONGEST_WAIT_S)
         deadline = driver.now() + wait_s
-        is_asked = False
+        asked = ""
         while True:
             found = self._snapshot(prefix, sequence)
             left_s = deadline - driver.now()
@@ -60,8 +60,8 @@ class ValueService:
                 if place is not None and not is_here:
                     found = replace(found, payload=b"", state=TaskState.RUNNING, place=None)
                 return await self._answer(found)
-            if place is not None and not is_asked:
-                is_asked = True
+            if place is not None and place.object_id != asked:  # made again, it is another one
+                asked = place.object_id
                 driver.handle(ValueWanted(prefix, sequence, place.object_id))
                 continue  # it may be under way again by now
             if place is not None and found.trouble:
