@@ -389,12 +389,33 @@ class _Check:
     def _is_lost(self, run: Run, until: float) -> bool:
         """Whether a large result that an attempt has made was with a worker that is gone.
 
-        Small ones are with the head, and are not lost. A worker that leaves in order does not hand
-        its values over; it is noted as gone a moment after it has said goodbye.
+        Small ones are with the head, and are not lost. A worker that leaves in order hands its
+        values over, if there is a head, and others to take them: from then on another one has them.
         """
-        return run.size >= LARGE_BYTES and any(
-            run.end <= at and at - (self._rules.slack_s if is_clean else 0.0) <= until
-            for at, is_clean in self._troubles.deaths[run.worker]
+        if run.size < LARGE_BYTES:
+            return False
+        for at, is_clean in self._troubles.deaths[run.worker]:
+            if not run.end <= at:
+                continue
+            if not is_clean and at <= until:
+                return True
+            # (That it has left is noted a moment after it has said goodbye.)
+            since = at - self._rules.slack_s
+            if is_clean and since <= until and self._is_anybody_gone(run.end, until):
+                return True
+        return False
+
+    def _is_anybody_gone(self, since: float, until: float) -> bool:
+        """Whether a head or a worker has died, or was out of reach, within a time."""
+        died = any(
+            since <= at <= until and not is_clean
+            for deaths in self._troubles.deaths.values()
+            for at, is_clean in deaths
+        )
+        return died or any(
+            begin <= until and end + tail >= since
+            for windows in self._troubles.windows.values()
+            for begin, end, tail in windows
         )
 
     def _is_out_of_reach(self, run: Run, until: float) -> bool:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import rustray
@@ -19,6 +22,7 @@ from rustray.client.values import Placed, SessionValues
 from rustray.common.errors import CommunicationError
 from rustray.objects import own_port
 from rustray.task.place import Place
+from rustray.worker.state import DEFAULT_DRAIN_S
 
 pytestmark = pytest.mark.slow
 
@@ -217,3 +221,50 @@ def test_a_value_that_died_with_its_worker_is_made_again(tmp_path: Path) -> None
             assert rustray.get(total.remote(early), timeout=60) == MB
             assert rustray.get(late, timeout=60).sum() == 2 * MB
     assert len(note.read_text().split()) == 4
+
+
+def test_a_worker_that_leaves_hands_its_values_over(tmp_path: Path) -> None:
+    """To the next one, again and again, and in the end to the head; nothing is made again."""
+    note, size = tmp_path / "runs", 5 * MB
+    with Cluster(tmp_path) as cluster:
+        cluster.start_head("--durability", "memory")
+        cluster.start_worker("a", functions="")
+        with cluster.session():
+            made = [make.remote(size, seed, str(note)) for seed in (1, 2)]
+            put = rustray.put(np.full(size, 3, dtype=np.uint8))
+            refs = [*made, put]
+            rustray.wait(refs, num_returns=3, timeout=20)
+            for old, new in ("ab", "bc"):
+                cluster.start_worker(new, functions="")
+                left = cluster.workers[old]
+                left.signal(signal.SIGTERM)
+                assert left.wait(20) == 0
+                assert rustray.get(total.remote(*refs), timeout=20) == 6 * size
+            listed = cluster.json("objects", "list")["objects"]
+            assert {one["worker_id"] for one in listed} == {cluster.workers["c"].node_id}
+            cluster.json("workers", "drain", cluster.workers["c"].node_id)
+            cluster.workers["c"].wait(20)
+            assert [rustray.get(ref, timeout=20).sum() for ref in refs] == [
+                size,
+                2 * size,
+                3 * size,
+            ]
+    assert len(note.read_text().split()) == 2
+
+
+def test_a_worker_does_not_wait_for_what_nobody_can_take(tmp_path: Path) -> None:
+    """A value that is too large for the head goes with the last worker, and is made again."""
+    note, size = tmp_path / "runs", 40 * MB
+    with Cluster(tmp_path) as cluster:
+        cluster.start_head()
+        cluster.start_worker("a", functions="")
+        with cluster.session():
+            ref = make.remote(size, 1, str(note))
+            rustray.wait([ref], timeout=20)
+            cluster.workers["a"].signal(signal.SIGTERM)
+            began = time.monotonic()
+            cluster.workers["a"].wait(20)
+            assert time.monotonic() - began < DEFAULT_DRAIN_S / 2
+            cluster.start_worker("b", functions="")
+            assert rustray.get(ref, timeout=30).sum() == size
+    assert len(note.read_text().split()) == 2

@@ -13,7 +13,7 @@ from rustray.scheduler import events as e
 from rustray.scheduler.invariants import check
 from rustray.scheduler.scheduler import Scheduler
 from rustray.scheduler.state import SchedulerSettings
-from rustray.scheduler.value_commands import FreeObject, SurrenderObject
+from rustray.scheduler.value_commands import AdoptObject, FreeObject, SurrenderObject
 from rustray.task.columns import PayloadColumn, PlacedColumn
 from rustray.task.failures import encode_failure
 from rustray.task.frames import CancelRequest, HeldRange, LeaseOutcome, LeaseRange, Surrendered
@@ -49,6 +49,17 @@ class NaiveWorker:
     is_draining: bool = False
     values: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
+    adopting: list[AdoptObject] = field(default_factory=list)
+
+    @property
+    def address(self) -> str:
+        """Where other workers reach it."""
+        return f"{self.worker_id}:1"
+
+    def place(self, object_id: str) -> PlacedColumn:
+        """Say that it keeps a value."""
+        place = Place(object_id, 1 << 20, self.worker_id, address=self.address)
+        return PlacedColumn.of_item(place.pack())
 
 
 class Bench:
@@ -108,17 +119,20 @@ class Bench:
                 assert numbers <= persisted or not numbers - set(self.ended), "ack before commit"
             case c.GrantLease():
                 self._grant(command)
-            case FreeObject() | SurrenderObject():
+            case FreeObject() | SurrenderObject() | AdoptObject():
                 self._tell_of_value(command)
 
-    def _tell_of_value(self, command: FreeObject | SurrenderObject) -> None:
+    def _tell_of_value(self, command: FreeObject | SurrenderObject | AdoptObject) -> None:
         worker = self.workers.get(command.worker_id)
         if worker is None:
             return
-        if isinstance(command, FreeObject):
-            worker.values.discard(command.object_id)
-        else:
-            worker.asked.append(command.object_id)
+        match command:
+            case FreeObject():
+                worker.values.discard(command.object_id)
+            case SurrenderObject():
+                worker.asked.append(command.object_id)
+            case AdoptObject():
+                worker.adopting.append(command)
 
     def _retry(self, command: c.PersistRetry) -> None:
         sessions = self.scheduler.state.sessions.values()
@@ -202,7 +216,13 @@ class Bench:
         worker.is_open = False
         self.next_session += 1
         info = WorkerInfo(
-            worker_id, incarnation, worker_id, "", resources, labels or {}, tuple(functions)
+            worker_id,
+            incarnation,
+            worker_id,
+            worker.address,
+            resources,
+            labels or {},
+            tuple(functions),
         )
         self.feed(e.WorkerJoined(info, worker.session))
         self.hello(worker)
@@ -267,7 +287,7 @@ class Bench:
         grant = worker.grants[lease]
         name = object_name(grant.first + offset, grant.attempt)
         worker.values.add(name)
-        column = PlacedColumn.of_item(Place(name, 1 << 20, worker.worker_id).pack())
+        column = worker.place(name)
         outcome = LeaseOutcome(lease, offset, TaskState.SUCCEEDED, column, 1000)
         self.report(worker, outcomes=[outcome])
         return name
@@ -285,6 +305,26 @@ class Bench:
         column = PayloadColumn.of([value or b""]) if is_there else None
         item = Surrendered(object_id, column, is_gone=not is_there)
         self.feed(e.ValuesSurrendered(worker.worker_id, worker.session, (item,)))
+
+    def adopt(self, worker: NaiveWorker, trouble: str = "") -> str:
+        """Have a worker take over the first value that it was asked to; returns its new name."""
+        order = worker.adopting.pop(0)
+        holder = self.workers[order.place.worker_id]
+        is_there = order.place.object_id in holder.values and not trouble
+        column = worker.place(order.name) if is_there else None
+        if is_there:
+            worker.values.add(order.name)
+        item = Surrendered(order.place.object_id, column, trouble or "" if is_there else "gone")
+        self.feed(e.ValuesSurrendered(worker.worker_id, worker.session, (item,)))
+        return order.name
+
+    def drain(self, worker: NaiveWorker) -> None:
+        """Send a worker away in good order."""
+        self.feed(e.DrainRequested(worker.worker_id))
+
+    def leave(self, worker: NaiveWorker) -> None:
+        """Let a worker go that has nothing more to do."""
+        self.report(worker, is_draining=True, has_drained=True)
 
     def _no_longer_held(self, worker: NaiveWorker, lease: int, offset: int, count: int) -> None:
         held = worker.held.get(lease, set())

@@ -50,7 +50,7 @@ from rustray.scheduler.stream_commands import (
     ForgetItems,
     PersistItems,
 )
-from rustray.scheduler.value_commands import FreeObject, SurrenderObject
+from rustray.scheduler.value_commands import AdoptObject, FreeObject, SurrenderObject
 from rustray.security.wall_clock import unix_s
 from rustray.task.columns import PayloadColumn, StoredColumn
 from rustray.task.place import Place
@@ -76,8 +76,8 @@ class WorkerOutbox(Protocol):
     def credit(self, command: CreditStream) -> None:
         """Say how far a stream has come."""
 
-    def tell_of_value(self, command: FreeObject | SurrenderObject) -> None:
-        """Have it let go of a value that it keeps, or send it here."""
+    def tell_of_value(self, command: FreeObject | SurrenderObject | AdoptObject) -> None:
+        """Have it let go of a value that it keeps, send it here, or take one over."""
 
     def drain(self) -> None:
         """Tell the worker to leave in order."""
@@ -182,8 +182,9 @@ class HeadDriver:
             RecallLease: self.tell_worker,
             DrainWorker: self.tell_worker,
             CloseSession: self.tell_worker,
-            FreeObject: self.tell_worker,
+            FreeObject: self._once_safe(self.tell_worker),
             SurrenderObject: self.tell_worker,
+            AdoptObject: self.tell_worker,
             RefuseWorker: self._log_refusal,
         }
         self.clock_offset_s = time.time() - self.loop.time()
@@ -411,6 +412,7 @@ ToWorker = (
     | CreditStream
     | FreeObject
     | SurrenderObject
+    | AdoptObject
     | DrainWorker
     | CloseSession
 )
@@ -427,7 +429,7 @@ def _pass_on(worker: WorkerOutbox, command: ToWorker) -> None:
             worker.recall(command)
         case CreditStream():
             worker.credit(command)
-        case FreeObject() | SurrenderObject():
+        case FreeObject() | SurrenderObject() | AdoptObject():
             worker.tell_of_value(command)
         case DrainWorker():
             worker.drain()

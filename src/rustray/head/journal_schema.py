@@ -127,7 +127,7 @@ STATEMENTS: Final[dict[type[Any], str]] = {
     c.PersistPurge: "INSERT INTO purge VALUES (?, ?, ?)",
     c.ReplaceOutcome: (
         "UPDATE outcome SET base = ?2, ends = ?3, payloads = ?4, argument_base = ?5, "
-        "argument_ends = ?6, arguments = ?7, placed = 0 WHERE id = ?1"
+        "argument_ends = ?6, arguments = ?7, placed = ?8 WHERE id = ?1"
     ),
     c.PersistCancel: "INSERT INTO cancel VALUES (?, ?, ?, ?)",
     c.PersistRerun: "INSERT OR REPLACE INTO rerun VALUES (?, ?, ?, ?)",

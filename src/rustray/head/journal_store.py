@@ -247,7 +247,7 @@ class JournalStore:
                 where = (command.batch, command.offset, command.first)
                 return (*where, len(command.payloads), *_values(command.payloads))
             case c.ReplaceOutcome():
-                return (command.number, *_values(command.payloads), *_values(command.arguments))
+                return _replaced(command)
             case c.PersistRetry():
                 return (
                     command.number, command.batch, command.offset, command.count,
@@ -413,6 +413,11 @@ def migrate(db: sqlite3.Connection) -> None:
     steps = "".join(MIGRATIONS[number] for number in range(version, SCHEMA_VERSION))
     if steps:
         db.executescript(f"BEGIN; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+
+
+def _replaced(command: c.ReplaceOutcome) -> tuple[Any, ...]:
+    payloads, is_placed = command.payloads, isinstance(command.payloads, PlacedColumn)
+    return command.number, *_values(payloads), *_values(command.arguments), is_placed
 
 
 def _values(column: PayloadColumn | None) -> tuple[int, bytes | None, bytes | None]:

@@ -23,8 +23,9 @@ from rustray.scheduler.events import (
     WorkerReported,
 )
 from rustray.scheduler.stream_commands import CreditStream
-from rustray.scheduler.value_commands import FreeObject, SurrenderObject
+from rustray.scheduler.value_commands import AdoptObject, FreeObject, SurrenderObject
 from rustray.task.frames import (
+    Adoption,
     AssignFrame,
     ClassDefinition,
     LeaseCancel,
@@ -66,6 +67,7 @@ class WorkerPeer(Peer):
         self._credits: dict[tuple[int, int], StreamCredit] = {}
         self._free: list[str] = []
         self._surrender: list[str] = []
+        self._adopt: list[AdoptObject] = []
         self._is_draining = False
         self._has_sent_drain = False
         self._stalled_beats = 0
@@ -104,10 +106,15 @@ class WorkerPeer(Peer):
         self._credits[command.credit.lease, command.credit.offset] = command.credit
         self.wake()
 
-    def tell_of_value(self, command: FreeObject | SurrenderObject) -> None:
-        """Have it let go of a value that it keeps, or send it here."""
-        mine = self._free if isinstance(command, FreeObject) else self._surrender
-        mine.append(command.object_id)
+    def tell_of_value(self, command: FreeObject | SurrenderObject | AdoptObject) -> None:
+        """Have it let go of a value that it keeps, send it here, or take one over."""
+        match command:
+            case FreeObject():
+                self._free.append(command.object_id)
+            case SurrenderObject():
+                self._surrender.append(command.object_id)
+            case AdoptObject():
+                self._adopt.append(command)
         self.wake()
 
     def drain(self) -> None:
@@ -125,7 +132,7 @@ class WorkerPeer(Peer):
     def next_frame(self) -> AssignFrame | None:
         """Return all that waits for this worker, bounded in tasks and bytes."""
         waits = self._grants or self._cancels or self._recalls or self._credits
-        waits_too = self._questions or self._is_ack_ripe or self._free or self._surrender
+        waits_too = self._questions or self._is_ack_ripe or self._has_values
         if not (waits or waits_too) and (self._has_sent_drain or not self._is_draining):
             return None
         frame = AssignFrame(drain=self._is_draining)
@@ -158,15 +165,28 @@ class WorkerPeer(Peer):
             frame.recall, self._recalls = self._recalls, []
             frame.credits = list(self._credits.values())
             self._credits.clear()
-        if self._free:
-            frame.free, self._free = self._free[:FRAME_TASKS], self._free[FRAME_TASKS:]
-        if self._surrender:
-            frame.surrender, self._surrender = self._surrender, []
+        if self._has_values:
+            self._put_values(frame)
         if self._questions:
             asked = range(min(len(self._questions), FRAME_TASKS))
             frame.output = [self._questions.popleft() for _ in asked]
         frame.number, frame.ack = self.stamp()
         return frame
+
+    @property
+    def _has_values(self) -> bool:
+        return bool(self._free or self._surrender or self._adopt)
+
+    def _put_values(self, frame: AssignFrame) -> None:
+        """Put into a frame what is to become of values."""
+        frame.free, self._free = self._free[:FRAME_TASKS], self._free[FRAME_TASKS:]
+        frame.surrender, self._surrender = self._surrender, []
+        adopt, self._adopt = self._adopt[:FRAME_TASKS], self._adopt[FRAME_TASKS:]
+        token_of = self._driver.object_token
+        frame.adopt = [
+            Adoption(one.name, one.place.pack(), token_of(one.place, f"worker:{self.worker_id}"))
+            for one in adopt
+        ]
 
     def _time_left_s(self, due_s: float | None) -> float:
         return 0.0 if due_s is None else max(due_s - self._driver.loop.time(), _LEAST_S)

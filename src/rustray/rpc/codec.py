@@ -43,11 +43,13 @@ from rustray.rpc.ranges import (
     split,
 )
 from rustray.rpc.stream_codec import (
+    get_adoptions,
     get_credits,
     get_items,
     get_lease_items,
     get_reads,
     get_surrendered,
+    put_adoptions,
     put_credits,
     put_items,
     put_lease_items,
@@ -301,6 +303,8 @@ def encode_assign_frame(frame: AssignFrame) -> bytes:
         put_credits(message.credits, frame.credits)
     message.free.extend(frame.free)
     message.surrender.extend(frame.surrender)
+    if frame.adopt:
+        put_adoptions(message.adopt, frame.adopt)
     return message.SerializeToString()
 
 
@@ -324,6 +328,7 @@ def decode_assign_frame(data: bytes) -> AssignFrame:
         credits=get_credits(message.credits[:]) if message.credits else [],
         free=list(message.free),
         surrender=list(message.surrender),
+        adopt=get_adoptions(message.adopt[:]) if message.adopt else [],
     )
 
 

@@ -13,8 +13,9 @@ from rustray.proto.rustray.v1 import head_pb2 as wire
 from rustray.rpc.columns import get_ordered_payloads, get_payloads, put_payloads
 from rustray.rpc.convert import text, total
 from rustray.rpc.ranges import OFFSETS, SEQUENCES
-from rustray.task.columns import PayloadColumn, PlacedColumn
-from rustray.task.frames import Surrendered
+from rustray.task.columns import PayloadColumn
+from rustray.task.frames import Adoption, Surrendered
+from rustray.task.place import Place
 from rustray.task.streams import MAX_ITEMS, LeaseItems, StreamCredit, StreamItems, StreamRead
 
 
@@ -53,13 +54,24 @@ def get_surrendered(messages: Sequence[wire.Surrendered]) -> list[Surrendered]:
         payloads: PayloadColumn | None = None
         if one.HasField("payloads"):
             payloads = get_ordered_payloads(one.payloads, 0, 2)
-            if isinstance(payloads, PlacedColumn):
-                raise ValueError("a place where a value was asked for")
         is_there = not (one.trouble or one.is_gone)
         if is_there != (payloads is not None and len(payloads) == 1):
             raise ValueError("not one value in the place of one")
         found.append(Surrendered(one.object_id, payloads, one.trouble, one.is_gone))
     return found
+
+
+def put_adoptions(target: Any, adoptions: Iterable[Adoption]) -> None:
+    """Write values that a worker is to take over."""
+    for one in adoptions:
+        target.add(name=text(one.name), place=one.place, token=text(one.token))
+
+
+def get_adoptions(messages: Sequence[wire.Adoption]) -> list[Adoption]:
+    """Read values that a worker is to take over."""
+    for one in messages:
+        Place.unpack(one.place)
+    return [Adoption(one.name, one.place, one.token) for one in messages]
 
 
 def put_items(target: Any, items: Iterable[StreamItems]) -> None:

@@ -20,7 +20,7 @@ from rustray.scheduler.stream_commands import (
     ForgetItems,
     PersistItems,
 )
-from rustray.scheduler.value_commands import FreeObject, SurrenderObject
+from rustray.scheduler.value_commands import AdoptObject, FreeObject, SurrenderObject
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import LeaseNews, Outcome
 from rustray.task.inputs import InputValue
@@ -489,5 +489,6 @@ Command = (
     | CloseSession
     | FreeObject
     | SurrenderObject
+    | AdoptObject
     | RefuseWorker
 )

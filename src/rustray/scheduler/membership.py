@@ -12,7 +12,7 @@ from rustray.common.errors import (
     WorkerNotFound,
 )
 from rustray.common.resources import CPU, UNIT, ResourceSet
-from rustray.scheduler import placed, recovery
+from rustray.scheduler import hand_over, placed, recovery
 from rustray.scheduler.cancellation import remind
 from rustray.scheduler.commands import (
     CancelLease,
@@ -172,6 +172,9 @@ def _set_state(state: SchedulerState, worker: WorkerRecord, new: str) -> None:
         state.balancer.add(worker.load)
         state.freed[worker] = None
         unblock_all(state)
+        hand_over.on_worker_ready(state)
+    elif new == "draining":
+        hand_over.begin(state, worker)
 
 
 def on_reported(state: SchedulerState, event: WorkerReported) -> None:
@@ -266,6 +269,7 @@ def _reconcile(state: SchedulerState, worker: WorkerRecord, held: tuple[HeldRang
                 give_back(state, worker, LeaseRange(lease.number, offset, 1))
     remind(state, worker)
     placed.ask_again(state, worker)
+    hand_over.on_worker_back(state, worker)
     recovery.note_return(state, worker)
 
 
@@ -421,6 +425,7 @@ def lose(state: SchedulerState, worker: WorkerRecord, reason: str) -> None:
         forget_worker(queue, worker.worker_id)
     state.commands.append(ForgetWorker(worker.worker_id))
     placed.on_worker_lost(state, worker.worker_id)
+    hand_over.on_worker_lost(state, worker.worker_id)
     state.counters["workers_lost" if reason != "it left" else "workers_left"] += 1
 
 

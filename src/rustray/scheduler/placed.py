@@ -14,9 +14,9 @@ from rustray.scheduler.events import ValueWanted
 from rustray.scheduler.records import Batch, StoredOutcome, WorkerRecord
 from rustray.scheduler.state import SchedulerState
 from rustray.scheduler.value_commands import FreeObject, SurrenderObject
-from rustray.task.columns import PlacedColumn
+from rustray.task.columns import PayloadColumn, PlacedColumn
 from rustray.task.inputs import producers_of
-from rustray.task.place import PUT_PREFIX, Place
+from rustray.task.place import Place, is_put_name
 from rustray.task.state import TaskState
 from rustray.task.views import ObjectTotal, ObjectView
 
@@ -29,21 +29,32 @@ def place_of(state: SchedulerState, batch: Batch, offset: int, payloads: PlacedC
         PayloadError: it is no place, another worker's, or another task's: who reports has lied.
     """
     task_class = batch.queue.task_class
-    try:
-        place = Place.unpack(payloads[0])
-    except ValueError as error:
-        raise PayloadError(f"the worker does not say where the value is: {error}") from None
+    place = read_place(payloads)
     name = task_id(SessionPrefix(batch.prefix), batch.first + offset)
     if task_class.is_put:
         return place  # it was looked at when it was handed in
     if not task_class.results_stay or not place.object_id.startswith(f"{name}-"):
         raise PayloadError("the worker has kept a value that was to come along, or another one")
-    if worker is None or not _is_of(place, worker) or is_known(state, place):
+    if worker is None or not is_of(place, worker) or is_known(state, place):
         raise PayloadError("the worker has reported a value as another one's")
     return place
 
 
-def _is_of(place: Place, worker: WorkerRecord) -> bool:
+def read_place(payloads: PayloadColumn | None) -> Place:
+    """Read where a worker says that a value is.
+
+    Raises:
+        PayloadError: it does not say so.
+    """
+    if not isinstance(payloads, PlacedColumn):
+        raise PayloadError("the worker does not say where the value is")
+    try:
+        return Place.unpack(payloads[0])
+    except ValueError as error:
+        raise PayloadError(f"the worker does not say where the value is: {error}") from None
+
+
+def is_of(place: Place, worker: WorkerRecord) -> bool:
     """Whether a place is with this worker, by the ways that it has registered with."""
     info = worker.info
     said = (place.worker_id, place.host_key, place.port, place.address)
@@ -70,7 +81,7 @@ def put_error(
     if worker is None:
         gone = f"worker {place.worker_id}, which keeps the value, has left; put it again"
         return ObjectLost(gone)
-    is_right = place.object_id.startswith(PUT_PREFIX) and _is_of(place, worker)
+    is_right = is_put_name(place.object_id) and is_of(place, worker)
     if not is_right or is_known(state, place):
         return PayloadError("a value that was not put at that worker, or that another one has")
     return None
@@ -80,10 +91,36 @@ def enter(state: SchedulerState, stored: StoredOutcome, place: Place | None) -> 
     """Note that a worker keeps a value, if one does."""
     if place is None:
         return
-    stored.place, stored.has_stayed = place, True
-    state.kept_by.setdefault(place.worker_id, {})[place.object_id] = stored
+    stored.has_stayed = True
+    _keep(state, stored, place)
     for batch, offset in takes(state, stored):
         batch.heirs[offset] = batch.heirs.get(offset, 0) + 1
+
+
+def _keep(state: SchedulerState, stored: StoredOutcome, place: Place) -> None:
+    stored.place = place
+    state.kept_by.setdefault(place.worker_id, {})[place.object_id] = stored
+    leaving = state.leaving.get(place.worker_id)
+    if leaving is not None:
+        leaving.waiting.append(stored)
+
+
+def move(state: SchedulerState, stored: StoredOutcome, place: Place) -> None:
+    """Note that another worker keeps a value from now on."""
+    _drop(state, stored)
+    _keep(state, stored, place)
+
+
+def _drop(state: SchedulerState, stored: StoredOutcome) -> Place | None:
+    """Take a value out of its worker's list; returns where it was, None if that has none of it."""
+    place = stored.place
+    kept = state.kept_by.get(place.worker_id, {}) if place is not None else {}
+    if place is None or kept.get(place.object_id) is not stored:
+        return None
+    del kept[place.object_id]
+    if not kept:
+        del state.kept_by[place.worker_id]
+    return place
 
 
 def takes(state: SchedulerState, stored: StoredOutcome) -> list[tuple[Batch, int]]:
@@ -97,13 +134,9 @@ def takes(state: SchedulerState, stored: StoredOutcome) -> list[tuple[Batch, int
 
 def free(state: SchedulerState, stored: StoredOutcome) -> None:
     """Have a worker let go of a value that can be made again, if what is made of it is lost."""
-    place = stored.place
-    kept = state.kept_by.get(place.worker_id, {}) if place is not None else {}
-    if place is None or kept.get(place.object_id) is not stored:
+    place = _drop(state, stored)
+    if place is None:
         return
-    del kept[place.object_id]
-    if not kept:
-        del state.kept_by[place.worker_id]
     stored.is_lost = True
     state.commands.append(FreeObject(place.worker_id, place.object_id))
 
@@ -144,9 +177,10 @@ def is_away(state: SchedulerState, stored: StoredOutcome) -> bool:
 
 
 def unknown(state: SchedulerState, worker_id: str, object_ids: tuple[str, ...]) -> tuple[str, ...]:
-    """Return which of a worker's objects nobody needs any more."""
+    """Return which of a worker's objects nobody needs any more, or takes for lost."""
     kept = state.kept_by.get(worker_id, {})
-    return tuple(each for each in object_ids if each not in kept)
+    found = {each: kept.get(each) for each in object_ids}
+    return tuple(each for each, stored in found.items() if stored is None or stored.is_lost)
 
 
 def on_wanted(state: SchedulerState, event: ValueWanted) -> None:
@@ -180,8 +214,8 @@ def outcome_at(batch: Batch, offset: int) -> StoredOutcome | None:
 def on_worker_lost(state: SchedulerState, worker_id: str) -> None:
     """Note that a worker's values are lost; what somebody waits for is made again."""
     for stored in state.kept_by.get(worker_id, {}).values():
+        state.counters["objects_lost"] += not stored.is_lost
         stored.is_lost = True
-        state.counters["objects_lost"] += 1
         if stored.pins or stored.is_wanted:
             state.to_remake.append(stored)
 

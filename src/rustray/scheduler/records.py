@@ -460,6 +460,25 @@ class WorkerRecord:
         return self.info.worker_id
 
 
+@dataclass(slots=True)
+class Leaving:
+    """The values of a worker that leaves.
+
+    Attributes:
+        waiting: Nobody is asked to take them yet.
+        stuck: Nobody can take them as things are.
+        asked: Name of a value to who is asked to take it, see `hand_over`.
+        refused: Likewise to those that could not.
+        head_bytes: On their way to the head.
+    """
+
+    waiting: deque[StoredOutcome]
+    stuck: list[StoredOutcome] = field(default_factory=list)
+    asked: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, set[str]] = field(default_factory=dict)
+    head_bytes: int = 0
+
+
 @dataclass(slots=True, eq=False)
 class SessionTasks:
     """The batches of one id prefix, by first sequence (two lists in step, for bisection)."""

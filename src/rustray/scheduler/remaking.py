@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 
 from rustray.common.errors import RustRayError
-from rustray.scheduler import letters
+from rustray.scheduler import hand_over, letters
 from rustray.scheduler.commands import DeliverOutcome, ReplaceOutcome
 from rustray.scheduler.completion import failure_payloads, finish
 from rustray.scheduler.events import ValuesSurrendered, ValueWanted
@@ -20,7 +20,7 @@ from rustray.scheduler.records import Batch, Part, Span, StoredOutcome, WorkerRe
 from rustray.scheduler.results import shrink, size_of
 from rustray.scheduler.state import SchedulerState
 from rustray.scheduler.view import outcome_of
-from rustray.task.columns import NO_PAYLOADS, PayloadColumn
+from rustray.task.columns import NO_PAYLOADS, PayloadColumn, PlacedColumn
 from rustray.task.frames import Surrendered
 from rustray.task.inputs import producers_of
 from rustray.task.result import FailureInfo
@@ -161,9 +161,14 @@ def on_surrendered(state: SchedulerState, event: ValuesSurrendered) -> None:
 def _take(state: SchedulerState, worker: WorkerRecord, item: Surrendered) -> None:
     """Keep a value here that a worker has sent; what it does not have (any more) is lost."""
     stored = state.kept_by.get(worker.worker_id, {}).get(item.object_id)
-    if stored is None:
+    if stored is None or stored.place is None:
+        if not hand_over.on_adopted(state, worker, item):
+            state.counters["stale_objects"] += 1
+        return
+    if isinstance(item.payloads, PlacedColumn):  # it has lied
         state.counters["stale_objects"] += 1
         return
+    hand_over.on_surrendered(state, worker, item, stored.place.size)
     if item.is_gone:
         state.counters["objects_lost"] += 1
         stored.is_lost = stored.is_wanted = True

@@ -11,6 +11,7 @@ from rustray.scheduler import (
     cancellation,
     deadlines,
     dooming,
+    hand_over,
     letters,
     membership,
     placement,
@@ -82,6 +83,8 @@ class Scheduler:
         self._apply(event)
         if len(state.timers) > state.compact_timers_at:
             deadlines.drop_idle_timers(state)
+        if state.leaving:
+            hand_over.run(state)
         if state.to_remake:
             remaking.run(state)
         if state.doomed:

@@ -21,6 +21,7 @@ from rustray.scheduler.records import (
     ClassQueue,
     Delay,
     Lease,
+    Leaving,
     Part,
     Pending,
     QueueKey,
@@ -128,7 +129,8 @@ class SchedulerState:
         delayed: QUEUED tasks that pause before another attempt.
         set_aside: QUEUED tasks that lack inputs.
         kept_by: Worker id and object id to the outcomes whose values have stayed there.
-        to_remake: Those of them that are lost and needed; empty between events.
+        leaving: What becomes of the values of workers that leave, by id.
+        to_remake: Those that are lost and needed; empty between events.
         doomed: Those of them whose inputs cannot be had: (batch, offset); empty between events.
         jitter: Draws lots for these pauses.
         keep_until_s: After a start at a doubtful time: nothing that is kept expires before.
@@ -172,6 +174,7 @@ class SchedulerState:
         self.delayed = 0
         self.set_aside = 0
         self.kept_by: dict[str, dict[str, StoredOutcome]] = {}
+        self.leaving: dict[str, Leaving] = {}
         self.to_remake: list[StoredOutcome] = []
         self.doomed: deque[tuple[Batch, int]] = deque()
         self.pending = Pending()

@@ -324,11 +324,11 @@ class LeaseNews:
 
 @record
 class Surrendered:
-    """Worker to head: a value that it kept, as it was asked for it.
+    """Worker to head: a value that it kept, or was to take over, as it was asked.
 
     Attributes:
-        object_id: Its name there.
-        payloads: The value; None where it cannot be sent.
+        object_id: Its name where it was.
+        payloads: The value, or its new place; None where it cannot be had.
         trouble: Why not; "" with the value.
         is_gone: It is not there (any more).
     """
@@ -337,6 +337,21 @@ class Surrendered:
     payloads: PayloadColumn | None = None
     trouble: str = ""
     is_gone: bool = False
+
+
+@record
+class Adoption:
+    """Head to worker: take over a value from a worker that leaves.
+
+    Attributes:
+        name: What it is called from then on.
+        place: Where it is, packed.
+        token: Opens it there.
+    """
+
+    name: str
+    place: bytes
+    token: str = ""
 
 
 @dataclass(slots=True)
@@ -360,6 +375,8 @@ class AssignFrame:
     """Values that nobody needs any more; for the worker's shell, as `surrender`."""
     surrender: list[str] = field(default_factory=list)
     """Values that are to be sent here."""
+    adopt: list[Adoption] = field(default_factory=list)
+    """Values to take over; for the worker's shell too, which answers as to `surrender`."""
 
 
 @dataclass(slots=True)

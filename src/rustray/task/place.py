@@ -18,12 +18,30 @@ from rustray.common.records import record
 MIN_PLACED_BYTES: Final = 100 << 10
 """Smaller values travel themselves."""
 MAX_PLACE_BYTES: Final = 1_024
+MAX_SENT_BYTES: Final = 28 << 20
+"""A value up to this size can travel through the head."""
 PUT_PREFIX: Final = "put-"
 """Names of values that no task has made begin so."""
+MOVED: Final = "."
+"""In a name: it has been taken over from another node; how often comes after."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 _MAX_TEXT: Final = 300
 _FORMAT: Final = 1
 _TYPES: Final = (str, int, str, str, str, str, str)
+
+
+def is_put_name(object_id: str) -> bool:
+    """Whether a program may call a value so that it puts at a node."""
+    return object_id.startswith(PUT_PREFIX) and MOVED not in object_id
+
+
+def next_name(object_id: str) -> str:
+    """Return the name of a value at the node that takes it over; no node gives such names itself.
+
+    So who could not have it where it was can be told that it is elsewhere now.
+    """
+    name, _, moves = object_id.partition(MOVED)
+    return f"{name}{MOVED}{int(moves or 0) + 1}"
 
 
 @record

@@ -48,6 +48,7 @@ from rustray.worker.reconnect import ReconnectManager
 from rustray.worker.session import HeadSession
 from rustray.worker.spool_files import SpoolFiles
 from rustray.worker.task_calls import TaskCoordination
+from rustray.worker.value_errands import ValueErrands
 
 logger = logging.getLogger("rustray.worker")
 
@@ -94,7 +95,10 @@ class WorkerAgent:
             self.worker_id,
             self._host_key,
             head.fetch_object,
-            lambda: self.wake_link(now=False),
+            lambda is_keeping: self._driver.apply(events.KeepingChanged(is_keeping)),
+        )
+        self._errands = ValueErrands(
+            self.worker_id, self.objects, lambda: self.wake_link(now=False)
         )
         self._driver = WorkerDriver(self, config.limits(), pool_factory or self._make_pool, files)
         self._output = OutputDesk(lambda: self.wake_link(now=False))
@@ -178,6 +182,7 @@ class WorkerAgent:
         await self._coordination.close()
         await self._driver.close(0.0 if self.manager.running else POOL_GRACE_S)
         self._output.close()
+        self._errands.close()
         await self.objects.close()
         self._done.set()
 
@@ -283,7 +288,7 @@ class WorkerAgent:
     def _drop_session(self, session: HeadSession) -> None:
         self._link = None
         self._session = None
-        self.objects.session_closed()
+        self._errands.session_closed()
         self._driver.apply(events.SessionClosed(session.number, session.was_orderly))
 
     def _pulse(self, session: HeadSession, registered: Registered) -> Pulse:
@@ -301,8 +306,8 @@ class WorkerAgent:
         """Return the next frame for this session's stream."""
         if session is not self._session or not self._is_running:
             return None
-        if self.objects.surrendered:
-            return self.objects.take_frame()
+        if self._errands.answers:
+            return self._errands.take_frame()
         frame = self._output.next_frame(self._driver.manager)
         if frame is not None and frame.drained:
             self._driver.set_timer()
@@ -315,7 +320,9 @@ class WorkerAgent:
         if frame.free:
             self.objects.free(frame.free)
         if frame.surrender:
-            self.objects.surrender(frame.surrender)
+            self._errands.surrender(frame.surrender)
+        if frame.adopt:
+            self._errands.adopt(frame.adopt)
         self._driver.apply(events.FrameReceived(session.number, frame))
 
     # ── What the core asks (see `driver.Owner`) ───────────────────────────────────────────
@@ -366,7 +373,7 @@ def _heartbeat_of(agent: WorkerAgent, session: int) -> Heartbeat:
         detect.load_ratio(),
         memory_mb,
         agent.manager.is_full,
-        agent.objects.doubtful() if agent.manager.is_settled else (),
+        agent.objects.doubtful(agent.manager.is_draining) if agent.manager.is_settled else (),
     )
 
 

@@ -212,6 +212,13 @@ class StoreChanged:
 
 
 @record
+class KeepingChanged:
+    """The worker keeps values that others may need, or none any more."""
+
+    is_keeping: bool
+
+
+@record
 class DrainRequested:
     """The worker is to leave in order.
 
@@ -248,6 +255,7 @@ Event = (
     | SheafRead
     | DrainRequested
     | StoreChanged
+    | KeepingChanged
     | TimePassed
 )
 

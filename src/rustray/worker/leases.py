@@ -297,21 +297,6 @@ def route_unstarted(state: WorkerState, lease: Lease, low: int, high: int) -> No
                 state.backlog.add(lease, c, d)
 
 
-def start_drain(state: WorkerState, timeout_s: float | None, grace_s: float, now: float) -> None:
-    """Give back what has not started and let the rest finish; a repetition shortens at most."""
-    limit_s = state.limits.drain_timeout_s if timeout_s is None else timeout_s
-    state.drain_at = min(state.drain_at, now + limit_s)
-    state.leave_at = min(state.leave_at, now + limit_s + grace_s)
-    if state.is_draining:
-        return
-    state.is_draining = True
-    for segment in state.backlog.clear():
-        state.give_back(segment.lease, segment.low, segment.high)
-    for executor in state.executors.values():
-        if executor.count > 1 and not executor.is_shared:
-            reclaim(state, executor)
-
-
 def take_frame(state: WorkerState, frame: AssignFrame, now: float) -> None:
     """Do what a frame of the head says; its number has been checked.
 

@@ -8,11 +8,11 @@ late, repeated or false: it is counted and dropped, or ends the session; nothing
 
 from __future__ import annotations
 
-from typing import Final, assert_never
+from typing import assert_never
 
 from rustray.common.ids import TaskId
 from rustray.task.frames import LeaseCancel, WorkerFrame
-from rustray.worker import blocking, checks, exclusive, watch
+from rustray.worker import blocking, checks, exclusive, leaving, watch
 from rustray.worker.dispatch import dispatch
 from rustray.worker.events import (
     DIRECT_LEASES,
@@ -30,7 +30,7 @@ from rustray.worker.events import (
     ExecutorYielded,
     FrameReceived,
     HeartbeatAnswered,
-    Leave,
+    KeepingChanged,
     MemoryExceeded,
     PoolStarted,
     SessionClosed,
@@ -44,18 +44,13 @@ from rustray.worker.events import (
 )
 from rustray.worker.executor_views import ExecutorView, views_of
 from rustray.worker.holdings import held_ranges, staying
-from rustray.worker.leases import ProtocolError, cancel, grant_direct, start_drain, take_frame
+from rustray.worker.leases import ProtocolError, cancel, grant_direct, take_frame
 from rustray.worker.memory import exceeded
 from rustray.worker.package_room import make_room
 from rustray.worker.records import NEVER
 from rustray.worker.reports import exited, heal, ready, reported, returned, told
 from rustray.worker.state import WorkerLimits, new_state
 from rustray.worker.streams import yielded
-
-LEAVE_GRACE_S: Final = 3.0
-"""How long after the drain limit the head has to confirm what it was told."""
-GOODBYE_S: Final = 1.0
-"""How long after the last frame."""
 
 
 class WorkerManager:
@@ -89,8 +84,6 @@ class WorkerManager:
         if state.exclusive:
             exclusive.stop_if_due(state, now)
         watch.look(state, now)
-        if now >= state.drain_at:
-            watch.end_drain(state, now)
         if state.must_heal:
             heal(state, now)
         if state.backlog.lanes or state.waking:
@@ -98,7 +91,7 @@ class WorkerManager:
         if state.idle:
             watch.rescue(state, now)
         if state.is_draining:
-            self._leave_when_done(now)
+            leaving.look(state, now)
         outbox = state.outbox
         if outbox.waiting.must_plan:
             state.commands += outbox.waiting.plan(outbox.session is not None, now)
@@ -141,6 +134,7 @@ class WorkerManager:
         | SheafWritten
         | SheafRead
         | StoreChanged
+        | KeepingChanged
         | DrainRequested,
         now: float,
     ) -> None:
@@ -157,17 +151,21 @@ class WorkerManager:
                 grant_direct(state, event)
             case DirectCancelled():
                 cancel(state, LeaseCancel(event.lease, 0, 1), now)
-            case MemoryExceeded() | SheafWritten() | SheafRead() | StoreChanged():
+            case (
+                MemoryExceeded() | SheafWritten() | SheafRead() | StoreChanged() | KeepingChanged()
+            ):
                 self._take_from_beside(event, now)
             case DrainRequested():
-                start_drain(state, event.timeout_s, LEAVE_GRACE_S, now)
+                leaving.start(state, event.timeout_s, now)
             case PoolStarted():
                 state.is_pool_started = state.must_heal = True
             case _:
                 assert_never(event)
 
     def _take_from_beside(
-        self, event: MemoryExceeded | SheafWritten | SheafRead | StoreChanged, now: float
+        self,
+        event: MemoryExceeded | SheafWritten | SheafRead | StoreChanged | KeepingChanged,
+        now: float,
     ) -> None:
         state, waiting = self._state, self._state.outbox.waiting
         match event:
@@ -180,6 +178,8 @@ class WorkerManager:
                 state.counters["outcomes_damaged"] += lost
             case StoreChanged():
                 state.is_store_paused = event.is_paused
+            case KeepingChanged():
+                state.keeps_values = event.is_keeping
             case _:
                 assert_never(event)
 
@@ -188,6 +188,7 @@ class WorkerManager:
         state.session_classes.clear()
         state.received = 0
         state.drained_number = 0
+        state.is_leaving_told = False
         state.goodbye_at = NEVER
         state.outbox.open(event.session)
         exclusive.note_contact(state, event.asked_at, event.lease_ttl_s)
@@ -215,7 +216,7 @@ class WorkerManager:
         except ProtocolError as error:
             self._close_session(str(error))
         if frame.drain:
-            start_drain(state, None, LEAVE_GRACE_S, now)
+            leaving.start(state, None, now)
 
     def _close_session(self, reason: str) -> None:
         state = self._state
@@ -235,16 +236,6 @@ class WorkerManager:
         state.outbox.close()
         state.goodbye_at = NEVER
 
-    def _leave_when_done(self, now: float) -> None:
-        state, outbox = self._state, self._state.outbox
-        is_over = now >= min(state.leave_at, state.goodbye_at)
-        if not state.leases and outbox.is_settled:
-            # Either the goodbye was acked, or nobody is there and nothing is owed.
-            is_over = is_over or state.drained_number > 0 or outbox.session is None
-        if is_over and not state.has_left:
-            state.has_left = True
-            state.commands.append(Leave())
-
     def take_frame(self, now: float) -> WorkerFrame | None:
         """Return all that waits for the head as one bounded frame, or None if nothing does.
 
@@ -256,12 +247,12 @@ class WorkerManager:
             return None
         held = held_ranges(self._state) if outbox.must_greet else None
         frame = outbox.take(state.received, held)
-        frame.draining = state.is_draining
-        if state.is_draining and not state.leases and outbox.is_empty:
+        frame.draining = state.is_leaving_told = state.is_draining
+        if leaving.has_nothing_left(state) and outbox.is_empty:
             frame.drained = True
             state.drained_number = frame.number
             outbox.note_sent(frame)
-            state.goodbye_at = now + GOODBYE_S
+            state.goodbye_at = now + leaving.GOODBYE_S
         return frame
 
     @property
@@ -273,8 +264,7 @@ class WorkerManager:
         outbox = state.outbox
         if outbox.is_ready:
             return True
-        must_say_goodbye = state.is_draining and not state.leases and not state.drained_number
-        return must_say_goodbye and outbox.is_empty
+        return leaving.has_news(state)
 
     def heartbeat(self) -> tuple[int, int, tuple[tuple[int, int], ...], int]:
         """Return what a heartbeat says: (sent, received, held, running).
@@ -341,11 +331,11 @@ class WorkerManager:
     def next_deadline(self) -> float | None:
         """Return when `TimePassed` is due, or None if only events can change anything."""
         state = self._state
-        due = min(state.watch_at, state.drain_at, state.outbox.waiting.spool.next_deadline)
+        due = min(
+            state.watch_at, leaving.next_deadline(state), state.outbox.waiting.spool.next_deadline
+        )
         if state.exclusive:
             due = min(due, exclusive.next_deadline(state))
-        if state.is_draining and not state.has_left:
-            due = min(due, state.leave_at, state.goodbye_at)
         if state.heal_at > self._now:
             due = min(due, state.heal_at)
         return None if due == NEVER else due

@@ -14,17 +14,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Final
 
-from rustray.common.errors import ObjectLost, ResourceExhausted, RustRayError
+from rustray.common.errors import ObjectLost, ResourceExhausted
 from rustray.objects.node_store import NodeStore
 from rustray.objects.port import ObjectPort, new_name
 from rustray.objects.port_client import PortClient
 from rustray.objects.segment import Segment
 from rustray.task.columns import PayloadColumn, PlacedColumn, SharedColumn
 from rustray.task.failures import encode_failure
-from rustray.task.frames import LeaseOutcome, Surrendered, WorkerFrame
-from rustray.task.place import PUT_PREFIX, Place
+from rustray.task.frames import LeaseOutcome
+from rustray.task.place import MAX_SENT_BYTES, PUT_PREFIX, Place, is_put_name
 from rustray.task.result import FailureInfo
 from rustray.task.state import TaskState
 
@@ -32,10 +33,9 @@ logger = logging.getLogger("rustray.worker")
 
 ASK_AFTER_S: Final = 60.0
 """How long a value is here before the head is asked whether somebody needs it."""
+ASK_LEAVING_AFTER_S: Final = 5.0
+"""The same once the worker leaves; what is handed in just now, the head may not know yet."""
 MAX_ASKED: Final = 1_000
-MAX_SENT_BYTES: Final = 28 << 20
-"""A value up to this size can travel through the head."""
-FRAME_BYTES: Final = 1 << 20
 NEIGHBOUR_S: Final = 30.0
 """How long another worker of this machine may take, before the value is sent for by network."""
 PUT_ASK_AFTER_S: Final = 3_600.0
@@ -53,11 +53,10 @@ class ObjectDesk:
         port_name: Name of the Unix socket for those of this machine.
         port: The same once it is there; "" for none.
         address, tls_name: See `rustray.task.place.Place`.
-        surrendered: What the head has asked for, and `take_frame` returns.
     """
 
     def __init__(
-        self, worker_id: str, host_key: str, fetch: Fetch, wake: Callable[[], None]
+        self, worker_id: str, host_key: str, fetch: Fetch, on_keeping: Callable[[bool], None]
     ) -> None:
         """Prepare.
 
@@ -65,20 +64,19 @@ class ObjectDesk:
             worker_id: Whose.
             host_key: Its machine.
             fetch: See `Fetch`.
-            wake: Called when `take_frame` has something.
+            on_keeping: Told when values are kept that others may need, and when none are any more.
         """
         self.store: NodeStore | None = None
         self.port_name, self.port = new_name(), ""
         self.address = self.tls_name = ""
         self._worker_id, self._host_key = worker_id, host_key
-        self._fetch, self._wake = fetch, wake
+        self._fetch, self._on_keeping = fetch, on_keeping
         self._listener: ObjectPort | None = None
         self._others = PortClient()
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="rustray-neighbours")
         self._bringing: dict[str, asyncio.Task[None]] = {}
         self._arrived: dict[str, float] = {}
-        self._sending: set[asyncio.Task[None]] = set()
-        self.surrendered: list[Surrendered] = []
+        self._kept: set[str] = set()  # those of the former that are no copies
         self._max_objects = 0
 
     def open(self, loop: asyncio.AbstractEventLoop, store: NodeStore) -> None:
@@ -96,7 +94,7 @@ class ObjectDesk:
         """Let go of all of it."""
         if self._listener is not None:
             self._listener.close()
-        for task in [*self._sending, *self._bringing.values()]:
+        for task in self._bringing.values():
             task.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self.store is not None:
@@ -133,7 +131,7 @@ class ObjectDesk:
         except (ResourceExhausted, ObjectLost):
             segment.close()
             return column
-        self._arrived[object_id] = self._loop.time()
+        self._note_kept(object_id)
         return PlacedColumn.of_item(self._place(object_id, segment.size).pack())
 
     async def put_in(self, object_id: str, segment: Segment) -> bytes:
@@ -147,12 +145,36 @@ class ObjectDesk:
                 reason="OBJECT_STORE",
             )
         size = segment.size
-        if not object_id.startswith(PUT_PREFIX):
+        if not is_put_name(object_id):
             segment.close()
             raise ValueError(f"a value that is put has a name that begins with {PUT_PREFIX!r}")
         await self.store.adopt(object_id, segment)
-        self._arrived[object_id] = self._loop.time() + PUT_ASK_AFTER_S
+        self._note_kept(object_id)
         return self._place(object_id, size).pack()
+
+    async def take_over(self, place: Place, token: str, name: str) -> bytes:
+        """Keep a value from now on that another worker keeps; returns its packed place.
+
+        Args:
+            place: Where it is.
+            token: Opens it there.
+            name: What it is called from then on.
+
+        Raises:
+            ObjectLost, CommunicationError, ResourceExhausted: see `hold`.
+        """
+        assert self.store is not None
+        if name not in self.store:
+            await self._bring(place, token, name)
+        self._note_kept(name)
+        return self._place(name, place.size).pack()
+
+    def _note_kept(self, object_id: str) -> None:
+        self._arrived[object_id] = self._loop.time()
+        was_keeping = bool(self._kept)
+        self._kept.add(object_id)
+        if not was_keeping:
+            self._on_keeping(True)
 
     def _place(self, object_id: str, size: int) -> Place:
         return Place(
@@ -165,14 +187,25 @@ class ObjectDesk:
             self._arrived.pop(object_id, None)
             if self.store is not None:
                 self.store.free(object_id)
+            if object_id in self._kept:
+                self._kept.remove(object_id)
+                if not self._kept:
+                    self._on_keeping(False)
 
-    def doubtful(self) -> tuple[str, ...]:
+    def doubtful(self, is_leaving: bool) -> tuple[str, ...]:
         """Return some values that have been here for a while: is anybody in need of them?"""
-        before = self._loop.time() - ASK_AFTER_S
-        asked = [name for name, since in self._arrived.items() if since < before][:MAX_ASKED]
+        now = self._loop.time()
+
+        def patience_s(name: str) -> float:
+            if is_leaving:
+                return ASK_LEAVING_AFTER_S
+            return PUT_ASK_AFTER_S if name.startswith(PUT_PREFIX) else ASK_AFTER_S
+
+        found = (name for name, since in self._arrived.items() if now > since + patience_s(name))
+        asked = tuple(islice(found, MAX_ASKED))
         for object_id in asked:  # the next time it is the turn of others
-            self._arrived[object_id] = self._loop.time()
-        return tuple(asked)
+            self._arrived[object_id] = now
+        return asked
 
     # ── Handing out ───────────────────────────────────────────────────────────────────────
 
@@ -197,22 +230,22 @@ class ObjectDesk:
         """
         assert self.store is not None
         if place.object_id not in self.store:
-            await self._bring(place, token)
+            if place.worker_id == self._worker_id:
+                raise ObjectLost(f"value {place.object_id} is not here any more")
+            await self._bring(place, token, place.object_id)
         async with self.store.hold(place.object_id) as segment:
             yield segment
 
-    async def _bring(self, place: Place, token: str) -> None:
-        """Have a copy of another node's value here; one is brought once at a time."""
-        if place.worker_id == self._worker_id:
-            raise ObjectLost(f"value {place.object_id} is not here any more")
-        bringing = self._bringing.get(place.object_id)
+    async def _bring(self, place: Place, token: str, name: str) -> None:
+        """Have another node's value here, under a name; one is brought once at a time."""
+        bringing = self._bringing.get(name)
         if bringing is None:
-            bringing = self._loop.create_task(self._copy(place, token), name="rustray-bring")
-            self._bringing[place.object_id] = bringing
-            bringing.add_done_callback(lambda _: self._bringing.pop(place.object_id, None))
+            bringing = self._loop.create_task(self._copy(place, token, name), name="rustray-bring")
+            self._bringing[name] = bringing
+            bringing.add_done_callback(lambda _: self._bringing.pop(name, None))
         await asyncio.shield(bringing)
 
-    async def _copy(self, place: Place, token: str) -> None:
+    async def _copy(self, place: Place, token: str, name: str) -> None:
         assert self.store is not None
         if len(self._arrived) >= self._max_objects:
             raise ResourceExhausted("the worker keeps too many values", reason="OBJECT_STORE")
@@ -224,8 +257,8 @@ class ObjectDesk:
                 raise ResourceExhausted(
                     f"no memory for a value of {place.size} bytes: {error}", reason="OBJECT_STORE"
                 ) from error
-        await self.store.adopt(place.object_id, segment)
-        self._arrived[place.object_id] = self._loop.time()
+        await self.store.adopt(name, segment)
+        self._arrived[name] = self._loop.time()
 
     async def _from_neighbour(self, place: Place, token: str) -> Segment | None:
         """Map what another worker of this machine has; None: it cannot be had so."""
@@ -235,52 +268,6 @@ class ObjectDesk:
             ask = partial(self._others.take, place.port, place, token, NEIGHBOUR_S)
             return await self._loop.run_in_executor(self._threads, ask)
         return None
-
-    # ── Giving up to the head ─────────────────────────────────────────────────────────────
-
-    def surrender(self, object_ids: Sequence[str]) -> None:
-        """Have values sent to the head."""
-        for object_id in object_ids:
-            task = self._loop.create_task(self._surrender(object_id), name="rustray-surrender")
-            self._sending.add(task)
-            task.add_done_callback(self._sending.discard)
-
-    async def _surrender(self, object_id: str) -> None:
-        assert self.store is not None
-        try:
-            async with self.store.hold(object_id) as segment:
-                if segment.size > MAX_SENT_BYTES:
-                    text = (
-                        f"the value takes {segment.size} bytes, and at most {MAX_SENT_BYTES} can "
-                        f"travel through the head; there is no direct way to {self._worker_id}"
-                        f"{f' at {self.address}' if self.address else ''}"
-                    )
-                    answer = Surrendered(object_id, trouble=text)
-                else:
-                    answer = Surrendered(object_id, PayloadColumn.of([bytes(segment.view())]))
-        except ObjectLost:
-            answer = Surrendered(object_id, is_gone=True)
-        except (RustRayError, OSError) as error:
-            answer = Surrendered(object_id, trouble=f"{self._worker_id} cannot send it: {error}")
-        self.surrendered.append(answer)
-        self._wake()
-
-    def take_frame(self) -> WorkerFrame | None:
-        """Return what was asked for, in a frame without a number; None if nothing is ready."""
-        if not self.surrendered:
-            return None
-        taken, size = 0, 0
-        while taken < len(self.surrendered) and size < FRAME_BYTES:
-            column = self.surrendered[taken].payloads
-            size += 0 if column is None else column.size_bytes
-            taken += 1
-        frame = WorkerFrame(surrendered=self.surrendered[:taken])
-        del self.surrendered[:taken]
-        return frame
-
-    def session_closed(self) -> None:
-        """What was not sent will be asked for again."""
-        self.surrendered.clear()
 
 
 def object_id_of(task_id: str, lease: int) -> str:

@@ -109,8 +109,11 @@ class WorkerState:
         early_deaths: Executors that died young and unused, in a row.
         watch_at: When an executor wants to be looked at, at the earliest.
         drain_at: Running tasks are killed then.
+        keeps_values: Others may need them: a worker that leaves waits until they are taken.
+        keep_until: But no longer than this.
         leave_at: The worker stops then, whatever is left.
         goodbye_at: The same, once the last frame has been sent.
+        is_leaving_told: The head of this session knows that the worker is on its way out.
         drained_number: Number of the frame that said goodbye, 0 before.
         finished: Tasks that have ended here.
         exclusive: Open leases of exclusive classes; without those that are being killed.
@@ -149,8 +152,11 @@ class WorkerState:
     watch_at: float = NEVER
     is_draining: bool = False
     drain_at: float = NEVER
+    keeps_values: bool = False
+    keep_until: float = NEVER
     leave_at: float = NEVER
     goodbye_at: float = NEVER
+    is_leaving_told: bool = False
     drained_number: int = 0
     has_left: bool = False
     finished: int = 0

@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import Final
 
 from rustray.task.frames import LeaseRange
-from rustray.task.state import TaskState
 from rustray.worker.blocking import tell_blocked
-from rustray.worker.events import DIRECT_LEASES, ExecutorExited
+from rustray.worker.events import DIRECT_LEASES
 from rustray.worker.leases import (
     SIGKILL,
     ask_to_stop,
@@ -20,7 +19,7 @@ from rustray.worker.leases import (
     reclaim,
 )
 from rustray.worker.records import NEVER, Executor, Phase
-from rustray.worker.reports import describe_death, settle_stop
+from rustray.worker.reports import settle_stop
 from rustray.worker.state import KEEP_IDLE_EXTRA_S, LOOK_AFTER_S, WorkerState
 
 TELL_START_S: Final = 0.020
@@ -160,26 +159,3 @@ def rescue(state: WorkerState, now: float) -> None:
         if executor.count > 1 and not executor.is_shared and not executor.is_reclaiming:
             state.arm(executor, executor.since + LOOK_AFTER_S)
     look(state, now)
-
-
-def end_drain(state: WorkerState, now: float) -> None:
-    """The drain limit has passed: kill what still runs, and give it back."""
-    state.drain_at = NEVER
-    info = describe_death(ExecutorExited(0, None, SIGKILL, None))
-    for executor in list(state.executors.values()):
-        if not executor.count:
-            continue
-        if executor.is_guarded:
-            # Nobody may be given it before it has really ended: its exit is the report.
-            kill(state, executor, SIGKILL)
-            continue
-        for piece in executor.pieces():
-            for lease, low, high in state.take_out(
-                executor, piece.lease.number, piece.low, piece.high, now
-            ):
-                if lease.work.task_class.max_retries == 0:
-                    # It has started, and may not be started twice without its owner's word.
-                    state.settle_failed(lease, low, high, TaskState.LEASED, info)
-                else:
-                    state.give_back(lease, low, high)
-        kill(state, executor, SIGKILL)

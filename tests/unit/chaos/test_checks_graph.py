@@ -229,16 +229,20 @@ def test_a_large_result_may_be_made_again_if_its_worker_died() -> None:
     for end, bad in ((8.0, set[str]()), (4.0, {"I3", "I5"})):
         away = _at(3.0, "window", w=_WORKER, end=end, tail=0.5)
         assert {one for one in _found(records, away) if one in ("I3", "I5")} == bad
-    left = _at(3.0, "down", w=_WORKER, clean=True)  # it hands no values over
-    assert not {"I3", "I5"} & set(_found(records, left))
+    left = _at(3.0, "down", w=_WORKER, clean=True)  # it hands its values over
+    assert {"I3", "I5"} <= set(_found(records, left))
+    for gone in (_at(5.0, "down", w="worker-3.1"), _at(2.5, "down", w="head")):
+        assert not {"I3", "I5"} & set(_found(records, left, gone))
+    away = _at(2.0, "window", w="worker-3.1", end=4.0, tail=0.5)
+    assert not {"I3", "I5"} & set(_found(records, left, away))
 
 
 def test_that_a_worker_leaves_may_be_noted_after_its_value_is_made_again() -> None:
     """Bug: the events of the new attempt, told before the worker's end, were judged too early."""
     records = [*_handed_in(_MAKER), *_made_again(9.0)]
-    left = _at(9.3, "down", w=_WORKER, clean=True)
-    assert _found(records, left) == []
-    assert "I8" in _found(records, _at(9.3, "down", w="worker-9.1", clean=True))
+    left, gone = _at(9.3, "down", w=_WORKER, clean=True), _at(8.9, "down", w="worker-3.1")
+    assert _found(records, left, gone) == []
+    assert "I8" in _found(records, _at(9.3, "down", w="worker-9.1", clean=True), gone)
 
 
 def test_values_that_are_lost_cost_no_retries() -> None:

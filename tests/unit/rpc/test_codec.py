@@ -19,9 +19,10 @@ from rustray.rpc import codec
 from rustray.rpc.convert import MAX_RANGE
 from rustray.rpc.nested_codec import decode_nested_frame, encode_nested_frame
 from rustray.rpc.ranges import MAX_LISTED
-from rustray.task.columns import PayloadColumn
+from rustray.task.columns import PayloadColumn, PlacedColumn
 from rustray.task.frames import (
     AcceptedRange,
+    Adoption,
     AssignFrame,
     CancelRequest,
     ClassDefinition,
@@ -38,10 +39,12 @@ from rustray.task.frames import (
     Outcome,
     Rejection,
     Submission,
+    Surrendered,
     TaskRange,
     WorkerFrame,
 )
 from rustray.task.needs import Alternative
+from rustray.task.place import Place
 from rustray.task.runtime_env import RuntimeEnv
 from rustray.task.spec import Codec, ExecutorKind, TaskClass
 from rustray.task.state import TaskState
@@ -180,6 +183,19 @@ head_frames = st.builds(
     unknown=some(ranges),
     items=some(st.builds(StreamItems, sequences, indexes, payloads)),
 )
+places = st.builds(
+    Place,
+    st.from_regex(r"[a-z0-9][a-z0-9._-]{0,20}", fullmatch=True),
+    st.integers(1, 2**40),
+    shown,
+    address=shown,
+).map(Place.pack)
+one_value = st.binary(max_size=20).map(lambda value: PayloadColumn.of([value]))
+answers = (
+    st.builds(Surrendered, names, one_value | places.map(PlacedColumn.of_item))
+    | st.builds(Surrendered, names, trouble=names)
+    | st.builds(Surrendered, names, is_gone=st.just(True))
+)
 assign_frames = st.builds(
     AssignFrame,
     number=u63,
@@ -202,6 +218,9 @@ assign_frames = st.builds(
     recall=some(lease_ranges),
     drain=st.booleans(),
     credits=some(how_far),
+    free=some(names),
+    surrender=some(names),
+    adopt=some(st.builds(Adoption, names, places, shown)),
 )
 worker_frames = st.builds(
     WorkerFrame,
@@ -226,6 +245,7 @@ worker_frames = st.builds(
         )
     ),
     items=some(st.builds(LeaseItems, u63, u32, indexes, payloads)),
+    surrendered=some(answers),
     draining=st.booleans(),
     drained=st.booleans(),
     token=words,
@@ -266,6 +286,13 @@ def test_head_frames_round_trip(frame: HeadFrame):
 def test_assign_frames_round_trip(frame: AssignFrame):
     """A head's frame to a worker arrives equal."""
     assert codec.decode_assign_frame(codec.encode_assign_frame(frame)) == frame
+
+
+def test_what_is_no_place_is_not_taken_over():
+    """The head says where a value is, in full."""
+    frame = codec.encode_assign_frame(AssignFrame(number=1, adopt=[Adoption("a.1", b"nowhere")]))
+    with pytest.raises(CommunicationError):
+        codec.decode_assign_frame(frame)
 
 
 @given(worker_frames)

@@ -320,7 +320,7 @@ def test_a_lost_value_that_was_put_ends_those_that_take_it() -> None:
     """There is no task to make it again; the error tells the story."""
     bench = Bench()
     worker = bench.join(cpus=1)
-    place = PlacedColumn.of_item(Place("put-1", 5_000_000, "w-1").pack())
+    place = PlacedColumn.of_item(Place("put-1", 5_000_000, "w-1", address="w-1:1").pack())
     bench.feed(e.TasksSubmitted(PREFIX, 0, PUT, place, True))
     bench.next_sequence = 1
     (taker,) = bench.submit_taking([[0]])

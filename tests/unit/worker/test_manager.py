@@ -22,6 +22,7 @@ from rustray.task.frames import (
 from rustray.task.spec import ExecutorKind, TaskClass
 from rustray.task.state import TaskState
 from rustray.worker import events as e
+from rustray.worker import leaving
 from rustray.worker.manager import WorkerManager
 
 
@@ -824,6 +825,40 @@ def test_a_worker_nobody_talks_to_leaves_by_itself() -> None:
     b.feed(e.DrainRequested(2.0))
     assert not b.has_left
     b.advance(5.1)
+    assert b.has_left
+
+
+def test_a_worker_that_keeps_values_waits_until_they_are_taken() -> None:
+    """It says at once that it leaves, and goodbye when it keeps nothing any more."""
+    b = bench()
+    b.collect()
+    b.feed(e.KeepingChanged(True))
+    b.feed(e.DrainRequested(5.0))
+    (frame,) = b.collect()
+    assert (frame.draining, frame.drained) == (True, False)
+    b.advance(4.9)
+    assert not b.manager.has_frame
+    b.feed(e.KeepingChanged(False))
+    b.collect()
+    assert b.has_drained
+
+
+def test_a_worker_waits_no_longer_than_its_limit_for_values_to_be_taken() -> None:
+    """Nor for a head that is not there: then nobody comes for them."""
+    b = bench()
+    b.collect()
+    b.feed(e.KeepingChanged(True))
+    b.feed(e.DrainRequested(5.0))
+    b.collect()
+    b.advance(5.0 + leaving.KEEP_GRACE_S + 0.1)
+    b.collect()
+    assert b.has_drained
+    b = bench()
+    b.collect()
+    b.send(AssignFrame())
+    b.feed(e.KeepingChanged(True))
+    b.close()
+    b.feed(e.DrainRequested(5.0))
     assert b.has_left
 
 

@@ -440,7 +440,7 @@ class LeaseCancel(_message.Message):
     def __init__(self, lease: _Optional[int] = ..., offset: _Optional[int] = ..., count: _Optional[int] = ..., force: _Optional[bool] = ...) -> None: ...
 
 class AssignFrame(_message.Message):
-    __slots__ = ("number", "ack", "classes", "leases", "cancels", "recall", "drain", "output", "credits", "free", "surrender")
+    __slots__ = ("number", "ack", "classes", "leases", "cancels", "recall", "drain", "output", "credits", "free", "surrender", "adopt")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     CLASSES_FIELD_NUMBER: _ClassVar[int]
@@ -452,6 +452,7 @@ class AssignFrame(_message.Message):
     CREDITS_FIELD_NUMBER: _ClassVar[int]
     FREE_FIELD_NUMBER: _ClassVar[int]
     SURRENDER_FIELD_NUMBER: _ClassVar[int]
+    ADOPT_FIELD_NUMBER: _ClassVar[int]
     number: int
     ack: int
     classes: _containers.RepeatedCompositeFieldContainer[_common_pb2.ClassDefinition]
@@ -463,7 +464,18 @@ class AssignFrame(_message.Message):
     credits: _containers.RepeatedCompositeFieldContainer[StreamCredit]
     free: _containers.RepeatedScalarFieldContainer[str]
     surrender: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[_common_pb2.ClassDefinition, _Mapping]]] = ..., leases: _Optional[_Iterable[_Union[LeaseGrant, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[LeaseCancel, _Mapping]]] = ..., recall: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., drain: _Optional[bool] = ..., output: _Optional[_Iterable[_Union[OutputQuestion, _Mapping]]] = ..., credits: _Optional[_Iterable[_Union[StreamCredit, _Mapping]]] = ..., free: _Optional[_Iterable[str]] = ..., surrender: _Optional[_Iterable[str]] = ...) -> None: ...
+    adopt: _containers.RepeatedCompositeFieldContainer[Adoption]
+    def __init__(self, number: _Optional[int] = ..., ack: _Optional[int] = ..., classes: _Optional[_Iterable[_Union[_common_pb2.ClassDefinition, _Mapping]]] = ..., leases: _Optional[_Iterable[_Union[LeaseGrant, _Mapping]]] = ..., cancels: _Optional[_Iterable[_Union[LeaseCancel, _Mapping]]] = ..., recall: _Optional[_Iterable[_Union[LeaseRange, _Mapping]]] = ..., drain: _Optional[bool] = ..., output: _Optional[_Iterable[_Union[OutputQuestion, _Mapping]]] = ..., credits: _Optional[_Iterable[_Union[StreamCredit, _Mapping]]] = ..., free: _Optional[_Iterable[str]] = ..., surrender: _Optional[_Iterable[str]] = ..., adopt: _Optional[_Iterable[_Union[Adoption, _Mapping]]] = ...) -> None: ...
+
+class Adoption(_message.Message):
+    __slots__ = ("name", "place", "token")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    place: bytes
+    token: str
+    def __init__(self, name: _Optional[str] = ..., place: _Optional[bytes] = ..., token: _Optional[str] = ...) -> None: ...
 
 class ClientHello(_message.Message):
     __slots__ = ("prefix", "protocol", "oldest_protocol")
