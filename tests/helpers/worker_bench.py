@@ -24,6 +24,7 @@ from rustray.task.frames import (
     LeaseRange,
     WorkerFrame,
 )
+from rustray.task.inputs import split_parts
 from rustray.task.runtime_env import RuntimeEnv
 from rustray.task.spec import ExecutorKind, TaskClass
 from rustray.task.state import TaskState
@@ -114,6 +115,7 @@ class WorkerBench:
     repeats: Counter[Key] = field(default_factory=Counter)
     started: list[LeaseRange] = field(default_factory=list)
     granted: dict[int, tuple[int, TaskClass]] = field(default_factory=dict)
+    follows: dict[int, Key] = field(default_factory=dict)
     runs: Counter[Key] = field(default_factory=Counter)
     order: list[Key] = field(default_factory=list)
     direct: list[LeaseOutcome] = field(default_factory=list)
@@ -225,6 +227,9 @@ class WorkerBench:
         for position, payload in enumerate(command.payloads):
             key = (command.lease, command.offset + position)
             assert key not in self.told
+            if self.follows.get(command.lease, (0, 0))[0]:
+                payload, value = map(bytes, split_parts(payload))
+                assert value[1:] == self.result
             if command.lease < e.DIRECT_LEASES:
                 assert payload == str(command.first + position).encode()
             self.runs[key] += 1
@@ -455,7 +460,12 @@ class WorkerBench:
         self.feed(e.FrameReceived(self.session, frame))
 
     def grant(
-        self, count: int = 1, task_class: TaskClass | None = None, *, time_left_s: float = 0.0
+        self,
+        count: int = 1,
+        task_class: TaskClass | None = None,
+        *,
+        time_left_s: float = 0.0,
+        follows: Key = (0, 0),
     ) -> int:
         """Lease new tasks to the worker; returns the lease number."""
         task_class = task_class or a_class()
@@ -470,7 +480,10 @@ class WorkerBench:
             )
         payloads = PayloadColumn.of([str(first + i).encode() for i in range(count)])
         number = self.numbers[task_class]
-        frame.leases.append(LeaseGrant(lease, number, 1, PREFIX, first, payloads, time_left_s))
+        frame.leases.append(
+            LeaseGrant(lease, number, 1, PREFIX, first, payloads, time_left_s, (), follows)
+        )
+        self.follows[lease] = follows
         self.granted[lease] = (count, task_class)
         self.send(frame)
         return lease

@@ -44,6 +44,10 @@ class Granter:
 
     def give(self, command: GrantLease) -> None:
         """Give a lease, as soon as it may be."""
+        if command.follows[0]:
+            # Its worker has what it follows, or returns it: that may be held back still.
+            self._driver.tell_worker(command)
+            return
         if command.task_class.has_inputs:
             if joining.has_stored(command):
                 self.held += 1

@@ -158,6 +158,7 @@ class WorkerPeer(Peer):
                     grant.payloads,
                     self._time_left_s(grant.due_s),
                     grant.streams,
+                    grant.follows,
                 )
             )
         if not self._grants:

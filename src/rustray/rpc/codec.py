@@ -49,12 +49,12 @@ from rustray.rpc.stream_codec import (
     get_lease_items,
     get_reads,
     get_surrendered,
-    put_adoptions,
     put_credits,
     put_items,
     put_lease_items,
     put_reads,
     put_surrendered,
+    put_value_orders,
 )
 from rustray.task.frames import (
     AssignFrame,
@@ -291,6 +291,8 @@ def encode_assign_frame(frame: AssignFrame) -> bytes:
             target.time_left_s = grant.time_left_s
         if grant.streams:
             put_credits(target.streams, grant.streams)
+        if grant.follows[0]:
+            target.follows_lease, target.follows_offset = grant.follows
     for cancel in frame.cancels:
         message.cancels.add(
             lease=cancel.lease, offset=cancel.offset, count=cancel.count, force=cancel.force
@@ -301,10 +303,7 @@ def encode_assign_frame(frame: AssignFrame) -> bytes:
         put_questions(message.output, frame.output)
     if frame.credits:
         put_credits(message.credits, frame.credits)
-    message.free.extend(frame.free)
-    message.surrender.extend(frame.surrender)
-    if frame.adopt:
-        put_adoptions(message.adopt, frame.adopt)
+    put_value_orders(message, frame)
     return message.SerializeToString()
 
 
@@ -349,6 +348,7 @@ def _get_grant(message: wire.LeaseGrant) -> LeaseGrant:
         payloads,
         seconds_from_wire("time_left_s", message.time_left_s),
         tuple(get_credits(message.streams[:])) if message.streams else (),
+        (message.follows_lease, message.follows_offset),
     )
 
 

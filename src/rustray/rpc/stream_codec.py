@@ -14,7 +14,7 @@ from rustray.rpc.columns import get_ordered_payloads, get_payloads, put_payloads
 from rustray.rpc.convert import text, total
 from rustray.rpc.ranges import OFFSETS, SEQUENCES
 from rustray.task.columns import PayloadColumn
-from rustray.task.frames import Adoption, Surrendered
+from rustray.task.frames import Adoption, AssignFrame, Surrendered
 from rustray.task.place import Place
 from rustray.task.streams import MAX_ITEMS, LeaseItems, StreamCredit, StreamItems, StreamRead
 
@@ -61,10 +61,12 @@ def get_surrendered(messages: Sequence[wire.Surrendered]) -> list[Surrendered]:
     return found
 
 
-def put_adoptions(target: Any, adoptions: Iterable[Adoption]) -> None:
-    """Write values that a worker is to take over."""
-    for one in adoptions:
-        target.add(name=text(one.name), place=one.place, token=text(one.token))
+def put_value_orders(message: Any, frame: AssignFrame) -> None:
+    """Write what a worker is to do with values."""
+    message.free.extend(frame.free)
+    message.surrender.extend(frame.surrender)
+    for one in frame.adopt:
+        message.adopt.add(name=text(one.name), place=one.place, token=text(one.token))
 
 
 def get_adoptions(messages: Sequence[wire.Adoption]) -> list[Adoption]:

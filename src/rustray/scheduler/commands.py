@@ -382,6 +382,8 @@ class GrantLease:
         due_s: Monotonic time at which they will be ended, None for never.
         inputs: Of a class that has inputs: what is to be joined to each task's arguments.
         streams: How far those of its streams have come that earlier attempts have begun.
+        follows: Lease and offset of the task whose result the only one of them takes; (0, 0) for
+            none.
     """
 
     worker_id: str
@@ -394,6 +396,7 @@ class GrantLease:
     due_s: float | None = None
     inputs: tuple[tuple[InputValue, ...], ...] = ()
     streams: tuple[StreamCredit, ...] = ()
+    follows: tuple[int, int] = (0, 0)
 
 
 @record

@@ -82,7 +82,14 @@ def release(state: SchedulerState, lease: Lease, part: Part) -> None:
         del state.leases[lease.number]
         del worker.leases[lease.number]
         worker.running.pop(lease.number, None)
-    state.charge(worker, lease.variant, -number)
+    if lease.followers:
+        for follower in lease.followers:
+            if follower.number in state.leases:
+                state.wake(follower)
+    if lease.is_halfway:
+        state.fresh.append(lease)
+    if not lease.is_idle:
+        state.charge(worker, lease.variant, -number)
 
 
 def requeue(state: SchedulerState, lease: Lease, part: Part, pause_s: float = 0.0) -> None:

@@ -187,7 +187,9 @@ def tell(state: SchedulerState, stored: StoredOutcome, low: int, high: int) -> N
             stored.pins += 1
             missing = batch.missing.get(offset)
             if missing is None or missing == DOOMED:
-                continue  # a worker of before has it, or it ends anyway
+                if not has_value and missing is None:
+                    state.orphans.append((batch, offset))
+                continue  # a worker has it already, or it ends anyway
             if not has_value:
                 batch.missing[offset] = DOOMED
                 state.doomed.append((batch, offset))

@@ -128,6 +128,8 @@ def workers_are_charged_what_they_hold(state: SchedulerState) -> None:
         tasks = 0
         units: Counter[str] = Counter()
         for lease in worker.leases.values():
+            if lease.is_idle:
+                continue
             tasks += lease.remaining
             for name, need in lease.variant.task_class.resources.units.items():
                 units[name] += need * lease.remaining

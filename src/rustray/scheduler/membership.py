@@ -277,6 +277,7 @@ def _on_started(state: SchedulerState, worker: WorkerRecord, started: LeaseRange
     lease = lease_of(state, worker, started.lease, 1)
     if lease is None:
         return
+    state.wake(lease)
     batch = lease.batch
     timeout_s = batch.queue.task_class.timeout_s
     for part in owned_runs(state, lease, started.offset, started.count):

@@ -270,7 +270,7 @@ def lease_tasks(
             high = _same_grants(batch, low, high)
         if batch.inputs is not None:
             high = inputs.end_of_grant(state, batch, low, high)
-        _lease_run(state, variant, worker, batch, low, high)
+        lease_run(state, variant, worker, batch, low, high)
         left -= high - low
         if high == span.high:
             spans.popleft()
@@ -293,14 +293,26 @@ def _same_grants(batch: Batch, low: int, high: int) -> int:
     return end
 
 
-def _lease_run(
+def lease_run(
     state: SchedulerState,
     variant: Variant,
     worker: WorkerRecord,
     batch: Batch,
     low: int,
     high: int,
-) -> None:
+    after: tuple[Lease, int] | None = None,
+) -> Lease:
+    """Lease consecutive tasks that stand in no queue any more.
+
+    Args:
+        state: The scheduler's state.
+        variant: How they run.
+        worker: Where.
+        batch: Theirs.
+        low: Offset of the first.
+        high: Of the first after them.
+        after: Lease and offset of the task that the only one of them follows; None for none.
+    """
     number = state.next_lease
     state.next_lease = number + 1
     count = high - low
@@ -314,8 +326,15 @@ def _lease_run(
     state.counts[TaskState.LEASED] += count
     assert batch.payloads is not None
     values: tuple[tuple[InputValue, ...], ...] = ()
-    if batch.inputs is not None:
+    follows = (0, 0)
+    if after is not None:
+        follows = after[0].number, after[1] - after[0].low
+        lease.is_behind = lease.is_idle = True
+        after[0].followers = [*(after[0].followers or ()), lease]
+    elif batch.inputs is not None:
         values = tuple(inputs.values_of(state, batch, offset) for offset in range(low, high))
+    if batch.dependants and after is None:
+        state.fresh.append(lease)
     if variant.task_class.max_retries == 0:
         state.commands.append(PersistGrant(batch.number, low, count, is_granted=True))
     state.commands.append(
@@ -330,8 +349,10 @@ def _lease_run(
             batch.due_of(low, high),
             values,
             begun_streams(batch, number, low, high),
+            follows,
         )
     )
+    return lease
 
 
 def _take_back(state: SchedulerState, idle: WorkerRecord) -> None:
@@ -346,7 +367,7 @@ def _take_back(state: SchedulerState, idle: WorkerRecord) -> None:
         return
     wanted = 0
     for lease in reversed(list(victim.leases.values())):
-        if not can_run(lease.batch.queue, idle):
+        if lease.is_behind or not can_run(lease.batch.queue, idle):
             continue
         if wanted == 0:
             excess = int(victim.load.tasks * (1.0 - 1.0 / victim.load.load))

@@ -400,6 +400,10 @@ class Lease:
         remaining: Tasks of it that have neither ended nor been given back.
         horizon: Number of the outcome that came next when it was granted, or taken over.
         blocked: Offsets in it that wait for tasks of their own and hold no core; None for none.
+        is_behind: It is of one task, which follows another: see `following`.
+        is_idle: What that makes is not there yet, and the task holds nothing of its worker.
+        is_halfway: With its end half of the chain that was leased at once is done: more may follow.
+        followers: Leases of those that follow tasks of this one; None for none.
     """
 
     number: int
@@ -412,6 +416,10 @@ class Lease:
     remaining: int
     horizon: int = 0
     blocked: set[int] | None = None
+    is_behind: bool = False
+    is_idle: bool = False
+    is_halfway: bool = False
+    followers: list[Lease] | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -11,6 +11,7 @@ from rustray.scheduler import (
     cancellation,
     deadlines,
     dooming,
+    following,
     hand_over,
     letters,
     membership,
@@ -87,11 +88,14 @@ class Scheduler:
             hand_over.run(state)
         if state.to_remake:
             remaking.run(state)
-        if state.doomed:
+        while state.doomed or state.orphans:
+            following.take_back(state)
             dooming.end_doomed(state)
         if not state.storage.is_stalled:
             # What is given out comes back as outcomes that wait for the disk too.
             placement.dispatch(state)
+            if state.fresh:
+                following.run(state)
         commands = state.commands
         state.commands = []
         return commands

@@ -132,6 +132,8 @@ class SchedulerState:
         leaving: What becomes of the values of workers that leave, by id.
         to_remake: Those that are lost and needed; empty between events.
         doomed: Those of them whose inputs cannot be had: (batch, offset); empty between events.
+        fresh: Leases behind which more may follow now; empty between events.
+        orphans: Leased tasks that take what has ended without a value; empty between events.
         jitter: Draws lots for these pauses.
         keep_until_s: After a start at a doubtful time: nothing that is kept expires before.
         exclusive_from_s: After a restart: when no worker of before can run an exclusive task any
@@ -177,6 +179,8 @@ class SchedulerState:
         self.leaving: dict[str, Leaving] = {}
         self.to_remake: list[StoredOutcome] = []
         self.doomed: deque[tuple[Batch, int]] = deque()
+        self.fresh: list[Lease] = []
+        self.orphans: list[tuple[Batch, int]] = []
         self.pending = Pending()
         self.principals: dict[str, Pending] = {}
         self.next_lease = settings.first_lease
@@ -321,6 +325,12 @@ class SchedulerState:
             if not any(level.values()):
                 worker.leased_by_level.pop(variant.level, None)
         self._note_load(worker, is_less=number < 0)
+
+    def wake(self, lease: Lease) -> None:
+        """Account a task that has followed another, and runs, or may do so at any time."""
+        if lease.is_idle:
+            lease.is_idle = False
+            self.charge(lease.worker, lease.variant, 1)
 
     def charge_cores(self, worker: WorkerRecord, task_class: TaskClass, number: int) -> None:
         """Account the cores of ``number`` tasks that a worker has (negative: take them off)."""

@@ -212,6 +212,8 @@ class LeaseGrant:
         payloads: Arguments, one item a task.
         time_left_s: Until the tasks' limit from acceptance on; 0 for none.
         streams: How far those of its streams have come that earlier attempts have begun.
+        follows: Lease and offset of a task of the same worker: its result is the input of the only
+            task here, whose arguments lack it. (0, 0) for none.
     """
 
     lease: int
@@ -222,6 +224,7 @@ class LeaseGrant:
     payloads: PayloadColumn
     time_left_s: float = 0.0
     streams: tuple[StreamCredit, ...] = ()
+    follows: tuple[int, int] = (0, 0)
 
 
 @record

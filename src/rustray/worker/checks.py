@@ -40,6 +40,9 @@ def each_task_is_in_one_place(state: WorkerState) -> str:
     for executor in state.executors.values():
         for segment in executor.pieces():
             places.setdefault(segment.lease.number, []).append((segment.low, segment.high))
+    for leases in state.followers.values():
+        for lease in leases:
+            places.setdefault(lease.number, []).append((0, 1))
     for number, ranges in places.items():
         ranges.sort()
         if any(low >= high for low, high in ranges):
@@ -49,6 +52,18 @@ def each_task_is_in_one_place(state: WorkerState) -> str:
     counts = {number: sum(b - a for a, b in ranges) for number, ranges in places.items()}
     open_counts = {number: lease.open for number, lease in state.leases.items()}
     return "" if counts == open_counts else f"placed {counts}, open {open_counts}"
+
+
+def those_that_follow_wait_for_open_tasks(state: WorkerState) -> str:
+    """What a task follows is here still, or nobody would ever begin it."""
+    if state.loose:
+        return f"{len(state.loose)} tasks were to go on, and do not"
+    for (number, offset), leases in state.followers.items():
+        if number not in state.leases:
+            return f"{len(leases)} tasks wait for {number}, {offset}, which is not here"
+        if any(one.follows != (number, offset) or one.open != 1 for one in leases):
+            return f"what waits for {number}, {offset} does not follow it"
+    return ""
 
 
 def resources_add_up(state: WorkerState) -> str:
@@ -244,6 +259,7 @@ def outbox_weighs_right(state: WorkerState) -> str:
 
 RULES: Final[tuple[Callable[[WorkerState], str], ...]] = (
     each_task_is_in_one_place,
+    those_that_follow_wait_for_open_tasks,
     resources_add_up,
     gpus_add_up,
     processes_stay_what_they_are,

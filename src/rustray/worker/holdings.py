@@ -15,6 +15,8 @@ def held_ranges(state: WorkerState) -> list[HeldRange]:
     found = list(state.outbox.ended_ranges())
     for lane in state.backlog.lanes.values():
         found += [LeaseRange(s.lease.number, s.low, s.high - s.low) for s in lane.segments]
+    for leases in state.followers.values():
+        found += [LeaseRange(lease.number, 0, 1) for lease in leases]
     for executor in state.executors.values():
         found += [LeaseRange(s.lease.number, s.low, s.high - s.low) for s in executor.pieces()]
     merged = merge_ranges([r for r in found if r.lease < DIRECT_LEASES])

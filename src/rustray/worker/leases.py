@@ -85,6 +85,8 @@ def grant(state: WorkerState, granted: LeaseGrant, now: float) -> None:
         raise ProtocolError(f"lease {granted.lease} names the unknown class {granted.class_number}")
     if not 0 < granted.lease < DIRECT_LEASES or not len(granted.payloads):
         raise ProtocolError(f"lease {granted.lease} is empty or has an impossible number")
+    if granted.follows[0] and (len(granted.payloads) != 1 or not work.task_class.has_inputs):
+        raise ProtocolError(f"lease {granted.lease} follows another, and cannot")
     admit(state, granted, work, now + granted.time_left_s if granted.time_left_s else NEVER)
     for how_far in granted.streams:
         credit(state, StreamCredit(granted.lease, how_far.offset, how_far.have, how_far.consumed))
@@ -113,6 +115,7 @@ def admit(state: WorkerState, granted: LeaseGrant, work: WorkClass, due: float) 
         state.arrivals,
         count,
         due,
+        follows=granted.follows,
     )
     state.leases[lease.number] = lease
     if work.task_class.exclusive and lease.number < DIRECT_LEASES:
@@ -126,8 +129,21 @@ def admit(state: WorkerState, granted: LeaseGrant, work: WorkClass, due: float) 
         lacking = shortage_text(demand, total)
         info = FailureInfo("RESOURCE_NOT_AVAILABLE", f"this worker can never run it: {lacking}")
         state.settle_failed(lease, 0, count, TaskState.FAILED, info)
+    elif granted.follows[0]:
+        _wait(state, lease)
     else:
         state.backlog.add(lease, 0, count)
+
+
+def _wait(state: WorkerState, lease: Lease) -> None:
+    """Have a task wait for the one that it follows, if that is here and cannot have ended."""
+    number, offset = lease.follows
+    before = state.leases.get(number)
+    is_here = before is not None and before is not lease and offset < len(before.payloads)
+    if before is None or not is_here or before.open < len(before.payloads):
+        state.give_back(lease, 0, 1)
+    else:
+        state.followers.setdefault(lease.follows, []).append(lease)
 
 
 def cancel(state: WorkerState, request: LeaseCancel, now: float) -> None:
@@ -142,6 +158,8 @@ def cancel(state: WorkerState, request: LeaseCancel, now: float) -> None:
     mark = (low, high, request.force)
     if mark not in lease.cancelled:
         lease.cancelled.append(mark)
+    if state.detach(lease):
+        state.settle_failed(lease, 0, 1, TaskState.CANCELLED, CANCELLED)
     for a, b in state.backlog.remove(lease, low, high):
         state.settle_failed(lease, a, b, TaskState.CANCELLED, CANCELLED)
     for executor in list(state.executors.values()):
@@ -274,6 +292,8 @@ def recall(state: WorkerState, wanted: LeaseRange) -> None:
         return
     if (low, high) not in lease.recalled:
         lease.recalled.append((low, high))
+    if state.detach(lease):
+        state.give_back(lease, 0, 1)
     for a, b in state.backlog.remove(lease, low, high):
         state.give_back(lease, a, b)
     for executor in state.executors.values():

@@ -12,7 +12,7 @@ from typing import assert_never
 
 from rustray.common.ids import TaskId
 from rustray.task.frames import LeaseCancel, WorkerFrame
-from rustray.worker import blocking, checks, exclusive, leaving, watch
+from rustray.worker import blocking, checks, exclusive, following, leaving, watch
 from rustray.worker.dispatch import dispatch
 from rustray.worker.events import (
     DIRECT_LEASES,
@@ -84,6 +84,8 @@ class WorkerManager:
         if state.exclusive:
             exclusive.stop_if_due(state, now)
         watch.look(state, now)
+        if state.loose:
+            following.go_on(state)
         if state.must_heal:
             heal(state, now)
         if state.backlog.lanes or state.waking:
@@ -92,6 +94,7 @@ class WorkerManager:
             watch.rescue(state, now)
         if state.is_draining:
             leaving.look(state, now)
+            following.go_on(state)
         outbox = state.outbox
         if outbox.waiting.must_plan:
             state.commands += outbox.waiting.plan(outbox.session is not None, now)

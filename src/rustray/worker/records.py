@@ -1,8 +1,8 @@
 """The mutable records of the worker's core; private to `rustray.worker`.
 
 A task is a position in a lease. Until it is settled it stands in exactly one place: in a
-segment of a lane (queued), in a segment of a process executor, or in the running table of a
-shared executor. `Lease.open` counts all three together.
+segment of a lane (queued), in a segment of a process executor, in the running table of a
+shared executor, or waits for one that it follows. `Lease.open` counts all of them together.
 """
 
 from __future__ import annotations
@@ -128,6 +128,7 @@ class Lease:
         cancelled: (low, high, force) ranges that are to stop.
         recalled: (low, high) ranges to give back where they have not started.
         streams: Offset to (items that the head has, items that are consumed) of streams.
+        follows: See `rustray.task.frames.LeaseGrant`.
     """
 
     number: int
@@ -142,6 +143,7 @@ class Lease:
     cancelled: list[tuple[int, int, bool]] = field(default_factory=list)
     recalled: list[tuple[int, int]] = field(default_factory=list)
     streams: dict[int, tuple[int, int]] = field(default_factory=dict)
+    follows: tuple[int, int] = (0, 0)
 
     def is_cancelled(self, offset: int) -> bool:
         """Whether this task is to stop."""

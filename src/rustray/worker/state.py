@@ -94,6 +94,9 @@ class WorkerState:
         gpus: Which GPUs these are; None on a worker without.
         session_classes: The head's number for a class, valid in this session only.
         codes: SHA-256 to cloudpickled function, kept over sessions.
+        followers: (lease, offset) of a task to the leases of those that follow it.
+        loose: Leases of those whose turn it is, with how what they follow has ended; None: it was
+            given back. Empty between events.
         closed: Leases that were settled lately, without their payloads: a late repetition of
             the grant is known for what it is, and a new head is told whose outcomes wait here.
         idle: Process executors that are ready and have nothing.
@@ -128,6 +131,8 @@ class WorkerState:
     gpus: GpuPool | None = None
     backlog: Backlog = field(default_factory=Backlog)
     leases: dict[int, Lease] = field(default_factory=dict)
+    followers: dict[tuple[int, int], list[Lease]] = field(default_factory=dict)
+    loose: list[tuple[Lease, LeaseOutcome | None]] = field(default_factory=list)
     closed: dict[int, Lease] = field(default_factory=dict)
     classes: dict[TaskClass, WorkClass] = field(default_factory=dict)
     session_classes: dict[int, WorkClass] = field(default_factory=dict)
@@ -293,8 +298,11 @@ class WorkerState:
             self.commands.append(DeliverDirect(outcome))
         else:
             self.outbox.waiting.add(outcome)
-        self.finished += len(outcome.payloads)
-        self._close(lease, len(outcome.payloads))
+        count = len(outcome.payloads)
+        self.finished += count
+        if self.followers:
+            self._loosen(lease, outcome.offset, outcome.offset + count, outcome)
+        self._close(lease, count)
 
     def settle_failed(
         self, lease: Lease, low: int, high: int, state: TaskState, info: FailureInfo
@@ -309,7 +317,27 @@ class WorkerState:
             self.settle_failed(lease, low, high, TaskState.CANCELLED, LEAVING)
             return
         self.outbox.returned.append(LeaseRange(lease.number, low, high - low))
+        if self.followers:
+            self._loosen(lease, low, high, None)
         self._close(lease, high - low)
+
+    def _loosen(self, lease: Lease, low: int, high: int, outcome: LeaseOutcome | None) -> None:
+        """See to it that what follows these tasks goes on."""
+        for offset in range(low, high):
+            for follower in self.followers.pop((lease.number, offset), ()):
+                self.loose.append((follower, outcome))
+
+    def detach(self, lease: Lease) -> bool:
+        """Have a task wait no longer for the one that it follows; False: it does not."""
+        waiting = self.followers.get(lease.follows, ())
+        if lease not in waiting:
+            return False
+        rest = [one for one in waiting if one is not lease]
+        if rest:
+            self.followers[lease.follows] = rest
+        else:
+            del self.followers[lease.follows]
+        return True
 
     def _close(self, lease: Lease, count: int) -> None:
         lease.open -= count

@@ -212,6 +212,7 @@ assign_frames = st.builds(
             payloads,
             seconds,
             some(how_far).map(tuple),
+            st.just((0, 0)) | st.tuples(u63, u32),
         ),
     ),
     cancels=some(st.builds(LeaseCancel, u63, st.integers(0, 2**31), counts, st.booleans())),

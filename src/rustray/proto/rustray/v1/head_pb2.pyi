@@ -408,7 +408,7 @@ class NestedFrame(_message.Message):
     def __init__(self, number: _Optional[int] = ..., items: _Optional[_Iterable[_Union[NestedItem, _Mapping]]] = ..., token: _Optional[str] = ..., bye: _Optional[bool] = ...) -> None: ...
 
 class LeaseGrant(_message.Message):
-    __slots__ = ("lease", "class_number", "attempt", "prefix", "first", "payloads", "time_left_s", "streams")
+    __slots__ = ("lease", "class_number", "attempt", "prefix", "first", "payloads", "time_left_s", "streams", "follows_lease", "follows_offset")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     CLASS_NUMBER_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -417,6 +417,8 @@ class LeaseGrant(_message.Message):
     PAYLOADS_FIELD_NUMBER: _ClassVar[int]
     TIME_LEFT_S_FIELD_NUMBER: _ClassVar[int]
     STREAMS_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWS_LEASE_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWS_OFFSET_FIELD_NUMBER: _ClassVar[int]
     lease: int
     class_number: int
     attempt: int
@@ -425,7 +427,9 @@ class LeaseGrant(_message.Message):
     payloads: _common_pb2.Payloads
     time_left_s: float
     streams: _containers.RepeatedCompositeFieldContainer[StreamCredit]
-    def __init__(self, lease: _Optional[int] = ..., class_number: _Optional[int] = ..., attempt: _Optional[int] = ..., prefix: _Optional[bytes] = ..., first: _Optional[int] = ..., payloads: _Optional[_Union[_common_pb2.Payloads, _Mapping]] = ..., time_left_s: _Optional[float] = ..., streams: _Optional[_Iterable[_Union[StreamCredit, _Mapping]]] = ...) -> None: ...
+    follows_lease: int
+    follows_offset: int
+    def __init__(self, lease: _Optional[int] = ..., class_number: _Optional[int] = ..., attempt: _Optional[int] = ..., prefix: _Optional[bytes] = ..., first: _Optional[int] = ..., payloads: _Optional[_Union[_common_pb2.Payloads, _Mapping]] = ..., time_left_s: _Optional[float] = ..., streams: _Optional[_Iterable[_Union[StreamCredit, _Mapping]]] = ..., follows_lease: _Optional[int] = ..., follows_offset: _Optional[int] = ...) -> None: ...
 
 class LeaseCancel(_message.Message):
     __slots__ = ("lease", "offset", "count", "force")

@@ -1,0 +1,36 @@
+"""Tasks that follow others: they wait here for what these make, and begin without the head.
+
+See `rustray.scheduler.following`.
+"""
+
+from __future__ import annotations
+
+from rustray.task.columns import PayloadColumn
+from rustray.task.frames import LeaseOutcome
+from rustray.task.inputs import WHOLE, InputValue, join_call
+from rustray.task.state import TaskState
+from rustray.worker.leases import route_unstarted
+from rustray.worker.records import Lease
+from rustray.worker.state import WorkerState
+
+
+def go_on(state: WorkerState) -> None:
+    """Begin what followed tasks that have succeeded, and give back what followed others."""
+    while state.loose:  # what is given back may have followers of its own
+        ended, state.loose = state.loose, []
+        for lease, outcome in ended:
+            if outcome is None or outcome.state is not TaskState.SUCCEEDED:
+                state.give_back(lease, 0, 1)
+                continue
+            _join(lease, outcome)
+            route_unstarted(state, lease, 0, 1)
+
+
+def _join(lease: Lease, outcome: LeaseOutcome) -> None:
+    """Put into a task's call what it takes: the result of the task of its class before it."""
+    number, offset = lease.follows
+    assert number == outcome.lease
+    at = offset - outcome.offset
+    codec = int(lease.work.task_class.codec)
+    value = InputValue(codec, outcome.payloads.slice(at, at + 1), WHOLE)
+    lease.payloads = PayloadColumn.of([join_call(lease.payloads[0], [value])])
