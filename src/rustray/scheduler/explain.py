@@ -121,6 +121,9 @@ def _explain_leased(
         TaskState.RUNNING: "runs it",
         TaskState.CANCELLING: "was told to stop it, and has not confirmed yet",
     }[present]
+    if lease.is_idle and batch.inputs is not None:
+        [(prefix, sequence)] = producers_of(batch.inputs[offset])
+        verb = f"has it, and begins it as soon as {task_id(prefix, sequence)} ends, which it takes"
     summary = f"worker {worker.worker_id} {verb} (attempt {lease.attempt})."
     if lease.blocked and offset - lease.low in lease.blocked:
         summary += _children_text(state, batch.prefix, batch.first + offset)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from helpers.scheduling import PREFIX, Bench, NaiveWorker
+from rustray.common.ids import SessionPrefix, task_id
 from rustray.scheduler import commands as c
 from rustray.scheduler import events as e
 from rustray.scheduler.following import LINKS
@@ -54,6 +55,21 @@ def test_a_chain_is_leased_as_a_whole() -> None:
     while worker.held:
         end_first(bench, worker)
     assert all(bench.ended[number] == [OK] for number in numbers)
+
+
+def test_what_follows_says_what_it_waits_for() -> None:
+    """Its worker has it, and does not run it."""
+    bench = Bench()
+    worker = bench.join(cpus=1)
+    numbers = submit_chain(bench, 4)
+    end_first(bench, worker)
+    before = task_id(SessionPrefix(PREFIX), numbers[2])
+    found = bench.scheduler.explain(PREFIX, numbers[3], bench.now)
+    assert found is not None
+    assert f"worker w-1 has it, and begins it as soon as {before} ends" in found.summary
+    first = bench.scheduler.explain(PREFIX, numbers[1], bench.now)
+    assert first is not None
+    assert "as one of the next to run" in first.summary
 
 
 def test_more_of_a_long_chain_follows_when_half_is_done() -> None:
