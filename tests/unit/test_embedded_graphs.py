@@ -254,3 +254,23 @@ def test_a_reference_of_another_cluster_is_refused(cluster: None) -> None:
         rustray.get(add.remote(foreign, 1), timeout=60)
     with pytest.raises(rustray.TaskNotFound):
         rustray.get(foreign, timeout=60)
+
+
+def test_an_item_of_a_generator_goes_on_to_another_task(cluster: None) -> None:
+    """Its reference stands for it, small or large, by name too; inside of others it does not."""
+
+    @rustray.remote
+    def count(sizes: list[int]) -> Iterator[bytes]:
+        for size in sizes:
+            yield bytes(size)
+
+    @rustray.remote
+    def length(value: bytes, *, more: bytes = b"") -> int:
+        return len(value) + len(more)
+
+    refs = list(count.remote([3, 500_000]))
+    assert rustray.get([length.remote(ref) for ref in refs]) == [3, 500_000]
+    assert rustray.get(length.remote(b"", more=refs[1])) == 500_000
+    assert rustray.get(length.remote(refs[0], more=refs[0])) == 6
+    with pytest.raises(rustray.PayloadError, match="argument of its own"):
+        same.remote([refs[0]])

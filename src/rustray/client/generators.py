@@ -24,8 +24,8 @@ class ItemRef(TaskRef[T_co]):
 
     def __reduce__(self) -> Any:
         raise PayloadError(
-            "the reference of a generator's item cannot be sent to a task: pass its value, "
-            "f.remote(rustray.get(ref))"
+            "the reference of a generator's item cannot be sent inside of another value: pass it "
+            "as an argument of its own, f.remote(ref), or its value, rustray.get(ref)"
         )
 
     def __repr__(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import Any, Final
 
+from rustray.client.generators import ItemRef
 from rustray.client.refs import SUCCEEDED, TaskRef
 from rustray.client.values import Placed
 from rustray.task.codec import decode_value, encode_call
@@ -32,9 +33,13 @@ class _Inline:
         return decode_value, (self._codec, bytes(self._payload))
 
 
+_has_none: Final = frozenset((TaskRef, ItemRef)).isdisjoint
+
+
 def takes_any(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether an argument is a reference; those inside of other arguments stay references."""
-    return TaskRef in map(type, args) or (bool(kwargs) and TaskRef in map(type, kwargs.values()))
+    has_none = _has_none(map(type, args))
+    return not has_none or (bool(kwargs) and not _has_none(map(type, kwargs.values())))
 
 
 def encode_taking(
@@ -51,9 +56,12 @@ def encode_taking(
     taken: dict[int, tuple[Slot, TaskRef[Any]]] = {}
 
     def placed(value: Any) -> Any:
-        if type(value) is not TaskRef:
+        kind = type(value)
+        if kind is not TaskRef and kind is not ItemRef:
             return value
         data = value._data
+        if kind is ItemRef:  # its consumer has it, and maybe nobody else any more
+            return _Inline(value._batch.entry.task_class.codec, data)
         if value._state == SUCCEEDED and type(data) is not Placed and len(data) <= INLINE_BYTES:
             return _Inline(value._batch.entry.task_class.codec, data)
         known = taken.get(id(value))
