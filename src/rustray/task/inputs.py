@@ -244,6 +244,11 @@ def filling(
     return decode_filled
 
 
+def has_placed(payload: bytes) -> bool:
+    """Whether a value of a call that was joined is with a node."""
+    return any(part[0] == PLACED for part in split_parts(payload)[1:])
+
+
 def _value_of(encoded: memoryview, decoder_of: DecoderOf, load: Load) -> Any:
     if encoded[0] == PLACED:
         codec, index, size = _PLACED.unpack_from(encoded, 1)

@@ -110,6 +110,10 @@ class Callee:
             self._decode_small = codecs.value_decoder(self.codec, is_small=True)
         self.is_ready = True
 
+    def must_fetch(self, payload: bytes) -> bool:
+        """Whether what a call takes has to come from a node first, which may take its time."""
+        return self._definition.has_inputs and inputs.has_placed(payload)
+
     def decoder_of(self, data: bytes) -> Callable[[bytes], Call]:
         """Return what does as `decode` for payloads that are parts of these bytes."""
         return self._decode_small if len(data) < MIN_BUFFER_BYTES else self.decode

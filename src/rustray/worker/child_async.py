@@ -145,7 +145,13 @@ class AsyncRunner(SharedRunner):
             self.check_cancelled(entry)
             if not callee.is_ready:
                 callee.resolve()
-            args, kwargs = callee.decode(entry.payload)
+            if callee.must_fetch(entry.payload):  # the other coroutines go on meanwhile
+                call, exc = await self._in_thread(functools.partial(callee.decode, entry.payload))
+                if exc is not None:
+                    raise exc
+                args, kwargs = call
+            else:
+                args, kwargs = callee.decode(entry.payload)
             stage = CALL
             if _is_coroutine_function(callee):
                 value = await callee.call(*args, **kwargs)

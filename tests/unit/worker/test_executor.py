@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,14 @@ import cloudpickle
 import pytest
 
 from helpers.waiting import aeventually
-from rustray.common.errors import ConfigError, InvariantError
+from rustray.common.errors import ConfigError, InvariantError, ResourceExhausted
+from rustray.objects.port import ObjectPort, new_name
+from rustray.objects.segment import Segment
 from rustray.task import codec as codecs
-from rustray.task.spec import Codec, ExecutorKind
+from rustray.task.columns import PlacedColumn
+from rustray.task.inputs import WHOLE, InputValue, Slot, join_call
+from rustray.task.place import Place
+from rustray.task.spec import Codec, ExecutorKind, TaskClass
 from rustray.task.state import TaskState
 from unit.worker.executor_harness import Bench, bench
 
@@ -343,6 +349,40 @@ async def test_shared_executors_run_several_tasks_at_once(
         executor = b.spawn(kind, 3)
         values = await b.values(b.run(executor, b.define_name(executor, name), (), (), ()), 3)
         assert len(values) == 3
+
+
+async def test_coroutines_go_on_while_another_ones_input_is_fetched() -> None:
+    """Bug: the one event loop of them all stood still until it had come from the other node."""
+    other_has_ended = asyncio.Event()
+
+    class SlowNode:
+        """Has the object once the other task has ended."""
+
+        @contextlib.asynccontextmanager
+        async def hold_at(self, place: bytes, token: str) -> AsyncIterator[Segment]:
+            await other_has_ended.wait()
+            yield Segment.write([codecs.encode_value(Codec.PICKLE, b"far away", "value")])
+
+        async def put_in(self, object_id: str, segment: Segment) -> bytes:
+            raise ResourceExhausted("not here")
+
+    size = len(codecs.encode_value(Codec.PICKLE, b"far away", "value"))
+    place = PlacedColumn.of_item(Place("a-1", size, "w-2").pack())
+    call = codecs.encode_call(Codec.PICKLE, (Slot(0),), {})
+    payload = join_call(call, [InputValue(int(Codec.PICKLE), place, WHOLE, "token")])
+    name = new_name()
+    port = ObjectPort(asyncio.get_running_loop(), name, SlowNode())
+    async with bench(object_port=name) as b:
+        executor = b.spawn(ExecutorKind.ASYNC, 4)
+        code = cloudpickle.dumps(double_later)
+        taking = TaskClass("job", code_hash=b"1" * 32, codec=Codec.PICKLE, has_inputs=True)
+        slow = b.run_payloads(executor, b.define_class(executor, taking, code), [payload])
+        quick = b.run(executor, b.define(executor, double_later), (4,))
+        assert await b.values(quick, 1) == [8]
+        assert not b.states(slow)
+        other_has_ended.set()
+        assert await b.values(slow, 1) == [b"far away" * 2]
+    port.close()
 
 
 @pytest.mark.parametrize(
