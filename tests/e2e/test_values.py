@@ -202,6 +202,16 @@ async def test_who_knows_of_no_workers_gets_the_bytes(cluster: Cluster) -> None:
     assert (await ref).sum() == 9 * MB
 
 
+async def test_all_values_of_a_task_come_by_its_id(cluster: Cluster) -> None:
+    """To a client that has no references to them: as a list, once it may decode them."""
+    parts: Any = three.remote(MB)
+    async with cluster.head_node(allow_pickle=True) as head:
+        result = await head.get_task_result(parts[0].task_id, 20)
+    assert result is not None
+    first, second, third = result.unwrap()
+    assert (first.sum(), second, third.sum()) == (MB, "small", 3 * MB)
+
+
 def test_a_value_that_died_with_its_worker_is_made_again(tmp_path: Path) -> None:
     """For the program that asks, and for the tasks that need it."""
     note = tmp_path / "runs"

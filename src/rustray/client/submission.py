@@ -18,6 +18,7 @@ from rustray.common.ids import PREFIX_BYTES, TaskId, split_task_id, task_id
 from rustray.rpc.api import HeadApi, RawResult, SubmitItem, SubmitVerdict
 from rustray.task.class_of import class_of
 from rustray.task.codec import decode_value, encode_call
+from rustray.task.inputs import split_parts
 from rustray.task.result import TaskResult
 from rustray.task.spec import Codec, TaskSpec, deadline_unix_s
 from rustray.task.state import TaskState
@@ -142,10 +143,23 @@ def decode_result(raw: RawResult, allow_pickle: bool) -> TaskResult:
         )
     else:
         try:
-            value = decode_value(codec, raw.payload)
+            value = _decoded(codec, raw)
         except PayloadError as undecodable:
             error = undecodable
     return TaskResult(raw.task_id, raw.state, value, error, raw.worker_id, raw.attempts)
+
+
+def _decoded(codec: Codec, raw: RawResult) -> Any:
+    """Decode what a task has returned: its value, or a list of its values."""
+    if raw.num_returns == 1:
+        return decode_value(codec, raw.payload)
+    try:
+        parts = split_parts(raw.payload)
+    except ValueError as error:
+        raise PayloadError(
+            f"the values of task {raw.task_id} cannot be told apart: {error}"
+        ) from None
+    return [decode_value(codec, bytes(part)) for part in parts]
 
 
 def decode_item(raw: RawResult, item: bytes, allow_pickle: bool) -> Any:

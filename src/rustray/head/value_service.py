@@ -98,6 +98,7 @@ def raw_result(found: TaskSnapshot) -> RawResult:
             f"the result of task {found.task_id} has expired "
             "(it was kept for its time to live, or as long as memory allowed)"
         )
+    progress = found.progress
     return RawResult(
         found.task_id,
         found.state,
@@ -105,5 +106,7 @@ def raw_result(found: TaskSnapshot) -> RawResult:
         found.payload or b"",
         found.worker_id,
         found.attempts,
-        *((found.progress.fraction, found.progress.message) if found.progress else ()),
+        None if progress is None else progress.fraction,
+        "" if progress is None else progress.message,
+        num_returns=found.num_returns,
     )

@@ -97,6 +97,7 @@ class RawResult:
         message: What it said beside that, or "".
         is_placed: The payload is a `rustray.task.place.Place`, packed: the value stays there.
         object_token: Opens it.
+        num_returns: How many values the task returns; several are joined in the payload.
     """
 
     task_id: str
@@ -109,6 +110,7 @@ class RawResult:
     message: str = ""
     is_placed: bool = False
     object_token: str = ""
+    num_returns: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -283,6 +283,7 @@ def put_result(target: common.TaskResult, result: RawResult) -> None:
     target.payload = result.payload
     target.worker_id = text(result.worker_id)
     target.attempts = result.attempts
+    target.num_returns = result.num_returns
     if result.progress is not None:
         target.progress = result.progress
         target.message = text(result.message)
@@ -315,6 +316,7 @@ def get_result(message: common.TaskResult) -> RawResult:
         message.attempts,
         message.progress if message.HasField("progress") else None,
         message.message,
+        num_returns=message.num_returns or 1,
     )
 
 

@@ -41,6 +41,7 @@ class TaskSnapshot:
         attempt: Number of the attempt that is given to a worker now; 0 if none is.
         items: Of a stream: how many items it has yielded; -1 for a task that is none.
         is_pushed: What becomes of it goes to the session that handed it in by itself.
+        num_returns: Values that it returns.
     """
 
     task_id: str
@@ -62,6 +63,7 @@ class TaskSnapshot:
     place: Place | None = None
     is_lost: bool = False
     trouble: str = ""
+    num_returns: int = 1
 
 
 def snapshot(state: SchedulerState, batch: Batch, offset: int) -> TaskSnapshot:
@@ -107,6 +109,7 @@ def snapshot(state: SchedulerState, batch: Batch, offset: int) -> TaskSnapshot:
         where,
         is_lost,
         trouble,
+        task_class.num_returns,
     )
 
 

@@ -305,7 +305,7 @@ class Function(_message.Message):
     def __init__(self, name: _Optional[str] = ..., parameters: _Optional[_Iterable[_Union[Parameter, _Mapping]]] = ..., doc: _Optional[str] = ..., signature: _Optional[str] = ..., executor: _Optional[_Union[Executor, str]] = ..., resources: _Optional[_Mapping[str, float]] = ...) -> None: ...
 
 class TaskResult(_message.Message):
-    __slots__ = ("task_id", "state", "codec", "payload", "worker_id", "attempts", "progress", "message")
+    __slots__ = ("task_id", "state", "codec", "payload", "worker_id", "attempts", "progress", "message", "num_returns")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     CODEC_FIELD_NUMBER: _ClassVar[int]
@@ -314,6 +314,7 @@ class TaskResult(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    NUM_RETURNS_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     state: TaskState
     codec: Codec
@@ -322,7 +323,8 @@ class TaskResult(_message.Message):
     attempts: int
     progress: float
     message: str
-    def __init__(self, task_id: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., codec: _Optional[_Union[Codec, str]] = ..., payload: _Optional[bytes] = ..., worker_id: _Optional[str] = ..., attempts: _Optional[int] = ..., progress: _Optional[float] = ..., message: _Optional[str] = ...) -> None: ...
+    num_returns: int
+    def __init__(self, task_id: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., codec: _Optional[_Union[Codec, str]] = ..., payload: _Optional[bytes] = ..., worker_id: _Optional[str] = ..., attempts: _Optional[int] = ..., progress: _Optional[float] = ..., message: _Optional[str] = ..., num_returns: _Optional[int] = ...) -> None: ...
 
 class Resources(_message.Message):
     __slots__ = ("cpu_cores", "memory_mb", "gpus", "custom", "labels", "label_selector", "label_selector_soft", "fallback")
