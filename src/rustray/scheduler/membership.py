@@ -448,8 +448,8 @@ def _possibly_started(worker: WorkerRecord) -> dict[int, set[int]]:
         # What is to run once at most is suspect as soon as it is leased: a worker that was cut off
         # may have run all that it held, and its reports are lost.
         is_strict = lease.batch.queue.task_class.max_retries == 0
-        if slots <= 0 and not is_strict:
-            continue
+        if (slots <= 0 and not is_strict) or lease.is_idle:
+            continue  # (what has begun in the last moment pays with the task that it follows)
         for offset in range(lease.count):
             index = lease.low + offset
             if lease.batch.lease[index] != lease.number or lease.batch.state[index] in _NOT_HELD:

@@ -156,6 +156,7 @@ def test_a_lost_worker_costs_a_chain_nothing_but_its_runs() -> None:
         end_first(bench, second)
     assert all(bench.ended[number] == [OK] for number in numbers)
     assert all(bench.attempts[number] == [1] for number in numbers[:3])
+    assert bench.scheduler.state.counters["tasks_retried"] == 1
 
 
 def test_one_of_several_values_cannot_be_followed() -> None:
