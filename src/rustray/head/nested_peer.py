@@ -135,8 +135,9 @@ class NestedPeer(ClientPeer):
         super()._submit(submission)
 
     def _event_of(self, submission: Submission, task_class: TaskClass) -> TasksSubmitted:
-        event = super()._event_of(submission, task_class)
         parent = self._parent
+        event = super()._event_of(submission, task_class)
+        event = replace(event, near=parent.lease.worker.worker_id)
         # Of the first attempt there is nothing that an earlier one could have left.
         horizon = parent.lease.horizon if parent.lease.attempt > 1 else 0
         place = parent.lease.low + parent.offset

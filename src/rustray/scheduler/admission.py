@@ -166,7 +166,7 @@ def _accept_fresh(state: SchedulerState, event: TasksSubmitted, low: int, high: 
     state.next_batch += 1
     queue.batches += 1
     state.insert(batch)
-    batch.principal = event.principal
+    batch.principal, batch.near = event.principal, event.near
     batch.durability = _level_of(state, event)
     state.count_pending(batch, batch.count, len(arguments.blob))
     state.counts[TaskState.QUEUED] += batch.count

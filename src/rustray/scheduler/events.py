@@ -39,6 +39,7 @@ class TasksSubmitted:
             the attempt began. What an earlier attempt had handed in, and had ended before without a
             value, is not taken for the same.
         inputs: Ids of what each task takes from others, if its class says that it does.
+        near: The worker of the task that hands them in; "" where that is no task.
     """
 
     prefix: bytes
@@ -54,6 +55,7 @@ class TasksSubmitted:
     durability: Durability = Durability.DEFAULT
     horizon: int = 0
     inputs: PayloadColumn | None = None
+    near: str = ""
 
 
 @record

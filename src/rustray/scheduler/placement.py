@@ -128,7 +128,7 @@ def _place_queue(
         code = queue.task_class.code_hash
         size = len(state.code.get(code, b"")) if code else 0
         picked = None
-        if state.kept_by and queue.task_class.has_inputs and _goes_to_its_input(state, queue):
+        if (state.kept_by or queue.task_class.depth) and _goes_where_it_belongs(state, queue):
             continue
         for variant in queue.variants:
             room_of = variant.room_of
@@ -156,6 +156,14 @@ def _place_queue(
                 return
 
 
+def _goes_where_it_belongs(state: SchedulerState, queue: ClassQueue) -> bool:
+    """Lease the oldest task to the worker that is better for it than all others, if one is."""
+    task_class = queue.task_class
+    if state.kept_by and task_class.has_inputs and _goes_to_its_input(state, queue):
+        return True
+    return task_class.depth > 0 and _goes_home(state, queue)
+
+
 def _goes_to_its_input(state: SchedulerState, queue: ClassQueue) -> bool:
     """Lease the oldest task to the worker that keeps most of what it takes, if that has room."""
     waits = WAITS_FOR_BYTES.get(state.settings.strategy)
@@ -170,6 +178,21 @@ def _goes_to_its_input(state: SchedulerState, queue: ClassQueue) -> bool:
     limit = 1.0 + waits * min(1.0, found[1] / LARGE_INPUT_BYTES)
     for variant in queue.variants:
         if worker.load.load < limit and room(state, queue, variant, worker) > 0:
+            lease_tasks(state, queue, variant, worker, 1)
+            return True
+    return False
+
+
+def _goes_home(state: SchedulerState, queue: ClassQueue) -> bool:
+    """Lease the oldest task to the worker of the one that has handed it in, if that has a core."""
+    _trim(queue)
+    if state.settings.strategy not in WAITS_FOR_BYTES or not queue.spans:
+        return False
+    worker = state.workers.get(queue.spans[0].batch.near)
+    if worker is None or worker.load.load >= 1.0:
+        return False
+    for variant in queue.variants:
+        if room(state, queue, variant, worker) > 0:
             lease_tasks(state, queue, variant, worker, 1)
             return True
     return False

@@ -219,6 +219,7 @@ class Batch:
         revived: About tasks that were retried on request; None while there are none.
         forced: Tasks whose executor is to be killed, for they were cancelled by force.
         principal: Who handed it in: the subject of a token.
+        near: The worker of the task that handed it in; "" where that is none, or not known now.
         durability: How safe it is before anything is told of it.
         inputs: Ids of what each task takes from others; None where none takes anything.
         missing: Offset to how many of these are not there yet, for QUEUED tasks that stand in no
@@ -259,6 +260,7 @@ class Batch:
     deadline_s: float | None = None
     revived: Revived | None = None
     principal: str = ""
+    near: str = ""
     durability: Durability = Durability.FULL
     inputs: PayloadColumn | None = None
     missing: dict[int, int] = field(default_factory=dict)

@@ -210,3 +210,23 @@ def test_explain_says_that_it_waits() -> None:
     found = bench.scheduler.explain(PREFIX, number, bench.now)
     assert found is not None
     assert "waits for tasks of its own (2 have not ended)" in found.summary
+
+
+@pytest.mark.parametrize(("strategy", "goes_home"), [("LeastLoaded", True), ("RoundRobin", False)])
+def test_what_a_task_hands_in_runs_at_its_own_worker_while_that_has_a_core(
+    strategy: str, goes_home: bool
+) -> None:
+    """Then elsewhere. A strategy that has other reasons for where a task goes is left alone."""
+    bench = Nest(strategy=strategy)
+    for number in (1, 2, 3):
+        bench.join(f"w-{number}", cpus=2)
+    (parent,) = bench.submit(1)
+    home = next(worker for worker in bench.workers.values() if worker.held)
+    children = child_prefix(PREFIX, parent)
+    given = []
+    for number in range(3):
+        column = PayloadColumn.of([b"x"])
+        event = e.TasksSubmitted(children, number, CHILD, column, True, near=home.worker_id)
+        given += [one.worker_id for one in bench.feed(event) if isinstance(one, c.GrantLease)]
+    assert (given[0] == home.worker_id) == goes_home
+    assert home.worker_id != given[1]
