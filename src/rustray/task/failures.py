@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import msgpack
 
-from rustray.common.errors import InvariantError, NestedTooDeep, TaskExecutionFailed
+from rustray.common.errors import InvariantError, NestedTooDeep, ObjectLost, TaskExecutionFailed
+from rustray.task.inputs import LACKS, InputLost
 from rustray.task.result import FailureInfo, qualified_name
 from rustray.task.spec import Codec
 
@@ -91,6 +92,12 @@ def failure_from_exception(
         cause=_encoded_cause(exc, MAX_CAUSES),
         pickled=_pickled(raised) if codec == Codec.PICKLE else b"",
     )
+
+
+def lacked(function: str, lost: InputLost) -> FailureInfo:
+    """Describe that a task was not begun, for an input of it could not be had."""
+    text = f"{function!r} was not called: {lost}"
+    return FailureInfo(ObjectLost.code, text, phase=LACKS + lost.object_id)
 
 
 def frames_of(exc: BaseException) -> TracebackType | None:

@@ -249,13 +249,23 @@ def has_placed(payload: bytes) -> bool:
     return any(part[0] == PLACED for part in split_parts(payload)[1:])
 
 
+def loaded(encoded: memoryview, load: Load) -> tuple[int, memoryview]:
+    """Return codec and bytes of an input whose value is with a node (its first byte is `PLACED`).
+
+    Raises:
+        InputLost: it cannot be had from there.
+    """
+    codec, index, size = _PLACED.unpack_from(encoded, 1)
+    start = 1 + _PLACED.size
+    place, token = encoded[start : start + size], encoded[start + size :]
+    whole = load(bytes(place), bytes(token).decode())
+    return codec, whole if index == WHOLE else view_of_part(whole, index)
+
+
 def _value_of(encoded: memoryview, decoder_of: DecoderOf, load: Load) -> Any:
     if encoded[0] == PLACED:
-        codec, index, size = _PLACED.unpack_from(encoded, 1)
-        start = 1 + _PLACED.size
-        place, token = encoded[start : start + size], encoded[start + size :]
-        whole = load(bytes(place), bytes(token).decode())
-        return decoder_of(codec)(whole if index == WHOLE else view_of_part(whole, index))
+        codec, value = loaded(encoded, load)
+        return decoder_of(codec)(value)
     if encoded[0] == LOST:
         raise PayloadError(bytes(encoded[1:]).decode(errors="replace"))
     return decoder_of(encoded[0])(encoded[1:])

@@ -15,7 +15,6 @@ from types import CodeType, FrameType
 from typing import Any, Final, TypeVar, cast
 
 from rustray.common.errors import (
-    ObjectLost,
     PayloadError,
     ResourceExhausted,
     TaskCancelled,
@@ -26,8 +25,9 @@ from rustray.task.failures import (
     encode_failure,
     failure_from_exception,
     frames_of,
+    lacked,
 )
-from rustray.task.inputs import LACKS, InputLost, WrongReturn
+from rustray.task.inputs import InputLost, WrongReturn
 from rustray.task.result import FailureInfo, qualified_name
 from rustray.task.state import TaskState
 from rustray.worker import wire
@@ -128,9 +128,7 @@ def _describe(
     elif isinstance(exc, InputLost):
         # The head decides what to do about it; the task was not begun.
         state = TaskState.LEASED
-        info = FailureInfo(
-            ObjectLost.code, f"{callee.name!r} was not called: {exc}", phase=LACKS + exc.object_id
-        )
+        info = lacked(callee.name, exc)
     elif isinstance(exc, ResultTooBig):
         info = FailureInfo(ResourceExhausted.code, f"the result of {callee.name!r} {exc}")
     elif isinstance(exc, WrongReturn):

@@ -53,6 +53,7 @@ class ObjectDesk:
         port_name: Name of the Unix socket for those of this machine.
         port: The same once it is there; "" for none.
         address, tls_name: See `rustray.task.place.Place`.
+        ask_after_s: How long a value is here before the head is asked about it.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class ObjectDesk:
         self._arrived: dict[str, float] = {}
         self._kept: set[str] = set()  # those of the former that are no copies
         self._max_objects = 0
+        self.ask_after_s = ASK_AFTER_S
 
     def open(self, loop: asyncio.AbstractEventLoop, store: NodeStore) -> None:
         """Begin; where there can be no socket, nobody on this machine gets at it without a copy."""
@@ -199,7 +201,7 @@ class ObjectDesk:
         def patience_s(name: str) -> float:
             if is_leaving:
                 return ASK_LEAVING_AFTER_S
-            return PUT_ASK_AFTER_S if name.startswith(PUT_PREFIX) else ASK_AFTER_S
+            return PUT_ASK_AFTER_S if name.startswith(PUT_PREFIX) else self.ask_after_s
 
         found = (name for name, since in self._arrived.items() if now > since + patience_s(name))
         asked = tuple(islice(found, MAX_ASKED))
