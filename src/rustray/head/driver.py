@@ -182,7 +182,7 @@ class HeadDriver:
             RecallLease: self.tell_worker,
             DrainWorker: self.tell_worker,
             CloseSession: self.tell_worker,
-            FreeObject: self._once_safe(self.tell_worker),
+            FreeObject: self.free,
             SurrenderObject: self.tell_worker,
             AdoptObject: self.tell_worker,
             RefuseWorker: self._log_refusal,
@@ -378,6 +378,13 @@ class HeadDriver:
         worker = self.workers.get(command.worker_id)
         if worker is not None:  # its stream is gone; when it comes back both sides compare notes
             _pass_on(worker, command)
+
+    def free(self, command: FreeObject) -> None:
+        """Have a worker let go of a value, once it is certain that no head will look for it."""
+        if self.is_safe:
+            self.tell_worker(command)
+        else:
+            self.hold(self.tell_worker, command)
 
     def _log_refusal(self, command: RefuseWorker) -> None:
         logger.warning("%s", command.error)

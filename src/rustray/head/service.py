@@ -31,7 +31,7 @@ from rustray.head.item_reads import StreamService
 from rustray.head.letters import LetterService
 from rustray.head.listing import cluster_status, list_tasks
 from rustray.head.output_service import OutputService, parse_id
-from rustray.head.value_service import ValueService
+from rustray.head.value_service import ValueService, unneeded
 from rustray.rpc.api import (
     CancelVerdict,
     EventFilter,
@@ -51,7 +51,6 @@ from rustray.scheduler.events import (
     TasksSubmitted,
     WorkerJoined,
 )
-from rustray.scheduler.placed import unknown
 from rustray.scheduler.view import TaskSnapshot, worker_view
 from rustray.security.roles import Caller
 from rustray.security.wall_clock import unix_s
@@ -135,7 +134,7 @@ class HeadService(LetterService, OutputService, CoordinationService, StreamServi
         )
         is_known = scheduler.knows_session(beat.worker_id, beat.session)
         asked = beat.objects if in_step and is_known else ()
-        return HeartbeatReply(is_known, unknown(scheduler.state, beat.worker_id, asked))
+        return HeartbeatReply(is_known, unneeded(self._driver, beat.worker_id, asked))
 
     async def open_worker_stream(self, worker_id: str, session: int, pump: FramePump) -> Link:
         """Join an in-process worker's pump to the head's."""

@@ -12,7 +12,8 @@ from rustray.head.output_service import parse_id
 from rustray.objects.segment import Segment
 from rustray.rpc.api import RawResult
 from rustray.scheduler.events import ValueWanted
-from rustray.scheduler.placed import object_views
+from rustray.scheduler.placed import object_views, unknown
+from rustray.scheduler.value_commands import FreeObject
 from rustray.scheduler.view import TaskSnapshot
 from rustray.security.roles import Caller
 from rustray.task.place import Place
@@ -85,6 +86,16 @@ class ValueService:
     async def fetch_object(self, place: Place, token: str) -> Segment:
         """See `HeadApi`; who is in the head's process can only go through the head."""
         raise CommunicationError(f"no way to worker {place.worker_id} but through the head")
+
+
+def unneeded(driver: HeadDriver, worker_id: str, object_ids: tuple[str, ...]) -> tuple[str, ...]:
+    """Return which of a worker's objects it may let go of now; of others it is told in time."""
+    names = unknown(driver.scheduler.state, worker_id, object_ids)
+    if driver.is_safe:
+        return names
+    for name in names:
+        driver.free(FreeObject(worker_id, name))
+    return ()
 
 
 def raw_result(found: TaskSnapshot) -> RawResult:

@@ -19,7 +19,7 @@ from rustray.scheduler.commands import (
 )
 from rustray.scheduler.inputs import let_go, queue_again, tell
 from rustray.scheduler.records import Batch, Lease, Part, StoredOutcome, WorkerRecord
-from rustray.scheduler.results import drop_overdue, is_large, keep, shrink
+from rustray.scheduler.results import drop_overdue, drop_released, is_large, keep, shrink
 from rustray.scheduler.stale import ENDED, MOVED, OUT_OF_RANGE, count_stale, lease_of
 from rustray.scheduler.state import SchedulerState, hold_back, runs
 from rustray.scheduler.view import outcome_of
@@ -261,6 +261,7 @@ def _finish_alike(
     if batch.unfinished == 0:
         digests = b"".join(batch.digests or ())
         state.commands.append(ForgetArguments(batch.number, digests, batch.durability))
+    drop_released(state, stored)
     shrink(state)
 
 

@@ -181,8 +181,8 @@ def _take(state: SchedulerState, worker: WorkerRecord, item: Surrendered) -> Non
         state.staying.bytes -= size_of(stored)
         stored.payloads, stored.arguments = item.payloads, None
         state.staying.bytes += size_of(stored)
-        forget(state, stored)
         state.commands.append(ReplaceOutcome(stored.number, stored.payloads, NO_PAYLOADS))
+        forget(state, stored)  # after that: its worker lets go when it is committed
     stored.is_wanted = False
     shrink(state)
     # Only for those who wait for it: the session has been told where it was.

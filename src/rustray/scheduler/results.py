@@ -171,11 +171,11 @@ def _shelf_of(state: SchedulerState, stored: StoredOutcome) -> Shelf:
 
 def _evict_oldest(state: SchedulerState, shelf: Shelf) -> None:
     stored = shelf.queue.popleft()
-    _expire(state, stored)
     if stored.is_evicted:
         shelf.spent -= 1
-    else:
-        stored.is_overdue = True
+        return
+    stored.is_overdue = True
+    _expire(state, stored)
 
 
 def drop_overdue(state: SchedulerState, stored: StoredOutcome) -> None:
@@ -184,7 +184,12 @@ def drop_overdue(state: SchedulerState, stored: StoredOutcome) -> None:
         release(state, stored)
     elif not stored.is_evicted:
         _expire(state, stored)
-        _shelf_of(state, stored).spent -= 1
+
+
+def drop_released(state: SchedulerState, stored: StoredOutcome) -> None:
+    """Drop a value that was made again, and that who needed it has not lived to take."""
+    if stored.is_released and stored.state is TaskState.SUCCEEDED:
+        release(state, stored)
 
 
 def compact(shelf: Shelf) -> None:
@@ -215,17 +220,17 @@ def _evict(state: SchedulerState, stored: StoredOutcome) -> list[StoredOutcome]:
     stored.is_evicted = True
     shelf = _shelf_of(state, stored)
     shelf.bytes -= size_of(stored)
-    shelf.spent += 1
+    shelf.spent += not stored.is_overdue  # that has left the queue already
     state.unstored.pop(stored.number, None)
     batch = stored.batch
     if batch.streams:
         _drop_streams(batch, stored)
-    loose = placed.forget(state, stored)
-    # The shelf's queues may hold the record for long.
-    stored.payloads, stored.arguments, stored.live = NO_PAYLOADS, None, 0
     # A large one's file goes right after the commit.
     level = Durability.DEFAULT if stored.is_large else batch.durability
     state.commands.append(ForgetResults(stored.number, stored.is_large, level))
+    loose = placed.forget(state, stored)  # after that: its worker lets go when it is committed
+    # The shelf's queues may hold the record for long.
+    stored.payloads, stored.arguments, stored.live = NO_PAYLOADS, None, 0
     batch.outcomes[stored.index] = None
     batch.kept -= 1
     if batch.kept == 0 and batch.unfinished == 0:

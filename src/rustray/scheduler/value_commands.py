@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rustray.common.durability import Durability
 from rustray.common.records import record
 from rustray.task.place import Place
 
@@ -13,7 +12,6 @@ class FreeObject:
 
     worker_id: str
     object_id: str
-    durability: Durability = Durability.FULL
 
 
 @record

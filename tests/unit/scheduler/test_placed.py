@@ -412,3 +412,58 @@ def test_a_value_that_has_come_to_the_head_is_not_lost() -> None:
     bench.join("w-2", cpus=1)
     assert bench.grant_order.count(first) == 1
     assert bench.grant_order[-1] == first + 1
+
+
+def test_a_value_that_was_released_and_made_again_in_vain_goes_at_once() -> None:
+    """It was made for a task that has ended before: nobody would ever let go of it."""
+    bench = Bench()
+    worker = bench.join(cpus=1)
+    number, _ = make_value(bench, worker)
+    (heir,) = bench.submit_taking([[number]], STAYS)
+    (lease,) = worker.held
+    bench.end_placed(worker, lease, 0)
+    bench.feed(e.ResultsReleased(PREFIX, number, 1))
+    (taker,) = bench.submit_taking([[number]])
+    assert bench.state_of(number) is TaskState.LEASED
+    bench.cancel(taker)
+    (lease,) = worker.held
+    name = bench.end_placed(worker, lease, 0)
+    assert freed(bench) == [("w-1", name)]
+    assert bench.state_of(heir) is OK
+    assert list(bench.scheduler.state.kept_by["w-1"]) == [object_name(heir, 1)]
+
+
+def test_a_lost_value_that_room_was_short_for_is_made_again_and_counted_right() -> None:
+    """It stands in no queue of its shelf any more when it goes."""
+    bench = Bench(result_memory_bytes=2_000)
+    worker = bench.join(cpus=2)
+    number, _ = make_value(bench, worker)
+    blocker = bench.submit(2)
+    (taker,) = bench.submit_taking([[number]])
+    for _ in range(3):  # more than there is room for
+        bench.submit(1, STAYS)
+    while blocker[0] not in bench.ended or blocker[1] not in bench.ended:
+        bench.finish_one(worker)
+    stays = [lease for lease, grant in worker.grants.items() if grant.task_class.results_stay]
+    assert bench.state_of(taker) is not OK
+    for lease in stays:
+        if lease in worker.held:
+            bench.end_placed(worker, lease, 0)
+    bench.die(worker)
+    bench.join("w-2", cpus=2)
+    bench.run_all()
+    assert bench.ended[taker] == [OK]
+
+
+def test_a_worker_is_told_to_let_go_behind_what_is_to_be_saved() -> None:
+    """The shell waits for the commit of all that came before a `FreeObject`."""
+    bench = Bench()
+    worker = bench.join(cpus=1)
+    number, _ = make_value(bench, worker)
+    bench.feed(e.ResultsReleased(PREFIX, number, 1))
+    assert [type(one) for one in bench.commands] == [c.ForgetResults, FreeObject, c.ForgetBatch]
+    number, name = make_value(bench, worker)
+    bench.feed(e.ValueWanted(PREFIX, number, name))
+    bench.surrender(worker, name)
+    kinds = [type(one) for one in bench.commands]
+    assert kinds.index(c.ReplaceOutcome) < kinds.index(FreeObject)
