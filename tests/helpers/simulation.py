@@ -9,6 +9,7 @@ from typing import Any
 
 from rustray.common.errors import TaskNotFound
 from rustray.scheduler.state import SchedulerSettings
+from rustray.task.place import MIN_PLACED_BYTES
 from rustray.task.state import TaskState
 from rustray.testing import SimCluster, SimNode, SimTask
 
@@ -51,12 +52,24 @@ _OPTIONS: list[dict[str, Any]] = [
 ]
 
 
-def make_cluster(seed: int, *, workers: int = 3, waits: float = 0.0) -> SimCluster:
-    """Build a cluster whose settings follow from the seed too."""
+def make_cluster(
+    seed: int, *, workers: int = 3, waits: float = 0.0, stay_bytes: int | None = None
+) -> SimCluster:
+    """Build a cluster whose settings follow from the seed too.
+
+    Args:
+        seed: Of all.
+        workers: How many.
+        waits, stay_bytes: See `SimCluster`; None: in every other history nearly all results stay.
+    """
     random = Random(f"{seed}/settings")
+    if stay_bytes is None:
+        stay_bytes = 1 if seed % 2 else MIN_PLACED_BYTES
+    # Of a value that stays with its worker the head keeps more than 600 bytes.
+    few = 600 if stay_bytes > 1 else 20_000
     settings = SchedulerSettings(
         strategy=random.choice(STRATEGY_NAMES),
-        result_memory_bytes=random.choice([600, 1 << 30]),
+        result_memory_bytes=random.choice([few, 1 << 30]),
     )
     return SimCluster(
         seed,
@@ -65,6 +78,7 @@ def make_cluster(seed: int, *, workers: int = 3, waits: float = 0.0) -> SimClust
         check_every=50,
         settings=settings,
         waits=waits,
+        stay_bytes=stay_bytes,
     )
 
 
@@ -93,8 +107,10 @@ class RandomHistory:
         tasks: All that were handed in.
     """
 
-    def __init__(self, seed: int, *, tasks: int = 150, waits: float = 0.0) -> None:
-        self.cluster = make_cluster(seed, waits=waits)
+    def __init__(
+        self, seed: int, *, tasks: int = 150, waits: float = 0.0, stay_bytes: int | None = None
+    ) -> None:
+        self.cluster = make_cluster(seed, waits=waits, stay_bytes=stay_bytes)
         self.tasks: list[SimTask] = []
         self._count = tasks
         cluster = self.cluster
@@ -117,6 +133,11 @@ class RandomHistory:
         self.plan(CHAOS_S * 0.7, 60)
         for _ in range(random.randint(0, 5)):
             cluster.later(random.random() * CHAOS_S, self._cancel_one)
+        if cluster.stay_bytes == 1:
+            for _ in range(random.choice([0, 5, 30])):
+                cluster.later(random.random() * CHAOS_S, self._free_one)
+            for _ in range(random.choice([0, 2, 8])):
+                cluster.later(random.random() * CHAOS_S, self._cut_one)
         cluster.advance(CHAOS_S)
         cluster.settle()
         self.judge()
@@ -133,29 +154,44 @@ class RandomHistory:
         random = self.cluster.random
         function = random.choice(self._functions)
         takes = random.choice([0, 0, 1, 3])
+        takes_freed = random.random() < 0.1
+        known = [task for task in self.tasks if takes_freed or not task.is_freed]
         for _ in range(size):
-            taken = random.sample(self.tasks, min(takes, len(self.tasks)))
-            self.tasks.append(function.remote(len(self.tasks), *taken))
+            taken = random.sample(known, min(takes, len(known)))
+            known.append(function.remote(len(self.tasks), *taken))
+            self.tasks.append(known[-1])
 
     def _cancel_one(self) -> None:
         if self.tasks:
             task = self.cluster.random.choice(self.tasks)
             task.cancel(force=self.cluster.random.random() < 0.5)
 
+    def _free_one(self) -> None:
+        if self.tasks:
+            self.cluster.random.choice(self.tasks).free()
+
+    def _cut_one(self) -> None:
+        """Cut a way by which values go, for a while."""
+        cluster = self.cluster
+        ends = cluster.random.sample([*cluster.worker_names, "client"], 2)
+        cluster.partition(*ends)
+        cluster.later(cluster.random.random() * 15.0, cluster.heal, *ends)
+
     def judge(self) -> None:
         """Every task has ended, with its own result; the rest `SimCluster` has watched."""
         assert len(self.tasks) == self._count
+        self.cluster.check_values()
+        may_expire = self.cluster._history.may_expire
         for task in self.tasks:
             error = task.error
             if isinstance(error, TaskNotFound):
-                continue  # results are allowed 600 bytes in some histories
-            if task.state is TaskState.SUCCEEDED:
+                assert may_expire  # results are allowed 600 bytes in some histories
+            elif task.state is TaskState.SUCCEEDED:
                 assert task.result() == work(task.number)
             elif task.state is TaskState.FAILED:
                 assert error is not None
-                # (Small results may be gone before a task that takes them has been handed in.)
-                lost = {"OBJECT_LOST"} if self.cluster._history.may_expire else set()
-                assert error.code in {"WORKER_LOST", *lost}, error
+                # `History` says of which task the value may be lost.
+                assert error.code in {"WORKER_LOST", "OBJECT_LOST"}, error
 
 
 def run_history(seed: int) -> SimCluster:

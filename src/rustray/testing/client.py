@@ -9,7 +9,7 @@ from typing import Final
 
 from rustray.client.failures import error_of_rejection
 from rustray.scheduler.events import CancelRequested
-from rustray.task.columns import PayloadColumn
+from rustray.task.columns import PayloadColumn, PlacedColumn
 from rustray.task.frames import (
     CancelRequest,
     ClassDefinition,
@@ -21,16 +21,18 @@ from rustray.task.frames import (
 )
 from rustray.task.inputs import InputId, pack_inputs
 from rustray.task.spec import TaskClass
+from rustray.task.state import TaskState
 from rustray.task.streams import StreamItems, StreamRead
 from rustray.testing.clock import ProcessLoop, VirtualClock
 from rustray.testing.head import HEAD, SimHead
 from rustray.testing.history import History, TaskRecord
 from rustray.testing.network import Network
+from rustray.testing.placing import PREFIX
+from rustray.testing.reading import CLIENT, ValueReader
 from rustray.testing.stream import End, Stream
+from rustray.testing.values import SimNodes
 from rustray.worker.reconnect import ReconnectManager
 
-CLIENT: Final = "client"
-PREFIX: Final = b"simulation"
 OPEN_LIMIT_S: Final = 2.0
 MAX_FRAME_TASKS: Final = 256
 
@@ -58,6 +60,7 @@ class ClientPump:
                 frame.submissions.append(replace(submission, class_number=number))
             frame.follow, self._client.follow = self._client.follow, []
             frame.reads, self._client.reads = self._client.reads, []
+            frame.released = self._client.unreleased()
         if not (frame.has_content or self._owes_ack):
             return None
         self._owes_ack = False
@@ -90,7 +93,12 @@ class SimClient:
     """
 
     def __init__(
-        self, clock: VirtualClock, network: Network, head: SimHead, history: History
+        self,
+        clock: VirtualClock,
+        network: Network,
+        head: SimHead,
+        nodes: SimNodes,
+        history: History,
     ) -> None:
         self.loop = network.loops[CLIENT] = ProcessLoop(clock)
         self.follow: list[TaskRange] = []
@@ -98,6 +106,9 @@ class SimClient:
         self.codes: dict[bytes, bytes] = {}
         self._network, self._head, self._history = network, head, history
         self._reconnect = ReconnectManager(CLIENT)
+        self._values = ValueReader(self.loop, network, head, nodes, history)
+        self._released: list[int] = []
+        self._told_released: list[int] = []
         self._unsent: list[TaskRecord] = []
         self._pump: ClientPump | None = None
         self._end: End | None = None
@@ -133,7 +144,9 @@ class SimClient:
         self._unsent = [t for t in tasks if not t.is_accepted and t.error is None]
         for task in self._unsent:
             task.is_sent_again = True
-        self.follow = [TaskRange(t.number, 1) for t in tasks if t.is_accepted and not t.has_ended]
+        self.follow = [TaskRange(t.number, 1) for t in tasks if t.is_accepted and not t.is_told]
+        self._released = self._told_released + self._released
+        self._told_released = []
         self.reads = []
         for task in tasks:
             if task.task_class.stream_window and not task.has_ended:
@@ -201,10 +214,41 @@ class SimClient:
 
     def _take_outcomes(self, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:
+            if type(outcome.payloads) is PlacedColumn:
+                self._take_place(outcome)
+                continue
             for index in range(len(outcome.payloads)):
                 item = outcome.payloads.slice(index, index + 1)
                 number = outcome.first + index
                 self._history.ended(number, replace(outcome, first=number, payloads=item))
+
+    # -- values that stay with workers -----------------------------------------------------
+
+    def _take_place(self, outcome: Outcome) -> None:
+        was_told = self._history.tasks[outcome.first].place is not None
+        self._values.take(outcome)
+        task = self._history.tasks[outcome.first]
+        if task.freed_before is not None and not was_told:
+            self._release(task.number)
+
+    def free(self, task: TaskRecord) -> None:
+        """Let go of a result, now or when it is there."""
+        was_freed = task.freed_before is not None
+        self._history.freed(task.number)
+        if task.place is not None and not was_freed:
+            self._release(task.number)
+
+    def _release(self, number: int) -> None:
+        self._released.append(number)
+        self._wake()
+
+    def unreleased(self) -> list[TaskRange]:
+        """Take what the head is to be told of; never before tasks that may take it."""
+        if self._unsent:
+            return []
+        numbers, self._released = sorted(self._released), []
+        self._told_released += numbers
+        return [TaskRange(number, 1) for number in numbers]
 
     # -- generators ------------------------------------------------------------------------
 
@@ -253,7 +297,7 @@ class SimClient:
         self._ask_to_cancel(next(self._calls), task, force)
 
     def _ask_to_cancel(self, call: int, task: TaskRecord, force: bool) -> None:
-        if call in self._answered or task.has_ended:
+        if call in self._answered or task.is_told:
             return
         if task.is_accepted:
             self._network.carry(CLIENT, HEAD, self._cancel_at_head, call, task, force)
@@ -264,15 +308,19 @@ class SimClient:
 
     async def _cancel_and_confirm(self, call: int, task: TaskRecord, force: bool) -> None:
         request = CancelRequest(PREFIX, task.number, 1, force)
-        self._head.driver.handle(CancelRequested(request))
-        await self._head.driver.safe()
-        self._network.carry(HEAD, CLIENT, self._cancelled, call, task)
+        driver = self._head.driver
+        found = driver.scheduler.task(PREFIX, task.number)
+        # What has succeeded stays so; and may run again only if its value stayed, and is lost.
+        has_value = found is not None and found.state is TaskState.SUCCEEDED
+        life = self._history.values.lives(task.number) - has_value
+        driver.handle(CancelRequested(request))
+        await driver.safe()
+        self._network.carry(HEAD, CLIENT, self._cancelled, call, task, life)
 
-    def _cancelled(self, call: int, task: TaskRecord) -> None:
+    def _cancelled(self, call: int, task: TaskRecord, life: int) -> None:
         if call not in self._answered:
             self._answered.add(call)
-            task.is_cancelled_safely = True
-            self._history.note("cancel confirmed", CLIENT, task.number)
+            self._history.cancelled_safely(task, life)
 
 
 def _goes_with(task: TaskRecord, last: TaskRecord) -> bool:

@@ -12,16 +12,20 @@ from typing import Any, Final, Self
 
 from rustray.client.remote import RemoteFunction
 from rustray.scheduler.state import SchedulerSettings
+from rustray.task.place import MIN_PLACED_BYTES
 from rustray.testing.chaos import FAULTS, Nemesis
-from rustray.testing.client import CLIENT, PREFIX, SimClient
+from rustray.testing.client import SimClient
 from rustray.testing.clock import WALL_OFFSET_S, VirtualClock
 from rustray.testing.controls import Controls
-from rustray.testing.executor import SimHost
 from rustray.testing.head import HEAD, SimHead, TroubleHandler
 from rustray.testing.history import History, HistoryEntry, SimNode
+from rustray.testing.host import SimHost
 from rustray.testing.network import Network
+from rustray.testing.placing import PREFIX
+from rustray.testing.reading import CLIENT
 from rustray.testing.replay import replay_command
 from rustray.testing.tasks import Duration, SimFunction, SimTask, record_of
+from rustray.testing.values import SimNodes
 from rustray.testing.worker import SimWorker
 from rustray.worker import context
 
@@ -41,7 +45,7 @@ class SimCluster(Controls):
     from a broken promise, then says the seed and the command that repeats it.
 
     Attributes:
-        seed: As given.
+        seed, stay_bytes: As given.
         random: For your own draws; they disturb none of the simulation's.
         events: How many have happened, messages and timers.
     """
@@ -55,6 +59,7 @@ class SimCluster(Controls):
         check_every: int = 1,
         settings: SchedulerSettings | None = None,
         waits: float = 0.0,
+        stay_bytes: int = MIN_PLACED_BYTES,
     ) -> None:
         """Start a head, workers and a client, and let them connect.
 
@@ -65,6 +70,8 @@ class SimCluster(Controls):
             check_every: Check all invariants after so many events; 1 finds the very one, slowly.
             settings: The scheduler's; its seed and first lease are replaced.
             waits: Share of the plain tasks that wait, as for tasks of their own, for their time.
+            stay_bytes: Results of so many encoded bytes and more stay with their worker, if their
+                task may run again.
         """
         self.seed = seed
         self.random = self._stream("user")
@@ -73,7 +80,9 @@ class SimCluster(Controls):
         self._history = History(self._clock)
         settings = replace(settings or SchedulerSettings(), seed=seed)
         self._history.may_expire = settings.result_memory_bytes < 1 << 20
+        self.stay_bytes = stay_bytes
         self._functions: list[SimFunction] = []
+        self._nodes = SimNodes(self._network)
         self._host = SimHost(self._history)
         self._hosts_before: list[tuple[context.Host, int]] = []
         self._head = SimHead(
@@ -82,7 +91,7 @@ class SimCluster(Controls):
         if isinstance(workers, int):
             workers = {f"w-{number}": 1.0 for number in range(workers)}
         self._workers = {name: self._make_worker(name, node) for name, node in workers.items()}
-        self._client = SimClient(self._clock, self._network, self._head, self._history)
+        self._client = SimClient(self._clock, self._network, self._head, self._nodes, self._history)
         super().__init__()
         self._nemesis = Nemesis(self, self._stream("chaos"))
         self._check_every, self._waits, self.events = check_every, waits, 0
@@ -102,7 +111,9 @@ class SimCluster(Controls):
         if name in (HEAD, CLIENT):
             raise ValueError(f"a worker cannot be called {name!r}")
         node = self._history.offers(name, node)
-        return SimWorker(name, node, self._clock, self._network, self._head, _Functions(self))
+        return SimWorker(
+            name, node, self._clock, self._network, self._head, _Functions(self), self._nodes
+        )
 
     def add_worker(self, name: str, cpus: SimNode | float = 1.0) -> None:
         """Start one more worker, of so many cores or as the node says.
@@ -199,11 +210,6 @@ class SimCluster(Controls):
         self._history.note("submitted", CLIENT, number)
         self._client.submit(record)
         return SimTask(self, record)
-
-    def cancel(self, task: SimTask, *, force: bool = False) -> None:
-        """Ask the head to cancel a task; what `SimTask.cancel` does."""
-        self._history.note("cancel asked", CLIENT, task.number)
-        self._client.cancel(self._history.tasks[task.number], force=force)
 
     @property
     def tasks(self) -> list[SimTask]:
@@ -336,6 +342,7 @@ class _Functions:
         self._cluster = cluster
         self.history = cluster._history
         self.host = cluster._host
+        self.stay_bytes = cluster.stay_bytes
 
     def function_of(self, code: bytes) -> Callable[..., Any]:
         """Return the function behind a class's code."""

@@ -5,15 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from rustray.testing.client import CLIENT, SimClient
+from rustray.common.errors import InvariantError
+from rustray.testing.client import SimClient
 from rustray.testing.clock import ProcessLoop, VirtualClock
 from rustray.testing.head import HEAD, SimHead
 from rustray.testing.history import History
 from rustray.testing.network import Network
+from rustray.testing.placing import misplaced
+from rustray.testing.reading import CLIENT
 from rustray.testing.tasks import SimTask
+from rustray.testing.values import SimNodes
 from rustray.testing.worker import SimWorker
 
 _EXECUTOR_SIGNAL: Final = 9
+_LOOK_S: Final = 1.0
+"""How often to look whether values are where they should be."""
 
 
 class Controls:
@@ -24,6 +30,7 @@ class Controls:
     _history: History
     _head: SimHead
     _client: SimClient
+    _nodes: SimNodes
     _workers: dict[str, SimWorker]
 
     def __init__(self) -> None:
@@ -42,6 +49,19 @@ class Controls:
         """Have the consumer of a generator want no more; what `SimTask.leave` does."""
         self._history.note("left", CLIENT, task.number)
         self._client.leave(self._history.tasks[task.number])
+
+    def cancel(self, task: SimTask, *, force: bool = False) -> None:
+        """Ask the head to cancel a task; what `SimTask.cancel` does."""
+        self._history.note("cancel asked", CLIENT, task.number)
+        self._client.cancel(self._history.tasks[task.number], force=force)
+
+    def name_of(self, worker_id: str) -> str:
+        """Return the name of a worker in one of its lives."""
+        return self._history.names.get(worker_id, worker_id)
+
+    def free(self, task: SimTask) -> None:
+        """Let go of a result; what `SimTask.free` does."""
+        self._client.free(self._history.tasks[task.number])
 
     def crash_head(self) -> None:
         """Kill the head as ``kill -9`` does: what it has not committed is lost.
@@ -128,7 +148,7 @@ class Controls:
         worker = self._worker(name)
         if self.is_head_up:
             self._history.note("worker drained", name)
-            self._head.loop.deliver(self._head.drain, worker.name)
+            self._head.loop.deliver(self._head.drain, worker.worker_id)
 
     def kill_executor(self, name: str) -> None:
         """Kill the executor of a worker that runs a task, as the system does when memory is out.
@@ -174,6 +194,38 @@ class Controls:
         """
         self._network.set_faults(between, **faults)
         self._history.note("network", " ↔ ".join(between or ("everywhere",)), detail=str(faults))
+
+    def check_values(self, within_s: float = 60.0) -> None:
+        """Let time pass until workers keep the values that the head knows of, and no others.
+
+        Mend everything and let all tasks end before (`settle`): a message that was lost is made
+        good within seconds, and a worker that is gone is noticed when its lease has ended.
+
+        Args:
+            within_s: Virtual seconds to wait at most.
+
+        Raises:
+            InvariantError: they keep others still: a value has leaked, or is not where the head
+                takes it to be.
+        """
+        until_s = self._clock.now + within_s
+        while True:
+            wrong = self._misplaced()
+            if not wrong:
+                return
+            if self._clock.now >= until_s:
+                raise InvariantError(wrong)
+            self._run(self._clock.now + _LOOK_S, None)
+
+    def _misplaced(self) -> str:
+        if not self._head.is_up:
+            return "the head is down"
+        freed = [t.number for t in self._history.tasks if t.freed_before is not None]
+        return misplaced(self._head.driver.scheduler.state, self._nodes.kept(), freed)
+
+    def _run(self, limit: float, condition: Callable[[], object] | None) -> bool:
+        """Let time pass; see `SimCluster`."""
+        raise NotImplementedError
 
     def restore(self) -> None:
         """Undo all faults: mend the network, resume and restart what is paused or down."""

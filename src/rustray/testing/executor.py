@@ -6,30 +6,29 @@ import asyncio
 import contextvars
 import inspect
 import signal
-from array import array
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from itertools import count
 from typing import Any, Protocol
 
-from rustray.common.errors import InvariantError, NotInTask
+from rustray.common.errors import InvariantError
 from rustray.task import relay
-from rustray.task.codec import decode_call, decode_value, encode_value, value_decoder
-from rustray.task.columns import PayloadColumn
-from rustray.task.failures import encode_failure, failure_from_exception
+from rustray.task.codec import decode_call, encode_value, value_decoder
+from rustray.task.columns import PayloadColumn, SharedColumn
+from rustray.task.failures import encode_failure, failure_from_exception, lacked
 from rustray.task.frames import LeaseOutcome, LeaseRange
 from rustray.task.functions import FunctionInfo
-from rustray.task.inputs import Call, filling
+from rustray.task.inputs import Call, InputLost, Load, filling
 from rustray.task.result import FailureInfo
 from rustray.task.spec import Codec, ExecutorKind, TaskClass
 from rustray.task.state import TaskState
 from rustray.task.streams import LeaseItems
 from rustray.testing.clock import ProcessLoop, Timer, VirtualClock
 from rustray.testing.history import History, Run
+from rustray.testing.host import SimHost
 from rustray.testing.streaming import SimStream
 from rustray.testing.task_loop import TaskLoop
-from rustray.worker.calls import Calls
+from rustray.testing.values import SimSegment, resolved
 from rustray.worker.context import shared_task
 from rustray.worker.events import (
     DropPackage,
@@ -43,7 +42,6 @@ from rustray.worker.events import (
     TaskBlocked,
     TaskWoke,
 )
-from rustray.worker.news import News
 from rustray.worker.window import Window
 from rustray.worker.wire import NO_SETUP, Chunk, RunChunk, Setup
 
@@ -59,68 +57,12 @@ class ExecutorCrash(BaseException):
         self.signum = signum
 
 
-class SimNews(News):
-    """Takes what tasks say of themselves into the history; subscribers are not simulated."""
-
-    def __init__(self, history: History) -> None:
-        super().__init__(lambda: None)
-        self._history = history
-
-    def progress(self, chunk: Chunk, index: int, fraction: float, message: str) -> None:
-        """See `News`."""
-        self._history.note("progress", task=chunk.first + index, detail=f"{fraction:g} {message}")
-
-    def emit(self, chunk: Chunk, index: int, name: str, value: bytes) -> None:
-        """See `News`."""
-        shown = decode_value(Codec.MSGPACK, value)
-        self._history.note("emitted", task=chunk.first + index, detail=f"{name}={shown!r}")
-
-
-class SimHost:
-    """What `rustray.context` asks of the executor (`rustray.worker.context.Host`)."""
-
-    def __init__(self, history: History) -> None:
-        self.news: News = SimNews(history)
-        self._numbers = count(1)
-        self._cancelled: set[tuple[int, int]] = set()
-        self._look: set[tuple[int, int]] = set()
-
-    @property
-    def calls(self) -> Calls:
-        """See `Host`.
-
-        Raises:
-            NotInTask: a simulation has no locks, semaphores, events and queues.
-        """
-        raise NotInTask("a SimCluster has no locks, semaphores, events and queues")
-
-    def chunk_of(self, run: RunChunk) -> Chunk:
-        """Return tasks as an executor sees them."""
-        return Chunk(
-            next(self._numbers), run.lease, run.first, run.class_number, run.offset, run.attempt,
-            run.prefix, array("I"), 0, 0, b"", run.deadline_unix_s, have=run.have,
-            consumed=run.consumed,
-        )  # fmt: skip
-
-    def current(self) -> None:
-        """See `Host`: the task is always found by its context."""
-
-    def is_cancelled(self, number: int, index: int) -> bool:
-        """See `Host`."""
-        self._look.add((number, index))
-        return (number, index) in self._cancelled
-
-    def cancel(self, chunk: Chunk, index: int) -> bool:
-        """Raise a task's flag; whether the task looks at it by itself."""
-        self._cancelled.add((chunk.number, index))
-        return (chunk.number, index) in self._look
-
-
 class Functions(Protocol):
     """What executors need of the cluster."""
 
     history: History
     host: SimHost
+    stay_bytes: int
 
     def function_of(self, code: bytes) -> Callable[..., Any]:
         """Return the function behind a class's code."""
@@ -181,9 +123,15 @@ class SimExecutor:
         pool = self._pool
         number = chunk.first + index
         history = pool.functions.history
+        task_class, function = self.classes[chunk.class_number]
+        if task_class.has_inputs:
+            try:
+                payload = resolved(payload, pool.load)
+            except InputLost as lost:
+                self._lack(chunk, index, lost, task_class.function)
+                return
         one = Execution(chunk, index, history.started(number, pool.worker, chunk.attempt, payload))
         self._running[one.key] = one
-        task_class, function = self.classes[chunk.class_number]
         context = contextvars.copy_context()
         context.run(shared_task.set, (chunk, index))
         try:
@@ -205,6 +153,14 @@ class SimExecutor:
             one.task.add_done_callback(lambda task: self._awaited(one, task))
         else:
             self._end_later(one, None, value)
+
+    def _lack(self, chunk: Chunk, index: int, lost: InputLost, function: str) -> None:
+        """Report a task that could not have what it takes: it has not begun."""
+        pool, number = self._pool, chunk.first + index
+        pool.functions.history.note("lacks", pool.worker, number, lost.object_id)
+        column = PayloadColumn.of([encode_failure(lacked(function, lost))])
+        outcome = LeaseOutcome(chunk.lease, chunk.offset + index, TaskState.LEASED, column, 0)
+        pool.loop.call_soon(pool.tell, ExecutorReported(self.executor_id, [outcome]))
 
     def _begin_stream(self, one: Execution, task_class: TaskClass, value: Any) -> Any:
         """Begin to iterate over what a function returned; returns what is to be awaited, or None.
@@ -310,7 +266,10 @@ class SimExecutor:
         del self._running[one.key]
         self._run_next()
         run_us = int((self._pool.functions.history.now - one.since) * 1e6)
-        outcome = LeaseOutcome(*one.key, state, PayloadColumn.of([payload]), run_us)
+        column = PayloadColumn.of([payload])
+        if state is TaskState.SUCCEEDED and len(payload) >= self._pool.functions.stay_bytes:
+            column = SharedColumn(memoryview(payload), SimSegment(payload))
+        outcome = LeaseOutcome(*one.key, state, column, run_us)
         self._pool.tell(ExecutorReported(self.executor_id, [outcome]))
 
     def interrupt(self, lease: int, offset: int, is_notice: bool) -> None:
@@ -378,10 +337,11 @@ class SimPool:
         loop: ProcessLoop,
         functions: Functions,
         tell: Callable[[Any], None],
+        load: Load,
     ) -> None:
         self.worker, self.clock, self.loop = worker, clock, loop
         self.functions = functions
-        self.tell = tell
+        self.tell, self.load = tell, load
         self.executors: dict[int, SimExecutor] = {}
         self._guards: dict[int, Timer] = {}
 

@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import logging
+from asyncio.events import _get_running_loop, _set_running_loop
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
+from types import SimpleNamespace
+from typing import Any, cast
 
 from rustray.common.durability import Durability
-from rustray.common.errors import CommunicationError
+from rustray.common.errors import CommunicationError, TaskNotFound
+from rustray.common.ids import task_id
 from rustray.head.connections import ConnectionManager
 from rustray.head.core import Start
 from rustray.head.driver import HeadDriver
 from rustray.head.journal_store import JournalStore
 from rustray.head.notifications import NotificationManager
+from rustray.head.value_service import ValueService, unneeded
+from rustray.head.waits import ResultWaiters
+from rustray.rpc.api import RawResult
 from rustray.scheduler import commands as c
-from rustray.scheduler.events import DrainRequested, Event, HeartbeatReceived, WorkerJoined
+from rustray.scheduler.events import (
+    DrainRequested,
+    Event,
+    HeartbeatReceived,
+    ValuesSurrendered,
+    WorkerJoined,
+)
 from rustray.scheduler.invariants import check
 from rustray.scheduler.scheduler import Scheduler
 from rustray.scheduler.state import SchedulerSettings
-from rustray.task.views import WorkerInfo
-from rustray.testing.clock import WALL_OFFSET_S, ProcessLoop, VirtualClock
+from rustray.scheduler.value_commands import FreeObject
+from rustray.scheduler.view import TaskSnapshot
+from rustray.security.roles import Caller, Role
+from rustray.task.views import Heartbeat, HeartbeatReply, WorkerInfo
+from rustray.testing.clock import WALL_OFFSET_S, ProcessLoop, Timer, VirtualClock
 from rustray.testing.history import History
 from rustray.testing.network import Network
+from rustray.testing.placing import PREFIX
 from rustray.testing.stream import Stream
 
 HEAD = "head"
@@ -84,11 +101,54 @@ class ObservedDriver(HeadDriver):
 
     def handle(self, event: Event) -> list[c.Command]:
         """See `HeadDriver.handle`."""
+        is_joining = type(event) is WorkerJoined
+        if is_joining or (
+            type(event) is ValuesSurrendered
+            and self.scheduler.knows_session(event.worker_id, event.session)
+        ):
+            self.history.values.on_event(event)
         commands = super().handle(event)
         for command in commands:
-            if isinstance(command, c.GrantLease):
-                self.history.granted(command)
+            kind = type(command)
+            if kind is c.GrantLease:
+                self.history.granted(cast("c.GrantLease", command))
+            elif kind in _OF_VALUES:
+                self.history.values.on_command(command)
         return commands
+
+
+_OF_VALUES = frozenset({c.PersistOutcome, c.ForgetWorker, FreeObject})
+
+
+class HeadLoop(ProcessLoop):
+    """The head's event loop: what its services await of asyncio finds it running."""
+
+    def run(self, timer: Timer) -> None:
+        """See `ProcessLoop.run`."""
+        before = _get_running_loop()
+        _set_running_loop(self)
+        try:
+            super().run(timer)
+        finally:
+            _set_running_loop(before)
+
+
+class SimValues(ValueService):
+    """The real answers to who asks for values that stay with workers."""
+
+    def __init__(self, driver: HeadDriver) -> None:
+        waiters = ResultWaiters()
+        driver.on_outcome, driver.on_items = waiters.on_outcome, waiters.on_items
+        self._driver = driver
+        # Of the core they need no more than who waits.
+        self._core = cast("Any", SimpleNamespace(waiters=waiters))
+        self._caller = Caller("user:simulation", Role.SUBMIT, frozenset(), float("inf"), "")
+
+    def _snapshot(self, prefix: bytes, sequence: int) -> TaskSnapshot:
+        found = self._driver.scheduler.task(prefix, sequence)
+        if found is None:
+            raise TaskNotFound(f"task {sequence} is not known")
+        return found
 
 
 class SimHead:
@@ -121,7 +181,7 @@ class SimHead:
     def start(self) -> None:
         """Start the process, with what the journal has."""
         self.is_up = True
-        self.loop = self._network.loops[HEAD] = ProcessLoop(self._clock)
+        self.loop = self._network.loops[HEAD] = HeadLoop(self._clock)
         recovered = self.store.load(GRACE_S)
         # As a real head: no lease number of an earlier one comes again.
         start = Start(self.store.epoch_ms, is_first=self.store.starts == 1)
@@ -135,9 +195,11 @@ class SimHead:
         self.driver.wall_clock = lambda: self.loop.time() + WALL_OFFSET_S
         self.driver.notifications.go_on(self.store.events, start.revision)
         self._connections = ConnectionManager(self.driver)
+        self._values = SimValues(self.driver)
         self._streams = []
         if recovered is not None:
             self.driver.handle(recovered)
+        self._history.head_started(self.driver.scheduler.state)
         self.check()
 
     def crash(self) -> None:
@@ -196,19 +258,29 @@ class SimHead:
         if worker in self.driver.scheduler.state.workers:
             self.driver.handle(DrainRequested(worker))
 
-    def heartbeat(
-        self,
-        worker: str,
-        session: int,
-        numbers: tuple[int, int],
-        held: tuple[tuple[int, int], ...],
-        running: int,
-    ) -> bool:
-        """Take a heartbeat, as the service does; whether the session is known."""
+    def heartbeat(self, beat: Heartbeat) -> HeartbeatReply:
+        """Take a heartbeat, as the service does."""
+        worker, scheduler = beat.worker_id, self.driver.scheduler
         peer = self.driver.workers.get(worker)
-        in_step = peer is not None and peer.compare(*numbers)
-        self.driver.handle(HeartbeatReceived(worker, session, held if in_step else None, running))
-        return self.driver.scheduler.knows_session(worker, session)
+        in_step = peer is not None and peer.compare(beat.sent, beat.received)
+        held = beat.held if in_step else None
+        self.driver.handle(HeartbeatReceived(worker, beat.session, held, beat.running))
+        is_known = scheduler.knows_session(worker, beat.session)
+        asked = beat.objects if in_step and is_known else ()
+        return HeartbeatReply(is_known, unneeded(self.driver, worker, asked))
+
+    async def value_of(
+        self, number: int, timeout_s: float, missing: str, *, takes_places: bool
+    ) -> RawResult:
+        """Answer who asks for a task's result, or for where its value is, as the service does.
+
+        Raises:
+            RustRayError: it has expired, or cannot be sent.
+        """
+        name = task_id(PREFIX, number)
+        if takes_places:
+            return await self._values.locate_result(name, timeout_s, missing)
+        return await self._values.get_result(name, timeout_s)
 
 
 class TroubleHandler(logging.Handler):

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
-from rustray.common.errors import InvariantError, RustRayError
+from rustray.common.errors import InvariantError, ObjectLost, RustRayError
 from rustray.common.records import record
 from rustray.common.resources import CPU, GPU, ResourceSet
 from rustray.scheduler.commands import GrantLease
+from rustray.scheduler.state import SchedulerState
+from rustray.task.failures import decode_failure
 from rustray.task.frames import Outcome
 from rustray.task.inputs import split_parts
 from rustray.task.needs import Alternative
+from rustray.task.place import Place
 from rustray.task.selectors import matches
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 from rustray.testing.clock import VirtualClock
+from rustray.testing.placing import ValueBook
+
+FREED: Final = "the value was freed: SimTask.free() was called"
 
 
 @record
@@ -109,6 +115,10 @@ class TaskRecord:
         read_every_s: How long the consumer takes for each.
         has_left: The consumer wants no more.
         held: An outcome that came before the last items.
+        place: Where the value stays, as the client was told it first; None if it came along.
+        freed_before: Tasks up to this number were handed in before it was freed; None: it was not.
+        cancelled_in_life: In which of its lives it was cancelled for certain: each but the last
+            has ended with a value that stayed.
     """
 
     number: int
@@ -134,11 +144,19 @@ class TaskRecord:
     read_every_s: float = 0.0
     has_left: bool = False
     held: Outcome | None = None
+    place: Place | None = None
+    freed_before: int | None = None
+    cancelled_in_life: int = 0
 
     @property
     def has_ended(self) -> bool:
-        """Whether the client knows how it ended."""
+        """Whether the client knows how it ended, and has its value."""
         return self.outcome is not None or self.error is not None or self.is_expired
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the client knows how it ended, or where its value stays at least."""
+        return self.place is not None or self.has_ended
 
 
 class History:
@@ -151,6 +169,8 @@ class History:
         nodes: What the workers offer, by name.
         frozen: Workers that are paused: their tasks stand still.
         ended_tasks: How many have ended.
+        values: Which values stay where, and which of them are lost.
+        names: Worker id to the name of the worker.
     """
 
     def __init__(self, clock: VirtualClock) -> None:
@@ -160,6 +180,8 @@ class History:
         self.nodes: dict[str, SimNode] = {}
         self.frozen: set[str] = set()
         self.ended_tasks = 0
+        self.values = ValueBook()
+        self.names: dict[str, str] = {}
         self._clock = clock
         self._start_s = clock.now
 
@@ -191,11 +213,15 @@ class History:
         """The head leases tasks to a worker."""
         for number in range(grant.first, grant.first + len(grant.payloads)):
             task = self.tasks[number]
-            self.note("granted", grant.worker_id, number, f"attempt {grant.attempt}")
-            self._require(not task.has_ended, task, "was leased after its end had been told")
-            self._require(
-                not task.is_cancelled_safely, task, "was leased after its cancel was confirmed"
-            )
+            where = self.names.get(grant.worker_id, grant.worker_id)
+            self.note("granted", where, number, f"attempt {grant.attempt}")
+            is_lost = self.values.is_lost(number)
+            may_run = is_lost or not task.is_told
+            self._require(may_run, task, "was leased after its end had been told")
+            # A cancel holds for what had not ended; what ended in spite of it may be made again.
+            may_run = is_lost and self.values.lives(number) > task.cancelled_in_life
+            may_run = may_run or not task.is_cancelled_safely
+            self._require(may_run, task, "was leased after its cancel was confirmed")
             if self.may_expire and task.is_sent_again:
                 task.last_attempt = 0  # its end may have expired, and was handed in once more
                 task.runs.clear()
@@ -236,6 +262,12 @@ class History:
         for number, value in zip(task.takes, values, strict=True):
             has_made = value in self.tasks[number].produced
             self._require(has_made, task, f"got what no run of task {number} has made")
+
+    def cancelled_safely(self, task: TaskRecord, life: int) -> None:
+        """The client has been told that a cancel holds, for all but the task's first lives."""
+        task.is_cancelled_safely = True
+        task.cancelled_in_life = max(task.cancelled_in_life, life)
+        self.note("cancel confirmed", "client", task.number)
 
     def _may_be_cancelled(self, task: TaskRecord) -> bool:
         """Whether somebody has asked to cancel a task, or one that it takes the result of."""
@@ -282,18 +314,58 @@ class History:
         """The client has been told that a task is refused."""
         task = self.tasks[number]
         self._require(not task.is_accepted, task, f"was refused after it was accepted: {error}")
+        may_lack = not isinstance(error, ObjectLost) or self._may_lack(task)
+        self._require(may_lack, task, f"was refused for what nobody has let go: {error}")
         self.ended_tasks += not task.has_ended
         task.error = error
         self.note("rejected", "client", number, str(error))
 
+    def placed(self, number: int, place: Place) -> bool:
+        """The client has been told where a value stays; whether it did not know of any before."""
+        task = self.tasks[number]
+        task.is_accepted = True
+        self._require(task.task_class.results_stay, task, "has a value with a worker, and may not")
+        is_its_own = self.values.task_of(place) == number
+        self._require(is_its_own, task, f"has the value {place.object_id}, which was not saved")
+        is_first = not task.is_told
+        if is_first:
+            task.place = place
+            where = self.names.get(place.worker_id, place.worker_id)
+            self.note("stayed", where, number, place.object_id)
+            if task.freed_before is not None:
+                self._let_go(task)
+        return is_first and not task.has_ended
+
+    def freed(self, number: int) -> None:
+        """The client lets go of a result, now or when it is there."""
+        task = self.tasks[number]
+        self.note("freed", "client", number)
+        if task.freed_before is None:
+            task.freed_before = len(self.tasks)
+            has_value = task.outcome is not None and task.outcome.state is TaskState.SUCCEEDED
+            if has_value or (task.place is not None and not task.has_ended):
+                self._let_go(task)
+
+    def _let_go(self, task: TaskRecord) -> None:
+        self.ended_tasks += not task.has_ended
+        task.error = ObjectLost(FREED)
+
+    def not_sent(self, number: int, error: RustRayError) -> None:
+        """The client was told that a value cannot be had, though it is not lost."""
+        self._require(False, self.tasks[number], f"has a value that cannot be had: {error}")
+
     def ended(self, number: int, outcome: Outcome) -> None:
-        """The client has been told how a task ended."""
+        """The client has been told how a task ended, and has what it returned."""
         task = self.tasks[number]
         task.is_accepted = True
         old = task.outcome
         if old is not None:
             is_same = (old.state, old.payloads[0]) == (outcome.state, outcome.payloads[0])
+            # Of one whose value was lost the next life may end otherwise.
+            is_same = is_same or self.values.lives(number) > 0
             self._require(is_same, task, f"ended as {old.state.name} and as {outcome.state.name}")
+            return
+        if task.error is not None and task.freed_before is not None:
             return
         if len(task.items) < outcome.items and not task.has_left:
             task.held = outcome
@@ -303,24 +375,61 @@ class History:
             self._require(is_whole, task, f"ended with {outcome.items} items, and has more")
         self.ended_tasks += not task.has_ended
         task.outcome = outcome
-        self.note("ended", outcome.worker_id, number, outcome.state.name)
+        where = self.names.get(outcome.worker_id, outcome.worker_id)
+        self.note("ended", where, number, outcome.state.name)
         if outcome.state is TaskState.SUCCEEDED:
             is_its_own = outcome.payloads[0] in task.produced
             self._require(is_its_own, task, "has a result that no run of it has had")
+            if task.freed_before is not None:
+                task.error = ObjectLost(FREED)
+        else:
+            self._check_failure(task, outcome)
+        budgets = (task.task_class.max_retries, task.task_class.oom_retries)
+        # Each life has budgets of its own; one that has begun after a value was lost is the last.
+        is_last = outcome.state is not TaskState.SUCCEEDED
+        lives = max(self.values.lives(number) + is_last, 1)
+        is_within = min(budgets) < 0 or outcome.attempts <= (1 + sum(budgets)) * lives
+        self._require(is_within, task, f"took {outcome.attempts} attempts, {budgets} retries")
+
+    def _check_failure(self, task: TaskRecord, outcome: Outcome) -> None:
+        """Check that a task may have ended so, without a result."""
+        if task.place is not None:
+            was_lost = self.values.was_lost(task.number)
+            self._require(was_lost, task, "had a value, which was not lost, and has failed")
         if outcome.state is TaskState.CANCELLED:
             may_be = self._may_be_cancelled(task)
             self._require(may_be, task, "was cancelled, and nobody asked for that")
-        budgets = (task.task_class.max_retries, task.task_class.oom_retries)
-        is_within = min(budgets) < 0 or outcome.attempts <= 1 + sum(budgets)
-        self._require(is_within, task, f"took {outcome.attempts} attempts, {budgets} retries")
+        elif decode_failure(outcome.payloads[0]).code == ObjectLost.code:
+            self._require(self._may_lack(task), task, "has lost what nobody has let go")
+
+    def _may_lack(self, task: TaskRecord) -> bool:
+        """Whether what a task takes, or what that was made of, may have been gone before it."""
+        seen, waiting = {task.number}, [task]
+        while waiting and not self.may_expire:
+            one = waiting.pop()
+            for producer in map(self.tasks.__getitem__, one.takes):
+                freed = producer.freed_before
+                if freed is not None and freed <= one.number:
+                    return True
+                if producer.number not in seen:
+                    seen.add(producer.number)
+                    waiting.append(producer)
+        return self.may_expire
 
     def unknown(self, number: int) -> None:
         """The client was told that the head does not know a task that it had accepted."""
         task = self.tasks[number]
+        if task.error is not None and task.freed_before is not None:
+            return
         self._require(self.may_expire or not task.is_accepted, task, "was accepted and is lost")
         self.ended_tasks += not task.has_ended
         task.is_expired = True
         self.note("expired", "client", number)
+
+    def head_started(self, state: SchedulerState) -> None:
+        """A head begins, with what its journal has."""
+        told = {task.number: task.place for task in self.tasks if task.place is not None}
+        self.values.head_started(state, told)
 
     def head_lost(self) -> None:
         """The head died: the next one counts attempts from what is committed, fences go on."""

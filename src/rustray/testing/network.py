@@ -60,6 +60,7 @@ class Message:
     arrive: Callable[..., object]
     args: tuple[Any, ...]
     must_arrive: bool = False
+    on_loss: Callable[[], None] | None = None
 
 
 class Network:
@@ -116,27 +117,41 @@ class Network:
                 known = ", ".join(sorted(self.loops))
                 raise ValueError(f"there is no {name!r} in this cluster; there are: {known}")
 
-    def carry(self, source: str, target: str, arrive: Callable[..., object], *args: Any) -> bool:
-        """Send a message; whether it is under way.
+    def carry(
+        self,
+        source: str,
+        target: str,
+        arrive: Callable[..., object],
+        *args: Any,
+        on_loss: Callable[[], None] | None = None,
+    ) -> None:
+        """Send a message.
 
         Args:
             source: Who sends.
             target: Who gets it, in whatever life it is when it arrives.
             arrive: What the target does with it.
             *args: For ``arrive``.
+            on_loss: Called if it is lost, now or on its way.
         """
-        return self._send(Message(source, target, arrive, args))
+        self._send(Message(source, target, arrive, args, on_loss=on_loss))
 
     def insist(self, source: str, target: str, arrive: Callable[..., object], *args: Any) -> None:
         """Send a message again and again until it arrives, as TCP does."""
         self._send(Message(source, target, arrive, args, must_arrive=True))
 
-    def _send(self, message: Message) -> bool:
+    def is_open(self, source: str, target: str) -> bool:
+        """Whether a call gets through now, there and back: the target runs, and no link is cut."""
+        loop = self.loops[target]
+        is_cut = (source, target) in self._cut or (target, source) in self._cut
+        return not (is_cut or loop.is_paused or loop.is_dead)
+
+    def _send(self, message: Message) -> None:
         random, link = self._random, (message.source, message.target)
         faults = self._links.get(frozenset(link), self.faults)
         if link in self._cut or (faults.drop and random.random() < faults.drop):
             self._lose(message)
-            return False
+            return
         copies = 1
         if faults.duplicate and random.random() < faults.duplicate:
             self.seen["duplicated"] += 1
@@ -149,7 +164,6 @@ class Network:
             else:
                 when = self._last[link] = max(when, self._last.get(link, 0.0))
             self._wires.call_at(when, self._arrive, message)
-        return True
 
     def _arrive(self, message: Message) -> None:
         if (message.source, message.target) in self._cut:
@@ -162,3 +176,5 @@ class Network:
         self.seen["dropped"] += 1
         if message.must_arrive:
             self._wires.call_later(RETRY_S, self._send, message)
+        elif message.on_loss is not None:
+            message.on_loss()

@@ -66,7 +66,8 @@ class Stream:
             opener: Who opens it.
             other: The other side.
             breaks: Whether the loss of a frame breaks the stream, as over TCP. Without that a
-                lost frame is lost in silence, which is worse than what a real stream does.
+                lost frame is lost in silence, which is worse than what a real stream does; but
+                one without a number, which nobody would miss, breaks the stream all the same.
                 That the stream ends is never lost.
         """
         self.ends: dict[str, End] = {}
@@ -82,9 +83,13 @@ class Stream:
     def send(self, place: str, frame: Any) -> None:
         """Carry a frame to the other end."""
         other = self._opposite[place]
-        if not self._network.carry(place, other, self._arrive, other, frame) and self._breaks:
-            for end in self.ends.values():
-                end.loop.call_later(KEEPALIVE_S, end.end, CommunicationError("the stream broke"))
+        is_missed = self._breaks or not frame.number
+        on_loss = self._break if is_missed else None
+        self._network.carry(place, other, self._arrive, other, frame, on_loss=on_loss)
+
+    def _break(self) -> None:
+        for end in self.ends.values():
+            end.loop.call_later(KEEPALIVE_S, end.end, CommunicationError("the stream broke"))
 
     def _arrive(self, place: str, frame: Any) -> None:
         end = self.ends.get(place)

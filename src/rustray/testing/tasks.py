@@ -17,8 +17,8 @@ from rustray.task.codec import decode_value, encode_call
 from rustray.task.inputs import Slot
 from rustray.task.spec import Codec, TaskClass, deadline_unix_s
 from rustray.task.state import TaskState
-from rustray.testing.client import PREFIX
 from rustray.testing.history import Run, TaskRecord
+from rustray.testing.placing import PREFIX
 
 if TYPE_CHECKING:
     from rustray.testing.history import HistoryEntry
@@ -52,12 +52,18 @@ class Cluster(Protocol):
     def leave(self, task: SimTask) -> None:
         """Have the consumer of a generator want no more."""
 
+    def free(self, task: SimTask) -> None:
+        """Let go of a result."""
+
     def entries_of(self, task: SimTask) -> list[HistoryEntry]:
         """Return what happened to a task."""
 
     @property
     def is_head_up(self) -> bool:
         """Whether the head runs."""
+
+    def name_of(self, worker_id: str) -> str:
+        """Return a worker's name."""
 
 
 class SimFunction:
@@ -95,7 +101,8 @@ class SimFunction:
         self.takes_s = takes_s
         self.deadline_unix_s = deadline_unix_s(options.get("deadline"))
         self.code = b"function %d" % number
-        self.task_class: TaskClass = task_class(function, sha256(self.code).digest(), options)
+        made: TaskClass = task_class(function, sha256(self.code).digest(), options)
+        self.task_class = replace(made, results_stay=made.may_run_again)
 
     def options(self, **overrides: Any) -> SimFunction:
         """Return the same function with other options; see `rustray.remote`.
@@ -164,16 +171,27 @@ class SimTask:
 
     @property
     def is_done(self) -> bool:
-        """Whether the client knows how it ended."""
+        """Whether the client knows how it ended, and has what it returned."""
         return self._record.has_ended
+
+    @property
+    def is_freed(self) -> bool:
+        """Whether `free` was called."""
+        return self._record.freed_before is not None
+
+    @property
+    def holder(self) -> str:
+        """The worker that its value stayed with first, as the client was told; "" if it did not."""
+        place = self._record.place
+        return "" if place is None else self._cluster.name_of(place.worker_id)
 
     @property
     def state(self) -> TaskState:
         """The end that the client was told; before that RUNNING or QUEUED."""
-        if self._record.outcome is not None:
-            return self._record.outcome.state
         if self._record.error is not None:
             return TaskState.FAILED
+        if self._record.outcome is not None:
+            return self._record.outcome.state
         return TaskState.RUNNING if self.is_running else TaskState.QUEUED
 
     @property
@@ -238,6 +256,14 @@ class SimTask:
     def leave(self) -> None:
         """Have the consumer of a generator want no more, which ends it."""
         self._cluster.leave(self)
+
+    def free(self) -> None:
+        """Let go of its result, now or when it is there, as `rustray.free` does.
+
+        `result` raises `ObjectLost` then. Tasks that take it get it still, if they were handed in
+        before.
+        """
+        self._cluster.free(self)
 
     def cancel(self, *, force: bool = False) -> None:
         """Ask the head to cancel it, as `rustray.cancel` does; time has to pass for that."""

@@ -6,13 +6,14 @@ from typing import Any, Final
 
 from rustray.common.resources import ResourceSet
 from rustray.task.frames import AssignFrame, LeaseOutcome, WorkerFrame
-from rustray.task.views import WorkerInfo
+from rustray.task.views import Heartbeat, HeartbeatReply, WorkerInfo
 from rustray.testing.clock import WALL_OFFSET_S, ProcessLoop, Timer, VirtualClock
 from rustray.testing.executor import Functions, SimPool
 from rustray.testing.head import HEAD, SimHead
 from rustray.testing.history import SimNode
 from rustray.testing.network import Network
 from rustray.testing.stream import End, Stream
+from rustray.testing.values import SimDesk, SimNodes
 from rustray.worker import events as w
 from rustray.worker.driver import WorkerDriver
 from rustray.worker.reconnect import ReconnectManager
@@ -60,7 +61,7 @@ class SessionPump:
     def on_frame(self, frame: AssignFrame) -> None:
         """See `FramePump`."""
         if self._is_present:
-            self.worker.driver.apply(w.FrameReceived(self.number, frame))
+            self.worker.take(self.number, frame)
 
     def on_closed(self, error: object) -> None:
         """See `FramePump`."""
@@ -76,6 +77,7 @@ class SimWorker:
         worker_id: What it calls itself in its present life; a new one at each start.
         is_up: Whether it runs (it may be paused).
         has_left: It was drained and has ended by itself.
+        desk: What it keeps.
         session: The present one, None between two.
     """
 
@@ -87,10 +89,11 @@ class SimWorker:
         network: Network,
         head: SimHead,
         functions: Functions,
+        nodes: SimNodes,
     ) -> None:
         self.name, self.node = name, node
         self._clock, self._network, self._head = clock, network, head
-        self._functions = functions
+        self._functions, self._nodes = functions, nodes
         self._lives = 0
         self.is_up = False
         self.start()
@@ -101,7 +104,11 @@ class SimWorker:
         """Start the process (anew)."""
         self._lives += 1
         self.is_up, self.has_left = True, False
+        self.worker_id = self.name if self._lives == 1 else f"{self.name}~{self._lives}"
+        self._functions.history.names[self.worker_id] = self.name
         self.loop = self._network.loops[self.name] = ProcessLoop(self._clock)
+        self.desk = SimDesk(self.name, self.worker_id, self._nodes, self.wake_link)
+        self.desk.begin(self.loop)
         resources = ResourceSet.of(self.node.amounts)
         self.driver = CheckedDriver(self, WorkerLimits(resources), self._make_pool)
         self.driver.open(self.loop)
@@ -115,7 +122,15 @@ class SimWorker:
         self.loop.call_soon(self._connect)
 
     def _make_pool(self, driver: Any) -> SimPool:
-        self.pool = SimPool(self.name, self._clock, self.loop, self._functions, driver.apply)
+        def tell(event: w.Event) -> None:
+            if type(event) is w.ExecutorReported:
+                driver.executor_reported(event.executor_id, event.outcomes)
+            else:
+                driver.apply(event)
+
+        self.pool = SimPool(
+            self.name, self._clock, self.loop, self._functions, tell, self.desk.load
+        )
         return self.pool
 
     def die(self) -> None:
@@ -124,6 +139,7 @@ class SimWorker:
         self.session = None
         self.loop.kill()
         self.pool.die()
+        self.desk.end()
         if self._stream is not None:
             self._stream.die_at(self.name)
 
@@ -144,7 +160,15 @@ class SimWorker:
         if self.session is not None:
             return
         node = self.node
-        info = WorkerInfo(self.name, self._lives, self.name, "", node.amounts, node.labels)
+        info = WorkerInfo(
+            self.worker_id,
+            self._lives,
+            self.name,
+            self.desk.address,
+            node.amounts,
+            node.labels,
+            host_key=self.name,
+        )
         self._asked_at = self.loop.time()
         self._limit = self.loop.call_later(RPC_LIMIT_S, self._fail)
         self._network.carry(self.name, HEAD, self._ask_to_register, info)
@@ -176,7 +200,7 @@ class SimWorker:
 
     def _open_at_head(self, session: int, stream: Stream) -> None:
         if HEAD not in stream.ends:
-            self._head.open_worker(self.name, session, stream)
+            self._head.open_worker(self.worker_id, session, stream)
 
     def _fail(self) -> None:
         """No answer, or a refusal: try again after a pause."""
@@ -189,16 +213,27 @@ class SimWorker:
         """The stream is over."""
         session, self.session, self._end = self.session, None, None
         assert session is not None
+        self.desk.session_closed()
         self.driver.apply(w.SessionClosed(session.number, is_orderly))
         self._fail()
 
     def take_frame(self) -> WorkerFrame | None:
         """Return the next frame for the stream."""
+        if self.desk.surrendered:
+            return self.desk.take_frame()
         manager = self.driver.manager
         frame = manager.take_frame(self.loop.time()) if manager.has_frame else None
         if frame is not None and frame.drained:
             self.driver.set_timer()
         return frame
+
+    def take(self, session: int, frame: AssignFrame) -> None:
+        """Take a frame of the stream."""
+        if frame.free:
+            self.desk.free(frame.free)
+        if frame.surrender:
+            self.desk.surrender(frame.surrender)
+        self.driver.apply(w.FrameReceived(session, frame))
 
     # -- heartbeats ------------------------------------------------------------------------
 
@@ -210,34 +245,21 @@ class SimWorker:
             self._hang_up()  # as the agent does when no heartbeat is answered
             return
         self.loop.call_later(HEARTBEAT_S, self._beat, pump)
-        sent, received, held, running = self.driver.manager.heartbeat()
-        self._network.carry(
-            self.name,
-            HEAD,
-            self._beat_at_head,
-            pump,
-            (sent, received),
-            held,
-            running,
-            self.loop.time(),
-        )
+        manager = self.driver.manager
+        objects = self.desk.doubtful() if manager.is_settled else ()
+        beat = Heartbeat(self.worker_id, pump.number, *manager.heartbeat(), objects=objects)
+        self._network.carry(self.name, HEAD, self._beat_at_head, pump, beat, self.loop.time())
 
-    def _beat_at_head(
-        self,
-        pump: SessionPump,
-        numbers: tuple[int, int],
-        held: tuple[tuple[int, int], ...],
-        running: int,
-        asked_at: float,
-    ) -> None:
-        is_known = self._head.heartbeat(self.name, pump.number, numbers, held, running)
-        self._network.carry(HEAD, self.name, self._hear, pump, asked_at, is_known)
+    def _beat_at_head(self, pump: SessionPump, beat: Heartbeat, asked_at: float) -> None:
+        reply = self._head.heartbeat(beat)
+        self._network.carry(HEAD, self.name, self._hear, pump, asked_at, reply)
 
-    def _hear(self, pump: SessionPump, asked_at: float, is_known: bool) -> None:
+    def _hear(self, pump: SessionPump, asked_at: float, reply: HeartbeatReply) -> None:
         if self.session is not pump:
             return
         self._heard_at = self.loop.time()
-        if is_known:
+        if reply.is_known:
+            self.desk.free(reply.unneeded)
             self.driver.apply(w.HeartbeatAnswered(pump.number, asked_at))
         else:
             self._hang_up()
@@ -254,8 +276,9 @@ class SimWorker:
             self._end.wake()
 
     def settle_large(self, outcome: LeaseOutcome) -> LeaseOutcome:
-        """See `WorkerDriver`: nothing is in shared memory here."""
-        return outcome
+        """Keep a large result here, if it may stay."""
+        task = self.driver.manager.may_stay(outcome.lease, outcome.offset)
+        return self.desk.settle(outcome, task)
 
     def close_session(self, number: int) -> None:
         """End this session, if it is still the present one."""
