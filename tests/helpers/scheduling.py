@@ -11,6 +11,7 @@ from rustray.common.ids import SessionPrefix, task_id
 from rustray.scheduler import commands as c
 from rustray.scheduler import events as e
 from rustray.scheduler.invariants import check
+from rustray.scheduler.placed import unknown
 from rustray.scheduler.scheduler import Scheduler
 from rustray.scheduler.state import SchedulerSettings
 from rustray.scheduler.value_commands import AdoptObject, FreeObject, SurrenderObject
@@ -38,7 +39,12 @@ def object_name(number: int, life: int) -> str:
 
 @dataclass
 class NaiveWorker:
-    """What a worker holds: lease number to its unfinished offsets; the values that it keeps."""
+    """What a worker holds: lease number to its unfinished offsets; the values that it keeps.
+
+    Attributes:
+        asked: Values that the head has asked it to send.
+        is_dead: Its process has ended.
+    """
 
     worker_id: str
     session: int
@@ -50,6 +56,7 @@ class NaiveWorker:
     values: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
     adopting: list[AdoptObject] = field(default_factory=list)
+    is_dead: bool = False
 
     @property
     def address(self) -> str:
@@ -299,11 +306,15 @@ class Bench:
         column = PayloadColumn.of([encode_failure(info)])
         self.report(worker, outcomes=[LeaseOutcome(lease, offset, TaskState.LEASED, column, 0)])
 
-    def surrender(self, worker: NaiveWorker, object_id: str, value: bytes | None = b"v") -> None:
+    def surrender(
+        self, worker: NaiveWorker, object_id: str, value: bytes | None = b"v", trouble: str = ""
+    ) -> None:
         """Send a value to the head that a worker was asked for; None: it is gone."""
         is_there = object_id in worker.values and value is not None
-        column = PayloadColumn.of([value or b""]) if is_there else None
-        item = Surrendered(object_id, column, is_gone=not is_there)
+        column = PayloadColumn.of([value or b""]) if is_there and not trouble else None
+        item = Surrendered(object_id, column, trouble, is_gone=not (is_there or trouble))
+        if item.is_gone:
+            worker.values.discard(object_id)
         self.feed(e.ValuesSurrendered(worker.worker_id, worker.session, (item,)))
 
     def adopt(self, worker: NaiveWorker, trouble: str = "") -> str:
@@ -325,6 +336,12 @@ class Bench:
     def leave(self, worker: NaiveWorker) -> None:
         """Let a worker go that has nothing more to do."""
         self.report(worker, is_draining=True, has_drained=True)
+
+    def ask_what_is_needed(self, worker: NaiveWorker) -> None:
+        """Have a worker let go of the values that the head does not know."""
+        worker.values.difference_update(
+            unknown(self.scheduler.state, worker.worker_id, tuple(worker.values))
+        )
 
     def _no_longer_held(self, worker: NaiveWorker, lease: int, offset: int, count: int) -> None:
         held = worker.held.get(lease, set())
@@ -370,7 +387,7 @@ class Bench:
 
     def die(self, worker: NaiveWorker) -> None:
         """Let a worker's process die, for certain."""
-        worker.is_open = False
+        worker.is_open, worker.is_dead = False, True
         worker.held.clear()
         worker.values.clear()
         self.feed(e.WorkerDied(worker.worker_id, worker.session))

@@ -33,7 +33,7 @@ from rustray.scheduler.deadlines import end_queued_if_due, start_batch_timers
 from rustray.scheduler.events import CodeReceived, FollowRequested, TasksSubmitted
 from rustray.scheduler.nesting import STALE, stale_runs
 from rustray.scheduler.placement import new_queue
-from rustray.scheduler.records import DIGEST_BYTES, Batch, ClassQueue, Part
+from rustray.scheduler.records import DIGEST_BYTES, Batch, ClassQueue, Part, StoredOutcome
 from rustray.scheduler.state import SchedulerState, runs
 from rustray.scheduler.variants import can_run, nearest_miss, needs_of
 from rustray.scheduler.view import outcome_of
@@ -454,6 +454,13 @@ def _send_again(state: SchedulerState, batch: Batch, low: int, high: int) -> Non
             offset += 1
             continue
         end = min(high, stored.offset + len(stored.payloads))
+        if stored.live < len(stored.payloads):  # some of its tasks were retried, and go on
+            end = next((at for at in range(offset, end) if not _is_of(batch, at, stored)), end)
         outcome = outcome_of(stored, offset, end)
         state.commands.append(DeliverOutcome(batch.prefix, outcome, True, batch.durability))
         offset = end
+
+
+def _is_of(batch: Batch, offset: int, stored: StoredOutcome) -> bool:
+    """Whether this is how a task has ended, and not how it had before it was retried."""
+    return TaskState(batch.state[offset]).is_terminal and batch.lease[offset] == stored.index

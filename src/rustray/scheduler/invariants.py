@@ -11,7 +11,7 @@ from rustray.scheduler.records import Batch, Lease, StoredOutcome
 from rustray.scheduler.results import size_of
 from rustray.scheduler.state import SchedulerState
 from rustray.scheduler.variants import can_run
-from rustray.task.columns import StoredColumn
+from rustray.task.columns import PlacedColumn, StoredColumn
 from rustray.task.inputs import producers_of
 from rustray.task.state import DEAD_STATES, TaskState
 
@@ -255,6 +255,20 @@ def values_that_stay_are_counted(state: SchedulerState) -> None:
                 heirs.update(takes(state, stored))
     _require(heirs == noted, "what values are made of is miscounted")
     _require(not state.to_remake, "a value that is needed and lost is not being made again")
+    for worker_id, kept in state.kept_by.items():
+        _require(bool(kept), "a worker is noted that keeps nothing")
+        for object_id, stored in kept.items():
+            _is_kept_right(worker_id, object_id, stored)
+
+
+def _is_kept_right(worker_id: str, object_id: str, stored: StoredOutcome) -> None:
+    place = stored.place
+    is_named = place is not None and (place.worker_id, place.object_id) == (worker_id, object_id)
+    _require(is_named and not stored.is_evicted, "a worker is taken to keep what is forgotten")
+    is_value = stored.state is TaskState.SUCCEEDED and type(stored.payloads) is PlacedColumn
+    _require(is_value and stored.has_stayed, "what stays with a worker is no value")
+    is_needed = stored.pins > 0 or not stored.is_released
+    _require(is_needed, "a value that was let go, and that nobody takes, stays with its worker")
 
 
 def streams_are_whole(state: SchedulerState) -> None:

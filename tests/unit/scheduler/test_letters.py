@@ -352,3 +352,20 @@ def test_the_error_of_a_queue_timeout_is_kept_as_it_was_told() -> None:
     assert found is not None
     assert found.payload is not None
     assert decode_failure(found.payload).phase == "queue"
+
+
+def test_a_client_that_comes_back_is_not_told_the_end_before_a_retry() -> None:
+    """Of tasks that ended alike the one that runs again has not ended; the others have."""
+    bench = Bench()
+    submit(bench, [b"a", b"b", b"c"], TaskClass("f", queue_timeout_s=5.0))
+    bench.pass_time(6.0)
+    bench.retry(1)
+    bench.feed(e.FollowRequested(PREFIX, 0, 3))
+    told = [one.outcome for one in bench.commands if isinstance(one, c.DeliverOutcome)]
+    assert [(one.first, len(one.payloads)) for one in told] == [(0, 1), (2, 1)]
+    bench.join(cpus=1)
+    bench.run_all()
+    bench.feed(e.FollowRequested(PREFIX, 0, 3))
+    told = [one.outcome for one in bench.commands if isinstance(one, c.DeliverOutcome)]
+    late = TaskState.TIMED_OUT
+    assert [(one.first, one.state) for one in told] == [(0, late), (1, OK), (2, late)]

@@ -90,11 +90,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         cpus=st.sampled_from([1, 2, 4]),
         zoned=st.booleans(),
         gpus=st.sampled_from([0, 1, 2]),
+        is_back=st.booleans(),
     )
-    def join(self, name: str, cpus: int, zoned: bool, gpus: int) -> None:
-        """A worker joins, comes back, or starts anew."""
+    def join(self, name: str, cpus: int, zoned: bool, gpus: int, is_back: bool) -> None:
+        """A worker joins, comes back, perhaps after it was given up, or starts anew."""
         worker = self.bench.workers.get(name)
-        if worker is not None and name not in self.bench.scheduler.state.workers:
+        is_given_up = worker is not None and name not in self.bench.scheduler.state.workers
+        if worker is not None and is_given_up and (worker.is_dead or not is_back):
             worker.held.clear()
             self.incarnations[name] = self.incarnations.get(name, 1) + 1
             worker.is_draining = False
@@ -211,11 +213,19 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.bench.feed(e.ValueWanted(PREFIX, number, found.place.object_id))
 
     @precondition(lambda self: any(w.asked for w in self.open_workers))
-    @rule(data=st.data(), is_gone=st.booleans())
-    def surrender(self, data: st.DataObject, is_gone: bool) -> None:
-        """A worker sends a value that it was asked for, or does not have it."""
+    @rule(data=st.data(), how=st.sampled_from(["value", "value", "gone", "trouble"]))
+    def surrender(self, data: st.DataObject, how: str) -> None:
+        """A worker sends a value that it was asked for, cannot, or does not have it."""
         worker = data.draw(st.sampled_from([w for w in self.open_workers if w.asked]))
-        self.bench.surrender(worker, worker.asked.pop(), None if is_gone else b"value")
+        value = None if how == "gone" else b"value"
+        trouble = "it is too large" if how == "trouble" else ""
+        self.bench.surrender(worker, worker.asked.pop(), value, trouble)
+
+    @precondition(lambda self: self.open_workers)
+    @rule(data=st.data())
+    def ask_what_is_needed(self, data: st.DataObject) -> None:
+        """A worker asks which of its values are needed, and lets go of the others."""
+        self.bench.ask_what_is_needed(data.draw(st.sampled_from(self.open_workers)))
 
     @rule(first=st.integers(0, 60), count=st.integers(1, 10))
     def release(self, first: int, count: int) -> None:
@@ -247,6 +257,15 @@ class SchedulerMachine(RuleBasedStateMachine):
     def no_task_ends_twice(self) -> None:
         """Each task has at most one end."""
         assert all(len(states) == 1 for states in self.bench.ended.values())
+
+    @invariant()
+    def values_are_where_the_head_takes_them_to_be(self) -> None:
+        """A worker has what was not lost with it, as long as it runs."""
+        for worker_id, kept in self.bench.scheduler.state.kept_by.items():
+            worker = self.bench.workers[worker_id]
+            if worker.incarnation == 1:  # real workers have another id when they start anew
+                there = {name for name, stored in kept.items() if not stored.is_lost}
+                assert there <= worker.values
 
     def teardown(self) -> None:
         """With a strong worker at hand everything that was accepted comes to its end."""
