@@ -20,10 +20,11 @@ from rustray.client.derived import Borrowed, Borrower
 from rustray.client.ledger import Ledger
 from rustray.client.pauses import Pauses
 from rustray.client.refs import PENDING, Batch, ClassEntry, TaskRef
+from rustray.client.releases import Releases
 from rustray.client.runtime_envs import Packer
 from rustray.client.streams import Reads
 from rustray.client.throttle import Throttle
-from rustray.client.values import Hold, Placed, Released, Values
+from rustray.client.values import Hold, Placed, Values
 from rustray.client.waiters import Arrivals
 from rustray.common.durability import Durability
 from rustray.common.errors import PayloadError, RustRayError
@@ -105,9 +106,8 @@ class Intake:
         self.values: Values | None = None
         self.lets_stay = False
         self.keeper: Any = None
-        self.released: Released = deque()
+        self.released = Releases()
         self.holds: weakref.WeakSet[Hold] = weakref.WeakSet()
-        self._is_release_told = False
 
     def define(
         self,
@@ -248,9 +248,9 @@ class Intake:
         """Have a worker let go of a value; a finaliser may call it anywhere: no lock is taken."""
         if hold.is_lent:
             return
-        self.released.append(sequence)
-        if not self._is_release_told:
-            self._is_release_told = True
+        self.released.add(sequence)
+        if not self.released.is_told:
+            self.released.is_told = True
             with contextlib.suppress(RuntimeError):  # the loop is closed: the head frees it in time
                 self._rouse()
 
@@ -319,6 +319,7 @@ class Intake:
         self._next_sequence += size
         self._ledger.add(batch)
         self._outbox.append(batch)
+        self.released.note_sealed(batch)
 
 
 def _want_stopped(batch: Batch, index: int, force: bool, recursive: bool) -> None:

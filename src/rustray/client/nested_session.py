@@ -229,7 +229,7 @@ class NestedSession(ClientSession):
     def is_owed(self) -> bool:
         """Whether the head has not said yet that it has all that was handed in."""
         with self.lock:
-            if self._open or self._outbox or self._orders or self.released:
+            if self._open or self._outbox or self._orders or self.released.is_owed:
                 return True
         return any(
             batch.refs[index] is not None and index not in batch.settled

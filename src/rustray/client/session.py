@@ -43,8 +43,6 @@ class ClientSession(Intake):
         """See `Intake`."""
         super().__init__(*args, **kwargs)
         self._follow: list[TaskRange] = []
-        self.told: deque[int] = deque(maxlen=MAX_FRAME_RANGES)
-        """Of `released`, what was sent last: it may not have arrived."""
 
     # ---- loop thread: out -------------------------------------------------------------
 
@@ -89,14 +87,15 @@ class ClientSession(Intake):
             tasks_left -= stop - low
             bytes_left -= len(part.blob)
         self._throttle.note_sent(frame.submissions)
-        if self.reads.has_some or self.released or self._cancels:
+        if self.reads.has_some or self.released.has_some or self._cancels:
             _fill_words(frame, self)
         return frame.has_content
 
     def rest(self) -> bool:
         """Go idle, so that the next thing handed in rouses; False if something came just now."""
         with self.lock:
-            has_words = bool(self._cancels or self._follow or self.reads.has_some or self.released)
+            has_words = bool(self._cancels or self._follow or self.reads.has_some)
+            has_words = has_words or self.released.has_some
             if self._throttle.is_waiting():
                 self._is_idle = False  # nothing new need rouse: the throttle does, in time
                 return not has_words
@@ -124,8 +123,7 @@ class ClientSession(Intake):
             self._outbox = deque(self._ledger.unsettled())
             self._cancels.clear()
             self._follow = []
-            self.released.extendleft(self.told)
-            self.told.clear()
+            self.released.restart()
             for batch in self._ledger.unfinished():
                 self._follow.extend(ask_for(batch))
                 self._cancels.extend((batch, index) for index in batch.cancels or ())
@@ -155,6 +153,8 @@ class ClientSession(Intake):
             self._rouse()
         if self._ledger.apply(frame):
             self._throttle.must_requeue = True
+            self._rouse()
+        if self.released.ripen():
             self._rouse()
 
     def close(self, error: RustRayError, unsent: RustRayError | None = None) -> None:
@@ -209,24 +209,10 @@ def _fill_words(frame: ClientFrame, session: ClientSession) -> None:
     """Say what there is to say of tasks that were handed in before."""
     if session.reads.has_some:
         _fill_reads(frame, session)
-    if session.released:
-        _fill_released(frame, session)
+    if session.released.has_some:
+        session.released.fill(frame, session._opened)
     if session._cancels:
         _fill_cancels(frame, session._cancels)
-
-
-def _fill_released(frame: ClientFrame, session: ClientSession) -> None:
-    """Say which values are not needed any more; behind the tasks that take them."""
-    session._is_release_told = False
-    released = session.released
-    sequences = sorted(released.popleft() for _ in range(min(len(released), MAX_FRAME_RANGES)))
-    session.told.extend(sequences)
-    for sequence in sequences:
-        last = frame.released[-1] if frame.released else None
-        if last is not None and last.first + last.count == sequence:
-            frame.released[-1] = TaskRange(last.first, last.count + 1)
-        else:
-            frame.released.append(TaskRange(sequence, 1))
 
 
 def _introduce(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent import futures
 from typing import Final, Protocol
@@ -39,9 +38,6 @@ TRIES: Final = 3
 """Places that are tried before a value is taken for lost."""
 _RETRY_FIRST_S: Final = 0.2
 _RETRY_CAP_S: Final = 2.0
-
-Released = deque[int]
-"""Sequences of tasks whose values are not needed here any more; appended to without a lock."""
 
 
 class Hold:

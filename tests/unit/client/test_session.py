@@ -13,6 +13,7 @@ from helpers.fake_head import FakeHead
 from helpers.waiting import eventually
 from rustray.client import context, intake
 from rustray.client import session as session_module
+from rustray.client.refs import ClassEntry, TaskRef
 from rustray.client.session import ClientSession
 from rustray.common.durability import Durability
 from rustray.common.errors import (
@@ -26,8 +27,9 @@ from rustray.common.errors import (
     VersionMismatch,
 )
 from rustray.rpc.codec import decode_client_frame, encode_client_frame
-from rustray.task.columns import PayloadColumn
+from rustray.task.columns import PayloadColumn, PlacedColumn
 from rustray.task.frames import AcceptedRange, ClientFrame, HeadFrame, Outcome, Rejection, TaskRange
+from rustray.task.place import Place
 from rustray.task.spec import Codec, TaskClass
 from rustray.task.state import TaskState
 
@@ -475,3 +477,62 @@ def test_the_window_constants_agree() -> None:
     """A batch fits into one frame."""
     assert intake.MAX_BATCH_TASKS <= session_module.MAX_FRAME_TASKS
     assert context.current_session is None
+
+
+def released(frames: list[ClientFrame]) -> list[tuple[int, int]]:
+    """Return how many tasks were handed in before each release of a task: (tasks, its number)."""
+    found: list[tuple[int, int]] = []
+    tasks = 0
+    for frame in frames:
+        tasks += sum(len(one.payloads) for one in frame.submissions)
+        found += [(tasks, one.first) for one in frame.released]
+    return found
+
+
+def placed_at_once(session: ClientSession, entry: ClassEntry) -> TaskRef[Any]:
+    """Hand in a task whose value stays with a worker."""
+    ref = session.submit(entry, b"x")
+    frames_of(session)
+    number = ref._batch.first + ref._index
+    place = PlacedColumn.of_item(Place(f"{number:032x}-1", 1 << 20, "w-1").pack())
+    session.apply(HeadFrame(outcomes=[Outcome(number, TaskState.SUCCEEDED, place, "w-1", 1)]))
+    return ref
+
+
+def test_what_is_freed_goes_behind_the_tasks_that_take_it() -> None:
+    """Not with a frame that has no room for these, nor after a stream broke that had them."""
+    session, roused = a_session()
+    entry = session.define(replace(PICKLED, results_stay=True), b"")
+    takes = session.define(replace(PICKLED, has_inputs=True), b"")
+    maker = placed_at_once(session, entry)
+    for _ in range(3):
+        session.submit_taking(takes, bytes(600_000), [maker])
+    rustray.free(maker)
+    frames = frames_of(session)
+    assert (len(frames), released(frames)) == (3, [])
+    session.restart()
+    frames = frames_of(session)
+    assert (len(frames), released(frames)) == (3, [])
+    roused.clear()
+    session.apply(HeadFrame(accepted=[AcceptedRange(1, 2)]))
+    assert released(frames_of(session)) == []
+    session.apply(HeadFrame(accepted=[AcceptedRange(3, 1)]))
+    assert roused
+    assert released(frames_of(session)) == [(0, 0)]
+    session.restart()
+    assert released(frames_of(session)) == [(0, 0)]
+
+
+def test_tasks_that_come_later_hold_nothing_back() -> None:
+    """However many keep coming: what was freed before waits for those alone that were before."""
+    session, _ = a_session()
+    entry = session.define(replace(PICKLED, results_stay=True), b"")
+    takes = session.define(replace(PICKLED, has_inputs=True), b"")
+    maker, other = placed_at_once(session, entry), placed_at_once(session, entry)
+    session.submit_taking(takes, b"x", [maker])
+    rustray.free(maker)
+    assert released(frames_of(session)) == []
+    session.submit_taking(takes, b"x", [other])
+    assert released(frames_of(session)) == []
+    session.apply(HeadFrame(accepted=[AcceptedRange(2, 1)]))
+    assert released(frames_of(session)) == [(0, 0)]
