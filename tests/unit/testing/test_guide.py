@@ -23,7 +23,7 @@ def _tests(name: str) -> list[Callable[[], None]]:
 
 def test_the_page_has_programs() -> None:
     """All blocks of Python have a name, or they would not be run."""
-    assert len(_BLOCKS) == _PAGE.count("```python") == 3
+    assert len(_BLOCKS) == _PAGE.count("```python") == 4
 
 
 @pytest.mark.parametrize("name", sorted(_BLOCKS))
