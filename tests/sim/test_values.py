@@ -11,12 +11,14 @@ import pytest
 from helpers.simulation import RandomHistory
 from rustray.common.errors import InvariantError, ObjectLost, TaskCancelled
 from rustray.scheduler import placed, remaking, results
+from rustray.scheduler.state import SchedulerSettings
 from rustray.testing import SimCluster, SimNode, SimTask, seeds
 from rustray.testing.values import SimSegment
 from rustray.worker.object_desk import ObjectDesk
 
 SITES = {name: SimNode(1.0, labels={"site": name}) for name in "abc"}
 SLOW_DISK_S = 4.0
+PATIENT = SchedulerSettings(lease_ttl_s=30.0)
 TRIES = 8
 """Seeds for each: whether a commit that was under way has reached the disk is drawn."""
 LIMIT = 120
@@ -162,6 +164,29 @@ def ask_while_away() -> None:
 def test_a_holder_that_has_lost_the_head_is_asked_again() -> None:
     """What was asked of it while it was away it sends when it is back."""
     ask_while_away()
+
+
+def test_many_values_go_through_the_head() -> None:
+    """However many a task takes of a worker that it has no way to."""
+    with SimCluster(14, workers=SITES, stay_bytes=1) as cluster:
+        makers = [done(cluster, at(cluster, "a").remote(number)) for number in range(30)]
+        cluster.partition("a", "b")
+        taker = at(cluster, "b").remote(*makers)
+        assert taker.result() == tuple((number,) for number in range(30))
+        assert {len(task.runs) for task in cluster.tasks} == {1}
+        judge(cluster)
+
+
+def test_a_task_waits_for_a_holder_that_is_frozen() -> None:
+    """Until that is given up, and the value made again: the task has not failed meanwhile."""
+    sites = {**SITES, "d": SITES["a"]}
+    with SimCluster(13, workers=sites, stay_bytes=1, settings=PATIENT) as cluster:
+        maker = done(cluster, at(cluster, "a").remote("value"))
+        cluster.pause_worker(maker.holder)
+        taker = at(cluster, "b").remote(maker)
+        assert taker.result() == (("value",),)
+        assert sorted(run.worker for run in maker.runs) == ["a", "d"]
+        judge(cluster)
 
 
 def test_a_worker_lets_go_of_a_value_when_the_head_has_it_for_certain() -> None:

@@ -285,6 +285,7 @@ def let_go(state: SchedulerState, batch: Batch, low: int, high: int) -> list[Sto
         return overdue
     for offset in range(low, high):
         batch.missing.pop(offset, None)
+        batch.lacks.pop(offset, None)
         for prefix, sequence in producers_of(batch.inputs[offset]):
             found = state.find(prefix, sequence)
             if found is None or not TaskState(found[0].state[found[1]]).is_terminal:

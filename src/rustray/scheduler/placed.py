@@ -176,6 +176,11 @@ def is_away(state: SchedulerState, stored: StoredOutcome) -> bool:
     return worker is None or worker.state not in ("ready", "draining")
 
 
+def is_asked(stored: StoredOutcome) -> bool:
+    """Whether the worker that keeps a value was asked to send it, and has not answered."""
+    return stored.is_wanted and not (stored.is_lost or stored.trouble)
+
+
 def unknown(state: SchedulerState, worker_id: str, object_ids: tuple[str, ...]) -> tuple[str, ...]:
     """Return which of a worker's objects nobody needs any more, or takes for lost."""
     kept = state.kept_by.get(worker_id, {})

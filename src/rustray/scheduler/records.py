@@ -227,7 +227,7 @@ class Batch:
         dependants: Which tasks wait for which of these.
         streams: Offset to what a generator task has yielded, where that is something.
         released: Tasks whose values nobody needs but those that take them.
-        lacks: Offset to how often a task could not have what it takes.
+        lacks: Offset, and the id of a task whose value it takes, to how often it could not have it.
         heirs: Offset to how many living values that stay with workers were made of its own.
         left_s: Of streams: since when nobody reads them, as monotonic time; None while a session
             of theirs is there.
@@ -268,7 +268,7 @@ class Batch:
     streams: dict[int, Stream] = field(default_factory=dict)
     left_s: float | None = None
     released: set[int] = field(default_factory=set)
-    lacks: dict[int, int] = field(default_factory=dict)
+    lacks: dict[int, dict[str, int]] = field(default_factory=dict)
     heirs: dict[int, int] = field(default_factory=dict)
 
     def is_past(self, offset: int, limit_s: float, now: float) -> bool:

@@ -46,7 +46,8 @@ REPORTABLE = frozenset(
     }
 )
 MAX_LACKS = 20
-"""How often a task is tried again that could not have an input, though its worker was there."""
+"""How often a task is tried again that could not have an input, though its worker was there and
+has answered; for each input."""
 LACK_PAUSE_S = 0.5
 """Before another attempt of a task that could not have an input."""
 CUT_OFF = "contact"
@@ -150,17 +151,20 @@ def _lacked_input(
     state: SchedulerState, lease: Lease, one: Part, payload: PayloadColumn, info: FailureInfo
 ) -> None:
     """Try a task again that could not have an input from where that is."""
-    stored = placed.find(state, info.phase.removeprefix(LACKS))
-    is_away = stored is not None and placed.is_away(state, stored)
+    name = info.phase.removeprefix(LACKS)
+    stored = placed.find(state, name)
+    # A worker that was asked for it and has not answered yet may be frozen: that is no refusal.
+    may_come = stored is not None and (placed.is_away(state, stored) or placed.is_asked(stored))
     if stored is not None:
         placed.want(state, stored)
-    batch = one.batch
-    lacks = batch.lacks[one.low] = batch.lacks.get(one.low, 0) + (not is_away)
-    if lacks > MAX_LACKS:
+    # Each of many inputs may lack once: they come to the head one after the other.
+    producer, counts = name.rpartition("-")[0], one.batch.lacks.setdefault(one.low, {})
+    counts[producer] = counts.get(producer, 0) + (not may_come)
+    if counts[producer] > MAX_LACKS:
         finish(state, one, TaskState.FAILED, payload, lease.worker)
     elif _is_haunted(state, lease):
         haunt(state, one)
-    else:  # at no cost: it was not begun. Who is away comes back, or is given up, in time.
+    else:  # at no cost: it was not begun. Who is away answers, or is given up, in time.
         _pause(state, lease, one, LACK_PAUSE_S, info.message)
 
 

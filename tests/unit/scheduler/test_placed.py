@@ -183,7 +183,7 @@ def test_a_value_that_its_worker_does_not_have_any_more_is_made_again() -> None:
 
 @pytest.mark.parametrize("max_retries", [0, 2])
 def test_a_task_that_cannot_have_its_input_is_tried_again_at_no_cost(max_retries: int) -> None:
-    """It was not begun. The value is asked for once, and there is an end to it."""
+    """It was not begun. The value is asked for once at a time, and there is an end to it."""
     bench = Bench(lease_ttl_s=1e6)
     worker = bench.join(cpus=1)
     number, name = make_value(bench, worker)
@@ -191,13 +191,46 @@ def test_a_task_that_cannot_have_its_input_is_tried_again_at_no_cost(max_retries
     for _ in range(20):
         (lease,) = worker.held
         bench.lack_input(worker, lease, 0, name)
+        assert worker.asked == [name]
+        bench.surrender(worker, worker.asked.pop(), trouble="it is too large")
         bench.pass_time(1.0)
-    assert worker.asked == [name]
     assert bench.state_of(taker) is TaskState.LEASED
-    bench.surrender(worker, name, b"the value")
     (lease,) = worker.held
     bench.lack_input(worker, lease, 0, name)
     assert bench.ended[taker] == [TaskState.FAILED]
+
+
+def test_a_task_waits_for_a_worker_that_has_not_answered() -> None:
+    """It is asked once; it may be frozen, and is given up in time if it stays so."""
+    bench = Bench(lease_ttl_s=1e6)
+    worker = bench.join(cpus=1)
+    number, name = make_value(bench, worker)
+    (taker,) = bench.submit_taking([[number]])
+    for _ in range(40):
+        (lease,) = worker.held
+        bench.lack_input(worker, lease, 0, name)
+        bench.pass_time(1.0)
+    assert worker.asked == [name]
+    bench.die(worker)
+    bench.join("w-2", cpus=1)
+    bench.run_all()
+    assert bench.ended[taker] == [OK]
+    assert bench.scheduler.state.counters["tasks_run_again_for_lost_values"] == 1
+
+
+def test_each_of_many_inputs_may_lack_once() -> None:
+    """One after the other comes to the head, however many there are."""
+    bench = Bench(lease_ttl_s=1e6)
+    worker = bench.join(cpus=1)
+    made = [make_value(bench, worker) for _ in range(30)]
+    (taker,) = bench.submit_taking([[number for number, _ in made]])
+    for _, name in made:
+        (lease,) = worker.held
+        bench.lack_input(worker, lease, 0, name)
+        bench.surrender(worker, worker.asked.pop())
+        bench.pass_time(1.0)
+    bench.run_all()
+    assert bench.ended[taker] == [OK]
 
 
 def test_what_a_lost_value_was_made_of_is_made_again_though_nobody_holds_it() -> None:
