@@ -10,7 +10,7 @@ import pytest
 
 from helpers.simulation import RandomHistory
 from rustray.common.errors import InvariantError, ObjectLost, TaskCancelled
-from rustray.scheduler import placed, remaking, results
+from rustray.scheduler import hand_over, placed, remaking, results
 from rustray.scheduler.state import SchedulerSettings
 from rustray.testing import SimCluster, SimNode, SimTask, seeds
 from rustray.testing.values import SimSegment
@@ -114,7 +114,42 @@ def test_a_value_of_a_drained_worker_can_be_had() -> None:
         cluster.drain_worker(maker.holder)
         cluster.run_until(lambda: not cluster.is_worker_up(maker.holder))
         assert cluster.remote(work).remote(maker).result() == (("value",),)
+        assert len(maker.runs) == 1
         judge(cluster)
+
+
+def test_the_last_worker_that_leaves_gives_its_values_to_the_head() -> None:
+    """Nothing is run again when the next one comes."""
+    with SimCluster(4, workers=1, stay_bytes=1) as cluster:
+        makers = [done(cluster, cluster.remote(work).remote(number)) for number in range(20)]
+        cluster.drain_worker("w-0")
+        cluster.run_until(lambda: not cluster.is_worker_up("w-0"), within_s=10.0)
+        cluster.restart_worker("w-0")
+        for number, maker in enumerate(makers):
+            assert cluster.remote(work).remote(maker).result() == ((number,),)
+        assert all(len(maker.runs) == 1 for maker in makers)
+        judge(cluster)
+
+
+def test_values_wander_from_worker_to_worker_as_these_are_replaced() -> None:
+    """Also over a head that dies half-way, and past one that cannot be reached."""
+    for seed in seeds(TRIES):
+        with SimCluster(seed, workers=SITES, stay_bytes=1) as cluster:
+            makers = [done(cluster, cluster.remote(work).remote(number)) for number in range(80)]
+            for name in ("a", "b", "a"):
+                cluster.partition(name, cluster.random.choice([*set(SITES) - {name}]))
+                cluster.drain_worker(name)
+                cluster.advance(cluster.random.random() * 0.05)
+                cluster.crash_head()
+                cluster.restart_head()
+                cluster.advance(40.0)
+                cluster.heal()
+                if not cluster.is_worker_up(name):
+                    cluster.restart_worker(name)
+                cluster.advance(5.0)
+            for number, maker in enumerate(makers):
+                assert cluster.remote(work).remote(maker).result() == ((number,),)
+            judge(cluster)
 
 
 def test_a_head_that_dies_before_it_has_saved_an_end_hears_of_it_again() -> None:
@@ -311,7 +346,8 @@ PLANTED: list[tuple[object, str, Callable[..., object]]] = [
     (remaking, "_wait_anew", nothing),
     (remaking, "_lost_inputs", lambda *_: []),
     (ObjectDesk, "free", nothing),
-    (ObjectDesk, "doubtful", lambda _: ()),
+    (ObjectDesk, "doubtful", lambda *_: ()),
+    (hand_over, "on_worker_lost", nothing),
 ]
 IDS = [f"{one.__name__.rpartition('.')[2]}.{name}" for one, name, _ in PLANTED]  # type: ignore[attr-defined]
 

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from rustray.scheduler.commands import Command, ForgetWorker, PersistOutcome
+from rustray.scheduler.commands import Command, ForgetWorker, PersistOutcome, ReplaceOutcome
 from rustray.scheduler.events import Event, ValuesSurrendered, WorkerJoined
 from rustray.scheduler.placed import outcome_at
 from rustray.scheduler.state import SchedulerState
 from rustray.scheduler.value_commands import FreeObject
 from rustray.task.columns import PlacedColumn
-from rustray.task.place import Place
+from rustray.task.place import MOVED, Place
 
 PREFIX: Final = b"simulation"
 """Of the ids of all tasks."""
@@ -43,13 +43,15 @@ class ValueBook:
             for item in event.values:
                 if item.is_gone:
                     self._lost.add(item.object_id)
-                elif item.payloads is not None:
+                elif item.payloads is not None and type(item.payloads) is not PlacedColumn:
                     self._brought(item.object_id)
 
     def on_command(self, command: Command) -> None:
         """The head has decided something."""
         if type(command) is PersistOutcome:
             self._saved(command)
+        elif type(command) is ReplaceOutcome and type(command.payloads) is PlacedColumn:
+            self._moved(Place.unpack(command.payloads[0]))
         elif type(command) is FreeObject:
             self._lost.add(command.object_id)
         elif type(command) is ForgetWorker:
@@ -67,6 +69,12 @@ class ValueBook:
                 if self.is_lost(number):
                     self._failed.add(number)
                 self._kept.pop(number, None)
+
+    def _moved(self, place: Place) -> None:
+        """Another worker has taken a value over."""
+        number = self._task_of[place.object_id.partition(MOVED)[0]]
+        self._task_of[place.object_id] = number
+        self._kept[number] = place
 
     def _brought(self, object_id: str) -> None:
         """The head has a value itself: it cannot be lost any more."""

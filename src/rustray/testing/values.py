@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from rustray.common.errors import CommunicationError
+from rustray.common.errors import CommunicationError, ObjectLost
 from rustray.objects.node_store import NodeStore
 from rustray.objects.records import StoreLimits
 from rustray.objects.segment import Segment
@@ -19,6 +19,8 @@ from rustray.worker.object_desk import ObjectDesk
 
 ASK_AFTER_S: Final = 5.0
 """Sooner than a real worker does, so that what is kept in vain is gone within a short history."""
+FETCH_S: Final = 0.02
+"""How long it takes to take a value over."""
 _ROOM_BYTES: Final = 1 << 40
 """Memory is not simulated: nothing goes to a disk, and nothing is refused."""
 
@@ -96,13 +98,13 @@ class SimDesk(ObjectDesk):
         name: The worker's, as the network calls it.
         worker_id: What it has registered with.
         nodes: The ways to others.
-        wake: See `ObjectDesk`.
+        on_keeping: See `ObjectDesk`.
     """
 
     def __init__(
-        self, name: str, worker_id: str, nodes: SimNodes, wake: Callable[[], None]
+        self, name: str, worker_id: str, nodes: SimNodes, on_keeping: Callable[[bool], None]
     ) -> None:
-        super().__init__(worker_id, name, _no_fetch, wake)
+        super().__init__(worker_id, name, self._bring_over, on_keeping)
         self.address = f"{name}:7450"
         self.ask_after_s = ASK_AFTER_S
         self._name, self._nodes = name, nodes
@@ -150,6 +152,16 @@ class SimDesk(ObjectDesk):
             self._arrived[where.object_id] = self._loop.time()
         return memoryview(value)
 
+    async def _bring_over(self, place: Place, token: str) -> Segment:
+        """Stand in for the network of a real desk; it takes its time."""
+        arrived: asyncio.Future[None] = self._loop.create_future()
+        self._loop.call_later(FETCH_S, arrived.set_result, None)
+        await arrived
+        value = self._nodes.read(self._name, place)
+        if value is None:
+            raise ObjectLost(f"it is not at {place.worker_id} any more")
+        return SimSegment(value)
+
     def _from_other(self, place: Place) -> bytes:
         try:
             found = self._nodes.read(self._name, place)
@@ -176,8 +188,3 @@ def resolved(payload: bytes, load: Load) -> bytes:
         else:
             parts.append(bytes(one))
     return join_parts(parts)
-
-
-async def _no_fetch(place: Place, token: str) -> Segment:
-    """Stand in for the network of a real desk; `SimDesk.load` has a way of its own."""
-    raise CommunicationError(f"no way to {place.worker_id}")

@@ -18,6 +18,7 @@ from rustray.worker import events as w
 from rustray.worker.driver import WorkerDriver
 from rustray.worker.reconnect import ReconnectManager
 from rustray.worker.state import WorkerLimits
+from rustray.worker.value_errands import ValueErrands
 
 HEARTBEAT_S: Final = 2.0
 RPC_LIMIT_S: Final = 5.0
@@ -107,8 +108,10 @@ class SimWorker:
         self.worker_id = self.name if self._lives == 1 else f"{self.name}~{self._lives}"
         self._functions.history.names[self.worker_id] = self.name
         self.loop = self._network.loops[self.name] = ProcessLoop(self._clock)
-        self.desk = SimDesk(self.name, self.worker_id, self._nodes, self.wake_link)
+        self.desk = SimDesk(self.name, self.worker_id, self._nodes, self._note_keeping)
         self.desk.begin(self.loop)
+        self._errands = ValueErrands(self.worker_id, self.desk, self.wake_link)
+        self._errands.open(self.loop)
         resources = ResourceSet.of(self.node.amounts)
         self.driver = CheckedDriver(self, WorkerLimits(resources), self._make_pool)
         self.driver.open(self.loop)
@@ -120,6 +123,9 @@ class SimWorker:
         self._heard_at = self._asked_at = 0.0
         self.driver.apply(w.PoolStarted())
         self.loop.call_soon(self._connect)
+
+    def _note_keeping(self, is_keeping: bool) -> None:
+        self.driver.apply(w.KeepingChanged(is_keeping))
 
     def _make_pool(self, driver: Any) -> SimPool:
         def tell(event: w.Event) -> None:
@@ -213,14 +219,14 @@ class SimWorker:
         """The stream is over."""
         session, self.session, self._end = self.session, None, None
         assert session is not None
-        self.desk.session_closed()
+        self._errands.session_closed()
         self.driver.apply(w.SessionClosed(session.number, is_orderly))
         self._fail()
 
     def take_frame(self) -> WorkerFrame | None:
         """Return the next frame for the stream."""
-        if self.desk.surrendered:
-            return self.desk.take_frame()
+        if self._errands.answers:
+            return self._errands.take_frame()
         manager = self.driver.manager
         frame = manager.take_frame(self.loop.time()) if manager.has_frame else None
         if frame is not None and frame.drained:
@@ -231,8 +237,8 @@ class SimWorker:
         """Take a frame of the stream."""
         if frame.free:
             self.desk.free(frame.free)
-        if frame.surrender:
-            self.desk.surrender(frame.surrender)
+        self._errands.surrender(frame.surrender)
+        self._errands.adopt(frame.adopt)
         self.driver.apply(w.FrameReceived(session, frame))
 
     # -- heartbeats ------------------------------------------------------------------------
@@ -246,7 +252,7 @@ class SimWorker:
             return
         self.loop.call_later(HEARTBEAT_S, self._beat, pump)
         manager = self.driver.manager
-        objects = self.desk.doubtful() if manager.is_settled else ()
+        objects = self.desk.doubtful(manager.is_draining) if manager.is_settled else ()
         beat = Heartbeat(self.worker_id, pump.number, *manager.heartbeat(), objects=objects)
         self._network.carry(self.name, HEAD, self._beat_at_head, pump, beat, self.loop.time())
 

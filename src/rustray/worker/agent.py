@@ -150,6 +150,7 @@ class WorkerAgent:
         limits, files = _store_parts(self.config, self.worker_id)
         store = NodeStore(self._loop, limits, files, self._driver.note_store)
         self.objects.open(self._loop, store)
+        self._errands.open(self._loop)
         self._is_running = True
         self._driver.open(self._loop, *_groups(self.config))
         pool = asyncio.create_task(self._start_pool(), name="rustray-pool")

@@ -7,7 +7,9 @@ again in the next one.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Final
 
 from rustray.common.errors import ObjectLost, RustRayError
@@ -19,6 +21,8 @@ from rustray.worker.object_desk import ObjectDesk
 FRAME_BYTES: Final = 1 << 20
 MAX_AT_ONCE: Final = 8
 """Values that are under way, or wait to be sent: so many are copied at most."""
+
+Errand = Callable[[], Awaitable[Surrendered]]
 
 
 class ValueErrands:
@@ -38,37 +42,40 @@ class ValueErrands:
         """
         self.answers: list[Surrendered] = []
         self._worker_id, self._desk, self._wake = worker_id, desk, wake
-        self._free = asyncio.Semaphore(MAX_AT_ONCE)
+        self._busy = 0
+        self._waiting: deque[Errand] = deque()
         self._running: set[asyncio.Task[None]] = set()
+
+    def open(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin."""
+        self._loop = loop
 
     def close(self) -> None:
         """Do nothing more."""
+        self._waiting.clear()
         for task in self._running:
             task.cancel()
 
     def surrender(self, object_ids: Sequence[str]) -> None:
         """Have values sent to the head."""
-        for object_id in object_ids:
-            self._start(self._surrendered(object_id))
+        self._waiting.extend(partial(self._surrendered, object_id) for object_id in object_ids)
+        self._start()
 
     def adopt(self, adoptions: Sequence[Adoption]) -> None:
         """Have values taken over from other workers."""
-        for one in adoptions:
-            self._start(self._adopted(one))
+        self._waiting.extend(partial(self._adopted, one) for one in adoptions)
+        self._start()
 
-    def _start(self, errand: Awaitable[Surrendered]) -> None:
-        task = asyncio.create_task(self._run(errand), name="rustray-errand")
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+    def _start(self) -> None:
+        while self._waiting and self._busy < MAX_AT_ONCE:
+            self._busy += 1  # until the answer has gone
+            errand = self._waiting.popleft()
+            task = self._loop.create_task(self._run(errand), name="rustray-errand")
+            self._running.add(task)
+            task.add_done_callback(self._running.discard)
 
-    async def _run(self, errand: Awaitable[Surrendered]) -> None:
-        await self._free.acquire()  # until the answer has gone
-        try:
-            answer = await errand
-        except BaseException:
-            self._free.release()
-            raise
-        self.answers.append(answer)
+    async def _run(self, errand: Errand) -> None:
+        self.answers.append(await errand())
         self._wake()
 
     async def _surrendered(self, object_id: str) -> Surrendered:
@@ -118,5 +125,5 @@ class ValueErrands:
 
     def _drop(self, count: int) -> None:
         del self.answers[:count]
-        for _ in range(count):
-            self._free.release()
+        self._busy -= count
+        self._start()

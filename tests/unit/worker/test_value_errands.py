@@ -39,6 +39,13 @@ async def desk() -> AsyncIterator[Any]:
     await made.close()
 
 
+def begin(desk: Any) -> ValueErrands:
+    """Return what does a worker's errands."""
+    errands = ValueErrands("w-1", desk, lambda: None)
+    errands.open(asyncio.get_running_loop())
+    return errands
+
+
 def placed(name: str, size: int = 100) -> bytes:
     """Say that another worker keeps a value."""
     return Place(name, size, "w-2", address="w-2:1").pack()
@@ -59,7 +66,7 @@ async def answers(errands: ValueErrands, count: int) -> list[Surrendered]:
 
 async def test_what_is_taken_over_is_kept_under_its_new_name(desk: Any) -> None:
     """Asked twice it is brought once, and both answers say where it is."""
-    errands = ValueErrands("w-1", desk, lambda: None)
+    errands = begin(desk)
     for _ in range(2):
         errands.adopt([Adoption("a.1", placed("a"), "key")])
     told = await answers(errands, 2)
@@ -81,7 +88,7 @@ async def test_what_is_taken_over_is_kept_under_its_new_name(desk: Any) -> None:
 
 async def test_what_cannot_be_had_or_has_no_room_is_said(desk: Any) -> None:
     """The head asks another worker then."""
-    errands = ValueErrands("w-1", desk, lambda: None)
+    errands = begin(desk)
     errands.adopt([Adoption("a.1", placed("a"), "wrong")])
     errands.adopt([Adoption("b.1", placed("b", 20_000), "key")])
     troubles = {one.object_id: one.trouble for one in await answers(errands, 2)}
@@ -93,7 +100,7 @@ async def test_what_cannot_be_had_or_has_no_room_is_said(desk: Any) -> None:
 async def test_only_so_many_are_copied_until_their_answers_have_gone(desk: Any) -> None:
     """A worker that leaves has no memory for all its values twice; a lost session frees all."""
     await desk.put_in("put-1", Segment.write([b"v" * 100]))
-    errands = ValueErrands("w-1", desk, lambda: None)
+    errands = begin(desk)
     errands.surrender(["put-1"] * (2 * MAX_AT_ONCE))
     await aeventually(lambda: len(errands.answers) >= MAX_AT_ONCE, 10.0)
     await asyncio.sleep(0)
