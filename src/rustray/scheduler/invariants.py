@@ -6,7 +6,7 @@ from collections import Counter
 
 from rustray.common.errors import InvariantError
 from rustray.common.resources import CPU
-from rustray.scheduler.placed import takes
+from rustray.scheduler.placed import made_of
 from rustray.scheduler.records import Batch, Lease, StoredOutcome
 from rustray.scheduler.results import size_of
 from rustray.scheduler.state import SchedulerState
@@ -252,7 +252,7 @@ def values_that_stay_are_counted(state: SchedulerState) -> None:
                 kept = state.kept_by.get(stored.place.worker_id, {})
                 is_kept = kept.get(stored.place.object_id) is stored
                 _require(is_kept or stored.is_lost, "a value is not noted with its worker")
-                heirs.update(takes(state, stored))
+                heirs.update(made_of(state, stored))
     _require(heirs == noted, "what values are made of is miscounted")
     _require(not state.to_remake, "a value that is needed and lost is not being made again")
     for worker_id, kept in state.kept_by.items():

@@ -93,7 +93,7 @@ def enter(state: SchedulerState, stored: StoredOutcome, place: Place | None) -> 
         return
     stored.has_stayed = True
     _keep(state, stored, place)
-    for batch, offset in takes(state, stored):
+    for batch, offset in made_of(state, stored):
         batch.heirs[offset] = batch.heirs.get(offset, 0) + 1
 
 
@@ -132,6 +132,11 @@ def takes(state: SchedulerState, stored: StoredOutcome) -> list[tuple[Batch, int
     return [one for one in found if one is not None]
 
 
+def made_of(state: SchedulerState, stored: StoredOutcome) -> list[tuple[Batch, int]]:
+    """Return those of `takes` that know of it: none that has come since, by a forgotten id."""
+    return [one for one in takes(state, stored) if one[0].number <= stored.batch.number]
+
+
 def free(state: SchedulerState, stored: StoredOutcome) -> None:
     """Have a worker let go of a value that can be made again, if what is made of it is lost."""
     place = _drop(state, stored)
@@ -148,7 +153,7 @@ def forget(state: SchedulerState, stored: StoredOutcome) -> list[StoredOutcome]:
     free(state, stored)
     stored.place, stored.is_lost = None, False
     loose: list[StoredOutcome] = []
-    for batch, offset in takes(state, stored):
+    for batch, offset in made_of(state, stored):
         left = batch.heirs[offset] = batch.heirs.get(offset, 1) - 1
         if left:
             continue

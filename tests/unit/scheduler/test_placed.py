@@ -500,3 +500,26 @@ def test_a_worker_is_told_to_let_go_behind_what_is_to_be_saved() -> None:
     bench.surrender(worker, name)
     kinds = [type(one) for one in bench.commands]
     assert kinds.index(c.ReplaceOutcome) < kinds.index(FreeObject)
+
+
+def test_a_task_that_comes_again_by_a_forgotten_id_has_no_heirs() -> None:
+    """What was made of the one before it does not count as made of it."""
+    bench = Bench(result_ttl_s=60.0, lease_ttl_s=1e6)
+    worker = bench.join(cpus=1)
+    number, _ = make_value(bench, worker)
+    bench.pass_time(50.0)
+    for _ in range(2):
+        bench.submit_taking([[number]], STAYS)
+        (lease,) = worker.held
+        bench.end_placed(worker, lease, 0)
+    bench.pass_time(15.0)
+    assert bench.scheduler.task(PREFIX, number) is None
+    bench.attempts.clear()
+    bench.ended.clear()
+    bench.feed(e.TasksSubmitted(PREFIX, number, STAYS, PayloadColumn.of([b"xxx"]), True))
+    (lease,) = worker.held
+    name = bench.end_placed(worker, lease, 0)
+    bench.feed(e.ResultsReleased(PREFIX, number, 1))
+    assert freed(bench) == [("w-1", name)]
+    bench.pass_time(60.0)
+    assert bench.scheduler.state.kept_by == {}
