@@ -335,9 +335,11 @@ class Client:
                 self._history.write("away", call="cancel_task")
                 continue
             except rustray.TaskNotFound:
-                if task_id not in self._unacked:
+                if task_id in self.open and task_id not in self._unacked:
                     raise
-                continue  # the head has restarted, and this one is still to be handed in again
+                # The head has restarted, and this one is still to be handed in again; or it has
+                # ended meanwhile, and its large value was let go.
+                continue
             self._history.write("cancel", id=task_id, state=state.name)
 
     async def visit(self) -> None:

@@ -117,7 +117,7 @@ class ObservedDriver(HeadDriver):
         return commands
 
 
-_OF_VALUES = frozenset({c.PersistOutcome, c.ForgetWorker, FreeObject})
+_OF_VALUES = frozenset({c.PersistOutcome, c.ReplaceOutcome, c.ForgetWorker, FreeObject})
 
 
 class HeadLoop(ProcessLoop):
