@@ -88,7 +88,9 @@ def release(state: SchedulerState, lease: Lease, part: Part) -> None:
                 state.wake(follower)
     if lease.is_halfway:
         state.fresh.append(lease)
-    if not lease.is_idle:
+    if lease.is_idle:
+        worker.followers -= 1
+    else:
         state.charge(worker, lease.variant, -number)
 
 

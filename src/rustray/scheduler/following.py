@@ -22,6 +22,8 @@ from rustray.task.state import TaskState
 
 LINKS = 64
 """Tasks that follow those of one lease, at most."""
+MOST = 1_024
+"""Those of one worker: each is listed when it comes back."""
 
 
 def run(state: SchedulerState) -> None:
@@ -32,7 +34,8 @@ def run(state: SchedulerState) -> None:
     for lease in fresh:
         if lease.is_halfway:
             end = _end_of(lease)
-            if end.number in state.leases and end.worker.state == "ready":
+            is_there = end.number in state.leases and end.worker.state == "ready"
+            if is_there and end.worker.load.load <= 1.0:
                 _extend(state, end, end.low, LINKS // 2)
             continue
         left = LINKS
@@ -51,7 +54,7 @@ def _extend(state: SchedulerState, lease: Lease, offset: int, most: int) -> int:
     """Lease up to so many links of the chain that goes on behind a task; returns how many."""
     for count in range(most):
         found = _next(lease, offset)
-        if found is None:
+        if found is None or lease.worker.followers >= MOST:
             return count
         batch, place = found
         del batch.missing[place]

@@ -14,7 +14,8 @@ from collections import Counter, deque
 from rustray.common.errors import PayloadError
 from rustray.scheduler import placed
 from rustray.scheduler.commands import ReplaceOutcome
-from rustray.scheduler.records import Leaving, StoredOutcome, WorkerRecord
+from rustray.scheduler.leaving import Asked, Leaving
+from rustray.scheduler.records import StoredOutcome, WorkerRecord
 from rustray.scheduler.results import size_of
 from rustray.scheduler.state import SchedulerState
 from rustray.scheduler.value_commands import AdoptObject, FreeObject, SurrenderObject
@@ -48,6 +49,8 @@ def on_worker_ready(state: SchedulerState) -> None:
     for leaving in state.leaving.values():
         leaving.waiting += leaving.stuck
         leaving.stuck.clear()
+        for refused in leaving.refused.values():
+            refused &= {HEAD}
 
 
 def on_worker_back(state: SchedulerState, worker: WorkerRecord) -> None:
@@ -66,12 +69,17 @@ def on_worker_lost(state: SchedulerState, worker_id: str) -> None:
 def _ask_anew(state: SchedulerState, worker_id: str, leaving: Leaving, taker: str) -> None:
     """Think anew about the values that somebody was asked to take."""
     kept = state.kept_by.get(worker_id, {})
-    for object_id in [each for each, one in leaving.asked.items() if one == taker]:
-        del leaving.asked[object_id]
+    for object_id in [each for each, one in leaving.asked.items() if one.taker == taker]:
+        _settle(leaving, object_id)
         if object_id in kept:
             leaving.waiting.append(kept[object_id])
-    if taker == HEAD:
-        leaving.head_bytes = 0
+
+
+def _settle(leaving: Leaving, object_id: str) -> None:
+    """Note that who was asked to take a value has answered, or will not."""
+    asked = leaving.asked.pop(object_id)
+    if asked.taker == HEAD:
+        leaving.head_bytes -= asked.size
 
 
 # ── Asking ────────────────────────────────────────────────────────────────────────────────────
@@ -92,7 +100,7 @@ def run(state: SchedulerState) -> None:
 
 
 def _ask(state: SchedulerState, worker: WorkerRecord, leaving: Leaving) -> None:
-    asked = Counter(leaving.asked.values())
+    asked = Counter(one.taker for one in leaving.asked.values())
     while leaving.waiting and len(leaving.asked) < WINDOW:
         stored = leaving.waiting.popleft()
         place = stored.place
@@ -100,10 +108,14 @@ def _ask(state: SchedulerState, worker: WorkerRecord, leaving: Leaving) -> None:
             continue  # it was let go of meanwhile
         taker = _taker_of(state, worker, leaving, place, asked)
         if taker is not None:
-            name = next_name(place.object_id)
+            name = next_name(place.object_id, state.next_lease)
+            state.next_lease += 1  # no other number is never used twice, by no head
             state.commands.append(AdoptObject(taker, place, name))
         elif _has_room(state, leaving, place):
-            taker = HEAD
+            if leaving.head_bytes + place.size > HEAD_WINDOW_BYTES:
+                leaving.waiting.appendleft(stored)
+                return  # each answer makes room
+            taker, name = HEAD, ""
             leaving.head_bytes += place.size
             state.commands.append(SurrenderObject(worker.worker_id, place.object_id))
         elif worker.leases or leaving.asked:
@@ -112,7 +124,7 @@ def _ask(state: SchedulerState, worker: WorkerRecord, leaving: Leaving) -> None:
         else:
             _give_up(state, stored, place)
             continue
-        leaving.asked[place.object_id] = taker
+        leaving.asked[place.object_id] = Asked(taker, place.size, name)
         asked[taker] += 1
 
 
@@ -147,8 +159,7 @@ def _has_room(state: SchedulerState, leaving: Leaving, place: Place) -> bool:
     if size > MAX_SENT_BYTES or HEAD in leaving.refused.get(place.object_id, ()):
         return False
     under_way = sum(each.head_bytes for each in state.leaving.values())
-    is_in_window = leaving.head_bytes + size <= HEAD_WINDOW_BYTES
-    return is_in_window and shelf.bytes + under_way + size <= shelf.limit_bytes
+    return shelf.bytes + under_way + size <= shelf.limit_bytes
 
 
 def _give_up(state: SchedulerState, stored: StoredOutcome, place: Place) -> None:
@@ -163,15 +174,13 @@ def _give_up(state: SchedulerState, stored: StoredOutcome, place: Place) -> None
 # ── Answers ───────────────────────────────────────────────────────────────────────────────────
 
 
-def on_surrendered(
-    state: SchedulerState, worker: WorkerRecord, item: Surrendered, size: int
-) -> None:
+def on_surrendered(state: SchedulerState, worker: WorkerRecord, item: Surrendered) -> None:
     """A worker that leaves has sent a value here, or says why not."""
     leaving = state.leaving.get(worker.worker_id)
-    if leaving is None or leaving.asked.get(item.object_id) != HEAD:
+    asked = None if leaving is None else leaving.asked.get(item.object_id)
+    if leaving is None or asked is None or asked.taker != HEAD:
         return
-    del leaving.asked[item.object_id]
-    leaving.head_bytes -= size
+    _settle(leaving, item.object_id)
     stored = state.kept_by.get(worker.worker_id, {}).get(item.object_id)
     if stored is not None and item.payloads is None:
         leaving.refused.setdefault(item.object_id, set()).add(HEAD)
@@ -181,13 +190,14 @@ def on_surrendered(
 def on_adopted(state: SchedulerState, taker: WorkerRecord, item: Surrendered) -> bool:
     """Take what a worker says of a value that it was to take over; False: it was not asked."""
     for worker_id, leaving in state.leaving.items():
-        if leaving.asked.get(item.object_id) == taker.worker_id:
-            del leaving.asked[item.object_id]
+        asked = leaving.asked.get(item.object_id)
+        if asked is not None and asked.taker == taker.worker_id:
+            _settle(leaving, item.object_id)
             stored = state.kept_by.get(worker_id, {}).get(item.object_id)
             if stored is None or stored.place is None or stored.is_lost:
                 break  # nobody needs it any more
             try:
-                _move(state, taker, stored, stored.place, item)
+                _move(state, taker, stored, asked.name, item)
             except PayloadError:
                 leaving.refused.setdefault(item.object_id, set()).add(taker.worker_id)
                 leaving.waiting.append(stored)
@@ -206,15 +216,16 @@ def _send_away(state: SchedulerState, taker: WorkerRecord, item: Surrendered) ->
 
 
 def _move(
-    state: SchedulerState, taker: WorkerRecord, stored: StoredOutcome, old: Place, item: Surrendered
+    state: SchedulerState, taker: WorkerRecord, stored: StoredOutcome, name: str, item: Surrendered
 ) -> None:
     """Note that a value is with another worker.
 
     Raises:
         PayloadError: it is not.
     """
-    new = placed.read_place(item.payloads)
-    is_right = (new.object_id, new.size) == (next_name(old.object_id), old.size)
+    new, old = placed.read_place(item.payloads), stored.place
+    assert old is not None
+    is_right = (new.object_id, new.size) == (name, old.size)
     if not is_right or placed.is_known(state, new) or not placed.is_of(new, taker):
         raise PayloadError("a worker says that it has taken over another value")
     placed.move(state, stored, new)

@@ -125,10 +125,11 @@ def queues_hold_what_is_queued(state: SchedulerState) -> None:
 def workers_are_charged_what_they_hold(state: SchedulerState) -> None:
     """A worker's load is the demand of its leases."""
     for worker in state.workers.values():
-        tasks = 0
+        tasks = idle = 0
         units: Counter[str] = Counter()
         for lease in worker.leases.values():
             if lease.is_idle:
+                idle += 1
                 continue
             tasks += lease.remaining
             for name, need in lease.variant.task_class.resources.units.items():
@@ -138,6 +139,7 @@ def workers_are_charged_what_they_hold(state: SchedulerState) -> None:
                 units[CPU] -= need * len(lease.blocked)
                 _holds_what_is_blocked(lease)
         _require(worker.load.tasks == tasks, "a worker's task count is wrong")
+        _require(worker.followers == idle, "a worker miscounts what waits for others of its tasks")
         leased = {name: amount for name, amount in worker.load.leased.items() if amount}
         _require(leased == {k: v for k, v in units.items() if v}, "a worker's load is wrong")
         levels: Counter[str] = Counter()

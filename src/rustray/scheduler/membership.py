@@ -191,7 +191,10 @@ def on_reported(state: SchedulerState, event: WorkerReported) -> None:
         for lease in worker.leases.values():  # it tells again what waits
             state.unblock(lease, lease.low, lease.low + lease.count)
         _reconcile(state, worker, event.held)
-        _set_state(state, worker, "draining" if event.is_draining else "ready")
+        is_leaving = event.is_draining or worker.worker_id in state.leaving
+        if is_leaving and not event.is_draining:
+            state.commands.append(DrainWorker(worker.worker_id))  # it was not told, or not heard
+        _set_state(state, worker, "draining" if is_leaving else "ready")
     elif event.is_draining:
         _set_state(state, worker, "draining")
     _on_running(state, worker, event)
@@ -356,6 +359,9 @@ def on_drain(state: SchedulerState, event: DrainRequested) -> None:
     if worker is None:
         known = ", ".join(sorted(state.workers)) or "none"
         raise WorkerNotFound(f"no worker {event.worker_id!r}; there are: {known}")
+    if worker.state in ("joining", "disconnected"):
+        hand_over.begin(state, worker)  # it is told when it is back
+        return
     _set_state(state, worker, "draining")
     state.commands.append(DrainWorker(worker.worker_id))
 

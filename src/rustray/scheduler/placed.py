@@ -16,7 +16,7 @@ from rustray.scheduler.state import SchedulerState
 from rustray.scheduler.value_commands import FreeObject, SurrenderObject
 from rustray.task.columns import PayloadColumn, PlacedColumn
 from rustray.task.inputs import producers_of
-from rustray.task.place import Place, is_put_name
+from rustray.task.place import MOVED, Place, is_put_name
 from rustray.task.state import TaskState
 from rustray.task.views import ObjectTotal, ObjectView
 
@@ -33,7 +33,8 @@ def place_of(state: SchedulerState, batch: Batch, offset: int, payloads: PlacedC
     name = task_id(SessionPrefix(batch.prefix), batch.first + offset)
     if task_class.is_put:
         return place  # it was looked at when it was handed in
-    if not task_class.results_stay or not place.object_id.startswith(f"{name}-"):
+    is_its_own = place.object_id.startswith(f"{name}-") and MOVED not in place.object_id
+    if not task_class.results_stay or not is_its_own:
         raise PayloadError("the worker has kept a value that was to come along, or another one")
     if worker is None or not is_of(place, worker) or is_known(state, place):
         raise PayloadError("the worker has reported a value as another one's")

@@ -129,6 +129,8 @@ def _place_queue(
         size = len(state.code.get(code, b"")) if code else 0
         picked = None
         if (state.kept_by or queue.task_class.depth) and _goes_where_it_belongs(state, queue):
+            if _is_others_turn(queue, others):
+                return
             continue
         for variant in queue.variants:
             room_of = variant.room_of
@@ -149,11 +151,19 @@ def _place_queue(
             picked_number = min(max(picked_number, _prefetch_grain(state, queue)), limit)
         number = picked_number
         lease_tasks(state, queue, variant, state.workers[load.worker_id], number)
-        if others and queue.queued > 0:
-            _trim(queue)
-            if others[0][0] < queue.key():
-                heapq.heappush(others, (queue.key(), queue))
-                return
+        if _is_others_turn(queue, others):
+            return
+
+
+def _is_others_turn(queue: ClassQueue, others: list[tuple[QueueKey, ClassQueue]]) -> bool:
+    """Whether another queue has older tasks; then this one waits among them."""
+    if not others or queue.queued <= 0:
+        return False
+    _trim(queue)
+    if queue.key() <= others[0][0]:
+        return False
+    heapq.heappush(others, (queue.key(), queue))
+    return True
 
 
 def _goes_where_it_belongs(state: SchedulerState, queue: ClassQueue) -> bool:
@@ -353,6 +363,7 @@ def lease_run(
     if after is not None:
         follows = after[0].number, after[1] - after[0].low
         lease.is_behind = lease.is_idle = True
+        worker.followers += 1
         after[0].followers = [*(after[0].followers or ()), lease]
     elif batch.inputs is not None:
         values = tuple(inputs.values_of(state, batch, offset) for offset in range(low, high))
@@ -378,6 +389,14 @@ def lease_run(
     return lease
 
 
+def _may_be_taken(lease: Lease, victim: WorkerRecord, idle: WorkerRecord) -> bool:
+    """Whether another worker could run something of a lease now."""
+    if lease.is_idle or not can_run(lease.batch.queue, idle):
+        return False
+    # (The newest of other leases is not the one that runs; of a chain it may well be.)
+    return not (lease.is_behind and lease.number in victim.running)
+
+
 def _take_back(state: SchedulerState, idle: WorkerRecord) -> None:
     """Ask the fullest worker for unstarted work that an idle one could run at once."""
     victim: WorkerRecord | None = None
@@ -390,7 +409,7 @@ def _take_back(state: SchedulerState, idle: WorkerRecord) -> None:
         return
     wanted = 0
     for lease in reversed(list(victim.leases.values())):
-        if lease.is_behind or not can_run(lease.batch.queue, idle):
+        if not _may_be_taken(lease, victim, idle):
             continue
         if wanted == 0:
             excess = int(victim.load.tasks * (1.0 - 1.0 / victim.load.load))

@@ -444,6 +444,7 @@ class WorkerRecord:
         finished: Tasks it has ended.
         functions: Names it offers.
         is_full: It starts nothing until the head has taken results from it.
+        followers: Leases of its tasks that wait for others of it, see `following`.
     """
 
     info: WorkerInfo
@@ -463,30 +464,12 @@ class WorkerRecord:
     finished: int = 0
     reported_running: int = 0
     is_full: bool = False
+    followers: int = 0
 
     @property
     def worker_id(self) -> str:
         """The worker's id."""
         return self.info.worker_id
-
-
-@dataclass(slots=True)
-class Leaving:
-    """The values of a worker that leaves.
-
-    Attributes:
-        waiting: Nobody is asked to take them yet.
-        stuck: Nobody can take them as things are.
-        asked: Name of a value to who is asked to take it, see `hand_over`.
-        refused: Likewise to those that could not.
-        head_bytes: On their way to the head.
-    """
-
-    waiting: deque[StoredOutcome]
-    stuck: list[StoredOutcome] = field(default_factory=list)
-    asked: dict[str, str] = field(default_factory=dict)
-    refused: dict[str, set[str]] = field(default_factory=dict)
-    head_bytes: int = 0
 
 
 @dataclass(slots=True, eq=False)

@@ -48,6 +48,7 @@ from rustray.scheduler.state import (
 from rustray.scheduler.variants import variant_of
 from rustray.task.columns import PlacedColumn, StoredColumn
 from rustray.task.frames import HeldRange
+from rustray.task.inputs import producers_of
 from rustray.task.place import Place
 from rustray.task.result import FailureInfo
 from rustray.task.state import TaskState
@@ -386,6 +387,13 @@ def _take_over(
         _drop(state, lease, low, high)  # it was charged for: the ack of that has been lost
         return
     if present is TaskState.QUEUED:
+        if lease.batch.missing and high - low > 1:
+            for offset in range(low, high):
+                _take_over(state, lease, offset, offset + 1, present)
+            return
+        if low in lease.batch.missing and not _makes_what_it_takes(state, lease, low):
+            _drop(state, lease, low, high)
+            return
         part = Part(lease.batch, low, high, present)
         take_out(state, part)
         _own(state, lease, low, high)
@@ -398,6 +406,22 @@ def _take_over(
             continue
         release(state, before, Part(lease.batch, offset, offset + 1, present))
         _own(state, lease, offset, offset + 1)
+
+
+def _makes_what_it_takes(state: SchedulerState, lease: Lease, offset: int) -> bool:
+    """Whether what a task takes has ended, or is with its own worker, which tells of it first.
+
+    Else that worker was given up with both: what it has made of it may never be anybody's result.
+    """
+    assert lease.batch.inputs is not None
+    for prefix, sequence in producers_of(lease.batch.inputs[offset]):
+        found = state.find(prefix, sequence)
+        if found is None or TaskState(found[0].state[found[1]]).is_terminal:
+            continue
+        maker = state.leases.get(found[0].lease[found[1]])
+        if maker is None or maker.worker is not lease.worker:
+            return False
+    return True
 
 
 def _drop(state: SchedulerState, lease: Lease, low: int, high: int) -> None:

@@ -160,6 +160,7 @@ def on_surrendered(state: SchedulerState, event: ValuesSurrendered) -> None:
 
 def _take(state: SchedulerState, worker: WorkerRecord, item: Surrendered) -> None:
     """Keep a value here that a worker has sent; what it does not have (any more) is lost."""
+    hand_over.on_surrendered(state, worker, item)
     stored = state.kept_by.get(worker.worker_id, {}).get(item.object_id)
     if stored is None or stored.place is None:
         if not hand_over.on_adopted(state, worker, item):
@@ -168,7 +169,6 @@ def _take(state: SchedulerState, worker: WorkerRecord, item: Surrendered) -> Non
     if isinstance(item.payloads, PlacedColumn):  # it has lied
         state.counters["stale_objects"] += 1
         return
-    hand_over.on_surrendered(state, worker, item, stored.place.size)
     if item.is_gone:
         state.counters["objects_lost"] += 1
         stored.is_lost = stored.is_wanted = True

@@ -14,6 +14,7 @@ from rustray.common.records import record
 from rustray.common.resources import CPU
 from rustray.scheduler.commands import Command, ForgetBatch, ForgetCode
 from rustray.scheduler.events import StorageChanged
+from rustray.scheduler.leaving import Leaving
 from rustray.scheduler.load_balancer import LoadBalancer, WorkerLoad
 from rustray.scheduler.ordering import Lots
 from rustray.scheduler.records import (
@@ -21,7 +22,6 @@ from rustray.scheduler.records import (
     ClassQueue,
     Delay,
     Lease,
-    Leaving,
     Part,
     Pending,
     QueueKey,
@@ -330,6 +330,7 @@ class SchedulerState:
         """Account a task that has followed another, and runs, or may do so at any time."""
         if lease.is_idle:
             lease.is_idle = False
+            lease.worker.followers -= 1
             self.charge(lease.worker, lease.variant, 1)
 
     def charge_cores(self, worker: WorkerRecord, task_class: TaskClass, number: int) -> None:

@@ -23,7 +23,7 @@ MAX_SENT_BYTES: Final = 28 << 20
 PUT_PREFIX: Final = "put-"
 """Names of values that no task has made begin so."""
 MOVED: Final = "."
-"""In a name: it has been taken over from another node; how often comes after."""
+"""In a name: it has been taken over from another node; a number comes after."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 _MAX_TEXT: Final = 300
 _FORMAT: Final = 1
@@ -35,13 +35,16 @@ def is_put_name(object_id: str) -> bool:
     return object_id.startswith(PUT_PREFIX) and MOVED not in object_id
 
 
-def next_name(object_id: str) -> str:
+def next_name(object_id: str, number: int) -> str:
     """Return the name of a value at the node that takes it over; no node gives such names itself.
 
     So who could not have it where it was can be told that it is elsewhere now.
+
+    Args:
+        object_id: Its name where it was.
+        number: Never used twice.
     """
-    name, _, moves = object_id.partition(MOVED)
-    return f"{name}{MOVED}{int(moves or 0) + 1}"
+    return f"{object_id.partition(MOVED)[0]}{MOVED}{number:x}"
 
 
 @record

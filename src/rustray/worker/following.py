@@ -14,6 +14,13 @@ from rustray.worker.records import Lease
 from rustray.worker.state import WorkerState
 
 
+def part(state: WorkerState) -> None:
+    """Give back all that waits for others."""
+    for lease in [one for leases in state.followers.values() for one in leases]:
+        if state.detach(lease):
+            state.give_back(lease, 0, 1)
+
+
 def go_on(state: WorkerState) -> None:
     """Begin what followed tasks that have succeeded, and give back what followed others."""
     while state.loose:  # what is given back may have followers of its own

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from rustray.task.state import TaskState
+from rustray.worker import following
 from rustray.worker.events import ExecutorExited, Leave
 from rustray.worker.leases import SIGKILL, kill, reclaim
 from rustray.worker.records import NEVER
@@ -34,9 +35,7 @@ def start(state: WorkerState, timeout_s: float | None, now: float) -> None:
     state.is_draining = True
     for segment in state.backlog.clear():
         state.give_back(segment.lease, segment.low, segment.high)
-    for lease in [one for leases in state.followers.values() for one in leases]:
-        if state.detach(lease):
-            state.give_back(lease, 0, 1)
+    following.part(state)
     for executor in state.executors.values():
         if executor.count > 1 and not executor.is_shared:
             reclaim(state, executor)

@@ -194,6 +194,7 @@ class WorkerManager:
         state.is_leaving_told = False
         state.goodbye_at = NEVER
         state.outbox.open(event.session)
+        following.part(state)  # what a new head takes up, it takes for running
         exclusive.note_contact(state, event.asked_at, event.lease_ttl_s)
         watch.tell_starts_again(state)
 

@@ -10,7 +10,7 @@ from helpers.scheduling import PREFIX, Bench, NaiveWorker
 from rustray.common.ids import SessionPrefix, task_id
 from rustray.scheduler import commands as c
 from rustray.scheduler import events as e
-from rustray.scheduler.following import LINKS
+from rustray.scheduler.following import LINKS, MOST
 from rustray.task.columns import PayloadColumn
 from rustray.task.inputs import InputId, join_parts, pack_inputs
 from rustray.task.spec import TaskClass
@@ -171,3 +171,56 @@ def test_one_of_several_values_cannot_be_followed() -> None:
         bench.feed(e.TasksSubmitted(PREFIX, number, pair, call, True, inputs=taken))
     bench.end(worker, min(worker.held), 0, payload=join_parts([b"one", b"two"]))
     assert [one.follows for one in grants(bench)] == [(0, 0)]
+
+
+def test_a_worker_that_idles_takes_links_from_one_that_has_too_many() -> None:
+    """Bug: what had followed once was never given to another worker, to the end of its chain."""
+    bench = Bench()
+    first = bench.join("w-1", cpus=2)
+    chains = [submit_chain(bench, 30) for _ in range(4)]
+    for _ in range(4):  # all chains stand at a link that has followed another
+        for lease in sorted(first.held)[:4]:
+            if lease in first.held:
+                bench.end(first, lease, 0, 1, OK, run_us=1_000_000)
+    state = bench.scheduler.state
+    assert state.workers["w-1"].load.load > 1.0
+    bench.join("w-2", cpus=2)
+    recalled = [one for one in bench.commands if isinstance(one, c.RecallLease)]
+    assert recalled
+    assert not any(state.leases[one.lease].is_idle for one in recalled)
+    assert chains
+
+
+def test_a_worker_has_only_so_many_that_wait() -> None:
+    """It lists each of them when it comes back."""
+    bench = Bench()
+    worker = bench.join(cpus=64)
+    for _ in range(40):
+        submit_chain(bench, LINKS)
+    while len(worker.held) < MOST:
+        end_first(bench, worker)
+        assert bench.scheduler.state.workers["w-1"].followers <= MOST
+        if not worker.held:
+            break
+    assert bench.scheduler.state.workers["w-1"].followers <= MOST
+
+
+def test_a_worker_that_was_given_up_does_not_bring_back_what_it_made_of_a_lost_try() -> None:
+    """Bug: the second link's result was taken, though another worker has the first one by now."""
+    bench = Bench(lease_ttl_s=10.0)
+    first = bench.join("w-1", cpus=1)
+    numbers = submit_chain(bench, 3)
+    end_first(bench, first)
+    second = bench.join("w-2", cpus=1)
+    bench.submit(10_000, TaskClass("f", timeout_s=60.0))  # so that nothing follows there
+    for _ in range(4):
+        bench.pass_time(4.0)
+        bench.heartbeat(second)
+    end_first(bench, second)
+    assert bench.state_of(numbers[2]) is TaskState.QUEUED
+    assert "w-1" not in bench.scheduler.state.workers
+    assert bench.state_of(numbers[1]) is TaskState.LEASED
+    bench.join("w-1", cpus=1)
+    stopped = {one.lease for one in bench.commands if isinstance(one, c.CancelLease)}
+    assert stopped >= {2, 3}
+    assert bench.state_of(numbers[2]) is TaskState.QUEUED

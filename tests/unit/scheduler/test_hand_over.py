@@ -11,7 +11,7 @@ from rustray.scheduler import hand_over
 from rustray.scheduler.value_commands import FreeObject
 from rustray.task.columns import PlacedColumn
 from rustray.task.frames import Surrendered
-from rustray.task.place import MAX_SENT_BYTES, Place, next_name
+from rustray.task.place import MAX_SENT_BYTES, MOVED, Place
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 
@@ -48,10 +48,11 @@ def test_another_worker_takes_it_over_under_a_new_name() -> None:
     ((number, name),) = make_values(bench, first)
     second = bench.join("w-2", cpus=1)
     bench.drain(first)
-    assert bench.adopt(second) == next_name(name)
+    new = bench.adopt(second)
+    assert new.startswith(f"{name}{MOVED}")
     found = place_of(bench, number)
     assert found is not None
-    assert (found.worker_id, found.object_id) == ("w-2", next_name(name))
+    assert (found.worker_id, found.object_id) == ("w-2", new)
     kinds = [type(one) for one in bench.commands]
     assert kinds.index(c.ReplaceOutcome) < kinds.index(FreeObject)
     assert first.values == set()
@@ -198,17 +199,17 @@ def test_who_asks_while_it_moves_is_sent_it_by_its_new_worker() -> None:
 def test_two_workers_that_leave_hand_it_on() -> None:
     """Each move has a name of its own."""
     bench = Bench()
-    workers = [bench.join("w-1", cpus=1)]
+    workers, names = [bench.join("w-1", cpus=1)], []
     ((number, name),) = make_values(bench, workers[0])
     for other in (2, 3):
         workers.append(bench.join(f"w-{other}", cpus=1))
         bench.drain(workers[-2])
-        name = next_name(name)
-        assert bench.adopt(workers[-1]) == name
+        names.append(bench.adopt(workers[-1]))
         bench.leave(workers[-2])
     found = place_of(bench, number)
     assert found is not None
-    assert (found.worker_id, found.object_id.rpartition(".")[2]) == ("w-3", "2")
+    assert (found.worker_id, found.object_id) == ("w-3", names[-1])
+    assert len({name, *names}) == 3
 
 
 def test_a_worker_that_lies_about_what_it_has_taken_is_not_believed() -> None:
@@ -225,11 +226,12 @@ def test_a_worker_that_lies_about_what_it_has_taken_is_not_believed() -> None:
 
     (asked,) = [one for one in liars if one.adopting]
     (other,) = [one for one in liars if one is not asked]
-    claim(other, other.place(next_name(name)))  # nobody has asked it
+    new = asked.adopting[0].name
+    claim(other, other.place(new))  # nobody has asked it
     assert counter(bench, "stale_objects") == 1
     claim(asked, asked.place("another"))
     assert [len(one.adopting) for one in (asked, other)] == [1, 1]
-    claim(other, asked.place(next_name(name)))
+    claim(other, asked.place(other.adopting[0].name))
     found = place_of(bench, number)
     assert found is not None
     assert found.worker_id == "w-1"
@@ -268,3 +270,66 @@ def test_the_head_takes_no_more_than_it_has_room_for() -> None:
     assert worker.values == set()
     assert counter(bench, "objects_lost") == 3
     assert counter(bench, "results_expired") == 0
+
+
+def test_what_is_let_go_of_on_its_way_to_the_head_holds_up_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Bug: the question stayed open for ever, and the worker waited for its time to be up."""
+    bench = Bench()
+    worker = bench.join("w-1", cpus=1)
+    ((number, name),) = make_values(bench, worker)
+    bench.drain(worker)
+    worker.asked.remove(name)
+    bench.feed(e.ResultsReleased(PREFIX, number, 1))
+    assert bench.scheduler.state.leaving["w-1"].asked
+    item = Surrendered(name, is_gone=True)
+    bench.feed(e.ValuesSurrendered("w-1", worker.session, (item,)))
+    leaving = bench.scheduler.state.leaving["w-1"]
+    assert (leaving.asked, leaving.head_bytes) == ({}, 0)
+
+
+def test_the_window_to_the_head_opens_with_each_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bug: the rest waited until the last task of the worker had ended."""
+    monkeypatch.setattr(hand_over, "HEAD_WINDOW_BYTES", 2 << 20)
+    bench = Bench()
+    worker = bench.join("w-1", cpus=1)
+    made = make_values(bench, worker, 5)
+    bench.submit(1, STAYS)  # it runs on
+    bench.drain(worker)
+    for _, name in made:
+        assert len(worker.asked) <= 2
+        worker.asked.remove(name)
+        bench.surrender(worker, name, bytes(1 << 20))
+    assert worker.values == set()
+
+
+def test_a_new_worker_is_asked_though_others_could_not_take_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Bug: what two workers could not take, no other was ever asked to."""
+    monkeypatch.setattr(hand_over, "MAX_SENT_BYTES", 1)
+    bench = Bench()
+    first = bench.join("w-1", cpus=1)
+    make_values(bench, first)
+    bench.submit(1, STAYS)  # it runs on
+    others = [bench.join(f"w-{number}", cpus=1) for number in (2, 3)]
+    bench.drain(first)
+    for _ in others:
+        bench.adopt(next(one for one in others if one.adopting), trouble="no room")
+    late = bench.join("w-4", cpus=1)
+    assert sum(len(one.adopting) for one in (late, *others)) == 1
+
+
+def test_a_drain_that_its_worker_has_not_heard_is_repeated() -> None:
+    """Bug: of one that was away, or whose connection broke just then, it was forgotten."""
+    bench = Bench()
+    worker = bench.join("w-1", cpus=1)
+    ((_, name),) = make_values(bench, worker)
+    bench.disconnect(worker)
+    bench.drain(worker)
+    assert worker.asked == []  # it cannot hear
+    bench.join("w-1", cpus=1)
+    assert [one.worker_id for one in bench.commands if isinstance(one, c.DrainWorker)] == ["w-1"]
+    assert bench.scheduler.state.workers["w-1"].state == "draining"
+    assert worker.asked == [name]

@@ -523,3 +523,18 @@ def test_a_task_that_comes_again_by_a_forgotten_id_has_no_heirs() -> None:
     assert freed(bench) == [("w-1", name)]
     bench.pass_time(60.0)
     assert bench.scheduler.state.kept_by == {}
+
+
+@pytest.mark.parametrize("end", ["x", "1.2", "1"])
+def test_a_name_that_only_the_head_gives_is_not_taken_from_a_worker(end: str) -> None:
+    """Bug: one that the head could not read ended the event half-way when its worker left."""
+    bench = Bench()
+    worker = bench.join(cpus=1)
+    bench.submit(1, STAYS)
+    (lease,) = worker.held
+    worker.held.clear()
+    column = worker.place(f"{object_name(0, 1)}.{end}")
+    bench.report(worker, outcomes=[LeaseOutcome(lease, 0, OK, column, 5)])
+    assert bench.state_of(0) is TaskState.FAILED
+    assert bench.scheduler.state.counters["false_places"] == 1
+    bench.drain(worker)
