@@ -338,7 +338,6 @@ def nothing(*_args: object, **_kwargs: object) -> None:
 PLANTED: list[tuple[object, str, Callable[..., object]]] = [
     (placed, "on_worker_lost", nothing),
     (placed, "on_workers_gone", nothing),
-    (placed, "on_worker_back", nothing),
     (placed, "want", nothing),
     (placed, "free", nothing),
     (placed, "forget", lambda *_: []),

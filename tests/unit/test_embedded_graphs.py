@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 import rustray
+from rustray.client.generators import RefGenerator
+from rustray.client.remote import RemoteFunction
 
 
 @rustray.remote
@@ -254,6 +256,18 @@ def test_a_reference_of_another_cluster_is_refused(cluster: None) -> None:
         rustray.get(add.remote(foreign, 1), timeout=60)
     with pytest.raises(rustray.TaskNotFound):
         rustray.get(foreign, timeout=60)
+
+
+def test_a_stream_that_is_over_before_its_consumer_is_there_loses_nothing(cluster: None) -> None:
+    """Bug: where all of it had come before `remote` returned, once in thousands of calls."""
+
+    @rustray.remote
+    def count(up_to: int) -> Iterator[int]:
+        yield from range(up_to)
+
+    ref = RemoteFunction.remote(count, 3)  # what `remote` does, before it makes a generator of it
+    rustray.wait([ref], timeout=20)
+    assert list(RefGenerator(ref).values()) == [0, 1, 2]
 
 
 def test_an_item_of_a_generator_goes_on_to_another_task(cluster: None) -> None:

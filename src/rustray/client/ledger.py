@@ -247,7 +247,7 @@ class Ledger:
         """Drop what a batch holds; forget retired ones when they are the greater part."""
         batch.column = batch.inputs = batch.taken = None
         batch.cancels = None
-        batch.buffers = None
+        batch.full, batch.buffers = batch.buffers, None
         batch.refs = []
         self._retired += 1
         if self._retired < _MIN_RETIRED or self._retired * 2 < len(self._batches):

@@ -340,6 +340,7 @@ class Batch:
         lent: Tasks of whose references there are copies elsewhere; None for none.
         taken: References that its tasks take, until the head has all of these tasks.
         buffers: Of streams: what has arrived of the items of each task; None for none.
+        full: The same of a batch that has ended: its consumers may not have come for it yet.
     """
 
     __slots__ = (
@@ -350,6 +351,7 @@ class Batch:
         "column",
         "entry",
         "first",
+        "full",
         "inputs",
         "lent",
         "order",
@@ -379,6 +381,7 @@ class Batch:
         self.asked: RangeSet | None = None
         self.cancels: dict[int, tuple[bool, bool]] | None = None
         self.buffers: dict[int, Buffer] | None = None
+        self.full: dict[int, Buffer] | None = None
         self.lent: set[int] | None = None
         self.taken: list[Any] | None = None
         self._watchers: dict[int, list[Callback]] | None = None
@@ -415,12 +418,15 @@ class Batch:
     def buffer_of(self, index: int) -> Buffer:
         """Return what has arrived of a stream, from any thread."""
         with self.owner.lock:
-            if self.buffers is None:
-                self.buffers = {}
-            found = self.buffers.get(index)
+            buffers = self.buffers
+            if buffers is None:
+                buffers = self.full
+            if buffers is None:
+                buffers = self.buffers = {}
+            found = buffers.get(index)
             if found is None:
                 window = self.entry.task_class.stream_window
-                found = self.buffers[index] = Buffer(self, index, window)
+                found = buffers[index] = Buffer(self, index, window)
             return found
 
     def unsent(self) -> tuple[int, int] | None:
