@@ -31,6 +31,7 @@ from rustray.worker.process_watch import ProcessWatch
 from rustray.worker.records import NEVER
 from rustray.worker.spool_files import SpoolFiles, SpoolKeeper
 from rustray.worker.state import WorkerLimits
+from rustray.worker.waking import LinkWaker
 
 logger = logging.getLogger("rustray.worker")
 
@@ -169,6 +170,7 @@ class WorkerDriver:
             processes: In which the kernel bounds the processes of executors, if it does.
         """
         self._loop = loop
+        self._waker = LinkWaker(loop, self._owner.wake_link)
         self._memory = MemoryWatch(loop, self.apply, groups=groups, lacking=lacking)
         self._processes = ProcessWatch(loop, processes)
         if self._spool_files is not None:
@@ -188,6 +190,7 @@ class WorkerDriver:
     async def close(self, grace_s: float) -> None:
         """End executors and timer; direct callers get an error."""
         self._is_closed = True
+        self._waker.close()
         if self._timer is not None:
             self._timer.cancel()
         self._memory.close()
@@ -220,7 +223,7 @@ class WorkerDriver:
         if self.manager.is_full is not self._was_full:
             self._tell_full()
         if self.manager.has_frame and not self._is_executing:
-            self._owner.wake_link()
+            self._waker.wake(self.manager.may_wait)
 
     def note_store(self, is_paused: bool) -> None:
         """The store of objects is nearly full, or not any more."""

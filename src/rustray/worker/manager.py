@@ -60,12 +60,14 @@ class WorkerManager:
         counters: Name to total of what was odd: duplicate_grants, duplicate_frames,
             stale_requests, stale_outcomes, stale_measurements, tasks_out_of_memory,
             closed_sessions.
+        may_wait: See `following.may_wait`.
     """
 
     def __init__(self, limits: WorkerLimits) -> None:
         self._state = new_state(limits)
         self.counters = self._state.counters
         self._now = 0.0
+        self.may_wait = False
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """Take one event and say what to do about it.
@@ -77,7 +79,7 @@ class WorkerManager:
         Complexity: O(parts of the event + lanes + executors), never O(tasks).
         """
         state = self._state
-        self._now = now
+        self._now, state.urgent = now, 0
         if state.exclusive:
             exclusive.stop_if_due(state, now)  # also if the news come late that all is well
         self._take(event, now)
@@ -99,6 +101,7 @@ class WorkerManager:
         if outbox.waiting.must_plan:
             state.commands += outbox.waiting.plan(outbox.session is not None, now)
         commands, state.commands = state.commands, []
+        self.may_wait = following.may_wait(state, event)
         return commands
 
     def _take(self, event: Event, now: float) -> None:
@@ -265,10 +268,7 @@ class WorkerManager:
         state = self._state
         if state.outbox.session is None:
             return False
-        outbox = state.outbox
-        if outbox.is_ready:
-            return True
-        return leaving.has_news(state)
+        return state.outbox.is_ready or leaving.has_news(state)
 
     def heartbeat(self) -> tuple[int, int, tuple[tuple[int, int], ...], int]:
         """Return what a heartbeat says: (sent, received, held, running).

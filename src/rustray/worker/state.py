@@ -97,6 +97,7 @@ class WorkerState:
         followers: (lease, offset) of a task to the leases of those that follow it.
         loose: Leases of those whose turn it is, with how what they follow has ended; None: it was
             given back. Empty between events.
+        urgent: Tasks that have ended in the present event, and that nothing here follows.
         closed: Leases that were settled lately, without their payloads: a late repetition of
             the grant is known for what it is, and a new head is told whose outcomes wait here.
         idle: Process executors that are ready and have nothing.
@@ -133,6 +134,7 @@ class WorkerState:
     leases: dict[int, Lease] = field(default_factory=dict)
     followers: dict[tuple[int, int], list[Lease]] = field(default_factory=dict)
     loose: list[tuple[Lease, LeaseOutcome | None]] = field(default_factory=list)
+    urgent: int = 0
     closed: dict[int, Lease] = field(default_factory=dict)
     classes: dict[TaskClass, WorkClass] = field(default_factory=dict)
     session_classes: dict[int, WorkClass] = field(default_factory=dict)
@@ -300,8 +302,10 @@ class WorkerState:
             self.outbox.waiting.add(outcome)
         count = len(outcome.payloads)
         self.finished += count
+        followed = 0
         if self.followers:
-            self._loosen(lease, outcome.offset, outcome.offset + count, outcome)
+            followed = self._loosen(lease, outcome.offset, outcome.offset + count, outcome)
+        self.urgent += count - followed
         self._close(lease, count)
 
     def settle_failed(
@@ -321,11 +325,15 @@ class WorkerState:
             self._loosen(lease, low, high, None)
         self._close(lease, high - low)
 
-    def _loosen(self, lease: Lease, low: int, high: int, outcome: LeaseOutcome | None) -> None:
-        """See to it that what follows these tasks goes on."""
+    def _loosen(self, lease: Lease, low: int, high: int, outcome: LeaseOutcome | None) -> int:
+        """See to it that what follows these tasks goes on; returns how many are followed."""
+        followed = 0
         for offset in range(low, high):
-            for follower in self.followers.pop((lease.number, offset), ()):
-                self.loose.append((follower, outcome))
+            found = self.followers.pop((lease.number, offset), None)
+            if found is not None:
+                followed += 1
+                self.loose += [(follower, outcome) for follower in found]
+        return followed
 
     def detach(self, lease: Lease) -> bool:
         """Have a task wait no longer for the one that it follows; False: it does not."""

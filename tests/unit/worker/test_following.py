@@ -46,6 +46,23 @@ def test_each_begins_with_what_the_one_before_has_made() -> None:
     assert [b.told[(lease, 0)] for lease in leases] == [TaskState.SUCCEEDED] * 5
 
 
+def test_the_head_hears_at_once_of_the_end_of_a_chain_alone() -> None:
+    """And of what has ended badly: of a link before the last, the next one has begun here."""
+    b = bench()
+    leases = chain(b, 3)
+    waits = []
+    for _ in leases:
+        finish_running(b)
+        waits.append(b.manager.may_wait)
+        assert b.manager.has_frame
+    assert waits == [True, True, False]
+    chain(b, 3)
+    finish_running(b, TaskState.FAILED)
+    assert not b.manager.may_wait
+    b.feed(e.TimePassed())
+    assert not b.manager.may_wait
+
+
 def test_what_follows_a_failure_is_given_back() -> None:
     """Also what follows that: the head knows what becomes of it."""
     for end in (TaskState.FAILED, TaskState.CANCELLED):
