@@ -20,6 +20,8 @@ FAULTS: Final = (
 )
 """What `SimCluster.chaos` does, unless it is told to do less."""
 LONGEST_S: Final = 25.0
+LOOKS: Final = 20
+"""How often it is looked whether a worker has left that was told to."""
 
 
 class Nemesis:
@@ -81,11 +83,18 @@ class Nemesis:
             target.kill_executor(worker)
         elif kind == "drain_worker" and target.is_head_up:
             target.drain_worker(worker)
-            target.later(LONGEST_S, self._restart_worker, worker)
+            target.later(LONGEST_S, self._replace, worker, LOOKS)
 
     def _restart_head(self) -> None:
         if not self._target.is_head_up:
             self._target.restart_head()
+
+    def _replace(self, name: str, looks: int) -> None:
+        """Start a worker again once it has left; it may take its time, or hear of it late."""
+        if not self._target.is_worker_up(name):
+            self._target.restart_worker(name)
+        elif looks:
+            self._target.later(LONGEST_S, self._replace, name, looks - 1)
 
     def _restart_worker(self, name: str) -> None:
         if not self._target.is_worker_up(name):
