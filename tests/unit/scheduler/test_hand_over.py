@@ -272,9 +272,7 @@ def test_the_head_takes_no_more_than_it_has_room_for() -> None:
     assert counter(bench, "results_expired") == 0
 
 
-def test_what_is_let_go_of_on_its_way_to_the_head_holds_up_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_is_let_go_of_on_its_way_to_the_head_holds_up_nothing() -> None:
     """Bug: the question stayed open for ever, and the worker waited for its time to be up."""
     bench = Bench()
     worker = bench.join("w-1", cpus=1)
