@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, get_args
 from rustray.common.durability import Durability
 from rustray.common.errors import InvariantError, ObjectLost, ResourceExhausted
 from rustray.head.granting import Granter
-from rustray.head.journal import Journal
+from rustray.head.journal import Journal, MemoryJournal
 from rustray.head.notifications import NotificationManager
 from rustray.head.output import OutputRelay
 from rustray.head.refusals import Refusals
@@ -160,33 +160,12 @@ class HeadDriver:
         self._held: deque[tuple[int, int, Callable[[Any], None], Any]] = deque()
         self._waiters: deque[tuple[int, int, asyncio.Future[None]]] = deque()
         self._large: deque[tuple[int, int]] = deque()
+        self._keeps_nothing = type(journal) is MemoryJournal
         self._tell_once_safe = self._once_safe(self._tell_client)
         journal.on_commit = self._on_commit
         self._publish = self._once_safe(notifications.publish)
         notifications.on_drop = self._forget_events
-        # By class and not by `match`, which tries one class after the other: this is per batch.
-        self._actions: dict[type[Command], Callable[[Any], None]] = {
-            **dict.fromkeys(get_args(JournalCommand), journal.append),
-            **dict.fromkeys(_AS_ASKED, self._append_as_asked),
-            PersistOutcome: self._persist_outcome,
-            DeliverOutcome: self._once_safe(self._deliver),
-            DeliverItems: self._once_safe(self._deliver_items),
-            CreditStream: self.tell_worker,
-            PublishEvents: self._number,
-            AcceptTasks: self._accept,
-            RejectTasks: self._reject,
-            RefuseLetters: _tell_nobody,
-            ReportUnknown: self._tell_once_safe,
-            GrantLease: self.grants.give,
-            CancelLease: self.tell_worker,
-            RecallLease: self.tell_worker,
-            DrainWorker: self.tell_worker,
-            CloseSession: self.tell_worker,
-            FreeObject: self.free,
-            SurrenderObject: self.tell_worker,
-            AdoptObject: self.tell_worker,
-            RefuseWorker: self._log_refusal,
-        }
+        self._actions = _actions_of(self)
         self.clock_offset_s = time.time() - self.loop.time()
         self.wall_clock: Callable[[], float] = unix_s
 
@@ -213,10 +192,14 @@ class HeadDriver:
         self._is_executing = True
         try:
             for command in commands:
-                actions[type(command)](command)
+                action = actions[type(command)]
+                if action is not None:
+                    action(command)
             while self._deferred:
                 command = self._deferred.popleft()
-                actions[type(command)](command)
+                action = actions[type(command)]
+                if action is not None:
+                    action(command)
         finally:
             self._is_executing = False
         self._arm_timer()
@@ -257,6 +240,8 @@ class HeadDriver:
 
         All that waits is in one order. Only what need not be safe at all overtakes it.
         """
+        if self._keeps_nothing:
+            return action
         journal, held = self.journal, self._held
 
         def act(command: Any) -> None:
@@ -361,6 +346,10 @@ class HeadDriver:
             self.journal.append(kept, kept.durability)
         self._publish(kept)
 
+    def _tell_events(self, command: PublishEvents) -> None:
+        """The same where nothing is kept."""
+        self.notifications.tell(command, self.loop.time() + self.clock_offset_s)
+
     def _tell_client(self, command: AcceptTasks | RejectTasks | ReportUnknown) -> None:
         client = self.clients.get(command.prefix)
         if client is None:
@@ -445,6 +434,47 @@ def _pass_on(worker: WorkerOutbox, command: ToWorker) -> None:
             worker.close(command.session, command.reason)
 
 
+_Action = Callable[[Any], None]
+
+
+def _actions_of(driver: HeadDriver) -> dict[type[Command], _Action | None]:
+    """Return what is done about each kind of command; None: nothing.
+
+    By class and not by `match`, which tries one class after the other: this is per batch.
+    """
+    return {
+        **_commits_of(driver),
+        DeliverOutcome: driver._once_safe(driver._deliver),
+        DeliverItems: driver._once_safe(driver._deliver_items),
+        CreditStream: driver.tell_worker,
+        PublishEvents: driver._tell_events if driver._keeps_nothing else driver._number,
+        AcceptTasks: driver._accept,
+        RejectTasks: driver._reject,
+        RefuseLetters: None,  # whoever made the event reads its answer from what `handle` returns
+        ReportUnknown: driver._tell_once_safe,
+        GrantLease: driver.grants.give,
+        CancelLease: driver.tell_worker,
+        RecallLease: driver.tell_worker,
+        DrainWorker: driver.tell_worker,
+        CloseSession: driver.tell_worker,
+        FreeObject: driver.free,
+        SurrenderObject: driver.tell_worker,
+        AdoptObject: driver.tell_worker,
+        RefuseWorker: driver._log_refusal,
+    }
+
+
+def _commits_of(driver: HeadDriver) -> dict[type[Command], _Action | None]:
+    """Return the part of it that the journal keeps."""
+    if driver._keeps_nothing:
+        return dict.fromkeys(get_args(JournalCommand))
+    return {
+        **dict.fromkeys(get_args(JournalCommand), driver.journal.append),
+        **dict.fromkeys(_AS_ASKED, driver._append_as_asked),
+        PersistOutcome: driver._persist_outcome,
+    }
+
+
 _AS_ASKED = (
     PersistBatch,
     PersistDurability,
@@ -460,7 +490,3 @@ _AS_ASKED = (
 def no_token(_place: Place, _subject: str) -> str:
     """Stand in where there are no tokens."""
     return ""
-
-
-def _tell_nobody(_: Command) -> None:
-    """Do nothing: whoever made the event reads its answer from the returned commands."""

@@ -12,12 +12,15 @@ import asyncio
 from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from typing import Final
 
 from rustray.common.errors import ResourceExhausted
 from rustray.common.ids import split_task_id, task_id
 from rustray.rpc.api import EventFilter
 from rustray.scheduler.commands import PersistEvents, PublishEvents
+from rustray.task.frames import LeaseNews
 from rustray.task.result import TaskEvent
+from rustray.task.state import TaskState
 
 KEPT_RANGES = 100_000
 KEPT_BYTES = 64 << 20
@@ -45,7 +48,7 @@ class NotificationManager:
         self._kept_bytes = kept_bytes
         self._bytes = 0
         self._firsts: list[int] = []
-        self._records: list[PersistEvents] = []
+        self._rows: list[_Row] = []
         self._dropped = 0
         self._wakers: set[asyncio.Event] = set()
 
@@ -60,27 +63,38 @@ class NotificationManager:
 
         Complexity: O(1) amortised, and O(subscribers) only where some wait.
         """
-        self._append(kept)
-        if len(self._records) >= 2 * self._kept_ranges:
-            self._drop(len(self._records) - self._kept_ranges)
+        self._append(kept.revision, kept.time_unix_s, kept.events)
+
+    def tell(self, events: PublishEvents, time_unix_s: float) -> None:
+        """Number events and publish them at once: they rest on nothing that has to be safe."""
+        revision = self._numbered + 1
+        self._numbered += events.count
+        self._append(revision, time_unix_s, events)
+
+    def _append(self, revision: int, time_unix_s: float, events: PublishEvents) -> None:
+        self._note(revision, time_unix_s, events)
+        rows = self._rows
+        if len(rows) >= 2 * self._kept_ranges:
+            self._drop(len(rows) - self._kept_ranges)
         elif self._bytes > self._kept_bytes:
-            self._drop(-(-len(self._records) // 2))
+            self._drop(-(-len(rows) // 2))
         if self._wakers:
             for waker in self._wakers:
                 waker.set()
 
-    def _append(self, kept: PersistEvents) -> None:
-        self._firsts.append(kept.revision)
-        self._records.append(kept)
-        self.revision = kept.revision + kept.events.count - 1
-        if kept.events.news is not None:
-            self._bytes += _size(kept)
+    def _note(self, revision: int, time_unix_s: float, events: PublishEvents) -> None:
+        self._firsts.append(revision)
+        row = _row_of(time_unix_s, events)
+        self._rows.append(row)
+        self.revision = revision + events.count - 1
+        if events.news is not None:
+            self._bytes += _size(row)
 
     def _drop(self, surplus: int) -> None:
         """Forget the oldest ranges."""
-        self._bytes -= sum(map(_size, self._records[:surplus]))
+        self._bytes -= sum(map(_size, self._rows[:surplus]))
         del self._firsts[:surplus]
-        del self._records[:surplus]
+        del self._rows[:surplus]
         self._dropped += surplus
         self.on_drop(self.oldest_revision)
 
@@ -92,7 +106,7 @@ class NotificationManager:
             revision: Above all that they have given out; new events are numbered from there.
         """
         for one in kept:
-            self._append(one)
+            self._note(one.revision, one.time_unix_s, one.events)
         self.revision = self._numbered = revision
         self._begin = kept[0].revision - 1 if kept else revision
 
@@ -154,10 +168,10 @@ class NotificationManager:
         found: list[TaskEvent] = []
         for _ in range(SCAN_RANGES):
             index = position - self._dropped
-            if len(found) >= BATCH_EVENTS or index >= len(self._records):
+            if len(found) >= BATCH_EVENTS or index >= len(self._rows):
                 break
             first_revision = self._firsts[index]
-            kept = self._records[index]
+            kept = _kept(first_revision, self._rows[index])
             record = kept.events
             last_revision = first_revision + record.count - 1
             low = max(cursor + 1 - first_revision, 0)
@@ -198,8 +212,27 @@ class _Wanted:
         return [sequence - record.first for sequence in named[start : min(stop, start + limit)]]
 
 
-def _size(kept: PersistEvents) -> int:
-    news = kept.events.news
+_Row = tuple[float, bytes, int, int, int, int, str, str, LeaseNews | None]
+"""When, and the fields of a `PublishEvents` to its news. A plain tuple of plain values: there are
+up to 200,000 of these, and the garbage collector does not go through them."""
+_STATES: Final = {int(state): state for state in TaskState}
+
+
+def _row_of(time_unix_s: float, events: PublishEvents) -> _Row:
+    return (
+        time_unix_s, events.prefix, events.first, events.count, int(events.state),
+        events.attempt, events.worker_id, events.function, events.news,
+    )  # fmt: skip
+
+
+def _kept(revision: int, row: _Row) -> PersistEvents:
+    time_unix_s, prefix, first, count, state, attempt, worker_id, function, news = row
+    told = PublishEvents(prefix, first, count, _STATES[state], attempt, worker_id, function, news)
+    return PersistEvents(revision, time_unix_s, told)
+
+
+def _size(row: _Row) -> int:
+    news = row[-1]
     return 0 if news is None else len(news.value) + len(news.text)
 
 

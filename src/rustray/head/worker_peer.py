@@ -132,7 +132,8 @@ class WorkerPeer(Peer):
     def next_frame(self) -> AssignFrame | None:
         """Return all that waits for this worker, bounded in tasks and bytes."""
         waits = self._grants or self._cancels or self._recalls or self._credits
-        waits_too = self._questions or self._is_ack_ripe or self._has_values
+        has_values = self._free or self._surrender or self._adopt
+        waits_too = self._questions or self._is_ack_ripe or has_values
         if not (waits or waits_too) and (self._has_sent_drain or not self._is_draining):
             return None
         frame = AssignFrame(drain=self._is_draining)
@@ -166,17 +167,13 @@ class WorkerPeer(Peer):
             frame.recall, self._recalls = self._recalls, []
             frame.credits = list(self._credits.values())
             self._credits.clear()
-        if self._has_values:
+        if has_values:
             self._put_values(frame)
         if self._questions:
             asked = range(min(len(self._questions), FRAME_TASKS))
             frame.output = [self._questions.popleft() for _ in asked]
         frame.number, frame.ack = self.stamp()
         return frame
-
-    @property
-    def _has_values(self) -> bool:
-        return bool(self._free or self._surrender or self._adopt)
 
     def _put_values(self, frame: AssignFrame) -> None:
         """Put into a frame what is to become of values."""

@@ -131,7 +131,8 @@ def take_from(state: SchedulerState, lease: Lease, part: Part) -> None:
         batch.grants[offset] = max(lease.attempt, batch.grants.get(offset, 0))
     if batch.queue.task_class.max_retries == 0:
         state.commands.append(PersistGrant(batch.number, part.low, part.count, is_granted=False))
-        batch.begun.difference_update(range(part.low, part.high))
+        if batch.begun:
+            batch.begun.difference_update(range(part.low, part.high))
     batch.lease[part.low : part.high] = array("Q", (0,)) * part.count
     state.set_state(part, TaskState.QUEUED)
 

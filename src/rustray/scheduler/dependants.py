@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from typing import Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
 """What those who wait belong to: a batch."""
@@ -53,6 +53,10 @@ class Dependants(Generic[T]):
             if not self.count:
                 self._edges = None
         return found
+
+
+NOBODY: Final[Dependants[Any]] = Dependants()
+"""Those of a batch on which no task depends, as nearly all are: one object for all of them."""
 
 
 class _Edges(Generic[T]):

@@ -101,7 +101,7 @@ def register(state: SchedulerState, batch: Batch, low: int, high: int) -> None:
                 continue
             producer, place = found
             if not TaskState(producer.state[place]).is_terminal:
-                producer.dependants.add(place, batch, offset)
+                producer.add_dependant(place, batch, offset)
                 continue
             stored = producer.outcomes[producer.lease[place]]
             if stored is not None:

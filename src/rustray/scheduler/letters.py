@@ -269,7 +269,8 @@ def _begin_anew(
         if known:
             for offset in range(low, high):
                 known.pop(offset, None)
-    batch.begun.difference_update(range(low, high))
+    if batch.begun:
+        batch.begun.difference_update(range(low, high))
     batch.forced = batch.forced.difference(range(low, high))
 
 

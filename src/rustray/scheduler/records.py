@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from rustray.common.durability import Durability
 from rustray.common.records import record
-from rustray.scheduler.dependants import Dependants
+from rustray.scheduler.dependants import NOBODY, Dependants
 from rustray.scheduler.load_balancer import WorkerLoad
 from rustray.task.columns import PayloadColumn
 from rustray.task.place import Place
@@ -208,7 +208,8 @@ class Batch:
         unfinished: Tasks that have not ended.
         kept: Outcomes that have not expired.
         accepted_at_s: Monotonic time.
-        begun: Tasks of ``max_retries=0`` that a worker may have begun under an earlier head.
+        begun: Tasks of ``max_retries=0`` that a worker may have begun under an earlier head; None:
+            there never were any.
         lost_attempts: Attempts that may have been under way when a head died.
         digests: Of each task's arguments, where the caller may have chosen the ids.
         is_overdue: Its queue limit has passed: what comes back unstarted ends.
@@ -226,7 +227,7 @@ class Batch:
             queue for that reason; see `inputs`.
         dependants: Which tasks wait for which of these.
         streams: Offset to what a generator task has yielded, where that is something.
-        released: Tasks whose values nobody needs but those that take them.
+        released: Tasks whose values nobody needs but those that take them; None: none yet.
         lacks: Offset, and the id of a task whose value it takes, to how often it could not have it.
         heirs: Offset to how many living values that stay with workers were made of its own.
         left_s: Of streams: since when nobody reads them, as monotonic time; None while a session
@@ -251,7 +252,7 @@ class Batch:
     unfinished: int = 0
     kept: int = 0
     lost_attempts: int = 0
-    begun: set[int] = field(default_factory=set)
+    begun: set[int] | None = None
     digests: list[bytes] | None = None
     is_overdue: bool = False
     delayed: dict[int, Delay] = field(default_factory=dict)
@@ -264,12 +265,24 @@ class Batch:
     durability: Durability = Durability.FULL
     inputs: PayloadColumn | None = None
     missing: dict[int, int] = field(default_factory=dict)
-    dependants: Dependants[Batch] = field(default_factory=Dependants)
+    dependants: Dependants[Batch] = NOBODY
     streams: dict[int, Stream] = field(default_factory=dict)
     left_s: float | None = None
-    released: set[int] = field(default_factory=set)
+    released: set[int] | None = None
     lacks: dict[int, dict[str, int]] = field(default_factory=dict)
     heirs: dict[int, int] = field(default_factory=dict)
+
+    def add_dependant(self, place: int, batch: Batch, offset: int) -> None:
+        """Note that a task of another batch waits for one of these."""
+        if self.dependants is NOBODY:
+            self.dependants = Dependants()
+        self.dependants.add(place, batch, offset)
+
+    def release(self, offset: int) -> None:
+        """Note that nobody needs this value but those that take it."""
+        if self.released is None:
+            self.released = set()
+        self.released.add(offset)
 
     def is_past(self, offset: int, limit_s: float, now: float) -> bool:
         """Whether a limit of time that counts from a task's acceptance, or retry, has passed."""

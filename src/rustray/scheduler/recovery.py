@@ -121,7 +121,8 @@ def _restore_attempts(event: StateRecovered, batches: dict[int, Batch]) -> None:
             batches[number].crashes.setdefault(offset, []).append(text)
     for number, offset, count, is_granted in event.grants:
         if number in batches:
-            begun, which = batches[number].begun, range(offset, offset + count)
+            batch, which = batches[number], range(offset, offset + count)
+            begun = batch.begun = batch.begun or set()
             begun.update(which) if is_granted else begun.difference_update(which)
 
 
@@ -278,7 +279,7 @@ def end(state: SchedulerState) -> None:
                 continue
             differ = batch.is_overdue or batch.begun
             for one in reversed(part.singles()) if differ else (part,):
-                if one.low in batch.begun:
+                if batch.begun and one.low in batch.begun:
                     _give_up(state, one)
                 elif (
                     batch.is_overdue

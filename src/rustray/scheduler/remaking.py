@@ -93,7 +93,7 @@ def _remake(state: SchedulerState, stored: StoredOutcome) -> None:
     elif batch.deadline_s is not None and batch.deadline_s <= state.now:
         error = story(place, f"{function}, whose deadline has passed,")
     if stored.is_released:
-        batch.released.add(low)
+        batch.release(low)
     letters.revive(state, batch, part, arguments, stored, is_queued=error is None)
     if error is None:
         state.counters["tasks_run_again_for_lost_values"] += 1
@@ -111,7 +111,7 @@ def _wait_anew(state: SchedulerState, task: Task, taken: list[Task]) -> None:
     for producer, place in taken:
         if not TaskState(producer.state[place]).is_terminal:
             if task not in producer.dependants.of(place):
-                producer.dependants.add(place, batch, offset)
+                producer.add_dependant(place, batch, offset)
             continue
         ended = outcome_at(producer, place)  # it cannot be made again
         if ended is not None:

@@ -106,7 +106,7 @@ def on_released(state: SchedulerState, event: ResultsReleased) -> None:
             continue
         low, high = max(event.first - batch.first, 0), min(end - batch.first, batch.count)
         for offset in range(low, high):
-            batch.released.add(offset)
+            batch.release(offset)
             stored = placed.outcome_at(batch, offset)
             if stored is not None:
                 release(state, stored)

@@ -9,19 +9,17 @@ from rustray.task.columns import PayloadColumn
 from rustray.task.frames import LeaseOutcome
 from rustray.task.inputs import WHOLE, InputValue, join_call
 from rustray.task.state import TaskState
-from rustray.worker.events import Event, ExecutorReported
 from rustray.worker.leases import route_unstarted
 from rustray.worker.records import Lease
 from rustray.worker.state import WorkerState
 
 
-def may_wait(state: WorkerState, event: Event) -> bool:
-    """Whether the head need not hear at once of what an event has brought.
+def may_wait(state: WorkerState) -> bool:
+    """Whether the head need not hear at once of what an executor has reported.
 
     So it is with links of a chain before the last: the next one has begun here, and is as quick.
     """
-    has_other_news = state.urgent or state.outbox.returned or state.is_draining
-    return type(event) is ExecutorReported and not has_other_news
+    return not (state.urgent or state.outbox.returned or state.is_draining)
 
 
 def part(state: WorkerState) -> None:

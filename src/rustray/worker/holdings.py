@@ -5,7 +5,7 @@ from __future__ import annotations
 from rustray.common.ids import SessionPrefix, TaskId, task_id
 from rustray.task.frames import HeldRange, LeaseRange
 from rustray.worker.events import DIRECT_LEASES
-from rustray.worker.records import merge_ranges
+from rustray.worker.records import closed_lease, merge_ranges
 from rustray.worker.state import WorkerState
 
 
@@ -25,13 +25,13 @@ def held_ranges(state: WorkerState) -> list[HeldRange]:
 
 def _named(state: WorkerState, part: LeaseRange) -> HeldRange | None:
     """Name tasks so that a head knows them which has not granted them."""
-    lease = state.leases.get(part.lease) or state.closed.get(part.lease)
-    if lease is None:
+    lease = state.leases.get(part.lease)
+    found = closed_lease(lease) if lease is not None else state.closed.get(part.lease)
+    if found is None:
         return None  # so long ago that no head would want it
-    first = lease.first + part.offset
-    alternative = lease.work.task_class.alternative
+    prefix, first, attempt, alternative = found
     return HeldRange(
-        part.lease, part.offset, part.count, lease.prefix, first, lease.attempt, alternative
+        part.lease, part.offset, part.count, prefix, first + part.offset, attempt, alternative
     )
 
 

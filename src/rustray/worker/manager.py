@@ -92,7 +92,7 @@ class WorkerManager:
             heal(state, now)
         if state.backlog.lanes or state.waking:
             dispatch(state, now)
-        if state.idle:
+        if 0 < len(state.idle) < len(state.executors):
             watch.rescue(state, now)
         if state.is_draining:
             leaving.look(state, now)
@@ -101,7 +101,7 @@ class WorkerManager:
         if outbox.waiting.must_plan:
             state.commands += outbox.waiting.plan(outbox.session is not None, now)
         commands, state.commands = state.commands, []
-        self.may_wait = following.may_wait(state, event)
+        self.may_wait = type(event) is ExecutorReported and following.may_wait(state)
         return commands
 
     def _take(self, event: Event, now: float) -> None:
@@ -268,7 +268,7 @@ class WorkerManager:
         state = self._state
         if state.outbox.session is None:
             return False
-        return state.outbox.is_ready or leaving.has_news(state)
+        return state.outbox.is_ready or (state.is_draining and leaving.has_news(state))
 
     def heartbeat(self) -> tuple[int, int, tuple[tuple[int, int], ...], int]:
         """Return what a heartbeat says: (sent, received, held, running).
@@ -335,9 +335,11 @@ class WorkerManager:
     def next_deadline(self) -> float | None:
         """Return when `TimePassed` is due, or None if only events can change anything."""
         state = self._state
-        due = min(
-            state.watch_at, leaving.next_deadline(state), state.outbox.waiting.spool.next_deadline
-        )
+        due = state.watch_at
+        if state.is_draining:
+            due = min(due, leaving.next_deadline(state))
+        if state.outbox.waiting.spool.refused:
+            due = min(due, state.outbox.waiting.spool.retry_at)
         if state.exclusive:
             due = min(due, exclusive.next_deadline(state))
         if state.heal_at > self._now:

@@ -105,11 +105,6 @@ class Spool:
         """Whether the first sheaf is on its way back."""
         return bool(self.sheaves) and self.sheaves[0].phase is Phase.READING
 
-    @property
-    def next_deadline(self) -> float:
-        """When the disk is to be tried again."""
-        return self.retry_at if self.refused else NEVER
-
     def ranges(self) -> Iterator[LeaseRange]:
         """List the tasks of all that is here."""
         for sheaf in self.sheaves:

@@ -27,7 +27,15 @@ from rustray.worker.events import (
 )
 from rustray.worker.gpus import GpuPool
 from rustray.worker.outbox import Outbox
-from rustray.worker.records import NEVER, Executor, Lease, Phase, WorkClass
+from rustray.worker.records import (
+    NEVER,
+    ClosedLease,
+    Executor,
+    Lease,
+    Phase,
+    WorkClass,
+    closed_lease,
+)
 from rustray.worker.spool import Spool
 from rustray.worker.waiting import DEFAULT_MEMORY_BYTES, WaitingOutcomes
 
@@ -98,7 +106,7 @@ class WorkerState:
         loose: Leases of those whose turn it is, with how what they follow has ended; None: it was
             given back. Empty between events.
         urgent: Tasks that have ended in the present event, and that nothing here follows.
-        closed: Leases that were settled lately, without their payloads: a late repetition of
+        closed: What is kept of leases that were settled lately, by number: a late repetition of
             the grant is known for what it is, and a new head is told whose outcomes wait here.
         idle: Process executors that are ready and have nothing.
         shared: The executor of each shared kind and environment that takes tasks.
@@ -135,7 +143,7 @@ class WorkerState:
     followers: dict[tuple[int, int], list[Lease]] = field(default_factory=dict)
     loose: list[tuple[Lease, LeaseOutcome | None]] = field(default_factory=list)
     urgent: int = 0
-    closed: dict[int, Lease] = field(default_factory=dict)
+    closed: dict[int, ClosedLease] = field(default_factory=dict)
     classes: dict[TaskClass, WorkClass] = field(default_factory=dict)
     session_classes: dict[int, WorkClass] = field(default_factory=dict)
     codes: dict[bytes, bytes] = field(default_factory=dict)
@@ -354,7 +362,7 @@ class WorkerState:
             lease.payloads = NO_PAYLOADS
             if self.exclusive:
                 self.exclusive.pop(lease.number, None)
-            self.closed[lease.number] = lease
+            self.closed[lease.number] = closed_lease(lease)
             surplus = len(self.closed) - MAX_CLOSED_LEASES
             if surplus > 0 and surplus % FORGET_TOGETHER == 0:
                 self._forget_closed(surplus)
