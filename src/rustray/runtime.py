@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Final
 
 from rustray.client.attachment import Attachment, SessionLimits
+from rustray.client.intake import MAX_PAYLOAD_BYTES
 from rustray.client.sharing import share
 from rustray.client.throttle import PATIENCE_S
 from rustray.common.errors import CommunicationError, ConfigError
@@ -22,6 +23,8 @@ from rustray.rpc.api import HeadApi
 SCHEME: Final = "rustray://"
 DEFAULT_PORT: Final = 8000
 EMBEDDED_START_S: Final = 30.0
+VALUES_SHARE: Final = 0.3
+"""Of a machine's memory, for large values of an embedded cluster: as in Ray's object store."""
 FRAME_OVERHEAD_BYTES: Final = 64 << 10
 """What a frame holds beside one big item: ids, class definitions, acks."""
 _EMBEDDED_CLOSED: Final = (
@@ -97,13 +100,16 @@ def _start_embedded(
     from rustray.worker.config import WorkerConfig
 
     detected, visible = detect.gpus(os.environ)
+    present_mb = detect.memory_mb()
     config = WorkerConfig(
         gpus=detected if num_gpus is None else num_gpus,
         gpu_ids=visible,
         cpus=detect.cpu_cores() if num_cpus is None else num_cpus,
-        memory_mb=detect.memory_mb() if memory_mb is None else memory_mb,
+        memory_mb=present_mb if memory_mb is None else memory_mb,
         name="embedded",
         shows_output=False,
+        max_result_bytes=MAX_PAYLOAD_BYTES,
+        object_memory_mb=max(int(present_mb * VALUES_SHARE), 1),
     )
     cluster = _EmbeddedCluster(config)
     return Attachment(
@@ -126,12 +132,12 @@ class _EmbeddedCluster:
     async def open(self) -> HeadApi:
         """Start both, and return the head once the worker has joined it."""
         from rustray.head.core import VERSION
-        from rustray.head.embedded import EmbeddedHead
+        from rustray.head.embedded import EmbeddedHead, settings_for
         from rustray.worker.agent import WorkerAgent
         from rustray.worker.config import WorkerConfig
 
         assert isinstance(self._config, WorkerConfig)
-        head = EmbeddedHead()
+        head = EmbeddedHead(settings_for(MAX_PAYLOAD_BYTES))
         await head.start()
         self._close.append(head.close)
         agent = WorkerAgent(head.api(), self._config, version=VERSION)

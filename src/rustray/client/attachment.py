@@ -178,9 +178,8 @@ class Attachment:
                 session.borrower = Borrower(api)
                 values = self._values = SessionValues(api, self._thread)
                 session.values = values
-                session.lets_stay = bool(self.address)
-                if self.address:
-                    session.keeper = Keeper(api, self._thread)
+                session.lets_stay = True
+                session.keeper = Keeper(api, self._thread, takes_calls=bool(self.address))
             if self._limits.shows_logs:
                 printer = self._printer = LogPrinter(names_worker=bool(self.address))
                 self._logs = asyncio.create_task(show_logs(api, session.prefix, printer))

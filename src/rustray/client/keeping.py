@@ -38,10 +38,16 @@ PAUSE_S: Final = 1.0
 
 
 class Keeper:
-    """Gives values to a worker of this machine; any thread but the session's."""
+    """Gives values to a worker of this machine; any thread but the session's.
 
-    def __init__(self, api: HeadApi, thread: LoopThread) -> None:
+    Attributes:
+        takes_calls: Also large arguments of calls that take no references: they would be copied
+            into messages. Inside one program they pass as memory anyway.
+    """
+
+    def __init__(self, api: HeadApi, thread: LoopThread, *, takes_calls: bool) -> None:
         """Prepare, for the session of that thread."""
+        self.takes_calls = takes_calls
         self._api = api
         self._thread = thread
         self._lock = threading.Lock()
@@ -120,13 +126,20 @@ def new_id() -> str:
 
 
 def put_large(
-    entry: ClassEntry, args: tuple[Any, ...], kwargs: dict[str, Any]
+    entry: ClassEntry, args: tuple[Any, ...], kwargs: dict[str, Any], *, takes_any: bool = False
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Put the large ones among a call's arguments; returns the call with references, or None."""
+    """Put the large ones among a call's arguments; returns the call with references, or None.
+
+    Args:
+        entry: The function's, in the session.
+        args: The arguments.
+        kwargs: Likewise.
+        takes_any: There are references among them: then all of them travel in one message.
+    """
     session = entry.owner
     assert isinstance(session, Intake)
     keeper: Keeper | None = session.keeper
-    if keeper is None:
+    if keeper is None or not (keeper.takes_calls or takes_any):
         return None
     is_safe_asked = entry.durability > Durability.MEMORY
     encode = parts_encoder(Codec.PICKLE)

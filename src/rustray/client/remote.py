@@ -95,6 +95,10 @@ class RemoteFunction(Generic[P, T]):
         self, entry: ClassEntry, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         payload, taken = encode_taking(args, kwargs)
+        if taken and len(payload) > LARGE_CALL_BYTES:
+            placed = put_large(entry, args, kwargs, takes_any=True)
+            if placed is not None:
+                payload, taken = encode_taking(*placed)
         session = entry.owner
         assert isinstance(session, ClientSession)
         if not taken:

@@ -13,6 +13,19 @@ LOCAL_ADMIN = Caller("user:local-admin", Role.ADMIN, frozenset({SCOPE_CODE}), fl
 """Who calls inside one process, where there are no tokens."""
 
 
+def settings_for(max_payload_bytes: int) -> SchedulerSettings:
+    """Return the settings of a head inside a program, where no message bounds what may travel.
+
+    Args:
+        max_payload_bytes: Arguments of one task at most, also with all that it takes from others.
+    """
+    return SchedulerSettings(
+        first_lease=Start.first().first_lease,
+        max_payload_bytes=max_payload_bytes,
+        max_joined_bytes=max_payload_bytes,
+    )
+
+
 class EmbeddedHead:
     """A head inside the client's process: no gRPC, no tokens, the same semantics.
 
@@ -35,6 +48,12 @@ class EmbeddedHead:
         return HeadService(self._core, caller)
 
     async def close(self) -> None:
-        """Stop timers."""
+        """Stop timers, and let go of all tasks and results.
+
+        A remote function of the program knows its last session, and that the head, for as long as
+        the program runs.
+        """
         if self._core is not None:
             self._core.close()
+            self._core.driver.scheduler.forget()
+            self._core.driver.notifications.clear()

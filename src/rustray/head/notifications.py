@@ -110,6 +110,10 @@ class NotificationManager:
         self.revision = self._numbered = revision
         self._begin = kept[0].revision - 1 if kept else revision
 
+    def clear(self) -> None:
+        """Forget all events, at the end."""
+        self._drop(len(self._rows))
+
     @property
     def oldest_revision(self) -> int:
         """Revision of the oldest event that is still kept."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from rustray.common.errors import PayloadError
 from rustray.common.ids import task_id
 from rustray.scheduler.completion import finish
-from rustray.scheduler.inputs import DOOMED, MAX_JOINED_BYTES, is_gone, size_of_call, unknown
+from rustray.scheduler.inputs import DOOMED, is_gone, size_of_call, unknown
 from rustray.scheduler.records import Batch, Part
 from rustray.scheduler.state import SchedulerState, unqueue
 from rustray.task.columns import PayloadColumn
@@ -52,9 +52,10 @@ def _cause(
             told[key] = _passed_on(producer, place)
         return told[key]
     size = size_of_call(state, batch, offset)
+    limit = state.settings.max_joined_bytes
     text = (
-        f"the task's arguments and inputs take {size} bytes together, at most {MAX_JOINED_BYTES} "
-        "can travel to one task; have it take less, for example in steps"
+        f"the task's arguments and inputs take {size} bytes together, at most {limit} can travel "
+        "to one task; have it take less, for example in steps"
     )
     return TaskState.FAILED, encode_failure(FailureInfo(PayloadError.code, text))
 

@@ -20,8 +20,6 @@ from rustray.task.state import TaskState
 
 DOOMED: Final = -1
 """In `Batch.missing`: an input can never be had, and the task is to end with that."""
-MAX_JOINED_BYTES: Final = 28 << 20
-"""A task's arguments and all its inputs together: they travel in one message."""
 LEASE_BYTES: Final = 4 << 20
 """Tasks with inputs are granted together up to so many bytes."""
 
@@ -151,7 +149,7 @@ def count_missing(state: SchedulerState, batch: Batch, offset: int) -> bool:
             missing += 1
         elif state.kept_by:
             _note_lost(state, *found)
-    if not missing and size_of_call(state, batch, offset) > MAX_JOINED_BYTES:
+    if not missing and size_of_call(state, batch, offset) > state.settings.max_joined_bytes:
         state.doomed.append((batch, offset))
         missing = DOOMED
     if missing:
@@ -201,7 +199,7 @@ def tell(state: SchedulerState, stored: StoredOutcome, low: int, high: int) -> N
 
 def _take_up(state: SchedulerState, batch: Batch, offset: int) -> None:
     """Queue a task that has all its inputs now."""
-    if size_of_call(state, batch, offset) > MAX_JOINED_BYTES:
+    if size_of_call(state, batch, offset) > state.settings.max_joined_bytes:
         batch.missing[offset] = DOOMED
         state.doomed.append((batch, offset))
         return

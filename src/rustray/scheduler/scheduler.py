@@ -186,6 +186,10 @@ class Scheduler:
         """Return the monotonic time at which to send `TimePassed`, or None."""
         return deadlines.next_deadline(self.state)
 
+    def forget(self) -> None:
+        """Let go of all tasks and workers, at the end: views may keep the state for longer."""
+        vars(self.state).update(vars(SchedulerState(self.state.settings)))
+
     def knows_session(self, worker_id: str, session: int) -> bool:
         """Return whether a worker's session is the present one."""
         worker = self.state.workers.get(worker_id)

@@ -55,6 +55,8 @@ class SchedulerSettings:
         principal_pending_tasks: The same of one principal.
         principal_pending_bytes: Likewise.
         max_payload_bytes: Size of one task's arguments at most.
+        max_joined_bytes: The same with all that it takes from others, as far as the head has it:
+            they travel in one message.
         max_task_depth: How deep tasks may stand that tasks hand in.
         prefetch_s: How much run time a worker holds beyond its slots.
         max_leased_tasks: Tasks leased to one worker at most.
@@ -76,6 +78,7 @@ class SchedulerSettings:
     principal_pending_tasks: int = 20_000_000
     principal_pending_bytes: int = 8 << 30
     max_payload_bytes: int = 16 << 20
+    max_joined_bytes: int = 28 << 20
     max_task_depth: int = 256
     prefetch_s: float = 0.05
     max_leased_tasks: int = 4_096

@@ -212,10 +212,9 @@ def test_a_class_and_what_comes_with_it_have_to_agree() -> None:
     assert bench.rejected == dict.fromkeys((1, 2, 3), "PAYLOAD")
 
 
-def test_more_than_can_travel_to_one_task_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_can_travel_to_one_task_is_said() -> None:
     """All that it takes together is bounded by what one message carries."""
-    monkeypatch.setattr(core, "MAX_JOINED_BYTES", 1_000)
-    bench = Bench()
+    bench = Bench(max_joined_bytes=1_000)
     worker = bench.join(cpus=1)
     (root,) = bench.submit(1)
     taking = bench.submit_taking([[root], [root]])
