@@ -104,6 +104,12 @@ class Placed:
         return whole if self.which == WHOLE else view_of_part(whole, self.which)
 
 
+_SHUT_DOWN: Final = (
+    "rustray was shut down before this program had the value, which was with a worker: get what "
+    "you need of large results before that"
+)
+
+
 class Values(Protocol):
     """Gets at values that stay with workers."""
 
@@ -169,12 +175,12 @@ class SessionValues:
         if found is not None:
             return found
         left_s = None if until_s is None else max(until_s - time.monotonic(), 0.0)
+        if not self._thread.is_running:
+            raise CommunicationError(_SHUT_DOWN)
         try:
             return self._thread.call(self._bring(hold), left_s)
         except futures.CancelledError:  # rustray.shutdown(), by another thread
-            raise CommunicationError(
-                "rustray was shut down before the value was here; it is lost to this program"
-            ) from None
+            raise CommunicationError(_SHUT_DOWN) from None
 
     async def _bring(self, hold: Hold) -> bytes | memoryview:
         """Have a value sent here; where it is not any more, it may be made again meanwhile."""
