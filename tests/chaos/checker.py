@@ -351,8 +351,11 @@ class _Check:
             self._verdict.figures[f"re-runs: {reason or 'without a reason'}"] += 1
             if not reason:
                 self._report("I3", task_id, f"{shown(after)} though {shown(before)} was not lost")
+        # What begins after its successor was taken back unbegun, and cost none of the retries.
         free = len(self._troubles.deaths[HEAD]) + sum(
-            self._is_lost(before, after.start) or self._is_out_of_reach(before, after.start)
+            before.start > after.start
+            or self._is_lost(before, after.start)
+            or self._is_out_of_reach(before, after.start)
             for before, after in itertools.pairwise(runs)
         )
         if len(runs) > 1 and task.retries == 0:

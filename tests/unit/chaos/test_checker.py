@@ -316,6 +316,16 @@ def test_a_zombie_may_start_what_was_taken_from_it() -> None:
     assert verdict.figures["starts on a worker that had lost its lease"] == 1
 
 
+def test_what_a_zombie_starts_is_none_of_the_retries() -> None:
+    """Regression: an attempt that was taken back unbegun began on a worker that woke up again."""
+    crash = _at(5.5, "crash", id=_ID, a=2, l=102, pid=8, w="worker-2.1")
+    later = [_start(5.0, 2, "worker-2.1", 8), crash, _start(6.0, 3, "worker-2.1", 9)]
+    ends = [_finish(6.5, 3), _final()]
+    history = [_submit(retries=1), _ack(), _window(1.0, 8.0), *later, *ends]
+    assert _found(*history, _start(8.5, 1)) == set()
+    assert _found(*history, _start(4.0, 1)) == {"I3"}
+
+
 def test_a_reset_excuses_a_jump_in_the_numbers() -> None:
     """A subscriber that was told so begins anew elsewhere."""
     records = [_events(1.0, (5, "QUEUED", 0)), _at(2.0, "reset", stream="s", reason="x")]

@@ -67,7 +67,7 @@ class _Drop:
         return "left out"
 
 
-DROP = _Drop()
+DROP: object = _Drop()
 
 
 def _changed(good: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
