@@ -10,7 +10,6 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,17 +59,6 @@ async def fetch(x: int) -> int:
     """Wait on an event loop."""
     await asyncio.sleep(0.001)  # the task's work
     return x + 1
-
-
-@pytest.fixture(scope="module")
-def _cluster() -> Iterator[None]:
-    with rustray.init(num_cpus=2):
-        yield
-
-
-@pytest.fixture
-def cluster(_cluster: None) -> None:
-    """An embedded cluster of two slots, shared by the tests of this module."""
 
 
 def script(text: str, *, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:

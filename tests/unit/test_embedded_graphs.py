@@ -45,17 +45,6 @@ def fail(_value: object) -> None:
     raise KeyError("not there")
 
 
-@pytest.fixture(scope="module")
-def _cluster() -> Iterator[None]:
-    with rustray.init(num_cpus=2):
-        yield
-
-
-@pytest.fixture
-def cluster(_cluster: None) -> None:
-    """One cluster for the module."""
-
-
 def test_a_reference_stands_for_its_value(cluster: None) -> None:
     """By position and by name, also more than once, mixed with values."""
     one, two = add.remote(1), add.remote(2)

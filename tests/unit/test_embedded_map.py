@@ -7,7 +7,6 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,7 @@ def add(a: int, b: int) -> int:
     return a + b
 
 
-@pytest.fixture(scope="module")
-def _cluster() -> Iterator[None]:
-    with rustray.init(num_cpus=2):
-        yield
-
-
-@pytest.fixture(autouse=True)
-def cluster(_cluster: None) -> None:
-    """An embedded cluster of two slots, shared by the tests of this module."""
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def _kill_at(folder: Path, at: int, times: int) -> Any:

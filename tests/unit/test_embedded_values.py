@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,23 +41,20 @@ def total(*values: bytes) -> int:
     return sum(map(len, values))
 
 
+@rustray.remote
+def until(folder: str) -> bytes:
+    """Return when a file is there."""
+    while not Path(folder, "over").exists():
+        time.sleep(0.01)  # the task's work
+    return b"done"
+
+
 def _stream(count: int) -> Iterator[bytes]:
     for _ in range(count):
         yield bytes(LARGE)
 
 
 stream: Any = rustray.remote(num_returns="streaming")(_stream)
-
-
-@pytest.fixture(scope="module")
-def _cluster() -> Iterator[None]:
-    with rustray.init(num_cpus=2):
-        yield
-
-
-@pytest.fixture
-def cluster(_cluster: None) -> None:
-    """One cluster for the module."""
 
 
 def kept() -> int:
@@ -92,6 +91,16 @@ def test_large_arguments_go_beside_references(cluster: None) -> None:
     assert rustray.get(total.remote(bytes(LARGE))) == LARGE
     assert rustray.get(total.remote(bytes(LARGE), ref)) == 2 * LARGE
     assert rustray.get(total.remote(ref, bytes(LARGE), make.remote(3))) == 2 * LARGE + 3
+
+
+def test_a_large_argument_beside_a_reference_is_put(cluster: None, tmp_path: Path) -> None:
+    """So it waits with the worker for what the reference stands for, and not in a message."""
+    gc.collect()
+    assert eventually(lambda: kept() == 0, 10.0)
+    found = total.remote(bytes(LARGE), until.remote(str(tmp_path)))
+    assert eventually(lambda: kept() == 1, 10.0)
+    (tmp_path / "over").touch()
+    assert rustray.get(found) == LARGE + 4
 
 
 def test_large_items_are_streamed(cluster: None) -> None:

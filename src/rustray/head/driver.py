@@ -160,6 +160,7 @@ class HeadDriver:
         self._held: deque[tuple[int, int, Callable[[Any], None], Any]] = deque()
         self._waiters: deque[tuple[int, int, asyncio.Future[None]]] = deque()
         self._large: deque[tuple[int, int]] = deque()
+        # (A kind of it that a test makes may well let others wait for it.)
         self._keeps_nothing = type(journal) is MemoryJournal
         self._tell_once_safe = self._once_safe(self._tell_client)
         journal.on_commit = self._on_commit
