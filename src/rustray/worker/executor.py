@@ -235,7 +235,7 @@ class ExecutorPool:
 
     def kill(self, executor_id: int, signum: int) -> None:
         """Signal an executor with all processes that it started."""
-        self._handle(executor_id)
+        _log.info("executor process %d is sent signal %d", self._handle(executor_id).pid, signum)
         if self._zygote is not None:
             self._zygote.send({"do": "kill", "id": executor_id, "signal": signum})
 
@@ -325,13 +325,12 @@ class ExecutorPool:
             handle.add_to_tail(message["error"].encode())
         self._report_exit(handle, message.get("code"), message.get("signal"))
 
-    def _report_exit(
-        self, handle: ExecutorHandle, exit_code: int | None, signum: int | None
-    ) -> None:
+    def _report_exit(self, handle: ExecutorHandle, code: int | None, signum: int | None) -> None:
         tail, running = handle.drain(), handle.unfinished_running()
+        _note_exit(handle.pid, running, code, signum)
         self._remove(handle)
         if not self._is_closing:
-            found = ExecutorExit(handle.pid, exit_code, signum, running, tail)
+            found = ExecutorExit(handle.pid, code, signum, running, tail)
             self._listener.executor_exited(handle.executor_id, found)
 
     def _remove(self, handle: ExecutorHandle) -> None:
@@ -394,6 +393,15 @@ class ExecutorPool:
         handle = self._handle(executor_id)
         handle.add_to_tail(f"\nkilled: it broke the executor protocol ({reason})\n".encode())
         self.kill(executor_id, signal.SIGKILL)
+
+
+def _note_exit(
+    pid: int, running: tuple[int, int] | None, exit_code: int | None, signum: int | None
+) -> None:
+    """Log the end of an executor process that took its task along."""
+    if running is not None:
+        how = f"exit code {exit_code}" if signum is None else f"signal {signum}"
+        _log.info("executor process %d has ended while it ran a task: %s", pid, how)
 
 
 def _function_info(fields: dict[str, Any]) -> FunctionInfo:
