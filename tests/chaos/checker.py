@@ -81,6 +81,7 @@ class _Check:
         self._prefixes: set[str] = set()
         self._keys: defaultdict[str, set[str]] = defaultdict(set)
         self._events: dict[int, tuple[str, str, int]] = {}
+        self._begun: set[tuple[str, int]] = set()
         self._after_end: dict[int, tuple[str, str]] = {}
         self._last_revision: dict[str, int] = {}
         self._jumps: Counter[str] = Counter()
@@ -259,6 +260,8 @@ class _Check:
         known = self._events.setdefault(revision, (task_id, state, attempt))
         if known != (task_id, state, attempt):
             self._report("I8", task_id, f"event {revision} is {state} here and {known} there")
+        if state == "RUNNING":
+            self._begun.add((task_id, attempt))
         ends = self._tasks[task_id].ends
         if state in TERMINAL:
             ends[revision] = state
@@ -356,6 +359,7 @@ class _Check:
             before.start > after.start
             or self._is_lost(before, after.start)
             or self._is_out_of_reach(before, after.start)
+            or self._has_begun_unheard(task_id, before, after)
             for before, after in itertools.pairwise(runs)
         )
         if len(runs) > 1 and task.retries == 0:
@@ -407,6 +411,17 @@ class _Check:
             if is_clean and since <= until and self._is_anybody_gone(run.end, until):
                 return True
         return False
+
+    def _has_begun_unheard(self, task_id: str, run: Run, after: Run) -> bool:
+        """Whether a worker was lost with an attempt that nobody was told to have begun.
+
+        What such a worker held beyond its slots costs none of the retries.
+        """
+        slack = self._rules.slack_s
+        low, high = run.start - slack, after.start + slack
+        died = any(low <= at <= high for at, _ in self._troubles.deaths[run.worker])
+        is_told = (task_id, run.attempt) in self._begun
+        return not is_told and (died or self._was_away(run.worker, low, high))
 
     def _is_anybody_gone(self, since: float, until: float) -> bool:
         """Whether a head or a worker has died, or was out of reach, within a time."""

@@ -61,11 +61,13 @@ class Pulse:
                     text = f"no heartbeat was answered for {ttl_s:g} s"
                     self._session.end(self._error or CommunicationError(text))
                     return
-                await asyncio.sleep(min(interval_s, left_s))
+                # The first at once: what is exclusive runs on the time since the session was asked
+                # for, and a head that could not write had let that wait.
                 if len(self._asked) < MAX_ASKED:
                     task = self._loop.create_task(self._once(ttl_s), name="rustray-heartbeat")
                     self._asked.add(task)
                     task.add_done_callback(self._asked.discard)
+                await asyncio.sleep(min(interval_s, left_s))
         finally:
             for task in self._asked:
                 task.cancel()

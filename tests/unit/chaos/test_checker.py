@@ -323,7 +323,18 @@ def test_what_a_zombie_starts_is_none_of_the_retries() -> None:
     ends = [_finish(6.5, 3), _final()]
     history = [_submit(retries=1), _ack(), _window(1.0, 8.0), *later, *ends]
     assert _found(*history, _start(8.5, 1)) == set()
-    assert _found(*history, _start(4.0, 1)) == {"I3"}
+    assert _found(*history, _start(4.0, 1), _events(4.1, (2, "RUNNING", 1))) == {"I3"}
+
+
+def test_what_a_lost_worker_began_unheard_is_none_of_the_retries() -> None:
+    """Bug: it was charged to a task that its worker held beyond its slots when it vanished."""
+    crash = _at(9.2, "crash", id=_ID, a=2, l=102, pid=8, w="worker-2.1")
+    later = [_start(9.0, 2, "worker-2.1", 8), crash, _start(9.3, 3, "worker-2.1", 9)]
+    ends = [_finish(9.5, 3), _final()]
+    history = [_submit(retries=1), _ack(), _start(1.0, 1), *later, *ends]
+    for loss in (_window(0.9, 8.0), _at(1.5, "down", w="worker-1.1", clean=False)):
+        assert _found(*history, loss) == set()
+        assert _found(*history, loss, _events(1.2, (2, "RUNNING", 1))) == {"I3"}
 
 
 def test_a_reset_excuses_a_jump_in_the_numbers() -> None:

@@ -254,6 +254,7 @@ def test_values_that_are_lost_cost_no_retries() -> None:
         records += [
             _at(t - 0.3, "down", w=before),
             _start(_MAKER, t, a=attempt, w=worker),
+            _at(t + 0.1, "events", stream="s", ev=[[attempt, _MAKER, "RUNNING", attempt]]),
             _finish(_MAKER, t + 0.5, "m", 100 + int(t), a=attempt, **_LARGE),
         ]
     records.append({**_final(_MAKER, value="m"), "attempts": 6})

@@ -191,11 +191,18 @@ async def test_heartbeats_say_what_is_held() -> None:
         assert beat.memory_used_mb > 1
 
 
+async def test_the_first_heartbeat_does_not_wait() -> None:
+    """Bug: it stopped an exclusive task, for it had waited long to be registered."""
+    async with Cluster(heartbeat_s=60.0, lease_ttl_s=120.0).running() as c:
+        await aeventually(lambda: c.head.beats)
+
+
 async def test_a_head_that_has_forgotten_the_session_is_joined_anew() -> None:
     """``is_known`` False closes the session; the worker registers again."""
     async with Cluster().running() as c:
+        seen = len(c.head.beats)
         c.head.is_known = False
-        await aeventually(lambda: c.head.beats)
+        await aeventually(lambda: len(c.head.beats) > seen)
         c.head.is_known = True
         await aeventually(lambda: len(c.head.infos) >= 2)
 
