@@ -21,6 +21,7 @@ from typing import Final
 from chaos import checks_graph
 from chaos.history import HEAD, Record
 from chaos.runs import (
+    CANCELLED,
     FOR_EVER,
     LARGE_BYTES,
     SUCCEEDED,
@@ -311,14 +312,17 @@ class _Check:
         is_again = self._is_made_again(task_id, FOR_EVER)
         if is_again:  # the same value once more
             told = {(state, value, 0) for state, value, _ in told}
-        if len(told) > 1:
+        # While it is made again it can be cancelled: then that is its end.
+        may_end = {SUCCEEDED, CANCELLED} if is_again and task.cancels else {SUCCEEDED}
+        is_cancelled = CANCELLED in may_end
+        if len({one for one in told if not is_cancelled or one[0] != CANCELLED}) > 1:
             self._report("I2", task_id, f"has more than one outcome: {sorted(told)}")
-        if len(task.ends) > 1 and not (is_again and set(task.ends.values()) == {SUCCEEDED}):
+        if len(task.ends) > 1 and not (is_again and set(task.ends.values()) <= may_end):
             self._report("I2", task_id, f"has ended more than once: {task.ends}")
         states = {state for state, _, _ in told} | set(task.ends.values())
         if task.listed:
             states.add(task.listed)
-        if len(states) > 1:
+        if len(states) > 1 and not states <= may_end:
             self._report("I2", task_id, f"events and answers differ: {sorted(states)}")
         for state, value, _ in told:
             if state == SUCCEEDED:

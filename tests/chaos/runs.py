@@ -10,6 +10,7 @@ from typing import Final
 from chaos.history import HEAD
 
 SUCCEEDED: Final = "SUCCEEDED"
+CANCELLED: Final = "CANCELLED"
 LOST: Final = "ObjectLost"
 LARGE_BYTES: Final = 99 << 10
 """Results from this size on may be with their worker alone: of 100 KiB, with what encodes them."""

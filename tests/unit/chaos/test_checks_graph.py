@@ -237,6 +237,22 @@ def test_a_large_result_may_be_made_again_if_its_worker_died() -> None:
     assert not {"I3", "I5"} & set(_found(records, left, away))
 
 
+def test_what_is_made_again_may_be_cancelled() -> None:
+    """Bug: a task whose value was lost, and that was cancelled then, had ended in two ways."""
+    again = [
+        _start(_MAKER, 1.0),
+        _finish(_MAKER, 1.5, "m", 101, **_LARGE),
+        _at(2.0, "result", id=_MAKER, state="SUCCEEDED", hash="m", attempts=1),
+        _at(2.1, "events", stream="s", ev=[[1, _MAKER, "SUCCEEDED", 1]]),
+        _at(5.0, "events", stream="s", ev=[[2, _MAKER, "QUEUED", 1], [3, _MAKER, "CANCELLED", 2]]),
+        _final(_MAKER, "CANCELLED"),
+    ]
+    cancel, gone = _at(4.0, "cancel", id=_MAKER, state="CANCELLING"), _at(3.0, "down", w=_WORKER)
+    assert _found(_handed_in(_MAKER), again, cancel, gone) == []
+    assert "I2" in _found(_handed_in(_MAKER), again, gone)
+    assert "I2" in _found(_handed_in(_MAKER), again, cancel)
+
+
 def test_that_a_worker_leaves_may_be_noted_after_its_value_is_made_again() -> None:
     """Bug: the events of the new attempt, told before the worker's end, were judged too early."""
     records = [*_handed_in(_MAKER), *_made_again(9.0)]
