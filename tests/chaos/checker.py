@@ -312,9 +312,9 @@ class _Check:
         is_again = self._is_made_again(task_id, FOR_EVER)
         if is_again:  # the same value once more
             told = {(state, value, 0) for state, value, _ in told}
-        # While it is made again it can be cancelled: then that is its end.
-        may_end = {SUCCEEDED, CANCELLED} if is_again and task.cancels else {SUCCEEDED}
-        is_cancelled = CANCELLED in may_end
+        # While it is made again it can be cancelled, also with what it takes: that is its end.
+        is_cancelled = is_again and self._graphs.is_cancelled(task_id, self._tasks)
+        may_end = {SUCCEEDED, CANCELLED} if is_cancelled else {SUCCEEDED}
         if len({one for one in told if not is_cancelled or one[0] != CANCELLED}) > 1:
             self._report("I2", task_id, f"has more than one outcome: {sorted(told)}")
         if len(task.ends) > 1 and not (is_again and set(task.ends.values()) <= may_end):

@@ -200,6 +200,19 @@ class GraphCheck:
                     todo.append(producer)
                     yield producer
 
+    def is_cancelled(self, name: str, tasks: Mapping[str, Task]) -> bool:
+        """Whether somebody has cancelled a task, what it takes, or what has handed it in."""
+        seen, todo = {name}, [name]
+        while todo:
+            one = todo.pop()
+            if tasks.get(one, Task()).cancels:
+                return True
+            above = {producer for producer, _ in self.takes.get(one, ())}
+            above |= {self.parents[one]} if one in self.parents else set()
+            todo += above - seen
+            seen |= above
+        return False
+
     # ---- I11 ----------------------------------------------------------------------------
 
     def _check_doubles(self, name: str, tasks: Mapping[str, Task]) -> None:

@@ -251,6 +251,10 @@ def test_what_is_made_again_may_be_cancelled() -> None:
     assert _found(_handed_in(_MAKER), again, cancel, gone) == []
     assert "I2" in _found(_handed_in(_MAKER), again, gone)
     assert "I2" in _found(_handed_in(_MAKER), again, cancel)
+    took = _at(0.2, "edges", takes={_MAKER: [[_TAKER, -1]]})
+    cancel = _at(4.0, "cancel", id=_TAKER, state="CANCELLED")
+    assert "I2" not in _found(_handed_in(_MAKER), again, cancel, gone, took)
+    assert "I2" in _found(_handed_in(_MAKER), again, cancel, gone)
 
 
 def test_that_a_worker_leaves_may_be_noted_after_its_value_is_made_again() -> None:
