@@ -81,6 +81,8 @@ class FakeExecutor:
     setting: e.Setting = e.PLAIN
     seen: set[object] = field(default_factory=set)
     gpus: dict[Key, tuple[str, ...]] = field(default_factory=dict)
+    along: dict[Key, Key] = field(default_factory=dict)
+    """Tasks that take the result of the one before them, and which that is."""
     waiting: dict[Key, bool] = field(default_factory=dict)
     """Tasks that wait for others; true once they want to go on."""
 
@@ -227,7 +229,12 @@ class WorkerBench:
         for position, payload in enumerate(command.payloads):
             key = (command.lease, command.offset + position)
             assert key not in self.told
-            if self.follows.get(command.lease, (0, 0))[0]:
+            executor.along.pop(key, None)
+            if command.follows[0]:
+                assert self.follows[command.lease] == command.follows
+                assert list(executor.tasks)[-1] == command.follows, "it does not come after that"
+                executor.along[key] = command.follows
+            elif self.follows.get(command.lease, (0, 0))[0]:
                 payload, value = map(bytes, split_parts(payload))
                 assert value[1:] == self.result
             if command.lease < e.DIRECT_LEASES:
@@ -316,6 +323,10 @@ class WorkerBench:
         """Let an executor end its first tasks, reported as it would: runs of one lease."""
         executor = self.executors[executor_id]
         keys = list(executor.tasks)[:count]
+        if state is not TaskState.SUCCEEDED:
+            after = [n for n, key in enumerate(keys) if executor.along.get(key) in keys]
+            keys = keys[: after[0]] if after else keys
+        ended = set() if state is TaskState.SUCCEEDED else set(keys)
         outcomes: list[LeaseOutcome] = []
         while keys:
             lease, low = keys[0]
@@ -327,6 +338,19 @@ class WorkerBench:
             column = PayloadColumn.of([self.result] * (high - low))
             outcomes.append(LeaseOutcome(lease, low, state, column, run_us * (high - low)))
         self.feed(e.ExecutorReported(executor_id, outcomes))
+        self._give_up(executor, ended)
+
+    def _give_up(self, executor: FakeExecutor, ended: set[Key]) -> None:
+        """Let an executor give back what follows tasks that have not succeeded, and so on."""
+        ranges = []
+        for key in list(executor.tasks):
+            if executor.along.get(key) in ended:
+                ended.add(key)
+                del executor.tasks[key]
+                self.runs[key] -= 1
+                ranges.append(LeaseRange(*key, 1))
+        if ranges and executor.executor_id in self.executors:
+            self.feed(e.ExecutorReturned(executor.executor_id, ranges, is_asked=False))
 
     def finish_all(self, run_us: int = 10) -> None:
         """Run until no executor holds anything and nothing can start."""
@@ -381,6 +405,7 @@ class WorkerBench:
                 column = PayloadColumn.of([b"stopped"])
                 outcome = LeaseOutcome(*key, TaskState.CANCELLED, column, 5)
                 self.feed(e.ExecutorReported(executor_id, [outcome]))
+                self._give_up(executor, {key})
 
     def die(self, executor_id: int, *, knows_task: bool = True) -> None:
         """Let an executor die, of the signal it was sent or of a fault of its own."""

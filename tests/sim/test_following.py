@@ -106,7 +106,7 @@ def test_chains_keep_every_promise_whatever_breaks(seed: int) -> None:
             delay_s=(0.0001, random.choice([0.002, 0.2])),
         )
         work = cluster.remote(
-            step, takes_s=random.choice([0.001, 0.05, 0.3]), max_retries=-1, crash_limit=-1
+            step, takes_s=random.choice([0.0001, 0.001, 0.05, 0.3]), max_retries=-1, crash_limit=-1
         )
         cluster.chaos(20.0, every_s=2.0, faults=FAULTS)
         tasks: list[SimTask] = []

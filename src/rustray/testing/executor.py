@@ -18,7 +18,7 @@ from rustray.task.columns import PayloadColumn, SharedColumn
 from rustray.task.failures import encode_failure, failure_from_exception, lacked
 from rustray.task.frames import LeaseOutcome, LeaseRange
 from rustray.task.functions import FunctionInfo
-from rustray.task.inputs import Call, InputLost, Load, filling
+from rustray.task.inputs import WHOLE, Call, InputLost, InputValue, Load, filling, join_call
 from rustray.task.result import FailureInfo
 from rustray.task.spec import Codec, ExecutorKind, TaskClass
 from rustray.task.state import TaskState
@@ -100,6 +100,7 @@ class SimExecutor:
         self._queue: deque[tuple[Chunk, int, bytes]] = deque()
         self._running: dict[tuple[int, int], Execution] = {}
         self._blocked: dict[tuple[int, int], Callable[[], None]] = {}
+        self._last: tuple[int, int, PayloadColumn] | None = None
         # What a killed process leaves behind is kept: no ``finally`` of it may run.
         self._frozen: list[Execution] = []
 
@@ -124,6 +125,13 @@ class SimExecutor:
         number = chunk.first + index
         history = pool.functions.history
         task_class, function = self.classes[chunk.class_number]
+        if chunk.follows[0]:
+            last = self._last
+            if last is None or last[:2] != chunk.follows:
+                ranges = [LeaseRange(chunk.lease, chunk.offset, 1)]
+                pool.loop.call_soon(self._tell_unrun, ranges)
+                return
+            payload = join_call(payload, [InputValue(int(task_class.codec), last[2], WHOLE)])
         if task_class.has_inputs:
             try:
                 payload = resolved(payload, pool.load)
@@ -161,6 +169,10 @@ class SimExecutor:
         column = PayloadColumn.of([encode_failure(lacked(function, lost))])
         outcome = LeaseOutcome(chunk.lease, chunk.offset + index, TaskState.LEASED, column, 0)
         pool.loop.call_soon(pool.tell, ExecutorReported(self.executor_id, [outcome]))
+
+    def _tell_unrun(self, ranges: list[LeaseRange]) -> None:
+        if not self.is_gone:
+            self._pool.tell(ExecutorReturned(self.executor_id, ranges, is_asked=False))
 
     def _begin_stream(self, one: Execution, task_class: TaskClass, value: Any) -> Any:
         """Begin to iterate over what a function returned; returns what is to be awaited, or None.
@@ -264,11 +276,13 @@ class SimExecutor:
 
     def _report(self, one: Execution, state: TaskState, payload: bytes) -> None:
         del self._running[one.key]
-        self._run_next()
         run_us = int((self._pool.functions.history.now - one.since) * 1e6)
         column = PayloadColumn.of([payload])
+        self._last = (*one.key, column) if state is TaskState.SUCCEEDED else None
         if state is TaskState.SUCCEEDED and len(payload) >= self._pool.functions.stay_bytes:
             column = SharedColumn(memoryview(payload), SimSegment(payload))
+            self._last = None
+        self._run_next()
         outcome = LeaseOutcome(*one.key, state, column, run_us)
         self._pool.tell(ExecutorReported(self.executor_id, [outcome]))
 

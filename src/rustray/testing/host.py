@@ -54,7 +54,7 @@ class SimHost:
         return Chunk(
             next(self._numbers), run.lease, run.first, run.class_number, run.offset, run.attempt,
             run.prefix, array("I"), 0, 0, b"", run.deadline_unix_s, have=run.have,
-            consumed=run.consumed,
+            consumed=run.consumed, follows=run.follows,
         )  # fmt: skip
 
     def current(self) -> None:

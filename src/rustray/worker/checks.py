@@ -40,9 +40,9 @@ def each_task_is_in_one_place(state: WorkerState) -> str:
     for executor in state.executors.values():
         for segment in executor.pieces():
             places.setdefault(segment.lease.number, []).append((segment.low, segment.high))
-    for leases in state.followers.values():
-        for lease in leases:
-            places.setdefault(lease.number, []).append((0, 1))
+    waiting = [one for leases in state.followers.values() for one in leases if not one.is_along]
+    for lease in waiting:
+        places.setdefault(lease.number, []).append((0, 1))
     for number, ranges in places.items():
         ranges.sort()
         if any(low >= high for low, high in ranges):

@@ -14,12 +14,15 @@ import socket
 import sys
 import threading
 import time
+from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from types import CoroutineType, FrameType
 from typing import Any, Final
 
 from rustray.objects.recycling import EXECUTOR_BUDGET, POOL
+from rustray.task.columns import ENDS_TYPECODE, PayloadColumn
+from rustray.task.inputs import WHOLE, InputValue, join_call
 from rustray.task.spec import ExecutorKind
 from rustray.worker import context, wire
 from rustray.worker.callee import Callee
@@ -100,13 +103,19 @@ class ProcessRunner(Runner):
                     os.environ.update(self.setup.variables)
 
     def _run_chunk(self, chunk: wire.Chunk) -> None:
+        callee = self.functions.callees[chunk.class_number]
+        is_able = not chunk.follows[0] or self._join(chunk, callee)
         todo = deque(chunk.ends)
         chunk.setup = self.setup
         with self._lock:
             self._chunk, self._todo = chunk, todo
             if chunk.number <= self._reclaimed:
                 return
-        callee = self.functions.callees[chunk.class_number]
+            if not is_able:
+                todo.clear()
+        if not is_able:
+            self._outbox.send_unrun(chunk)
+            return
         self.cell.begin(chunk.lease, chunk.offset)
         self._outbox.begin(chunk)
         if not callee.is_ready:
@@ -130,6 +139,17 @@ class ProcessRunner(Runner):
         chunk.data = b""  # what the arguments were in goes when nothing of them is left
         if self._cancelled:
             self._cancelled = {key for key in self._cancelled if key[0] > chunk.number}
+
+    def _join(self, chunk: wire.Chunk, callee: Callee) -> bool:
+        """Put the result of the task before into the call of the one that follows it, if it can."""
+        last = self._outbox.last
+        if last is None or last[:2] != chunk.follows:
+            return False
+        call = bytes(chunk.data[chunk.start : chunk.ends[0] + chunk.shift])
+        value = InputValue(int(callee.codec), PayloadColumn.of([last[2]]), WHOLE)
+        chunk.data = join_call(call, [value])
+        chunk.ends, chunk.start, chunk.shift = array(ENDS_TYPECODE, [len(chunk.data)]), 0, 0
+        return True
 
     @own_frame
     def _run_items(self, chunk: wire.Chunk, callee: Callee, todo: deque[int]) -> None:

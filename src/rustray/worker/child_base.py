@@ -204,6 +204,8 @@ class Outbox:
         items: Encoded results of consecutive tasks of the chunk, not sent yet; of large ones
             only the last may be one.
         done: ``done[0]``: when the last of them ended (`time.perf_counter`).
+        last: Lease, offset and result of the task that ended last, if it succeeded and the result
+            is a small one: what follows it takes that.
         lock: Held while something is taken or sent.
         news: Returns what goes before the next outcome; None as long as no task says anything.
     """
@@ -226,6 +228,7 @@ class Outbox:
         self._since = 0.0
         self.items: list[Item] = []
         self.done = [0.0]
+        self.last: tuple[int, int, bytes] | None = None
         self.news: Callable[[], bytes] | None = None
         self.lock = threading.Lock()
         os.register_at_fork(after_in_child=self._renew_lock)
@@ -276,7 +279,11 @@ class Outbox:
         run_us = int((done - self._since) * 1e6)
         self._since = done
         offset = chunk.offset + base
-        memory = self._results.send(taken[-1])
+        item = taken[-1]
+        self.last = None
+        if type(item) is bytes and len(item) < SHARED_BYTES:
+            self.last = chunk.lease, offset + count - 1, item
+        memory = self._results.send(item)
         if memory is None and len(taken[-1]) > MAX_COPIED_BYTES:
             self._send_without_last(taken, offset, run_us)
             return
@@ -337,11 +344,17 @@ class Outbox:
             run_us = int((now - self._since) * 1e6)
             self._since = self.done[0] = now
             self._base = base + 1
+            self.last = None
             self._send(
                 wire.pack_outcome(
                     chunk.number, chunk.lease, chunk.offset + base, state, run_us, [payload]
                 )
             )
+
+    def send_unrun(self, chunk: Chunk) -> None:
+        """Say that a chunk of one task is not run."""
+        with self.lock:
+            self._send(wire.pack_unrun(chunk.number))
 
     def unreported(self) -> int:
         """Return the index of the first task of the chunk without an outcome or result."""

@@ -186,6 +186,31 @@ def _give(state: WorkerState, executor: Executor, lane: Lane, work: WorkClass, n
         executor.count += high - low
         executor.backlog_us += (high - low) * work.mean_us if work.mean_us else NEVER
         _send(state, executor, lease, low, high, now, executor.share)
+        if state.followers:
+            _give_along(state, executor, lease, high - 1, now)
+
+
+def _give_along(
+    state: WorkerState, executor: Executor, lease: Lease, offset: int, now: float
+) -> None:
+    """Give an executor what follows its last task too, and what follows that: as one chunk.
+
+    Each link takes the result of the one before where that is made: a quick chain costs no way
+    from process to process for each.
+    """
+    work = lease.work
+    if work.is_solo or not 0 < work.mean_us <= PREFETCH_BELOW_US:
+        return
+    for _ in range(min(int(CHUNK_US / work.mean_us), MAX_CHUNK)):
+        waiting = state.followers.get((lease.number, offset), ())
+        if len(waiting) != 1 or waiting[0].work is not work:
+            return
+        (lease,), offset = waiting, 0
+        lease.is_along = True
+        executor.segments.append(Segment(lease, 0, 1, work.mean_us))
+        executor.count += 1
+        executor.backlog_us += work.mean_us
+        _send(state, executor, lease, 0, 1, now, executor.share)
 
 
 def _weigh(state: WorkerState, executor: Executor, first: Segment, limit: int) -> None:
@@ -232,7 +257,8 @@ def _send(
             lease.first + low,
             lease.payloads.slice(low, high),
             due,
-            *(lease.streams.get(low, (0, 0)) if lease.streams else ()),
+            *(lease.streams.get(low, (0, 0)) if lease.streams else (0, 0)),
+            lease.follows,
         )
     )
 

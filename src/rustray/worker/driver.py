@@ -370,9 +370,11 @@ class WorkerDriver:
                 outcomes[index] = self._owner.settle_large(outcome)
         self.apply(events.ExecutorReported(executor_id, outcomes))
 
-    def executor_returned(self, executor_id: int, ranges: list[LeaseRange]) -> None:
+    def executor_returned(
+        self, executor_id: int, ranges: list[LeaseRange], *, is_asked: bool = True
+    ) -> None:
         """See `PoolListener`."""
-        self.apply(events.ExecutorReturned(executor_id, ranges))
+        self.apply(events.ExecutorReturned(executor_id, ranges, is_asked))
 
     def executor_told(self, executor_id: int, news: list[LeaseNews], dropped: int) -> None:
         """See `PoolListener`."""
@@ -393,11 +395,8 @@ class WorkerDriver:
         outgrown = self._memory.has_ended(executor_id, exit.signal)
         if outgrown is not None:
             self.apply(outgrown)
-        self.apply(
-            events.ExecutorExited(
-                executor_id, exit.exit_code, exit.signal, exit.running, exit.log_tail
-            )
-        )
+        how = exit.exit_code, exit.signal, exit.running, exit.log_tail
+        self.apply(events.ExecutorExited(executor_id, *how))
 
     # ── Tasks from the WorkerService ──────────────────────────────────────────────────────
 
@@ -433,4 +432,5 @@ def _chunk_of(command: events.DispatchTasks, deadline_unix_s: float) -> RunChunk
         deadline_unix_s,
         command.have,
         command.consumed,
+        command.follows,
     )

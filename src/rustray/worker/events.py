@@ -147,10 +147,16 @@ class ExecutorYielded:
 
 @record
 class ExecutorReturned:
-    """An executor's answer to `Reclaim`: all that it had not started, possibly nothing."""
+    """An executor's answer to `Reclaim`: all that it had not started, possibly nothing.
+
+    Attributes:
+        is_asked: Else it gives back what cannot start there, and the answer to a `Reclaim` is to
+            come: a task that was to take the result of one which has not succeeded.
+    """
 
     executor_id: int
     ranges: list[LeaseRange]
+    is_asked: bool = True
 
 
 @record
@@ -336,6 +342,8 @@ class DispatchTasks:
         due: When they will be stopped, as monotonic time; infinite for never.
         have: Of a stream, which is handed out alone: items to pass over.
         consumed: Likewise: where its window begins.
+        follows: Of one task that is to take the result of the one handed out before it: lease and
+            offset of that. Else (0, 0).
     """
 
     executor_id: int
@@ -349,6 +357,7 @@ class DispatchTasks:
     due: float = math.inf
     have: int = 0
     consumed: int = 0
+    follows: tuple[int, int] = (0, 0)
 
 
 @record

@@ -74,8 +74,13 @@ class PoolListener(Protocol):
     def executor_reported(self, executor_id: int, outcomes: list[LeaseOutcome]) -> None:
         """Tasks ended."""
 
-    def executor_returned(self, executor_id: int, ranges: list[LeaseRange]) -> None:
-        """The answer to `ExecutorPool.reclaim`: these never start there."""
+    def executor_returned(
+        self, executor_id: int, ranges: list[LeaseRange], *, is_asked: bool = True
+    ) -> None:
+        """The answer to `ExecutorPool.reclaim`: these never start there.
+
+        Nobody asked for what follows a task that has not succeeded there.
+        """
 
     def executor_told(self, executor_id: int, news: list[LeaseNews], dropped: int) -> None:
         """Running tasks said something of themselves; so much more was dropped."""

@@ -35,7 +35,7 @@ _STATES: Final = {
 }
 """How an executor may say that a task has ended; LEASED: it could not have what the task takes."""
 
-_SAID: Final = (wire.NEWS, wire.ITEMS)
+_SAID: Final = (wire.NEWS, wire.ITEMS, wire.UNRUN)
 """Kinds of messages that come while a task runs."""
 
 
@@ -122,7 +122,9 @@ class Listener(Protocol):
     def executor_reported(self, executor_id: int, outcomes: list[LeaseOutcome]) -> None:
         """Tasks ended."""
 
-    def executor_returned(self, executor_id: int, ranges: list[LeaseRange]) -> None:
+    def executor_returned(
+        self, executor_id: int, ranges: list[LeaseRange], *, is_asked: bool = True
+    ) -> None:
         """These never start."""
 
     def executor_told(self, executor_id: int, news: list[LeaseNews], dropped: int) -> None:
@@ -319,17 +321,7 @@ class ExecutorHandle:
         self._heard = self._loop.time()
         self._flush_pause_s = FLUSH_FIRST_S
         try:
-            messages = self._splitter.feed(bytes(_buffer[:count]))
-            if messages and self._output.has_some:
-                # While the chunks are known; what was printed before an outcome is there with it,
-                # and what is raw and not marked as older is of what runs now.
-                self._output.take(wire.last_ended(messages))
-            outcomes = [self._settle(*each) for each in messages if each[0] not in _SAID]
-            if len(outcomes) != len(messages):
-                # It is never of a task whose outcome was sent before it.
-                _tell(self._listener, self.executor_id, messages)
-            if self._splitter.missing > _MAX_MESSAGE_BYTES:
-                raise ValueError("a message of absurd size")
+            outcomes, unrun = self._take(bytes(_buffer[:count]))
         except (ValueError, KeyError, IndexError) as exc:
             # Only user code that wrote to our descriptor can cause this.
             self._loop.remove_reader(self._data)
@@ -337,9 +329,28 @@ class ExecutorHandle:
             return False
         if outcomes:
             self._listener.executor_reported(self.executor_id, outcomes)
+        if unrun:  # after the end of what they follow
+            self._listener.executor_returned(self.executor_id, unrun, is_asked=False)
         while self._orders.packets:
             self._on_control()
         return True
+
+    def _take(self, data: bytes) -> tuple[list[LeaseOutcome], list[LeaseRange]]:
+        """Pass on what tasks say and yield; return what has ended, and what is not run."""
+        messages = self._splitter.feed(data)
+        if messages and self._output.has_some:
+            # While the chunks are known; what was printed before an outcome is there with it, and
+            # what is raw and not marked as older is of what runs now.
+            self._output.take(wire.last_ended(messages))
+        outcomes = [self._settle(*each) for each in messages if each[0] not in _SAID]
+        unrun: list[LeaseRange] = []
+        if len(outcomes) != len(messages):
+            # It is never of a task whose outcome was sent before it.
+            _tell(self._listener, self.executor_id, messages)
+            unrun = [self._drop(each[1]) for each in messages if each[0] == wire.UNRUN]
+        if self._splitter.missing > _MAX_MESSAGE_BYTES:
+            raise ValueError("a message of absurd size")
+        return outcomes, unrun
 
     def _settle(self, kind: int, number: int, data: bytes, start: int, stop: int) -> LeaseOutcome:
         message = (kind, data, start, stop)
@@ -354,6 +365,11 @@ class ExecutorHandle:
         if out.left <= 0:
             self._forget(number, out)
         return LeaseOutcome(lease, offset, _STATES[state], payloads, run_us)
+
+    def _drop(self, number: int) -> LeaseRange:
+        """Forget a chunk of one task that it will not run; returns which."""
+        out = self._out.pop(number)
+        return LeaseRange(out.lease, out.offset, 1)
 
     def _forget(self, number: int, out: _Out) -> None:
         del self._out[number]

@@ -9,7 +9,7 @@ from rustray.task.columns import PayloadColumn
 from rustray.task.frames import LeaseOutcome
 from rustray.task.inputs import WHOLE, InputValue, join_call
 from rustray.task.state import TaskState
-from rustray.worker.leases import route_unstarted
+from rustray.worker.leases import reclaim, route_unstarted
 from rustray.worker.records import Lease
 from rustray.worker.state import WorkerState
 
@@ -23,10 +23,15 @@ def may_wait(state: WorkerState) -> bool:
 
 
 def part(state: WorkerState) -> None:
-    """Give back all that waits for others."""
+    """Give back all that waits for others; what executors have of it, once they give it back."""
     for lease in [one for leases in state.followers.values() for one in leases]:
-        if state.detach(lease):
+        if lease.is_along:
+            lease.recalled.append((0, 1))
+        elif state.detach(lease):
             state.give_back(lease, 0, 1)
+    for executor in state.executors.values():
+        if any(segment.lease.is_along for segment in executor.segments):
+            reclaim(state, executor)
 
 
 def go_on(state: WorkerState) -> None:
@@ -34,11 +39,14 @@ def go_on(state: WorkerState) -> None:
     while state.loose:  # what is given back may have followers of its own
         ended, state.loose = state.loose, []
         for lease, outcome in ended:
-            if outcome is None or outcome.state is not TaskState.SUCCEEDED:
+            if not lease.open:
+                continue  # it has ended too: its executor had it along
+            if outcome is not None and outcome.state is TaskState.SUCCEEDED:
+                _join(lease, outcome)
+                if not lease.is_along:
+                    route_unstarted(state, lease, 0, 1)
+            elif not lease.is_along:  # else its executor gives it back
                 state.give_back(lease, 0, 1)
-                continue
-            _join(lease, outcome)
-            route_unstarted(state, lease, 0, 1)
 
 
 def _join(lease: Lease, outcome: LeaseOutcome) -> None:
@@ -49,3 +57,4 @@ def _join(lease: Lease, outcome: LeaseOutcome) -> None:
     codec = int(lease.work.task_class.codec)
     value = InputValue(codec, outcome.payloads.slice(at, at + 1), WHOLE)
     lease.payloads = PayloadColumn.of([join_call(lease.payloads[0], [value])])
+    lease.follows = (0, 0)

@@ -16,7 +16,7 @@ def held_ranges(state: WorkerState) -> list[HeldRange]:
     for lane in state.backlog.lanes.values():
         found += [LeaseRange(s.lease.number, s.low, s.high - s.low) for s in lane.segments]
     for leases in state.followers.values():
-        found += [LeaseRange(lease.number, 0, 1) for lease in leases]
+        found += [LeaseRange(lease.number, 0, 1) for lease in leases if not lease.is_along]
     for executor in state.executors.values():
         found += [LeaseRange(s.lease.number, s.low, s.high - s.low) for s in executor.pieces()]
     merged = merge_ranges([r for r in found if r.lease < DIRECT_LEASES])

@@ -158,7 +158,7 @@ def cancel(state: WorkerState, request: LeaseCancel, now: float) -> None:
     mark = (low, high, request.force)
     if mark not in lease.cancelled:
         lease.cancelled.append(mark)
-    if state.detach(lease):
+    if not lease.is_along and state.detach(lease):
         state.settle_failed(lease, 0, 1, TaskState.CANCELLED, CANCELLED)
     for a, b in state.backlog.remove(lease, low, high):
         state.settle_failed(lease, a, b, TaskState.CANCELLED, CANCELLED)
@@ -292,7 +292,7 @@ def recall(state: WorkerState, wanted: LeaseRange) -> None:
         return
     if (low, high) not in lease.recalled:
         lease.recalled.append((low, high))
-    if state.detach(lease):
+    if not lease.is_along and state.detach(lease):
         state.give_back(lease, 0, 1)
     for a, b in state.backlog.remove(lease, low, high):
         state.give_back(lease, a, b)
@@ -305,6 +305,9 @@ def recall(state: WorkerState, wanted: LeaseRange) -> None:
 
 def route_unstarted(state: WorkerState, lease: Lease, low: int, high: int) -> None:
     """Find the next place of tasks that an executor gave back or left behind unstarted."""
+    lease.is_along = False
+    if lease.follows[0] and not _stops_to_follow(state, lease):
+        return
     stops = [(a, b) for a, b, _ in lease.cancelled]
     for a, b, is_cancelled in subtract(low, high, stops):
         if is_cancelled:
@@ -315,6 +318,21 @@ def route_unstarted(state: WorkerState, lease: Lease, low: int, high: int) -> No
                 state.give_back(lease, c, d)
             else:
                 state.backlog.add(lease, c, d)
+
+
+def _stops_to_follow(state: WorkerState, lease: Lease) -> bool:
+    """Whether a task that has not got what it takes waits for that no longer.
+
+    It does so where it was cancelled or asked back, and where nobody makes it any more.
+    """
+    if any(one is lease for one, _ in state.loose):
+        return False  # what it follows has just ended: `following.go_on` sees to it
+    is_wanted = lease.is_cancelled(0) or bool(lease.recalled) or state.is_draining
+    if lease in state.followers.get(lease.follows, ()) and not is_wanted:
+        return False
+    if not state.detach(lease) and not lease.is_cancelled(0):
+        lease.recalled.append((0, 1))
+    return True
 
 
 def take_frame(state: WorkerState, frame: AssignFrame, now: float) -> None:

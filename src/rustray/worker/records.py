@@ -128,7 +128,8 @@ class Lease:
         cancelled: (low, high, force) ranges that are to stop.
         recalled: (low, high) ranges to give back where they have not started.
         streams: Offset to (items that the head has, items that are consumed) of streams.
-        follows: See `rustray.task.frames.LeaseGrant`.
+        follows: See `rustray.task.frames.LeaseGrant`; (0, 0) once it has what it takes.
+        is_along: An executor was given it together with the task that it follows.
     """
 
     number: int
@@ -144,6 +145,7 @@ class Lease:
     recalled: list[tuple[int, int]] = field(default_factory=list)
     streams: dict[int, tuple[int, int]] = field(default_factory=dict)
     follows: tuple[int, int] = (0, 0)
+    is_along: bool = False
 
     def is_cancelled(self, offset: int) -> bool:
         """Whether this task is to stop."""

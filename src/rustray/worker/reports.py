@@ -145,7 +145,6 @@ def returned(state: WorkerState, event: ExecutorReturned, now: float) -> None:
     executor = state.executors.get(event.executor_id)
     if executor is None:
         return
-    executor.is_reclaiming = False
     # The clock of the task that runs goes on: nothing of it has ended.
     since, is_told = executor.since, executor.is_start_told
     # From the last to the first, so that each goes to the very front of its lane.
@@ -153,6 +152,9 @@ def returned(state: WorkerState, event: ExecutorReturned, now: float) -> None:
         high = item.offset + item.count
         for lease, a, b in state.take_out(executor, item.lease, item.offset, high, now):
             route_unstarted(state, lease, a, b)
+    if not event.is_asked:
+        return
+    executor.is_reclaiming = False
     if executor.count and not executor.is_shared:
         executor.since, executor.is_start_told = since, is_told
         stop_last(state, executor, now)

@@ -356,6 +356,8 @@ class WorkerState:
         return True
 
     def _close(self, lease: Lease, count: int) -> None:
+        if lease.follows[0]:
+            self.detach(lease)
         lease.open -= count
         if lease.open == 0:
             del self.leases[lease.number]

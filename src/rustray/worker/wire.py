@@ -47,11 +47,13 @@ SETUP: Final = 7
 """Agent: the environment of the chunks that follow."""
 ITEMS: Final = 8
 """What a generator has yielded; never after its outcome."""
+UNRUN: Final = 9
+"""Executor: the chunk with this number, of one task, never starts: what it follows has failed."""
 
 _DEFINE: Final = struct.Struct("=BxxxIQI")
-_RUN: Final = struct.Struct("=BxxxIQQQdIIIIIII10s2x")
+_RUN: Final = struct.Struct("=BxxxIQQQdQIIIIIIII10s2x")
 _OUTCOME: Final = struct.Struct("=BxxxIQQQIII")
-_RUN_BODY: Final = struct.Struct("=QQdIIIIIII10s2x")
+_RUN_BODY: Final = struct.Struct("=QQdQIIIIIIII10s2x")
 _ITEMS: Final = struct.Struct("=BxxxIQQIII")
 _ITEMS_BODY: Final = struct.Struct("=QIII")
 _OUTCOME_BODY: Final = struct.Struct("=QQIII")
@@ -175,6 +177,8 @@ class RunChunk:
         deadline_unix_s: When they will be stopped, 0 for never.
         have: Of a generator, which comes alone: items to pass over.
         consumed: Likewise: items that are consumed.
+        follows: Of one task that takes the result of the one sent before it: lease and offset of
+            that. Else (0, 0).
     """
 
     class_number: int
@@ -187,6 +191,7 @@ class RunChunk:
     deadline_unix_s: float = 0.0
     have: int = 0
     consumed: int = 0
+    follows: tuple[int, int] = (0, 0)
 
 
 @dataclass(slots=True, eq=False)
@@ -207,7 +212,7 @@ class Chunk:
         data: The bytes that hold the arguments.
         deadline_unix_s: When they will be stopped, 0 for never.
         setup: Its environment.
-        have, consumed: See `RunChunk`.
+        have, consumed, follows: See `RunChunk`.
     """
 
     number: int
@@ -225,6 +230,7 @@ class Chunk:
     setup: Setup = NO_SETUP
     have: int = 0
     consumed: int = 0
+    follows: tuple[int, int] = (0, 0)
 
 
 def pack_setup(setup: Setup) -> bytes:
@@ -269,9 +275,9 @@ def pack_run(number: int, chunk: RunChunk) -> tuple[bytes, bytes, bytes]:
     blob = payloads.blob
     length = _RUN_BODY.size + len(ends) + len(blob)
     head = _RUN.pack(
-        RUN, number, length, chunk.lease, chunk.first, chunk.deadline_unix_s, chunk.class_number,
-        chunk.offset, chunk.attempt, len(payloads.ends), payloads.base, chunk.have,
-        chunk.consumed, chunk.prefix,
+        RUN, number, length, chunk.lease, chunk.first, chunk.deadline_unix_s, chunk.follows[0],
+        chunk.follows[1], chunk.class_number, chunk.offset, chunk.attempt, len(payloads.ends),
+        payloads.base, chunk.have, chunk.consumed, chunk.prefix,
     )  # fmt: skip
     return head, ends, blob
 
@@ -281,7 +287,7 @@ def pack_run_shared(number: int, chunk: RunChunk) -> tuple[bytes, bytes]:
     ends = chunk.payloads.ends.tobytes()
     head = _RUN.pack(
         RUN_SHARED, number, _RUN_BODY.size + len(ends), chunk.lease, chunk.first,
-        chunk.deadline_unix_s, chunk.class_number, chunk.offset, chunk.attempt,
+        chunk.deadline_unix_s, *chunk.follows, chunk.class_number, chunk.offset, chunk.attempt,
         len(chunk.payloads.ends), chunk.payloads.base, chunk.have, chunk.consumed, chunk.prefix,
     )  # fmt: skip
     return head, ends
@@ -301,8 +307,8 @@ def unpack_run_shared(
 def unpack_run(number: int, data: bytes, start: int) -> Chunk:
     """Decode the body of a `RUN` message."""
     (
-        lease, first, deadline_unix_s, class_number, offset, attempt, count, base, have, consumed,
-        prefix,
+        lease, first, deadline_unix_s, follows, follows_offset, class_number, offset, attempt,
+        count, base, have, consumed, prefix,
     ) = _RUN_BODY.unpack_from(data, start)  # fmt: skip
     ends: array[int] = array(ENDS_TYPECODE)
     ends_at = start + _RUN_BODY.size
@@ -310,7 +316,7 @@ def unpack_run(number: int, data: bytes, start: int) -> Chunk:
     ends.frombytes(data[ends_at:blob_at])
     return Chunk(
         number, lease, first, class_number, offset, attempt, prefix, ends, blob_at, blob_at - base,
-        data, deadline_unix_s, have=have, consumed=consumed,
+        data, deadline_unix_s, have=have, consumed=consumed, follows=(follows, follows_offset),
     )  # fmt: skip
 
 
@@ -322,6 +328,11 @@ def pack_outcome(
     length = _OUTCOME_BODY.size + len(items) * _ENDS_BYTES + ends[-1]
     head = _OUTCOME.pack(OUTCOME, number, length, lease, run_us, offset, state, len(items))
     return b"".join((head, ends.tobytes(), *items))
+
+
+def pack_unrun(number: int) -> bytes:
+    """Encode that a chunk of one task will never start."""
+    return HEAD.pack(UNRUN, number, 0)
 
 
 def unpack_outcome(data: bytes, start: int, stop: int) -> tuple[int, int, int, int, PayloadColumn]:

@@ -30,6 +30,7 @@ class Recorder:
     pids: dict[int, int] = field(default_factory=dict)
     outcomes: list[LeaseOutcome] = field(default_factory=list)
     returned: list[list[LeaseRange]] = field(default_factory=list)
+    unrun: list[list[LeaseRange]] = field(default_factory=list)
     exits: dict[int, ExecutorExit] = field(default_factory=dict)
     news: list[LeaseNews] = field(default_factory=list)
     items: list[LeaseItems] = field(default_factory=list)
@@ -42,8 +43,10 @@ class Recorder:
     def executor_reported(self, executor_id: int, outcomes: list[LeaseOutcome]) -> None:
         self.outcomes += outcomes
 
-    def executor_returned(self, executor_id: int, ranges: list[LeaseRange]) -> None:
-        self.returned.append(ranges)
+    def executor_returned(
+        self, executor_id: int, ranges: list[LeaseRange], *, is_asked: bool = True
+    ) -> None:
+        (self.returned if is_asked else self.unrun).append(ranges)
 
     def executor_told(self, executor_id: int, news: list[LeaseNews], dropped: int) -> None:
         self.news += news
@@ -102,16 +105,26 @@ class Bench:
         )
 
     def run_payloads(
-        self, executor: int, class_number: int, payloads: list[bytes], deadline_unix_s: float = 0.0
+        self,
+        executor: int,
+        class_number: int,
+        payloads: list[bytes],
+        deadline_unix_s: float = 0.0,
+        *,
+        after: int = 0,
     ) -> int:
-        """Send encoded arguments as one chunk; return the lease."""
+        """Send encoded arguments as one chunk; return the lease.
+
+        With ``after`` the only one takes the result of the first task of that lease too.
+        """
         lease = len(self._leases) + 1
         self._leases[lease] = self._classes[class_number]
         column = PayloadColumn.of(payloads)
-        self.pool.run(
-            executor,
-            RunChunk(class_number, lease, 100, 2, PREFIX, lease * 1_000, column, deadline_unix_s),
-        )
+        chunk = RunChunk(
+            class_number, lease, 100, 2, PREFIX, lease * 1_000, column, deadline_unix_s,
+            follows=(after, 100) if after else (0, 0),
+        )  # fmt: skip
+        self.pool.run(executor, chunk)
         return lease
 
     def states(self, lease: int) -> dict[int, TaskState]:

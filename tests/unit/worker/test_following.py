@@ -29,10 +29,21 @@ def held(b: WorkerBench) -> list[tuple[int, int]]:
     return [key for executor in b.executors.values() for key in executor.tasks]
 
 
-def finish_running(b: WorkerBench, end: TaskState = TaskState.SUCCEEDED) -> None:
+def finish_running(
+    b: WorkerBench, end: TaskState = TaskState.SUCCEEDED, run_us: int = 50_000
+) -> None:
     """Let the only task that runs end."""
     (executor_id,) = [x.executor_id for x in b.executors.values() if x.tasks]
-    b.finish(executor_id, state=end)
+    b.finish(executor_id, state=end, run_us=run_us)
+
+
+def quick() -> WorkerBench:
+    """Return a worker that knows the links to be quick."""
+    b = bench()
+    b.grant(1, LINK)
+    b.finish_all()
+    b.collect()
+    return b
 
 
 def test_each_begins_with_what_the_one_before_has_made() -> None:
@@ -145,3 +156,104 @@ def test_a_head_that_has_what_cannot_follow_follow_is_wrong() -> None:
     first = b.grant(1)
     b.grant(1, follows=(first, 0))
     assert len(b.closed) == 1
+
+
+def test_the_links_of_a_quick_chain_go_to_an_executor_together() -> None:
+    """Each takes the result of the one before there; no more than two milliseconds of work."""
+    b = quick()
+    leases = chain(b, 4)
+    assert held(b) == [(leases[0], 0)]  # the others came when it had begun
+    b.finish_all()
+    b.collect()
+    leases = chain(b, 300)
+    finish_running(b, run_us=10)
+    (executor,) = [x for x in b.executors.values() if x.tasks]
+    assert list(executor.tasks) == [(lease, 0) for lease in leases[1 : 2 + 200]]
+    takes = [executor.along[key] for key in list(executor.tasks)[1:]]
+    assert takes == [(lease, 0) for lease in leases[1 : 1 + 200]]
+    b.finish_all()
+    b.deliver_all()
+    assert {b.told[(lease, 0)] for lease in leases} == {TaskState.SUCCEEDED}
+
+
+def quick_chain(links: int) -> tuple[WorkerBench, list[int], int]:
+    """Return a worker, a chain of which one executor has all but the first, and that executor."""
+    b = quick()
+    leases = chain(b, links)
+    finish_running(b, run_us=10)
+    (executor,) = [x for x in b.executors.values() if x.tasks]
+    assert len(executor.tasks) == links - 1
+    return b, leases, executor.executor_id
+
+
+def test_what_follows_a_failure_comes_back_from_the_executor() -> None:
+    """It goes to the head from there."""
+    for end in (TaskState.FAILED, TaskState.CANCELLED):
+        b, leases, executor_id = quick_chain(5)
+        b.finish(executor_id)
+        b.finish(executor_id, state=end)
+        b.deliver_all()
+        done = TaskState.SUCCEEDED
+        assert [b.told[(lease, 0)] for lease in leases] == [done, done, end, None, None]
+
+
+def test_a_crash_leaves_what_follows_to_the_head() -> None:
+    """The link that ran is blamed, those after it have not run."""
+    b, leases, executor_id = quick_chain(4)
+    b.finish(executor_id)
+    b.die(executor_id)
+    b.deliver_all()
+    told = [b.told[(lease, 0)] for lease in leases]
+    assert told == [TaskState.SUCCEEDED, TaskState.SUCCEEDED, TaskState.LEASED, None]
+
+
+def test_what_an_executor_gives_back_of_a_chain_waits_here_again() -> None:
+    """It has not got what it takes; it begins when that is made."""
+    b, leases, executor_id = quick_chain(5)
+    b.advance(0.1)  # the other executor has nothing, and this one several
+    assert b.executors[executor_id].owes_answer
+    b.answer(executor_id)
+    assert held(b) == [(leases[1], 0)]
+    finish_running(b)
+    assert held(b) == [(leases[2], 0)]
+    b.finish_all()
+    b.deliver_all()
+    assert {b.told[(lease, 0)] for lease in leases} == {TaskState.SUCCEEDED}
+
+
+def test_cancels_and_recalls_reach_links_in_an_executor() -> None:
+    """What was not begun is back with the head at once; what follows it too."""
+    for is_recall in (False, True):
+        b, leases, executor_id = quick_chain(5)
+        if is_recall:
+            b.recall(leases[3], 0, 1)
+        else:
+            b.cancel(leases[3])
+        b.answer(executor_id)
+        b.finish_all()
+        b.deliver_all()
+        end = None if is_recall else TaskState.CANCELLED
+        told = [b.told[(lease, 0)] for lease in leases]
+        assert told == [TaskState.SUCCEEDED] * 3 + [end, None]
+
+
+def test_links_in_an_executor_go_back_when_the_worker_leaves_or_meets_a_head() -> None:
+    """A head that meets them is told of them, for they may begin meanwhile."""
+    b, leases, executor_id = quick_chain(4)
+    b.feed(e.DrainRequested())
+    b.answer(executor_id)
+    b.finish_all()
+    b.deliver_all()
+    done = TaskState.SUCCEEDED
+    assert [b.told[(lease, 0)] for lease in leases] == [done, done, None, None]
+    b, leases, executor_id = quick_chain(4)
+    b.collect()
+    b.close()
+    b.open()
+    b.collect()
+    assert b.held is not None
+    assert {part.lease for part in b.held} == set(leases)
+    b.answer(executor_id)
+    b.finish_all()
+    b.deliver_all()
+    assert [b.told[(lease, 0)] for lease in leases] == [done, done, None, None]

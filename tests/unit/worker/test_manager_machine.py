@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -28,6 +30,7 @@ CLASSES = [
     a_class("child", depth=1),
     a_class("grandchild", cpu=2, depth=2),
 ]
+LINK = replace(a_class("link"), has_inputs=True)
 RUN_TIMES = st.sampled_from([5, 100, 3_000, 50_000])
 
 
@@ -60,6 +63,21 @@ class ManagerMachine(RuleBasedStateMachine):
     def grant(self, number: int, count: int) -> None:
         """The head leases tasks."""
         self.b.grant(count, self.classes[number % len(self.classes)])
+
+    @precondition(lambda self: self.b.session is not None)
+    @rule(links=st.integers(2, 8), at_once=st.booleans())
+    def grant_chain(self, links: int, at_once: bool) -> None:
+        """The head leases tasks of which each takes what the one before makes."""
+        last = self.b.grant(1, LINK)
+        for _ in range(links - 1):
+            last = self.b.grant(1, LINK, follows=(last, 0))
+        if at_once:
+            self.finish_quickly()
+
+    def finish_quickly(self) -> None:
+        """What runs ends at once, so that the next tasks are known to be quick."""
+        for executor_id in self._busy():
+            self.b.finish(executor_id, run_us=5)
 
     @precondition(lambda self: self.b.session is not None and self.b.last_frame is not None)
     @rule()
