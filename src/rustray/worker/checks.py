@@ -137,7 +137,8 @@ def executors_count_right(state: WorkerState) -> str:
         if number != executor.count or (number and executor.phase is Phase.STARTING):
             return f"{who} counts {executor.count}, holds {number} ({executor.phase.name})"
         if executor.is_shared:
-            if executor.room < 0:
+            # (One that was given up while it waited goes on beside who has its place.)
+            if executor.room < 0 and executor.phase is Phase.READY:
                 return f"{who} runs more than {executor.concurrency}"
             if not executor.fresh.keys() | executor.limits.keys() <= executor.running.keys():
                 return f"{who} watches tasks that it does not run"

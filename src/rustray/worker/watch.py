@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from rustray.common.resources import CPU, ResourceSet
 from rustray.task.frames import LeaseRange
 from rustray.worker.blocking import tell_blocked
 from rustray.worker.events import DIRECT_LEASES
@@ -139,12 +140,16 @@ def _abandon(state: WorkerState, executor: Executor, key: tuple[int, int]) -> No
     To kill the process would take its other tasks along. So it takes no more, and is killed
     as soon as the last of them is done.
     """
-    state.unblock(executor, key)
     lease, _ = executor.running.pop(key)
+    held = lease.work.task_class.resources
+    if executor.blocked.pop(key, None) is not None:
+        # It has given back its cores, others have them, and it is not asked to go on any more.
+        state.waking.pop((executor.executor_id, *key), None)
+        held = ResourceSet({name: n for name, n in held.units.items() if name != CPU})
     executor.fresh.pop(key, None)
     executor.limits.pop(key, None)
     executor.count -= 1
-    executor.abandoned[key] = lease.work.task_class.resources
+    executor.abandoned[key] = held
     executor.phase = Phase.RETIRED
     if state.shared.get(executor.shelf) is executor:
         del state.shared[executor.shelf]

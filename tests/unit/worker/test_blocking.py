@@ -190,6 +190,25 @@ def test_threads_that_wait_make_room_for_others() -> None:
     assert not bench.executors[executor].waiting
 
 
+def test_a_thread_that_is_given_up_while_it_waits_has_no_cores() -> None:
+    """Bug: those that it had given back were counted as its own again, and others had them."""
+    bench = a_bench(cpu_cores=1)
+    kind = ExecutorKind.THREAD
+    waits = bench.grant(1, a_class("one", cpu=1, kind=kind))
+    bench.make_ready()
+    [executor] = [n for n, x in bench.executors.items() if x.kind is kind]
+    bench.block(executor)
+    other = bench.grant(1, a_class("two", cpu=1, kind=kind))
+    assert runs(bench, other) == executor
+    bench.cancel(waits)
+    bench.advance(60.0)  # it takes no notice
+    bench.collect()
+    assert bench.told[(waits, 0)] is TaskState.CANCELLED
+    assert bench.manager.used["cpu_cores"] == 10_000
+    bench.finish_all()
+    assert bench.manager.used["cpu_cores"] == 0
+
+
 def test_messages_of_what_is_not_there_are_counted() -> None:
     """Late, repeated or false: nothing comes of it; one that never waited goes on at once."""
     bench = a_bench()
