@@ -83,6 +83,8 @@ class FakeExecutor:
     gpus: dict[Key, tuple[str, ...]] = field(default_factory=dict)
     along: dict[Key, Key] = field(default_factory=dict)
     """Tasks that take the result of the one before them, and which that is."""
+    unrun: list[Key] = field(default_factory=list)
+    """What it does not run for it has not what they take, and has not said so yet."""
     waiting: dict[Key, bool] = field(default_factory=dict)
     """Tasks that wait for others; true once they want to go on."""
 
@@ -319,14 +321,21 @@ class WorkerBench:
         count: int = 1,
         state: TaskState = TaskState.SUCCEEDED,
         run_us: int = 10,
+        *,
+        is_large: bool = False,
     ) -> None:
-        """Let an executor end its first tasks, reported as it would: runs of one lease."""
+        """Let an executor end its first tasks, reported as it would: runs of one lease.
+
+        Nobody can take a large result in the executor: what follows is given back, bit by bit
+        with `tell_unrun`. After a failure it is given back at once.
+        """
         executor = self.executors[executor_id]
         keys = list(executor.tasks)[:count]
-        if state is not TaskState.SUCCEEDED:
+        is_end = is_large or state is not TaskState.SUCCEEDED
+        if is_end:
             after = [n for n, key in enumerate(keys) if executor.along.get(key) in keys]
             keys = keys[: after[0]] if after else keys
-        ended = set() if state is TaskState.SUCCEEDED else set(keys)
+        ended = set(keys) if is_end else set()
         outcomes: list[LeaseOutcome] = []
         while keys:
             lease, low = keys[0]
@@ -339,22 +348,31 @@ class WorkerBench:
             outcomes.append(LeaseOutcome(lease, low, state, column, run_us * (high - low)))
         self.feed(e.ExecutorReported(executor_id, outcomes))
         self._give_up(executor, ended)
+        if not is_large:
+            self.tell_unrun(executor_id)
 
     def _give_up(self, executor: FakeExecutor, ended: set[Key]) -> None:
         """Let an executor give back what follows tasks that have not succeeded, and so on."""
-        ranges = []
         for key in list(executor.tasks):
             if executor.along.get(key) in ended:
                 ended.add(key)
                 del executor.tasks[key]
                 self.runs[key] -= 1
-                ranges.append(LeaseRange(*key, 1))
-        if ranges and executor.executor_id in self.executors:
-            self.feed(e.ExecutorReturned(executor.executor_id, ranges, is_asked=False))
+                executor.unrun.append(key)
+
+    def tell_unrun(self, executor_id: int, most: int = 1_000_000) -> None:
+        """Let an executor tell of what it does not run, in order."""
+        executor = self.executors.get(executor_id)
+        if executor is not None and executor.unrun:
+            told, executor.unrun = executor.unrun[:most], executor.unrun[most:]
+            ranges = [LeaseRange(*key, 1) for key in told]
+            self.feed(e.ExecutorReturned(executor_id, ranges, is_asked=False))
 
     def finish_all(self, run_us: int = 10) -> None:
         """Run until no executor holds anything and nothing can start."""
         for _ in range(100_000):
+            for executor_id in list(self.executors):
+                self.tell_unrun(executor_id)
             busy = [x for x in self.executors.values() if x.tasks and x.signal is None]
             self.make_ready()
             for executor in [x for x in self.executors.values() if x.owes_answer]:
@@ -406,9 +424,11 @@ class WorkerBench:
                 outcome = LeaseOutcome(*key, TaskState.CANCELLED, column, 5)
                 self.feed(e.ExecutorReported(executor_id, [outcome]))
                 self._give_up(executor, {key})
+                self.tell_unrun(executor_id)
 
     def die(self, executor_id: int, *, knows_task: bool = True) -> None:
         """Let an executor die, of the signal it was sent or of a fault of its own."""
+        self.tell_unrun(executor_id)  # what it has sent is read first
         executor = self.executors.pop(executor_id)
         keys = list(executor.tasks)
         is_single = executor.kind is ExecutorKind.PROCESS

@@ -23,7 +23,7 @@ from typing import Any, Final
 from rustray.objects.recycling import EXECUTOR_BUDGET, POOL
 from rustray.task.columns import ENDS_TYPECODE, PayloadColumn
 from rustray.task.inputs import WHOLE, InputValue, join_call
-from rustray.task.spec import ExecutorKind
+from rustray.task.spec import Codec, ExecutorKind
 from rustray.worker import context, wire
 from rustray.worker.callee import Callee
 from rustray.worker.cell import IDLE, INDEX, Cell
@@ -104,7 +104,7 @@ class ProcessRunner(Runner):
 
     def _run_chunk(self, chunk: wire.Chunk) -> None:
         callee = self.functions.callees[chunk.class_number]
-        is_able = not chunk.follows[0] or self._join(chunk, callee)
+        is_able = not chunk.follows[0] or self._join(chunk, callee.codec)
         todo = deque(chunk.ends)
         chunk.setup = self.setup
         with self._lock:
@@ -114,6 +114,7 @@ class ProcessRunner(Runner):
             if not is_able:
                 todo.clear()
         if not is_able:
+            chunk.data = b""
             self._outbox.send_unrun(chunk)
             return
         self.cell.begin(chunk.lease, chunk.offset)
@@ -140,13 +141,13 @@ class ProcessRunner(Runner):
         if self._cancelled:
             self._cancelled = {key for key in self._cancelled if key[0] > chunk.number}
 
-    def _join(self, chunk: wire.Chunk, callee: Callee) -> bool:
+    def _join(self, chunk: wire.Chunk, codec: Codec) -> bool:
         """Put the result of the task before into the call of the one that follows it, if it can."""
         last = self._outbox.last
         if last is None or last[:2] != chunk.follows:
             return False
         call = bytes(chunk.data[chunk.start : chunk.ends[0] + chunk.shift])
-        value = InputValue(int(callee.codec), PayloadColumn.of([last[2]]), WHOLE)
+        value = InputValue(int(codec), PayloadColumn.of([last[2]]), WHOLE)
         chunk.data = join_call(call, [value])
         chunk.ends, chunk.start, chunk.shift = array(ENDS_TYPECODE, [len(chunk.data)]), 0, 0
         return True

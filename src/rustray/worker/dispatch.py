@@ -152,20 +152,29 @@ def _find_room(state: WorkerState, lane: Lane) -> Executor | None:
 
 def chunk_size(state: WorkerState, lane: Lane, work: WorkClass) -> int:
     """Say how many tasks to hand out at once: about two milliseconds of work."""
-    if work.is_solo or not work.mean_us:
+    most = _most_at_once(work)
+    if most <= 1:
         return 1
-    size = min(int(CHUNK_US / work.mean_us), MAX_CHUNK, -(-lane.count // state.slots))
+    size = min(most, -(-lane.count // state.slots))
     payloads = lane.segments[0].lease.payloads
     if len(payloads.blob) > MAX_CHUNK_BYTES:
         size = min(size, MAX_CHUNK_BYTES * len(payloads) // len(payloads.blob))
     return max(size, 1)
 
 
+def _most_at_once(work: WorkClass) -> int:
+    """Say how many tasks are about two milliseconds of work; 0: one is more than that."""
+    if work.is_solo or not work.mean_us:
+        return 1
+    return min(int(CHUNK_US / work.mean_us), MAX_CHUNK)
+
+
 def _give(state: WorkerState, executor: Executor, lane: Lane, work: WorkClass, now: float) -> None:
-    limit = chunk_size(state, lane, work)
+    limit, most = chunk_size(state, lane, work), _most_at_once(work)
     if executor.count == 0:
         executor.since = now
         executor.is_start_told = False
+        executor.is_answer_old = executor.is_reclaiming
         state.arm(executor, now + LOOK_AFTER_S)
         if work.task_class.timeout_s:
             executor.limit_at = now + work.task_class.timeout_s
@@ -177,6 +186,7 @@ def _give(state: WorkerState, executor: Executor, lane: Lane, work: WorkClass, n
     while limit and lane.segments and lane.segments[0].lease.work is work:
         lease, low, high = lane.take(limit)
         limit -= high - low
+        most -= high - low
         last = executor.segments[-1] if executor.segments else None
         is_next = last is not None and last.lease is lease and last.high == low
         if last is not None and is_next and last.cost_us == work.mean_us:
@@ -186,31 +196,35 @@ def _give(state: WorkerState, executor: Executor, lane: Lane, work: WorkClass, n
         executor.count += high - low
         executor.backlog_us += (high - low) * work.mean_us if work.mean_us else NEVER
         _send(state, executor, lease, low, high, now, executor.share)
-        if state.followers:
-            _give_along(state, executor, lease, high - 1, now)
+        if state.followers and most > 0 and now >= work.apart_until:
+            most -= _give_along(state, executor, lease, high - 1, most, now)
+            limit = min(limit, most)
 
 
 def _give_along(
-    state: WorkerState, executor: Executor, lease: Lease, offset: int, now: float
-) -> None:
-    """Give an executor what follows its last task too, and what follows that: as one chunk.
+    state: WorkerState, executor: Executor, lease: Lease, offset: int, most: int, now: float
+) -> int:
+    """Give an executor what follows its last task too, and what follows that; returns how many.
 
     Each link takes the result of the one before where that is made: a quick chain costs no way
     from process to process for each.
     """
-    work = lease.work
-    if work.is_solo or not 0 < work.mean_us <= PREFETCH_BELOW_US:
-        return
-    for _ in range(min(int(CHUNK_US / work.mean_us), MAX_CHUNK)):
+    work, size = lease.work, 0
+    for count in range(most):
         waiting = state.followers.get((lease.number, offset), ())
-        if len(waiting) != 1 or waiting[0].work is not work:
-            return
+        # One that is along already is on its way back from an executor.
+        if len(waiting) != 1 or waiting[0].work is not work or waiting[0].is_along:
+            return count
         (lease,), offset = waiting, 0
+        size += len(lease.payloads.blob)
+        if size > MAX_CHUNK_BYTES:
+            return count
         lease.is_along = True
         executor.segments.append(Segment(lease, 0, 1, work.mean_us))
         executor.count += 1
         executor.backlog_us += work.mean_us
         _send(state, executor, lease, 0, 1, now, executor.share)
+    return most
 
 
 def _weigh(state: WorkerState, executor: Executor, first: Segment, limit: int) -> None:

@@ -150,8 +150,9 @@ class ExecutorReturned:
     """An executor's answer to `Reclaim`: all that it had not started, possibly nothing.
 
     Attributes:
-        is_asked: Else it gives back what cannot start there, and the answer to a `Reclaim` is to
-            come: a task that was to take the result of one which has not succeeded.
+        is_asked: Else it gives back what cannot start there: a task that was to take the result of
+            one which has not succeeded, or has made a large one. The answer to a `Reclaim` is to
+            come still.
     """
 
     executor_id: int

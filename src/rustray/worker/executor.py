@@ -79,7 +79,7 @@ class PoolListener(Protocol):
     ) -> None:
         """The answer to `ExecutorPool.reclaim`: these never start there.
 
-        Nobody asked for what follows a task that has not succeeded there.
+        Nobody asked for what cannot take the result of the task that it follows there.
         """
 
     def executor_told(self, executor_id: int, news: list[LeaseNews], dropped: int) -> None:

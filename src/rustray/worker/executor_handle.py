@@ -36,7 +36,7 @@ _STATES: Final = {
 """How an executor may say that a task has ended; LEASED: it could not have what the task takes."""
 
 _SAID: Final = (wire.NEWS, wire.ITEMS, wire.UNRUN)
-"""Kinds of messages that come while a task runs."""
+"""Kinds of messages that say nothing of a task's end."""
 
 
 def open_pipes() -> list[tuple[int, int]]:
@@ -345,7 +345,7 @@ class ExecutorHandle:
         outcomes = [self._settle(*each) for each in messages if each[0] not in _SAID]
         unrun: list[LeaseRange] = []
         if len(outcomes) != len(messages):
-            # It is never of a task whose outcome was sent before it.
+            # What is said and yielded is never of a task whose outcome was sent before.
             _tell(self._listener, self.executor_id, messages)
             unrun = [self._drop(each[1]) for each in messages if each[0] == wire.UNRUN]
         if self._splitter.missing > _MAX_MESSAGE_BYTES:
@@ -369,6 +369,8 @@ class ExecutorHandle:
     def _drop(self, number: int) -> LeaseRange:
         """Forget a chunk of one task that it will not run; returns which."""
         out = self._out.pop(number)
+        if out.count != 1:
+            raise ValueError("a chunk of several tasks follows none")
         return LeaseRange(out.lease, out.offset, 1)
 
     def _forget(self, number: int, out: _Out) -> None:

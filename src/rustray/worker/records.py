@@ -62,6 +62,7 @@ class WorkClass:
         mean_us: Moving average of the run time of one task; 0 while unknown.
         memory_limit: Bytes that one task may hold; 0 where that is not limited. Threads and
             coroutines share a process, so that nobody could say whose its memory is.
+        apart_until: Until then nothing goes along with what it follows, see `reports.APART_S`.
         is_solo: Its tasks want an executor for themselves, nothing queued behind them,
             because their run must be timed or weighed alone, or waits for a consumer.
         cores: What one gives back while it waits for tasks of its own.
@@ -70,6 +71,7 @@ class WorkClass:
     """
 
     __slots__ = (
+        "apart_until",
         "code",
         "cores",
         "is_solo",
@@ -86,6 +88,7 @@ class WorkClass:
         self.task_class = task_class
         self.code = code
         self.mean_us = 0.0
+        self.apart_until = 0.0
         units = task_class.resources.units
         is_alone = task_class.executor is ExecutorKind.PROCESS
         self.memory_limit = units.get(MEMORY, 0) * (_MB // UNIT) if is_alone else 0
@@ -238,6 +241,8 @@ class Executor:
         stopping: Tasks that were asked to stop.
         is_weighed: Its memory is watched, for the task that it holds.
         outgrown: What its task was found to hold too much; it is being killed for that.
+        is_reclaiming: It was asked for what it has not started, and has not answered.
+        is_answer_old: It had ended all that it was asked for, and was given more meanwhile.
         is_guarded: It runs an exclusive task, and the zygote knows until when.
         is_cut_off: It was killed for that, because the head did not answer.
         setting: What it was set to last.
@@ -274,6 +279,7 @@ class Executor:
     is_weighed: bool = False
     outgrown: MemoryExceeded | None = None
     is_reclaiming: bool = False
+    is_answer_old: bool = False
     is_guarded: bool = False
     is_cut_off: bool = False
     setting: Setting = PLAIN

@@ -23,6 +23,7 @@ from rustray.worker.leases import (
     SIGKILL,
     end_if_retired,
     kill,
+    reclaim,
     route_unstarted,
     stop_last,
 )
@@ -34,6 +35,8 @@ EARLY_DEATH_S: Final = 1.0
 FIRST_HEAL_PAUSE_S: Final = 0.1
 LAST_HEAL_PAUSE_S: Final = 10.0
 MAX_LOG_TAIL: Final = 2_000
+APART_S: Final = 1.0
+"""So long links go to executors one by one after a result that was too large to be taken there."""
 _MEASURED: Final = (TaskState.SUCCEEDED, TaskState.FAILED)
 
 
@@ -151,13 +154,29 @@ def returned(state: WorkerState, event: ExecutorReturned, now: float) -> None:
     for item in reversed(event.ranges):
         high = item.offset + item.count
         for lease, a, b in state.take_out(executor, item.lease, item.offset, high, now):
+            if not event.is_asked and not lease.follows[0]:
+                # What it takes was made, and is too large to be handed over there.
+                lease.work.apart_until = now + APART_S
             route_unstarted(state, lease, a, b)
     if not event.is_asked:
         return
+    is_old, executor.is_answer_old = executor.is_answer_old, False
     executor.is_reclaiming = False
     if executor.count and not executor.is_shared:
         executor.since, executor.is_start_told = since, is_told
-        stop_last(state, executor, now)
+        if is_old and _is_wanted_back(state, executor):
+            reclaim(state, executor)
+        else:
+            stop_last(state, executor, now)
+
+
+def _is_wanted_back(state: WorkerState, executor: Executor) -> bool:
+    """Whether a task that an executor has is to stop, or to go back to the head."""
+    return state.is_draining or any(
+        any(low < piece.high and piece.low < high for low, high, _ in piece.lease.cancelled)
+        or any(low < piece.high and piece.low < high for low, high in piece.lease.recalled)
+        for piece in executor.segments
+    )
 
 
 def exited(state: WorkerState, event: ExecutorExited, now: float) -> None:

@@ -313,7 +313,8 @@ class WorkerState:
         followed = 0
         if self.followers:
             followed = self._loosen(lease, outcome.offset, outcome.offset + count, outcome)
-        self.urgent += count - followed
+        # What follows a failure does not begin: the head is to say what becomes of it.
+        self.urgent += count - (followed if outcome.state is TaskState.SUCCEEDED else 0)
         self._close(lease, count)
 
     def settle_failed(

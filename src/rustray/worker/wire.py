@@ -48,7 +48,7 @@ SETUP: Final = 7
 ITEMS: Final = 8
 """What a generator has yielded; never after its outcome."""
 UNRUN: Final = 9
-"""Executor: the chunk with this number, of one task, never starts: what it follows has failed."""
+"""Executor: the chunk with this number, of one task, never starts: it has not what it takes."""
 
 _DEFINE: Final = struct.Struct("=BxxxIQI")
 _RUN: Final = struct.Struct("=BxxxIQQQdQIIIIIIII10s2x")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from helpers.worker_bench import WorkerBench, a_class
+from rustray.task.columns import PayloadColumn
+from rustray.task.frames import LeaseOutcome
 from rustray.task.state import TaskState
 from rustray.worker import events as e
 
@@ -168,9 +170,9 @@ def test_the_links_of_a_quick_chain_go_to_an_executor_together() -> None:
     leases = chain(b, 300)
     finish_running(b, run_us=10)
     (executor,) = [x for x in b.executors.values() if x.tasks]
-    assert list(executor.tasks) == [(lease, 0) for lease in leases[1 : 2 + 200]]
+    assert list(executor.tasks) == [(lease, 0) for lease in leases[1 : 1 + 200]]
     takes = [executor.along[key] for key in list(executor.tasks)[1:]]
-    assert takes == [(lease, 0) for lease in leases[1 : 1 + 200]]
+    assert takes == [(lease, 0) for lease in leases[1:200]]
     b.finish_all()
     b.deliver_all()
     assert {b.told[(lease, 0)] for lease in leases} == {TaskState.SUCCEEDED}
@@ -257,3 +259,83 @@ def test_links_in_an_executor_go_back_when_the_worker_leaves_or_meets_a_head() -
     b.finish_all()
     b.deliver_all()
     assert [b.told[(lease, 0)] for lease in leases] == [done, done, None, None]
+
+
+def test_what_follows_a_large_result_comes_back_bit_by_bit() -> None:
+    """Bug: what was still on its way back was given to an executor once more, and ran twice."""
+    for pause_s in (0.0, 2.0):
+        b, leases, executor_id = quick_chain(6)
+        b.finish(executor_id, is_large=True)
+        b.feed(e.StoreChanged(pause_s > 0))
+        b.tell_unrun(executor_id, 1)
+        b.now += pause_s
+        b.feed(e.StoreChanged(is_paused=False))
+        for _ in leases[3:]:
+            b.tell_unrun(executor_id, 1)
+        b.finish_all()
+        b.deliver_all()
+        assert {b.told[(lease, 0)] for lease in leases} == {TaskState.SUCCEEDED}
+
+
+def test_links_with_large_results_go_one_by_one() -> None:
+    """Else each was sent with all that follow, and these came back, for each link; for a second."""
+    b, leases, executor_id = quick_chain(6)
+    b.finish(executor_id, is_large=True)
+    b.tell_unrun(executor_id)
+    assert held(b) == [(leases[2], 0)]
+    finish_running(b, run_us=10)
+    assert held(b) == [(leases[3], 0)]
+    b.now += 1.0
+    finish_running(b, run_us=10)
+    assert held(b) == [(leases[4], 0), (leases[5], 0)]
+
+
+def test_many_chains_are_no_more_work_at_once_than_one() -> None:
+    """Bug: an executor was given two milliseconds for each of them."""
+    b = quick()
+    for _ in range(40):
+        chain(b, 21)
+    b.finish_all(run_us=100)
+    b.feed(e.StoreChanged(is_paused=True))  # so that nothing begins before all are there
+    for _ in range(40):
+        chain(b, 21)
+    b.feed(e.StoreChanged(is_paused=False))
+    assert max(len(x.tasks) for x in b.executors.values()) <= 45
+    b.finish_all()
+
+
+def test_the_head_hears_at_once_of_a_link_that_fails_in_an_executor() -> None:
+    """What follows it does not begin, though it is there."""
+    b, leases, executor_id = quick_chain(4)
+    b.finish(executor_id)
+    assert b.manager.may_wait
+    executor = b.executors[executor_id]
+    del executor.tasks[(leases[2], 0)]
+    outcome = LeaseOutcome(leases[2], 0, TaskState.FAILED, PayloadColumn.of([b"x"]), 10)
+    b.feed(e.ExecutorReported(executor_id, [outcome]))
+    assert not b.manager.may_wait
+
+
+def test_a_cancel_is_not_lost_behind_an_answer_that_comes_late() -> None:
+    """Bug: an executor that had ended all when it was asked took the next request for the same."""
+    b, _, executor_id = quick_chain(5)
+    b.advance(0.1)
+    assert b.executors[executor_id].owes_answer
+    b.finish(executor_id, 4)
+    b.finish(next(n for n in b.executors if n != executor_id), 0)
+    leases = [b.grant(1, LINK)]
+    for _ in range(3):
+        leases.append(b.grant(1, LINK, follows=(leases[-1], 0)))
+    while (leases[1], 0) not in b.executors[executor_id].tasks:
+        finish_running(b, run_us=10)
+    assert len(b.executors[executor_id].tasks) == 3
+    b.cancel(leases[2])
+    executor = b.executors[executor_id]
+    executor.owes_answer = False
+    b.feed(e.ExecutorReturned(executor_id, []))
+    assert executor.owes_answer
+    b.answer(executor_id)
+    b.finish_all()
+    b.deliver_all()
+    told = [b.told[(lease, 0)] for lease in leases]
+    assert told == [TaskState.SUCCEEDED, TaskState.SUCCEEDED, TaskState.CANCELLED, None]

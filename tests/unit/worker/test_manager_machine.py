@@ -77,7 +77,8 @@ class ManagerMachine(RuleBasedStateMachine):
     def finish_quickly(self) -> None:
         """What runs ends at once, so that the next tasks are known to be quick."""
         for executor_id in self._busy():
-            self.b.finish(executor_id, run_us=5)
+            if not self.b.executors[executor_id].waiting:
+                self.b.finish(executor_id, run_us=5)
 
     @precondition(lambda self: self.b.session is not None and self.b.last_frame is not None)
     @rule()
@@ -92,14 +93,24 @@ class ManagerMachine(RuleBasedStateMachine):
         self.b.make_ready()
 
     @precondition(lambda self: self._busy())
-    @rule(data=st.data(), run_us=RUN_TIMES, is_failed=st.booleans())
-    def finish(self, data: st.DataObject, run_us: int, is_failed: bool) -> None:
+    @rule(data=st.data(), run_us=RUN_TIMES, is_failed=st.booleans(), is_large=st.booleans())
+    def finish(self, data: st.DataObject, run_us: int, is_failed: bool, is_large: bool) -> None:
         """An executor ends some of its tasks."""
         executor_id = self._pick(data, self._busy())
-        count = data.draw(st.integers(1, len(self.b.executors[executor_id].tasks)))
+        executor = self.b.executors[executor_id]
+        if executor.waiting and executor.owes_answer:
+            self.b.answer(executor_id)  # who waits does nothing else: what is behind it is back
+        count = data.draw(st.integers(1, len(executor.tasks)))
         state = TaskState.FAILED if is_failed else TaskState.SUCCEEDED
         self.b.now += run_us * count / 1e6
-        self.b.finish(executor_id, count, state, run_us)
+        self.b.finish(executor_id, count, state, run_us, is_large=is_large and not is_failed)
+
+    @precondition(lambda self: any(x.unrun for x in self.b.executors.values()))
+    @rule(data=st.data(), most=st.integers(1, 3))
+    def tell_unrun(self, data: st.DataObject, most: int) -> None:
+        """An executor says of some tasks that it does not run them."""
+        owing = [n for n, x in self.b.executors.items() if x.unrun]
+        self.b.tell_unrun(self._pick(data, owing), most)
 
     @precondition(lambda self: any(self._may_wait(n) for n in self._busy()))
     @rule(data=st.data())
