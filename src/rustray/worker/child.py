@@ -14,16 +14,13 @@ import socket
 import sys
 import threading
 import time
-from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
 from types import CoroutineType, FrameType
 from typing import Any, Final
 
 from rustray.objects.recycling import EXECUTOR_BUDGET, POOL
-from rustray.task.columns import ENDS_TYPECODE, PayloadColumn
-from rustray.task.inputs import WHOLE, InputValue, join_call
-from rustray.task.spec import Codec, ExecutorKind
+from rustray.task.spec import ExecutorKind
 from rustray.worker import context, wire
 from rustray.worker.callee import Callee
 from rustray.worker.cell import IDLE, INDEX, Cell
@@ -31,13 +28,13 @@ from rustray.worker.child_base import (
     CALL,
     DECODE,
     ENCODE,
-    Outbox,
     Runner,
     check_size,
     describe_failure,
     is_importing,
     own_frame,
 )
+from rustray.worker.child_outbox import Outbox
 from rustray.worker.child_output import RawMarks, redirect
 from rustray.worker.child_stream import Yielding
 from rustray.worker.context import TaskInterrupt
@@ -104,7 +101,7 @@ class ProcessRunner(Runner):
 
     def _run_chunk(self, chunk: wire.Chunk) -> None:
         callee = self.functions.callees[chunk.class_number]
-        is_able = not chunk.follows[0] or self._join(chunk, callee.codec)
+        is_able = not chunk.follows[0] or self._outbox.join_last(chunk, callee.codec)
         todo = deque(chunk.ends)
         chunk.setup = self.setup
         with self._lock:
@@ -140,17 +137,6 @@ class ProcessRunner(Runner):
         chunk.data = b""  # what the arguments were in goes when nothing of them is left
         if self._cancelled:
             self._cancelled = {key for key in self._cancelled if key[0] > chunk.number}
-
-    def _join(self, chunk: wire.Chunk, codec: Codec) -> bool:
-        """Put the result of the task before into the call of the one that follows it, if it can."""
-        last = self._outbox.last
-        if last is None or last[:2] != chunk.follows:
-            return False
-        call = bytes(chunk.data[chunk.start : chunk.ends[0] + chunk.shift])
-        value = InputValue(int(codec), PayloadColumn.of([last[2]]), WHOLE)
-        chunk.data = join_call(call, [value])
-        chunk.ends, chunk.start, chunk.shift = array(ENDS_TYPECODE, [len(chunk.data)]), 0, 0
-        return True
 
     @own_frame
     def _run_items(self, chunk: wire.Chunk, callee: Callee, todo: deque[int]) -> None:

@@ -19,8 +19,8 @@ from rustray.worker.child_base import (
     Runner,
     check_size,
     describe_failure,
-    no_memory,
 )
+from rustray.worker.child_outbox import no_memory
 from rustray.worker.context import TaskInterrupt
 from rustray.worker.nest import Nest
 from rustray.worker.wire import Chunk

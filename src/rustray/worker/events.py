@@ -149,10 +149,7 @@ class ExecutorYielded:
 class ExecutorReturned:
     """An executor's answer to `Reclaim`: all that it had not started, possibly nothing.
 
-    Attributes:
-        is_asked: Else it gives back what cannot start there: a task that was to take the result of
-            one which has not succeeded, or has made a large one. The answer to a `Reclaim` is to
-            come still.
+    If ``is_asked`` is false: what cannot take the result of the task that it follows there.
     """
 
     executor_id: int
@@ -335,16 +332,14 @@ class DropPackage:
 
 @dataclass(slots=True)
 class DispatchTasks:
-    """Hand consecutive tasks of one lease to an executor; the core forgets the object.
+    """Hand consecutive tasks of one lease to an executor; the core forgets it.
 
     Attributes:
         offset: Position of the first in its lease.
         first: Sequence of the first in its client session.
         due: When they will be stopped, as monotonic time; infinite for never.
-        have: Of a stream, which is handed out alone: items to pass over.
-        consumed: Likewise: where its window begins.
-        follows: Of one task that is to take the result of the one handed out before it: lease and
-            offset of that. Else (0, 0).
+        have, consumed: Of a stream, which comes alone: items to pass over; its window's begin.
+        follows: Lease and offset of the task before, whose result it takes there; or (0, 0).
     """
 
     executor_id: int

@@ -17,6 +17,7 @@ from rustray.task.streams import LeaseItems
 from rustray.worker import wire
 from rustray.worker.calls_port import CallPorts
 from rustray.worker.cell import Cell
+from rustray.worker.chunks_out import ChunksOut
 from rustray.worker.output_reader import Attempt, OutputReader, OutputSink, Place
 from rustray.worker.relay_end import RelayPort
 from rustray.worker.sharing import ControlReader, pack_any_run, unpack_any_outcome
@@ -98,24 +99,6 @@ def close_fds(fds: list[int]) -> None:
         os.close(fd)
 
 
-class _Out:
-    """A chunk that is out: its place in the lease, and how many of its tasks are unsettled."""
-
-    __slots__ = (
-        "attempt", "count", "first", "lease", "left", "name", "offset", "prefix", "settled",
-    )  # fmt: skip
-
-    def __init__(self, chunk: wire.RunChunk, count: int, name: str) -> None:
-        self.lease = chunk.lease
-        self.offset = chunk.offset
-        self.count = self.left = count
-        self.settled = 0
-        self.prefix = chunk.prefix
-        self.first = chunk.first
-        self.attempt = chunk.attempt
-        self.name = name
-
-
 class Listener(Protocol):
     """Whom a handle tells; see `rustray.worker.executor.PoolListener`."""
 
@@ -132,14 +115,6 @@ class Listener(Protocol):
 
     def executor_yielded(self, executor_id: int, items: list[LeaseItems]) -> None:
         """Generators yielded items."""
-
-
-def _is_out(chunks: dict[int, _Out], lease: int, offset: int) -> bool:
-    """Whether a task is in one of these chunks."""
-    return any(
-        out.lease == lease and out.offset <= offset < out.offset + out.count
-        for out in chunks.values()
-    )
 
 
 class ExecutorHandle:
@@ -169,9 +144,8 @@ class ExecutorHandle:
         self._is_alone = kind is ExecutorKind.PROCESS
         self.relay = RelayPort(loop, executor_id, on_violation)
         self._names: dict[int, str] = {}
-        self._number = self._bundles = 0
-        self._out: dict[int, _Out] = {}
-        self.calls = CallPorts(loop, lambda *task: _is_out(self._out, *task))
+        self._out = ChunksOut()
+        self.calls = CallPorts(loop, lambda *task: self._out.find(*task) is not None)
         self._unsent: deque[memoryview] = deque()
         self._splitter = wire.MessageSplitter()
         self._open_channels()
@@ -220,19 +194,15 @@ class ExecutorHandle:
 
     def run(self, chunk: wire.RunChunk) -> None:
         """Send a chunk."""
-        self._number = number = self._number + 1
-        count = len(chunk.payloads)
         if not self._out:
             self._heard = self._loop.time()
             self._flush_pause_s = FLUSH_FIRST_S
-        self._out[number] = _Out(chunk, count, self._names.get(chunk.class_number, ""))
-        if count > 1:
-            self._bundles += 1
+        number = self._out.add(chunk, self._names.get(chunk.class_number, ""))
         self._send(pack_any_run(number, chunk, self._packets.send))
 
     def reclaim(self) -> None:
         """Ask for everything back that has not started."""
-        self._packets.send(wire.CONTROL.pack(wire.RECLAIM, self._number, 0, 0))
+        self._packets.send(wire.CONTROL.pack(wire.RECLAIM, self._out.number, 0, 0))
 
     def interrupt(self, lease: int, offset: int, is_notice: bool) -> None:
         """Cancel a task; one that is not out (any more) is left alone."""
@@ -243,15 +213,14 @@ class ExecutorHandle:
         self._order(wire.CREDIT, lease, offset, consumed)
 
     def _order(self, kind: int, lease: int, offset: int, more: int) -> None:
-        for number, out in self._out.items():
-            if out.lease == lease and out.offset <= offset < out.offset + out.count:
-                self._packets.send(wire.CONTROL.pack(kind, number, offset - out.offset, more))
-                return
+        found = self._out.find(lease, offset)
+        if found is not None:
+            self._packets.send(wire.CONTROL.pack(kind, *found, more))
 
     @property
     def has_bundles(self) -> bool:
         """Whether a chunk of more than one task is out."""
-        return self._bundles > 0
+        return self._out.bundles > 0
 
     def ask_flush(self, now: float) -> None:
         """Have it send results that it holds back while a long task of their chunk runs.
@@ -259,7 +228,7 @@ class ExecutorHandle:
         Asked again and again while it is silent, after 10, 20, 40 ms ... up to every second:
         it may not have held any yet when it was asked before.
         """
-        if self._bundles and now - self._heard >= self._flush_pause_s:
+        if self._out.bundles and now - self._heard >= self._flush_pause_s:
             self._flush_pause_s = min(now - self._heard + FLUSH_MAX_S, 2 * self._flush_pause_s)
             self._packets.send(wire.CONTROL.pack(wire.FLUSH, 0, 0, 0))
 
@@ -347,7 +316,7 @@ class ExecutorHandle:
         if len(outcomes) != len(messages):
             # What is said and yielded is never of a task whose outcome was sent before.
             _tell(self._listener, self.executor_id, messages)
-            unrun = [self._drop(each[1]) for each in messages if each[0] == wire.UNRUN]
+            unrun = [self._out.drop(each[1]) for each in messages if each[0] == wire.UNRUN]
         if self._splitter.missing > _MAX_MESSAGE_BYTES:
             raise ValueError("a message of absurd size")
         return outcomes, unrun
@@ -355,28 +324,11 @@ class ExecutorHandle:
     def _settle(self, kind: int, number: int, data: bytes, start: int, stop: int) -> LeaseOutcome:
         message = (kind, data, start, stop)
         lease, run_us, offset, state, payloads = unpack_any_outcome(message, self._orders)
-        out = self._out[number]
         count = len(payloads)
-        out.left -= count
-        # In order where one runs at a time, and only there the cell names a task for sure.
-        out.settled += count
+        self._out.settle(number, count)
         if self._output.has_tail:
             self._output.settle(lease, offset, offset + count)
-        if out.left <= 0:
-            self._forget(number, out)
         return LeaseOutcome(lease, offset, _STATES[state], payloads, run_us)
-
-    def _drop(self, number: int) -> LeaseRange:
-        """Forget a chunk of one task that it will not run; returns which."""
-        out = self._out.pop(number)
-        if out.count != 1:
-            raise ValueError("a chunk of several tasks follows none")
-        return LeaseRange(out.lease, out.offset, 1)
-
-    def _forget(self, number: int, out: _Out) -> None:
-        del self._out[number]
-        if out.count > 1:
-            self._bundles -= 1
 
     def _on_control(self) -> bool:
         """Take one packet; False if there was none."""
@@ -390,21 +342,10 @@ class ExecutorHandle:
         if kind == wire.RELAY:
             self.relay.open(self._orders.take_relay())
         elif kind == wire.RECLAIMED:
-            self._listener.executor_returned(self.executor_id, self._take_back(upto, found, taken))
+            self._listener.executor_returned(
+                self.executor_id, self._out.take_back(upto, found, taken)
+            )
         return True
-
-    def _take_back(self, upto: int, found: int, taken: int) -> list[LeaseRange]:
-        ranges = []
-        for number in [each for each in self._out if found <= each <= upto]:
-            out = self._out[number]
-            count = taken if number == found else out.count
-            if count <= 0:
-                continue
-            ranges.append(LeaseRange(out.lease, out.offset + out.count - count, count))
-            out.left -= count
-            if out.left <= 0:
-                self._forget(number, out)
-        return ranges
 
     def _on_output(self) -> None:
         """Take what it printed: after the outcomes that are here, for those were sent before."""
@@ -413,12 +354,7 @@ class ExecutorHandle:
 
     def _whose(self, place: Place) -> Attempt | None:
         """Return whose output it is; None for a task that is not out (any more)."""
-        lease, offset = place
-        for out in self._out.values():
-            if out.lease == lease and out.offset <= offset < out.offset + out.count:
-                sequence = out.first + offset - out.offset
-                return Attempt(out.prefix, sequence, out.attempt, out.name, self.pid)
-        return None
+        return self._out.whose(place, self.pid)
 
     def add_to_tail(self, data: bytes) -> None:
         """Note something among the last that it printed."""
@@ -440,11 +376,7 @@ class ExecutorHandle:
         running = self.cell.read()
         if running is None:
             return None
-        lease, offset = running
-        for out in self._out.values():
-            if out.lease == lease and out.offset + out.settled <= offset < out.offset + out.count:
-                return running
-        return None
+        return running if self._out.is_open(*running) else None
 
     def close(self) -> None:
         """Let go of everything."""
