@@ -153,7 +153,7 @@ class HeadDriver:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due_s = 0.0
         self._deferred: deque[Command] = deque()
-        self._is_executing = False
+        self.is_executing = False
         self.grants = Granter(self)
         # What tells of a fact waits, in order, until the journal has committed up to the first
         # number, and synced up to the second; leases do not wait.
@@ -184,13 +184,13 @@ class HeadDriver:
             WorkerNotFound: an operator named a worker that does not exist.
         """
         commands = self.scheduler.handle(event, self.loop.time())
-        if self._is_executing:
+        if self.is_executing:
             # A command's effect has come back as an event (a stream broke while it was written
             # to): what follows from it comes after all that follows from what was before.
             self._deferred.extend(commands)
             return commands
         actions = self._actions
-        self._is_executing = True
+        self.is_executing = True
         try:
             for command in commands:
                 action = actions[type(command)]
@@ -202,7 +202,8 @@ class HeadDriver:
                 if action is not None:
                     action(command)
         finally:
-            self._is_executing = False
+            self.is_executing = False
+        self.grants.wake_roused()
         self._arm_timer()
         return commands
 

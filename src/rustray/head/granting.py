@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from rustray.head import joining
+from rustray.head.peer import Peer
 from rustray.scheduler.cancellation import stops_of
 from rustray.scheduler.commands import CancelLease, GrantLease
 from rustray.scheduler.credit import credits_of
@@ -15,9 +16,14 @@ from rustray.scheduler.stream_commands import CreditStream
 
 
 class Owner(joining.Results, Protocol):
-    """What leases are given through; a `HeadDriver` is one."""
+    """What leases are given through; a `HeadDriver` is one.
+
+    Attributes:
+        is_executing: What follows from an event is being done.
+    """
 
     scheduler: Scheduler
+    is_executing: bool
 
     @property
     def is_safe(self) -> bool:
@@ -41,12 +47,17 @@ class Granter:
         self.held = 0
         self._driver = driver
         self._joiner = joining.Joiner(driver, self._give_read)
+        self._roused: list[Peer] = []
 
     def give(self, command: GrantLease) -> None:
         """Give a lease, as soon as it may be."""
         if command.follows[0]:
-            # Its worker has what it follows, or returns it: that may be held back still.
-            self._driver.tell_worker(command)
+            # Its worker has what it follows, or that is held back still, and goes first.
+            if self.held:
+                self.held += 1
+                self._driver.hold(self._give_held, command)
+            else:
+                self._driver.tell_worker(command)
             return
         if command.task_class.has_inputs:
             if joining.has_stored(command):
@@ -59,6 +70,21 @@ class Granter:
             return
         self.held += 1
         self._driver.hold(self._give_held, command)
+
+    def rouse(self, worker: Peer) -> None:
+        """Have a worker's link ask for a frame, once all that an event brings about is done.
+
+        So what follows a task goes along with it: alone it would come when that has ended.
+        """
+        if self._driver.is_executing:
+            self._roused.append(worker)
+        else:
+            worker.wake()
+
+    def wake_roused(self) -> None:
+        """It is done."""
+        while self._roused:
+            self._roused.pop().wake()
 
     def close(self) -> None:
         """Read no more inputs."""

@@ -82,7 +82,7 @@ class WorkerPeer(Peer):
     def grant(self, command: GrantLease) -> None:
         """Send a lease."""
         self._grants.append(command)
-        self.wake()
+        self._driver.grants.rouse(self)
 
     def cancel(self, command: CancelLease) -> None:
         """Send a cancel; it never overtakes the grant that it concerns."""
