@@ -66,6 +66,23 @@ def kept() -> int:
     return sum(total.objects for total in totals)
 
 
+@rustray.remote
+def get_lent(refs: list[Any]) -> int:
+    """Get what was given inside of a list, and so as a reference."""
+    return len(rustray.get(refs[0]))
+
+
+def test_what_a_task_gets_by_a_reference_is_kept_once(cluster: None) -> None:
+    """Bug: each `get` in a task left a copy with the worker, for a day."""
+    before = kept()
+    value = rustray.put(bytes(MIB))
+    for _ in range(5):
+        assert rustray.get(get_lent.remote([value])) == MIB
+    eventually(lambda: kept() == before + 1)
+    assert rustray.get(get_lent.remote([value])) == MIB
+    assert len(rustray.get(value)) == MIB
+
+
 def test_a_large_result_comes_back(cluster: None) -> None:
     """It was refused above 16 MiB."""
     assert len(rustray.get(make.remote(LARGE))) == LARGE

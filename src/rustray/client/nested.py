@@ -223,6 +223,7 @@ class _Attached(NestedSession):
     def leave(self, waits: bool) -> None:
         """The task's code has ended; see `Seat`."""
         self.own_pauses.end()
+        self.drop_copies()
         loop = self._thread.loop
         try:
             if waits and (self.is_again or self.is_owed):

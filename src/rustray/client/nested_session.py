@@ -13,13 +13,14 @@ import pickle
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
+from weakref import WeakSet
 
 from rustray.client.derived import Borrowed, borrow
 from rustray.client.options import pickle_function
 from rustray.client.refs import Batch, ClassEntry, TaskRef
 from rustray.client.session import ClientSession
 from rustray.client.throttle import Throttle
-from rustray.client.values import Placed
+from rustray.client.values import Hold, Placed
 from rustray.client.waiting import get_one
 from rustray.common.errors import DuplicateTask, RustRayError
 from rustray.common.ids import TaskId, child_prefix, split_task_id
@@ -76,6 +77,7 @@ class NestedSession(ClientSession):
         self._own_region = min(seat.attempt, MAX_REGION) << REGION_BITS
         self.is_again = seat.attempt > 1
         self._has_diverged = False
+        self._copies: WeakSet[Hold] = WeakSet()
         self._orders: list[CancelRequest] = []
         self._sent_orders: list[CancelRequest] = []
         self._changed: asyncio.Event | None = None
@@ -104,8 +106,20 @@ class NestedSession(ClientSession):
     def fetch(self, batch: Borrowed, ref: TaskRef[Any]) -> None:
         """See `Intake`: a task that takes no core has the result come by this session's stream."""
         other = self._copy_of(ref, may_stay=True)
-        if not other.watch(partial(batch.follow, ref)):
-            batch.follow(ref, other)
+        follow = partial(self._bring, batch, ref)
+        if not other.watch(follow):
+            follow(other)
+
+    def _bring(self, batch: Borrowed, ref: TaskRef[Any], other: TaskRef[Any]) -> None:
+        if type(other._data) is Placed:
+            self._copies.add(other._data.hold)
+        batch.follow(ref, other)
+
+    def drop_copies(self) -> None:
+        """Let go of what was fetched for this task: nobody else can have a reference to it."""
+        for hold in list(self._copies):
+            hold.is_lent = False
+            hold.let_go()
 
     def _copy_of(self, ref: TaskRef[Any], *, may_stay: bool = False) -> TaskRef[Any]:
         """Hand in a task that returns what another one has returned."""
