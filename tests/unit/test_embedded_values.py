@@ -81,6 +81,8 @@ def test_what_a_task_gets_by_a_reference_is_kept_once(cluster: None) -> None:
     eventually(lambda: kept() == before + 1)
     assert rustray.get(get_lent.remote([value])) == MIB
     assert len(rustray.get(value)) == MIB
+    rustray.free(value)  # it was lent, and would stay
+    eventually(lambda: kept() == before)
 
 
 def test_a_large_result_comes_back(cluster: None) -> None:
