@@ -122,6 +122,8 @@ def read_result(result: RawResult) -> tuple[Any, dict[str, Any] | None]:
         error: dict[str, Any] = {"code": info.code, "message": info.message}
         if info.error_type:
             error["error_type"] = info.error_type
+        if info.origin:
+            error["origin"] = info.origin
         if info.traceback:
             error["traceback"] = info.traceback
         return None, error
@@ -156,7 +158,10 @@ def _render(shown: dict[str, Any], output: Output) -> None:
     if error is not None:
         if error.get("traceback"):
             output.note(error["traceback"].rstrip())
-        output.note(f"task {shown['task_id']} {shown['state'].lower()}: {error['message']}")
+        what = f"task {shown['task_id']} {shown['state'].lower()}"
+        if error.get("origin"):
+            what += f" and did not run: it needs the result of task {error['origin']}, which failed"
+        output.note(f"{what}: {error['message']}")
     elif shown["state"] != TaskState.SUCCEEDED.name:
         output.text(f"{shown['task_id']} {shown['state']}{_progress_text(shown)}")
     elif isinstance(shown["value"], str):

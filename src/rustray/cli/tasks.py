@@ -12,7 +12,7 @@ from rustray.cli import exits
 from rustray.cli.call import Call, client_command
 from rustray.cli.output import Output, dumps, utc, write_line
 from rustray.cli.patience import Patience, with_head
-from rustray.cli.results import show_result, wait_with_progress
+from rustray.cli.results import show_result, wait_for_result, wait_with_progress
 from rustray.cli.values import (
     parse_duration,
 )
@@ -23,6 +23,8 @@ from rustray.task.state import TaskState
 from rustray.task.views import TaskPage, TaskView
 
 _PAGE: Final = 1000
+_BRING_S: Final = 10.0
+"""How long a value may take to come from the worker that keeps it, where nobody asked to wait."""
 
 app = typer.Typer(help="List, get, cancel and explain tasks.", no_args_is_help=True)
 
@@ -133,6 +135,10 @@ async def get(
     else:
         async with call.head() as api:
             result = await api.get_result(task_id, 0.0)
+            if not result.state.is_terminal and (await api.explain(task_id)).state.is_terminal:
+                # It has ended, and its value is with a worker still.
+                patience = Patience(call.output, _BRING_S)
+                result = await wait_for_result(api, task_id, patience)
     return show_result(result, call.output)
 
 

@@ -56,15 +56,16 @@ class ValueService:
             is_here = place is None or (
                 takes_places and not found.is_lost and place.object_id != missing
             )
+            if place is not None and not is_here and place.object_id != asked:
+                asked = place.object_id  # made again, it is another one
+                # Also where nobody waits: whoever asks again and again has it in the end.
+                driver.handle(ValueWanted(prefix, sequence, place.object_id))
+                continue  # it may be under way again by now
             if (found.state.is_terminal and is_here) or left_s <= 0:
                 await driver.safe(found.durability)  # what could be taken back is not told
                 if place is not None and not is_here:
                     found = replace(found, payload=b"", state=TaskState.RUNNING, place=None)
                 return await self._answer(found)
-            if place is not None and place.object_id != asked:  # made again, it is another one
-                asked = place.object_id
-                driver.handle(ValueWanted(prefix, sequence, place.object_id))
-                continue  # it may be under way again by now
             if place is not None and found.trouble:
                 raise ObjectLost(found.trouble)
             await self._core.waiters.wait(prefix, sequence, left_s)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Final
 
-from rustray.common.ids import child_prefix, task_id
+from rustray.common.ids import TaskId, child_prefix, task_id
 from rustray.scheduler.placement import room
 from rustray.scheduler.records import Batch, ClassQueue, WorkerRecord
 from rustray.scheduler.state import SchedulerState
 from rustray.scheduler.variants import can_run, nearest_miss
+from rustray.task.columns import StoredColumn
+from rustray.task.failures import decode_failure, shorten
 from rustray.task.inputs import producers_of
 from rustray.task.state import TaskState
 from rustray.task.views import Explanation, WorkerReason
 
 _NAMED_INPUTS: Final = 3
+MOST_TOLD: Final = 300
+"""Characters of an error."""
 
 
 def explain(state: SchedulerState, batch: Batch, offset: int, now: float) -> Explanation:
@@ -24,9 +28,7 @@ def explain(state: SchedulerState, batch: Batch, offset: int, now: float) -> Exp
     present = TaskState(batch.state[offset])
     name = task_id(batch.prefix, batch.first + offset)
     if present.is_terminal:
-        stored = batch.outcomes[batch.lease[offset]]
-        where = f" on {stored.worker_id}" if stored is not None and stored.worker_id else ""
-        return Explanation(name, present, f"the task has ended: {present.name}{where}.")
+        return _explain_ended(batch, offset, name, present)
     if present is not TaskState.QUEUED:
         return _explain_leased(state, batch, offset, name, present)
     if offset in batch.delayed:
@@ -50,6 +52,25 @@ def explain(state: SchedulerState, batch: Batch, offset: int, now: float) -> Exp
         )
         advice = "it starts when they have worked off what is ahead; more workers make it sooner."
     return Explanation(name, present, summary, position, reasons, advice)
+
+
+def _explain_ended(batch: Batch, offset: int, name: TaskId, present: TaskState) -> Explanation:
+    """Say where it ended, and what of, as far as that is in memory."""
+    stored = batch.outcomes[batch.lease[offset]]
+    where = f" on {stored.worker_id}" if stored is not None and stored.worker_id else ""
+    summary = f"the task has ended: {present.name}{where}."
+    is_here = stored is not None and not isinstance(stored.payloads, StoredColumn)
+    if present is TaskState.SUCCEEDED or stored is None or not is_here or stored.is_evicted:
+        return Explanation(name, present, summary)
+    info = decode_failure(stored.payloads[offset - stored.offset])
+    cause = f"it needs the result of task {info.origin}, which failed: " if info.origin else ""
+    error = f"{info.error_type.removeprefix('builtins.')}: " if info.error_type else ""
+    summary += f" {cause}{error}{' '.join(shorten(info.message, MOST_TOLD).split())}"
+    advice = f"all of the error: rustray tasks get {name}"
+    if present is not TaskState.CANCELLED:
+        first = info.origin or name
+        advice += f"; once its cause is mended, run it again: rustray tasks retry {first}"
+    return Explanation(name, present, summary, advice=advice)
 
 
 def _explain_delayed(state: SchedulerState, batch: Batch, offset: int, name: str) -> Explanation:

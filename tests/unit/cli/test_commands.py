@@ -7,14 +7,17 @@ import io
 import json
 import os
 import sys
+from dataclasses import replace
 
 import pytest
 
 from rustray.cli import call, main
 from rustray.common import errors, ids
 from rustray.rpc.api import RawResult
+from rustray.task.failures import decode_failure, encode_failure
 from rustray.task.spec import Codec
 from rustray.task.state import TaskState
+from rustray.task.views import Explanation
 from unit.cli.fake_head import ESC, FakeHead, a_task
 
 UNKNOWN = "f" * 32
@@ -144,6 +147,36 @@ def test_get_of_an_unfinished_task_shows_its_state(head: FakeHead, rustray):
     task_id = rustray("submit", "hang")[1].strip()
     assert rustray("tasks", "get", task_id)[:2] == (0, f"{task_id} RUNNING\n")
     assert json.loads(rustray("tasks", "get", task_id, "--json")[1])["value"] is None
+
+
+def test_get_of_what_has_ended_brings_its_value(head: FakeHead, rustray, monkeypatch):
+    """Bug: a task whose value stays with a worker was RUNNING for whoever did not wait."""
+    task_id = rustray("submit", "add", "1", "2")[1].strip()
+    ended, asked = head.results[task_id], []
+
+    async def get_result(name: str, timeout_s: float | None) -> RawResult:
+        asked.append(timeout_s)
+        return ended if timeout_s else replace(ended, state=TaskState.RUNNING, payload=b"")
+
+    async def explain(name: str) -> Explanation:
+        return Explanation(name, TaskState.SUCCEEDED, "the task has ended")
+
+    monkeypatch.setattr(head, "get_result", get_result)
+    monkeypatch.setattr(head, "explain", explain)
+    assert rustray("tasks", "get", task_id)[:2] == (0, "3\n")
+    assert asked[0] == 0.0
+
+
+def test_get_says_whose_failure_it_is(head: FakeHead, rustray):
+    """Of a task that did not run, for what it takes has failed."""
+    task_id = rustray("submit", "fail")[1].strip()
+    failed = head.results[task_id]
+    info = replace(decode_failure(failed.payload), origin="ab" * 16)
+    head.results[task_id] = replace(failed, payload=encode_failure(info))
+    _, _, err = rustray("tasks", "get", task_id)
+    assert f"did not run: it needs the result of task {'ab' * 16}, which failed" in err
+    shown = json.loads(rustray("tasks", "get", task_id, "--json")[1])
+    assert shown["error"]["origin"] == "ab" * 16
 
 
 def test_get_shows_what_a_running_task_said(head: FakeHead, rustray):

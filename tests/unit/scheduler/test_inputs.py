@@ -250,6 +250,24 @@ def test_explain_names_what_is_waited_for() -> None:
     assert f"{PREFIX.hex()}{roots[0]:012x}" in found.advice
 
 
+def test_explain_says_what_a_task_has_failed_of() -> None:
+    """And of one that did not run whose failure it was, and what to ask and to do next."""
+    bench = Bench()
+    worker = bench.join(cpus=1)
+    (root,) = bench.submit(1)
+    (taking,) = bench.submit_taking([[root]])
+    bench.end(worker, min(worker.held), 0, state=TaskState.FAILED)
+    first, second = (bench.scheduler.explain(PREFIX, n, bench.now) for n in (root, taking))
+    assert first is not None
+    assert second is not None
+    name = f"{PREFIX.hex()}{root:012x}"
+    assert "FAILED on w-" in first.summary
+    assert "ValueError: " in first.summary
+    assert f"rustray tasks get {name}" in first.advice
+    assert f"it needs the result of task {name}, which failed: ValueError: " in second.summary
+    assert f"rustray tasks retry {name}" in second.advice
+
+
 def test_a_dead_letter_takes_again_what_it_took() -> None:
     """A retry on request waits for its inputs anew; they may have been retried as well."""
     bench = Bench()
