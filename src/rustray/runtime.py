@@ -63,9 +63,14 @@ def start(  # noqa: PLR0913 - settings, by name
     amounts = (("num_cpus", num_cpus), ("memory_mb", memory_mb), ("num_gpus", num_gpus))
     for name, amount in amounts:
         if amount is not None:
+            named = (
+                ", which RUSTRAY_ADDRESS names,"
+                if address == os.environ.get("RUSTRAY_ADDRESS")
+                else ""
+            )
             raise ValueError(
-                f"{name} is for an embedded cluster; the workers of {address} decide theirs "
-                "(rustray worker --cpus N --memory-mb M --gpus N)"
+                f"{name} is for an embedded cluster; the workers of {address}{named} decide theirs "
+                "(rustray worker --cpus N --memory-mb M --gpus N): leave it out on a cluster"
             )
     return _connect(parse_address(address), token, ca_file, connect_timeout_s, limits)
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import rustray
-from e2e.value_functions import MB, hand_on, make, nested, three, total
+from e2e.value_functions import MB, hand_on, make, nested, put_in, three, total
 from helpers.cluster import Cluster, Node
 from helpers.waiting import eventually
 from rustray.client.values import Placed, SessionValues
@@ -65,6 +65,17 @@ def place_of(ref: Any) -> Place:
 def at(name: str) -> dict[str, Any]:
     """Have tasks run on one of the workers."""
     return {"label_selector": {"at": name}}
+
+
+@pytest.mark.parametrize("size_mb", [17, 31, 33])
+def test_what_the_head_does_not_take_goes_to_a_worker(cluster: Cluster, size_mb: int) -> None:
+    """Bug: from its 16 MiB up to what a message carries nothing could be put or given."""
+    size = size_mb * MB
+    value = np.full(size, 1, dtype=np.uint8)
+    assert rustray.get(total.remote(rustray.put(value)), timeout=20) == size
+    assert rustray.get(total.remote(value), timeout=20) == size
+    (inner,) = rustray.get(put_in.remote(size), timeout=20)
+    assert rustray.get(total.remote(inner), timeout=20) == size
 
 
 def test_a_result_stays_and_whoever_needs_it_maps_it(cluster: Cluster) -> None:

@@ -17,6 +17,7 @@ from helpers.waiting import eventually
 from rustray.client import context
 from rustray.client.attachment import Attachment
 from rustray.common.errors import ObjectLost
+from rustray.task.state import TaskState
 
 MIB = 1 << 20
 LARGE = 30 * MIB
@@ -83,6 +84,20 @@ def test_what_a_task_gets_by_a_reference_is_kept_once(cluster: None) -> None:
     assert len(rustray.get(value)) == MIB
     rustray.free(value)  # it was lent, and would stay
     eventually(lambda: kept() == before)
+
+
+def test_who_asks_again_and_again_has_a_large_result_in_the_end(cluster: None) -> None:
+    """Bug: who did not wait was told for ever that the task is RUNNING."""
+    runtime = context._runtime
+    assert isinstance(runtime, Attachment)
+    assert runtime._api is not None
+    api, ref = runtime._api, make.remote(MIB)
+    rustray.wait([ref])
+
+    def is_told() -> bool:
+        return runtime._thread.call(api.get_result(ref.task_id, 0.0)).state is TaskState.SUCCEEDED
+
+    eventually(is_told)
 
 
 def test_a_large_result_comes_back(cluster: None) -> None:

@@ -28,11 +28,14 @@ from rustray.task.flat import FlatValue, parts_of
 from rustray.task.pickling import is_plain
 from rustray.task.place import MIN_PLACED_BYTES, PUT_PREFIX
 from rustray.task.spec import Codec
+from rustray.task.views import ClusterStatus
 
 logger = logging.getLogger("rustray.client")
 
 LOOK_S: Final = 5.0
 """How long to look for a worker of this machine."""
+MOST_AT_HEAD: Final = 16 << 20
+"""What a head takes as one value, where nobody asks it: ``scheduler.max_payload_bytes``."""
 PAUSE_S: Final = 1.0
 """Before it is looked for again, unless there is no other way."""
 
@@ -53,6 +56,7 @@ class Keeper:
         self._lock = threading.Lock()
         self._ports: list[str] = []
         self._is_durable = True
+        self._most = 0  # that the head takes; 0: not known
         self._looked_at_s = -PAUSE_S
 
     def put(
@@ -70,14 +74,23 @@ class Keeper:
         """
         if len(payload) < MIN_PLACED_BYTES or threading.get_ident() == session.thread_id:
             return None
-        must = len(payload) > session.max_payload_bytes
-        column = self._keep(payload, must=must, is_safe_asked=is_safe_asked)
+        column = self._keep(payload, session.max_payload_bytes, is_safe_asked=is_safe_asked)
         if column is None:
             return None
         return session.submit_placed(session.define(context.PUT, b""), column)
 
-    def _keep(self, payload: bytes | FlatValue, *, must: bool, is_safe_asked: bool) -> Any:
-        """Give a value to a worker; returns its place, or None if it is to go through the head."""
+    def _keep(self, payload: bytes | FlatValue, most: int, *, is_safe_asked: bool) -> Any:
+        """Give a value to a worker; returns its place, or None if it is to go through the head.
+
+        Args:
+            payload: The value.
+            most: Bytes that can travel to the head, if that takes so many.
+            is_safe_asked: As for `put`.
+        """
+        with self._lock:
+            if not self._ports and time.monotonic() >= self._looked_at_s + PAUSE_S:
+                self._look()
+        must = len(payload) > min(most, self._most or most)
         if not self._may(must=must, is_safe_asked=is_safe_asked):
             return None
         try:
@@ -102,7 +115,7 @@ class Keeper:
 
     def _may(self, *, must: bool, is_safe_asked: bool) -> bool:
         with self._lock:
-            if not self._ports and (must or time.monotonic() >= self._looked_at_s + PAUSE_S):
+            if must and not self._ports:
                 self._look()
         is_durable = self._is_durable or is_safe_asked
         return bool(self._ports) and (must or not is_durable)
@@ -111,13 +124,29 @@ class Keeper:
         """Find out how safe the head is, and which workers are here."""
         self._looked_at_s = time.monotonic()
         with contextlib.suppress(RustRayError, TimeoutError):
-            level, ports = self._thread.call(self._ask(), LOOK_S)
-            self._is_durable = level != Durability.MEMORY.label
+            status, ports = self._thread.call(self._ask(), LOOK_S)
+            self._is_durable = status.durability != Durability.MEMORY.label
+            self._most = status.max_payload_bytes
             self._ports = [port for port in ports if port and own_port.PORTS.can_reach(port)]
 
-    async def _ask(self) -> tuple[str, list[str]]:
-        status = await self._api.status()
-        return status.durability, [each.object_port for each in await self._api.list_workers()]
+    async def _ask(self) -> tuple[ClusterStatus, list[str]]:
+        workers = await self._api.list_workers()
+        return await self._api.status(), [each.object_port for each in workers]
+
+
+class OwnKeeper(Keeper):
+    """Of a task: gives what the head does not take to the worker that the task runs at."""
+
+    def __init__(self) -> None:
+        self.takes_calls = True
+        self._lock = threading.Lock()
+        self._ports = [own_port.name()]
+        self._is_durable = True
+        self._most = MOST_AT_HEAD
+        self._looked_at_s = 0.0
+
+    def _look(self) -> None:
+        self._ports = [own_port.name()]
 
 
 def new_id() -> str:

@@ -149,4 +149,5 @@ def cluster_status(core: HeadCore) -> ClusterStatus:
         resources=ResourceSet(total).amounts(),
         used=ResourceSet(used).amounts(),
         counters=dict(sorted(state.counters.items())),
+        max_payload_bytes=state.settings.max_payload_bytes,
     )

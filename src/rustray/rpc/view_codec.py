@@ -460,6 +460,7 @@ def put_status(status: ClusterStatus) -> wire.GetStatusResponse:
         durability=text(status.durability),
         strategy=text(status.strategy),
         workers=status.workers,
+        max_payload_bytes=status.max_payload_bytes,
     )
     put_amounts(message.tasks, status.tasks)
     put_amounts(message.resources, status.resources)
@@ -484,4 +485,5 @@ def get_status(message: wire.GetStatusResponse) -> ClusterStatus:
         resources=amounts_from_wire(message.resources, "resource"),
         used=amounts_from_wire(message.used, "resource"),
         counters=dict(message.counters),
+        max_payload_bytes=message.max_payload_bytes,
     )

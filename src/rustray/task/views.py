@@ -343,6 +343,7 @@ class ClusterStatus:
         tasks: State name to number of tasks that the head still knows.
         counters: Name to total since the head's start (accepted, finished, retried,
             rejected by reason, ...).
+        max_payload_bytes: Of one task's arguments, or a value that is put there; 0: not said.
     """
 
     cluster_id: str
@@ -357,3 +358,4 @@ class ClusterStatus:
     resources: Mapping[str, float]
     used: Mapping[str, float]
     counters: Mapping[str, int]
+    max_payload_bytes: int = 0

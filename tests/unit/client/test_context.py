@@ -135,6 +135,13 @@ def test_bad_addresses_say_how_one_looks(text: str) -> None:
         parse_address(text)
 
 
+def test_an_address_of_the_environment_is_named_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bug: a program that said ``num_cpus`` was told of a cluster that it does not name."""
+    monkeypatch.setenv("RUSTRAY_ADDRESS", "rustray://head:8000")
+    with pytest.raises(ValueError, match=r"head:8000, which RUSTRAY_ADDRESS names, decide theirs"):
+        start("rustray://head:8000", num_cpus=2)
+
+
 def test_settings_of_the_other_kind_are_refused() -> None:
     """A token without a head, slots for a cluster that has its own: the error says why."""
     with pytest.raises(ValueError, match="token is for the head"):

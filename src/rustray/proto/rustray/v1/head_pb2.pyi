@@ -1129,7 +1129,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("cluster_id", "version", "address", "uptime_s", "security", "durability", "strategy", "workers", "tasks", "resources", "used", "counters")
+    __slots__ = ("cluster_id", "version", "address", "uptime_s", "security", "durability", "strategy", "workers", "tasks", "resources", "used", "counters", "max_payload_bytes")
     class TasksEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -1170,6 +1170,7 @@ class GetStatusResponse(_message.Message):
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
     USED_FIELD_NUMBER: _ClassVar[int]
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
+    MAX_PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     version: str
     address: str
@@ -1182,7 +1183,8 @@ class GetStatusResponse(_message.Message):
     resources: _containers.ScalarMap[str, float]
     used: _containers.ScalarMap[str, float]
     counters: _containers.ScalarMap[str, int]
-    def __init__(self, cluster_id: _Optional[str] = ..., version: _Optional[str] = ..., address: _Optional[str] = ..., uptime_s: _Optional[float] = ..., security: _Optional[str] = ..., durability: _Optional[str] = ..., strategy: _Optional[str] = ..., workers: _Optional[int] = ..., tasks: _Optional[_Mapping[str, int]] = ..., resources: _Optional[_Mapping[str, float]] = ..., used: _Optional[_Mapping[str, float]] = ..., counters: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    max_payload_bytes: int
+    def __init__(self, cluster_id: _Optional[str] = ..., version: _Optional[str] = ..., address: _Optional[str] = ..., uptime_s: _Optional[float] = ..., security: _Optional[str] = ..., durability: _Optional[str] = ..., strategy: _Optional[str] = ..., workers: _Optional[int] = ..., tasks: _Optional[_Mapping[str, int]] = ..., resources: _Optional[_Mapping[str, float]] = ..., used: _Optional[_Mapping[str, float]] = ..., counters: _Optional[_Mapping[str, int]] = ..., max_payload_bytes: _Optional[int] = ...) -> None: ...
 
 class SubscribeRequest(_message.Message):
     __slots__ = ("task_ids", "functions", "states", "cursor")
