@@ -250,11 +250,14 @@ def on_worker_back(state: SchedulerState, worker_id: str) -> None:
         stored.is_lost = False
 
 
-def story(place: Place, function: str) -> ObjectLost:
+def story(place: Place, function: str, *, is_released: bool) -> ObjectLost:
     """Return the error for a value that cannot be made again."""
+    why = f"was kept by worker {place.worker_id}, which was lost"
+    if is_released:
+        why = "was let go of (rustray.free was called, or its program dropped the last reference)"
     return ObjectLost(
-        f"the value ({place.size} bytes) was kept by worker {place.worker_id}, which was lost, and "
-        f"{function} cannot be run again to make it: hand it in again"
+        f"the value ({place.size} bytes) {why}, and {function} cannot be run again to make it: "
+        "hand it in again"
     )
 
 

@@ -88,10 +88,11 @@ def _remake(state: SchedulerState, stored: StoredOutcome) -> None:
     function = batch.queue.task_class.function
     error: RustRayError | None = None
     if arguments is None or batch.queue.task_class.is_put:
-        error = story(place, function)
+        error = story(place, function, is_released=stored.is_released)
         arguments = arguments or PayloadColumn.of([b""])
     elif batch.deadline_s is not None and batch.deadline_s <= state.now:
-        error = story(place, f"{function}, whose deadline has passed,")
+        function = f"{function}, whose deadline has passed,"
+        error = story(place, function, is_released=stored.is_released)
     if stored.is_released:
         batch.release(low)
     letters.revive(state, batch, part, arguments, stored, is_queued=error is None)

@@ -427,6 +427,22 @@ def test_a_client_cannot_put_what_it_has_not_put(place: Place) -> None:
     assert worker.values == {object_name(0, 1)}
 
 
+def test_a_value_that_was_freed_was_not_lost_with_its_worker() -> None:
+    """Bug: who took it afterwards, as something made of it was there still, was told so."""
+    bench = Bench()
+    worker = bench.join(cpus=1)
+    column = PlacedColumn.of_item(Place("put-1", 1 << 20, "w-1", address="w-1:1").pack())
+    bench.feed(e.TasksSubmitted(PREFIX, 7, PUT, column, True))
+    bench.submit_taking([[7]], STAYS)
+    (lease,) = worker.held
+    bench.end_placed(worker, lease, 0)
+    bench.feed(e.ResultsReleased(PREFIX, 7, 1))
+    assert freed(bench) == [("w-1", "put-1")]
+    (taker,) = bench.submit_taking([[7]])
+    assert "was let go of (rustray.free was called" in failure_text(bench, taker)
+    assert "lost" not in failure_text(bench, taker)
+
+
 def test_a_value_that_has_come_to_the_head_is_not_lost() -> None:
     """Regression: what was made of it, and lost, could not be made again: the head stumbled.
 
