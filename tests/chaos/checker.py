@@ -363,7 +363,7 @@ class _Check:
             before.start > after.start
             or self._is_lost(before, after.start)
             or self._is_out_of_reach(before, after.start)
-            or self._has_begun_unheard(task_id, before, after)
+            or self._costs_nothing(task_id, before, after)
             for before, after in itertools.pairwise(runs)
         )
         if len(runs) > 1 and task.retries == 0:
@@ -416,14 +416,18 @@ class _Check:
                 return True
         return False
 
-    def _has_begun_unheard(self, task_id: str, run: Run, after: Run) -> bool:
-        """Whether a worker was lost with an attempt that nobody was told to have begun.
+    def _costs_nothing(self, task_id: str, run: Run, after: Run) -> bool:
+        """Whether nobody heard that an attempt had begun whose worker was lost, or that has left.
 
-        What such a worker held beyond its slots costs none of the retries.
+        What such a worker held beyond its slots costs none of the retries; nor does what one gives
+        back that leaves in good order.
         """
         slack = self._rules.slack_s
         low, high = run.start - slack, after.start + slack
-        died = any(low <= at <= high for at, _ in self._troubles.deaths[run.worker])
+        deaths = self._troubles.deaths[run.worker]
+        if any(is_clean and low <= at <= high for at, is_clean in deaths):
+            return True
+        died = any(low <= at <= high for at, _ in deaths)
         is_told = (task_id, run.attempt) in self._begun
         return not is_told and (died or self._was_away(run.worker, low, high))
 

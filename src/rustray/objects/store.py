@@ -32,6 +32,10 @@ from rustray.objects.records import (
     StoreLimits,
 )
 
+_ADVICE: Final = (
+    ", and the disk takes no more of them: let go of values (rustray objects list, rustray.free), "
+    "or give the worker more room (worker.object_memory_mb, worker.object_disk_mb)"
+)
 _TAKES_MEMORY: Final = frozenset({Place.RESERVED, Place.MEMORY, Place.WRITING, Place.READING})
 
 
@@ -341,7 +345,7 @@ class ObjectStore:
         self.counters.refused += 1
         text = (
             f"the object store is full: {found.size} bytes were asked for, {self.used} of "
-            f"{self._line(self.limits.terminate)} are in use"
+            f"{self._line(self.limits.terminate)} are in use{_ADVICE}"
         )
         if found.place is Place.WAITING:
             del self._objects[found.object_id]

@@ -124,8 +124,9 @@ def explain_unavailable(shown: str, details: str, *, insecure: bool) -> str:
             return f"no head answers at {shown}: {advice}"
     if insecure:
         return (
-            f"no head answers at {shown}: the connection was closed at once. The node there "
-            "probably speaks TLS; connect without the insecure mode"
+            f"no head answers at {shown} without TLS: the connection was closed at once. The node "
+            "there probably speaks TLS, and no credentials of it were found here: set "
+            "RUSTRAY_STATE_DIR to the head's state directory, or RUSTRAY_CA_FILE and RUSTRAY_TOKEN"
         )
     return f"no head answers at {shown}: {details[:300]}"
 

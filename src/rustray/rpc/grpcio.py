@@ -12,6 +12,7 @@ a third less CPU (grpcio 1.85, 2 cores).
 
 from __future__ import annotations
 
+import logging
 import os
 
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
@@ -26,5 +27,13 @@ from grpc_health.v1._async import HealthServicer
 StatusCode = grpc.StatusCode
 EOF = aio.EOF  # type: ignore[attr-defined]  # missing in grpc-stubs
 """What reading a stream gives at its end."""
+
+
+def is_worth_telling(record: logging.LogRecord) -> bool:
+    """Whether grpc says more than that who had called was gone when its answer was there."""
+    return "ExecuteBatchError raised in core by servicer method" not in record.getMessage()
+
+
+logging.getLogger("grpc._cython.cygrpc").addFilter(is_worth_telling)
 
 __all__ = ["EOF", "HealthServicer", "StatusCode", "aio", "cygrpc", "grpc"]

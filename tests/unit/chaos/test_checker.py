@@ -335,6 +335,8 @@ def test_what_a_lost_worker_began_unheard_is_none_of_the_retries() -> None:
     for loss in (_window(0.9, 8.0), _at(1.5, "down", w="worker-1.1", clean=False)):
         assert _found(*history, loss) == set()
         assert _found(*history, loss, _events(1.2, (2, "RUNNING", 1))) == {"I3"}
+    left = _at(5.0, "down", w="worker-1.1", clean=True)  # it gives back what it runs
+    assert _found(*history, left, _events(1.2, (2, "RUNNING", 1))) == set()
 
 
 def test_a_reset_excuses_a_jump_in_the_numbers() -> None:

@@ -22,6 +22,12 @@ from rustray.objects.records import (
 )
 from rustray.objects.store import ObjectStore, check
 
+FULL = (
+    "the object store is full: 300 bytes were asked for, 900 of 950 are in use, and the disk takes "
+    "no more of them: let go of values (rustray objects list, rustray.free), or give the worker "
+    "more room (worker.object_memory_mb, worker.object_disk_mb)"
+)
+
 
 def a_store(memory: int = 1000, disk: int = 10_000) -> ObjectStore:
     return ObjectStore(StoreLimits(memory, disk))
@@ -62,9 +68,7 @@ def test_what_is_pinned_stays() -> None:
         assert store.pin(name) == [Ready(name)]
     assert store.spilled("c", True) == []  # it was on its way when it was pinned
     assert store.used == 900
-    assert store.reserve("d", 300) == [
-        Refused("d", "the object store is full: 300 bytes were asked for, 900 of 950 are in use")
-    ]
+    assert store.reserve("d", 300) == [Refused("d", FULL)]
     assert store.unpin("b") == [Spill("b")]  # above the target, and now it may
     assert store.unpin("c") == []  # enough is leaving
     assert store.spilled("b", True) == [DropMemory("b")]
