@@ -243,6 +243,8 @@ class Executor:
         outgrown: What its task was found to hold too much; it is being killed for that.
         is_reclaiming: It was asked for what it has not started, and has not answered.
         is_answer_old: It had ended all that it was asked for, and was given more meanwhile.
+        stuck_at: If it has not answered by then it is killed, for a task of it is to stop.
+        is_stuck: It was killed for that.
         is_guarded: It runs an exclusive task, and the zygote knows until when.
         is_cut_off: It was killed for that, because the head did not answer.
         setting: What it was set to last.
@@ -280,6 +282,8 @@ class Executor:
     outgrown: MemoryExceeded | None = None
     is_reclaiming: bool = False
     is_answer_old: bool = False
+    stuck_at: float = NEVER
+    is_stuck: bool = False
     is_guarded: bool = False
     is_cut_off: bool = False
     setting: Setting = PLAIN

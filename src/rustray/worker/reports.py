@@ -28,7 +28,7 @@ from rustray.worker.leases import (
     stop_last,
 )
 from rustray.worker.memory import describe_outgrown
-from rustray.worker.records import Executor, Lease, Phase, Segment, Stage, Stop
+from rustray.worker.records import NEVER, Executor, Lease, Phase, Segment, Stage, Stop
 from rustray.worker.state import WorkerState
 
 EARLY_DEATH_S: Final = 1.0
@@ -37,6 +37,7 @@ LAST_HEAL_PAUSE_S: Final = 10.0
 MAX_LOG_TAIL: Final = 2_000
 APART_S: Final = 1.0
 """So long links go to executors one by one after a result that was too large to be taken there."""
+_NOBODY: Final = (0, -1)
 _MEASURED: Final = (TaskState.SUCCEEDED, TaskState.FAILED)
 
 
@@ -161,7 +162,7 @@ def returned(state: WorkerState, event: ExecutorReturned, now: float) -> None:
     if not event.is_asked:
         return
     is_old, executor.is_answer_old = executor.is_answer_old, False
-    executor.is_reclaiming = False
+    executor.is_reclaiming, executor.stuck_at = False, NEVER
     if executor.count and not executor.is_shared:
         executor.since, executor.is_start_told = since, is_told
         if is_old and _is_wanted_back(state, executor):
@@ -205,7 +206,14 @@ def exited(state: WorkerState, event: ExecutorExited, now: float) -> None:
         for piece in pieces:
             _settle_victim(state, piece.lease, piece.low, stops, info)
     elif pieces:
-        _bury_process(state, pieces, _find_victim(pieces, event.running, stops), stops, info)
+        victim = _find_victim(pieces, event.running, stops)
+        if executor.is_stuck and not _is_cancelled(pieces, victim):
+            victim = _NOBODY  # it was in the way of one that was to stop, and runs again
+        _bury_process(state, pieces, victim, stops, info)
+
+
+def _is_cancelled(pieces: list[Segment], task: tuple[int, int]) -> bool:
+    return any(p.lease.number == task[0] and p.lease.is_cancelled(task[1]) for p in pieces)
 
 
 def _free_all(state: WorkerState, executor: Executor, pieces: list[Segment]) -> None:

@@ -60,6 +60,9 @@ def _examine_process(state: WorkerState, executor: Executor, now: float) -> None
             reclaim(state, executor)
         else:
             executor.check_at = min(executor.check_at, executor.since + LOOK_AFTER_S)
+    if executor.is_reclaiming and _is_stuck(executor, now):
+        kill(state, executor, SIGKILL)
+        return
     if now >= executor.limit_at:
         executor.limit_at = NEVER
         first = executor.segments[0]
@@ -70,6 +73,16 @@ def _examine_process(state: WorkerState, executor: Executor, now: float) -> None
             return
         executor.check_at = min(executor.check_at, stop.next_at)
     executor.check_at = min(executor.check_at, executor.limit_at)
+
+
+def _is_stuck(executor: Executor, now: float) -> bool:
+    """Whether it will not say what it has not started, though a task of it is to stop.
+
+    A task holds the interpreter's lock, or the process stands still.
+    """
+    executor.check_at = min(executor.check_at, executor.stuck_at)
+    executor.is_stuck = now >= executor.stuck_at
+    return executor.is_stuck
 
 
 def _has_free_slot(state: WorkerState, executor: Executor) -> bool:

@@ -23,6 +23,7 @@ from rustray.task.spec import ExecutorKind, TaskClass
 from rustray.task.state import TaskState
 from rustray.worker import events as e
 from rustray.worker import leaving
+from rustray.worker.leases import SIGKILL
 from rustray.worker.manager import WorkerManager
 
 
@@ -1000,3 +1001,42 @@ def test_a_lease_is_named_as_long_as_its_outcome_is_owed(monkeypatch: pytest.Mon
     [first, *_] = b.collect()
     assert first.held is not None
     assert sorted(h.lease for h in first.held) == leases
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_a_cancel_reaches_a_task_whose_executor_does_not_answer(force: bool) -> None:
+    """Bug: with others beside it, it was waited for for ever, and these with it."""
+    b = WorkerBench({"cpu_cores": 1}).start()
+    b.grant(2)
+    b.finish_all()
+    lease = b.grant(10)
+    (executor,) = [x for x in b.executors.values() if x.tasks]
+    b.cancel(lease, 0, 1, force=force)
+    assert executor.owes_answer
+    assert executor.signal is None
+    b.advance(0.9 if force else 14.9)
+    assert executor.signal is None
+    b.advance(0.2)
+    assert executor.signal == SIGKILL
+    b.die(executor.executor_id)
+    b.finish_all()
+    b.deliver_all()
+    ends = [b.told[(lease, offset)] for offset in range(10)]
+    assert ends == [TaskState.CANCELLED, *[TaskState.SUCCEEDED] * 9]
+
+
+def test_a_task_that_is_in_the_way_of_a_cancel_is_not_blamed() -> None:
+    """It runs again, and the one that was cancelled does not."""
+    b = WorkerBench({"cpu_cores": 1}).start()
+    b.grant(2)
+    b.finish_all()
+    lease = b.grant(10)
+    (executor,) = [x for x in b.executors.values() if x.tasks]
+    b.cancel(lease, 5, 1, force=True)
+    b.advance(1.1)
+    b.die(executor.executor_id)
+    b.runs[(lease, 0)] -= 1  # what it ran is run again
+    b.finish_all()
+    b.deliver_all()
+    ends = [b.told[(lease, offset)] for offset in range(10)]
+    assert ends == [*[TaskState.SUCCEEDED] * 5, TaskState.CANCELLED, *[TaskState.SUCCEEDED] * 4]
