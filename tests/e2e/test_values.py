@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import rustray
-from e2e.value_functions import MB, hand_on, make, nested, put_in, three, total
+from e2e.value_functions import MB, hand_on, make, nested, three, total
 from helpers.cluster import Cluster, Node
 from helpers.waiting import eventually
 from rustray.client.values import Placed, SessionValues
@@ -74,8 +74,6 @@ def test_what_the_head_does_not_take_goes_to_a_worker(cluster: Cluster, size_mb:
     value = np.full(size, 1, dtype=np.uint8)
     assert rustray.get(total.remote(rustray.put(value)), timeout=20) == size
     assert rustray.get(total.remote(value), timeout=20) == size
-    (inner,) = rustray.get(put_in.remote(size), timeout=20)
-    assert rustray.get(total.remote(inner), timeout=20) == size
 
 
 def test_a_result_stays_and_whoever_needs_it_maps_it(cluster: Cluster) -> None:

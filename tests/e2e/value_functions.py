@@ -44,9 +44,3 @@ def nested(size: int) -> int:
 def hand_on(size: int) -> list[rustray.TaskRef[np.ndarray]]:
     """Return a reference to a value that a task of this one makes."""
     return [make.remote(size, 5)]
-
-
-@rustray.remote
-def put_in(size: int) -> list[rustray.TaskRef[np.ndarray]]:
-    """Put a value, and return its reference."""
-    return [rustray.put(np.full(size, 1, dtype=np.uint8))]

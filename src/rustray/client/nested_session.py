@@ -16,7 +16,6 @@ from typing import Any, Final
 from weakref import WeakSet
 
 from rustray.client.derived import Borrowed, borrow
-from rustray.client.keeping import OwnKeeper
 from rustray.client.options import pickle_function
 from rustray.client.refs import Batch, ClassEntry, TaskRef
 from rustray.client.session import ClientSession
@@ -73,7 +72,6 @@ class NestedSession(ClientSession):
         super().__init__(rouse, thread_id, MAX_PAYLOAD_BYTES, throttle, prefix)
         self._make_batch = NestedBatch
         self.values, self.lets_stay = self, bool(own_port.name())
-        self.keeper = OwnKeeper() if self.lets_stay else None
         self.pool = None
         self.seat = seat
         self._own_region = min(seat.attempt, MAX_REGION) << REGION_BITS
