@@ -277,3 +277,24 @@ def test_an_item_of_a_generator_goes_on_to_another_task(cluster: None) -> None:
     assert rustray.get(length.remote(refs[0], more=refs[0])) == 6
     with pytest.raises(rustray.PayloadError, match="argument of its own"):
         same.remote([refs[0]])
+
+
+@rustray.remote
+def large() -> bytes:
+    """Return what stays with its worker."""
+    return bytes(1 << 20)
+
+
+@rustray.remote
+def get_and_return() -> list[Any]:
+    """Return a reference to a value that this task has got, and to tasks that it hands in last."""
+    made = large.remote()
+    rustray.get(made)
+    return [made, *[large.remote() for _ in range(50)]]
+
+
+def test_what_a_task_returns_a_reference_to_is_not_let_go(cluster: None) -> None:
+    """Bug: it was, when the task's code had ended, if something else was on its way to the head."""
+    for _ in range(5):
+        for ref in rustray.get(get_and_return.remote()):
+            assert len(rustray.get(ref, timeout=20)) == 1 << 20

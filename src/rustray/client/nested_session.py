@@ -267,7 +267,7 @@ class NestedSession(ClientSession):
 
     def end(self) -> None:
         """The attempt has ended: what only earlier ones have handed in is not wanted any more."""
-        self.release_all()
+        # (What it refers to still is on its way to somebody in its result.)
         if self.is_again and not self._has_diverged:
             self._has_diverged = True
             self._orders.append(self._unclaimed())
