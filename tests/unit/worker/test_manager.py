@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from helpers.worker_bench import PREFIX, WorkerBench, a_class
+from helpers.worker_bench import PREFIX, FakeExecutor, WorkerBench, a_class
 from rustray.task.codec import decode_failure
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import (
@@ -1003,14 +1003,20 @@ def test_a_lease_is_named_as_long_as_its_outcome_is_owed(monkeypatch: pytest.Mon
     assert sorted(h.lease for h in first.held) == leases
 
 
-@pytest.mark.parametrize("force", [True, False])
-def test_a_cancel_reaches_a_task_whose_executor_does_not_answer(force: bool) -> None:
-    """Bug: with others beside it, it was waited for for ever, and these with it."""
+def ten_in_one_executor() -> tuple[WorkerBench, int, FakeExecutor]:
+    """Return a worker whose only executor has ten quick tasks of one lease."""
     b = WorkerBench({"cpu_cores": 1}).start()
     b.grant(2)
     b.finish_all()
     lease = b.grant(10)
     (executor,) = [x for x in b.executors.values() if x.tasks]
+    return b, lease, executor
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_a_cancel_reaches_a_task_whose_executor_does_not_answer(force: bool) -> None:
+    """Bug: with others beside it, it was waited for for ever, and these with it."""
+    b, lease, executor = ten_in_one_executor()
     b.cancel(lease, 0, 1, force=force)
     assert executor.owes_answer
     assert executor.signal is None
@@ -1027,11 +1033,7 @@ def test_a_cancel_reaches_a_task_whose_executor_does_not_answer(force: bool) -> 
 
 def test_a_task_that_is_in_the_way_of_a_cancel_is_not_blamed() -> None:
     """It runs again, and the one that was cancelled does not."""
-    b = WorkerBench({"cpu_cores": 1}).start()
-    b.grant(2)
-    b.finish_all()
-    lease = b.grant(10)
-    (executor,) = [x for x in b.executors.values() if x.tasks]
+    b, lease, executor = ten_in_one_executor()
     b.cancel(lease, 5, 1, force=True)
     b.advance(1.1)
     b.die(executor.executor_id)
