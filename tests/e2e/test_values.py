@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import rustray
-from e2e.value_functions import MB, hand_on, make, nested, three, total
+from e2e.value_functions import MB, hand_on, make, nested, put_again, put_in, three, total
 from helpers.cluster import Cluster, Node
 from helpers.waiting import eventually
 from rustray.client.values import Placed, SessionValues
@@ -74,6 +74,18 @@ def test_what_the_head_does_not_take_goes_to_a_worker(cluster: Cluster, size_mb:
     value = np.full(size, 1, dtype=np.uint8)
     assert rustray.get(total.remote(rustray.put(value)), timeout=20) == size
     assert rustray.get(total.remote(value), timeout=20) == size
+    (inner,) = rustray.get(put_in.remote(size), timeout=20)
+    assert rustray.get(total.remote(inner), timeout=20) == size
+
+
+def test_what_a_task_puts_with_its_worker_it_may_put_again(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Bug: the second attempt's value, under an id of its own, was where it is, not what it is."""
+    size = 17 * MB
+    (inner,), found = rustray.get(put_again.remote(size, str(tmp_path / "note")), timeout=40)
+    assert found == size
+    assert rustray.get(total.remote(inner), timeout=20) == size
 
 
 def test_a_result_stays_and_whoever_needs_it_maps_it(cluster: Cluster) -> None:

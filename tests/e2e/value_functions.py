@@ -44,3 +44,20 @@ def nested(size: int) -> int:
 def hand_on(size: int) -> list[rustray.TaskRef[np.ndarray]]:
     """Return a reference to a value that a task of this one makes."""
     return [make.remote(size, 5)]
+
+
+@rustray.remote
+def put_in(size: int) -> list[rustray.TaskRef[np.ndarray]]:
+    """Put a value, and return its reference."""
+    return [rustray.put(np.full(size, 1, dtype=np.uint8))]
+
+
+@rustray.remote(max_retries=1)
+def put_again(size: int, note: str) -> tuple[list[rustray.TaskRef[np.ndarray]], int]:
+    """Put a value and have a task take it; ends with its process the first time."""
+    ref = rustray.put(np.full(size, 1, dtype=np.uint8))
+    found = rustray.get(total.remote(ref), timeout=20)
+    if not Path(note).exists():
+        Path(note).touch()
+        os._exit(3)
+    return [ref], found

@@ -34,6 +34,8 @@ logger = logging.getLogger("rustray.client")
 
 LOOK_S: Final = 5.0
 """How long to look for a worker of this machine."""
+MOST_AT_HEAD: Final = 16 << 20
+"""What a head takes as one value, where nobody asks it: ``scheduler.max_payload_bytes``."""
 PAUSE_S: Final = 1.0
 """Before it is looked for again, unless there is no other way."""
 
@@ -130,6 +132,21 @@ class Keeper:
     async def _ask(self) -> tuple[ClusterStatus, list[str]]:
         workers = await self._api.list_workers()
         return await self._api.status(), [each.object_port for each in workers]
+
+
+class OwnKeeper(Keeper):
+    """Of a task: gives what the head does not take to the worker that the task runs at."""
+
+    def __init__(self) -> None:
+        self.takes_calls = True
+        self._lock = threading.Lock()
+        self._ports = [own_port.name()]
+        self._is_durable = True
+        self._most = MOST_AT_HEAD
+        self._looked_at_s = 0.0
+
+    def _look(self) -> None:
+        self._ports = [own_port.name()]
 
 
 def new_id() -> str:

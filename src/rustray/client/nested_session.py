@@ -16,6 +16,7 @@ from typing import Any, Final
 from weakref import WeakSet
 
 from rustray.client.derived import Borrowed, borrow
+from rustray.client.keeping import OwnKeeper
 from rustray.client.options import pickle_function
 from rustray.client.refs import Batch, ClassEntry, TaskRef
 from rustray.client.session import ClientSession
@@ -26,6 +27,7 @@ from rustray.common.errors import DuplicateTask, RustRayError
 from rustray.common.ids import TaskId, child_prefix, split_task_id
 from rustray.common.resources import ResourceSet
 from rustray.objects import own_port
+from rustray.task.columns import PlacedColumn
 from rustray.task.flat import FlatValue
 from rustray.task.frames import CancelRequest, ClientFrame, HeadFrame, Rejection
 from rustray.task.inputs import Slot, same
@@ -72,6 +74,7 @@ class NestedSession(ClientSession):
         super().__init__(rouse, thread_id, MAX_PAYLOAD_BYTES, throttle, prefix)
         self._make_batch = NestedBatch
         self.values, self.lets_stay = self, bool(own_port.name())
+        self.keeper = OwnKeeper() if self.lets_stay else None
         self.pool = None
         self.seat = seat
         self._own_region = min(seat.attempt, MAX_REGION) << REGION_BITS
@@ -235,6 +238,8 @@ class NestedSession(ClientSession):
             ref._index = place
             ref._batch = moved
             moved.refs.append(ref)
+        if type(batch.column) is PlacedColumn:  # alone in its batch, and not the value itself
+            moved.column = batch.column
         self._seal(moved)
 
     # ---- the end ----------------------------------------------------------------------
