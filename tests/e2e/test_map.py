@@ -6,6 +6,7 @@ import itertools
 import os
 import signal
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def test_one_poison_item_does_not_take_its_neighbours_along(tmp_path: Path) -> N
     assert [x for i, x in enumerate(found) if i != 77] == [i for i in range(200) if i != 77]
     assert isinstance(found[77], rustray.TaskPoisoned)
     assert found[77].item_index == 77
+    assert "one more died before" in "".join(traceback.format_exception(found[77]))
     assert len(list(tmp_path.glob("death-*"))) <= 2 + 1 + 3  # 100, 13, 2 items, and alone
 
 
@@ -82,11 +84,14 @@ def test_a_consumer_that_leaves_stops_the_work(tmp_path: Path) -> None:
     assert rustray.get(later, timeout=30) == [0, 2, 4, 6]
 
 
-def test_registered_functions_work_by_name() -> None:
-    """Where a worker offers them; elsewhere the error says so."""
-    assert list(rustray.map("add", range(5), range(5))) == [0, 2, 4, 6, 8]
-    with pytest.raises(rustray.FunctionNotFound, match="near names: add"):
+def test_registered_functions_work_by_name(cluster: Cluster) -> None:
+    """Where a worker offers them, and where none does the error says so at once."""
+    bare = cluster.start_worker("bare", cpus=4, functions="")
+    found = rustray.map("add", range(400), range(400), chunk_size=5)
+    assert list(found) == list(range(0, 800, 2))
+    with pytest.raises(rustray.FunctionNotFound, match="did you mean 'add'"):
         next(rustray.map("ad", [1], [2]))
+    bare.kill()
 
 
 def test_a_lost_worker_costs_nothing(cluster: Cluster) -> None:

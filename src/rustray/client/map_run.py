@@ -11,6 +11,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -31,7 +32,7 @@ from rustray.client.refs import SUCCEEDED, ClassEntry, Failure, TaskRef
 from rustray.client.remote import RemoteFunction
 from rustray.client.session import ClientSession
 from rustray.common.durability import parse_durability
-from rustray.common.errors import PayloadError, RustRayError
+from rustray.common.errors import PayloadError, RustRayError, TaskPoisoned
 from rustray.task.codec import encode_call
 from rustray.task.names import check_name
 from rustray.task.pickling import ATOMS, PROTOCOL, dumps_call, loads
@@ -155,8 +156,11 @@ class MapFunction:
         except PayloadError:
             pickle_function(self.fn)  # it says whose function it is
             raise
+        kind = task_class(call, code_hash, options)
+        if isinstance(self.fn, map_calls.Registered):
+            kind = replace(kind, needs_function=self.fn.name)
         return session.define(
-            task_class(call, code_hash, options),
+            kind,
             code,
             deadline_unix_s(options.get("deadline")),
             parse_durability(options.get("durability")),
@@ -335,7 +339,8 @@ class MapRun:
         data = ref._data
         if ref._state != SUCCEEDED:
             payload = data.payload if isinstance(data, Failure) else None
-            self.plan.failed(part, payload, ref.error)
+            make = partial(_alone_error, ref) if part.is_alone else ref.error
+            self.plan.failed(part, payload, make)
         elif part.is_alone:
             self.plan.returned(part, data)
         else:
@@ -348,6 +353,13 @@ class MapRun:
 
 def _failure_of(task_id: str, payload: bytes) -> Callable[[], RustRayError]:
     return partial(error_of, payload, task_id, "", 1, Codec.PICKLE)
+
+
+def _alone_error(ref: TaskRef[Any]) -> RustRayError:
+    error = ref.error()
+    if isinstance(error, TaskPoisoned):
+        error.add_note("(one more died before, under the chunk that the item was in at first)")
+    return error
 
 
 def _unsendable(function: MapFunction, item: Any) -> RustRayError:

@@ -220,6 +220,7 @@ def put_task_class(message: common.TaskClass, task_class: TaskClass) -> None:
     message.detached = task_class.is_detached
     message.stream_window = task_class.stream_window
     message.results_stay = task_class.results_stay
+    message.needs_function = text(task_class.needs_function)
     _put_texts(message.label_selector, task_class.label_selector)
     _put_texts(message.label_selector_soft, task_class.label_selector_soft)
     for each in task_class.fallback:
@@ -337,6 +338,7 @@ def get_task_class(message: common.TaskClass) -> TaskClass:
         is_put=message.put,
         stream_window=message.stream_window,
         results_stay=message.results_stay,
+        needs_function=message.needs_function,
     )
     found.validate()
     return found

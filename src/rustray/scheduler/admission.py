@@ -371,20 +371,21 @@ def call_error(state: SchedulerState, task_class: TaskClass) -> RustRayError | N
             f"the code of {task_class.function}, or a package of its runtime_env, has not arrived "
             "at the head, or has no room there; submit it again"
         )
-    if task_class.code_hash:
+    offered = task_class.offered_function
+    if not offered:
         return None
-    info = state.functions.get(task_class.function)
+    info = state.functions.get(offered)
     if info is None:
         if state.ghost is not None or not (state.workers or state.functions):
             return None  # No worker has joined (again): the one that offers it may come.
         if task_class.wait_for_resources:
             return None
-        near = near_names(task_class.function, state.functions)
+        near = near_names(offered, state.functions)
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else (
             "offered are: " + (", ".join(sorted(state.functions)[:10]) or "none") + "."
         )  # fmt: skip
         return FunctionNotFound(
-            f"no worker offers a function {task_class.function!r}; {hint} "
+            f"no worker offers a function {offered!r}; {hint} "
             "Start a worker with --functions MODULE, or have the task wait for one "
             "(wait_for_resources=True, --wait-for-resources)."
         )
@@ -404,9 +405,8 @@ def feasibility_error(state: SchedulerState, queue: ClassQueue) -> RustRayError 
     for worker in state.workers.values():
         if can_run(queue, worker):
             return None
-    if not task_class.code_hash and not any(
-        task_class.function in worker.functions for worker in state.workers.values()
-    ):
+    offered = task_class.offered_function
+    if offered and not any(offered in worker.functions for worker in state.workers.values()):
         return None  # A worker that offered it has left, and may come back.
     best: tuple[int, float, str] | None = None
     for worker in state.workers.values():

@@ -184,8 +184,9 @@ def _reason(
 ) -> WorkerReason:
     task_class = queue.task_class
     name = worker.worker_id
-    if not task_class.code_hash and task_class.function not in worker.functions:
-        return WorkerReason(name, False, f"it does not offer the function {task_class.function!r}")
+    offered = task_class.offered_function
+    if offered and offered not in worker.functions:
+        return WorkerReason(name, False, f"it does not offer the function {offered!r}")
     if not can_run(queue, worker):
         return WorkerReason(name, False, ", ".join(nearest_miss(queue, worker)[2]))
     if worker.state != "ready":

@@ -43,8 +43,8 @@ def _granted(task_class: TaskClass, number: int) -> TaskClass:
 
 def _shape_of(task_class: TaskClass) -> tuple[object, ...]:
     """Return what decides which workers can run a class in one way."""
-    named = "" if task_class.code_hash else task_class.function
-    return (task_class.resources, task_class.labels, task_class.label_selector, named)
+    offered = task_class.offered_function
+    return (task_class.resources, task_class.labels, task_class.label_selector, offered)
 
 
 def variant_of(queue: ClassQueue, alternative: int) -> Variant:
@@ -57,7 +57,8 @@ def variant_of(queue: ClassQueue, alternative: int) -> Variant:
 
 def capacity_in(task_class: TaskClass, worker: WorkerRecord) -> int:
     """Count how many tasks of a class fit into an empty worker; 0 if it cannot run it."""
-    if not task_class.code_hash and task_class.function not in worker.functions:
+    offered = task_class.offered_function
+    if offered and offered not in worker.functions:
         return 0
     labels = worker.info.labels
     for key, value in task_class.labels:

@@ -205,6 +205,7 @@ class TaskClass:
         stream_window: Of a generator task: items that it may have yielded and nobody consumed; 0:
             it returns one value.
         results_stay: Large results may stay with their worker (`rustray.task.place`).
+        needs_function: A registered function that code which travels calls.
         runtime_env: What its process is to be like; None: as its worker.
         blobs: Hashes of all that travels once for many tasks: code and packages.
     """
@@ -240,6 +241,7 @@ class TaskClass:
     is_put: bool = False
     stream_window: int = 0
     results_stay: bool = False
+    needs_function: str = ""
     runtime_env: RuntimeEnv | None = None
     blobs: tuple[bytes, ...] = field(init=False, repr=False, compare=False, default=())
     _hash: int = field(init=False, repr=False, compare=False, default=0)
@@ -267,6 +269,11 @@ class TaskClass:
         return TaskClass, tuple(getattr(self, f.name) for f in fields(self) if f.init)
 
     @property
+    def offered_function(self) -> str:
+        """The registered function that its worker has to offer; "" for none."""
+        return self.needs_function if self.code_hash else self.function
+
+    @property
     def needs_code(self) -> bool:
         """Whether it takes a token that allows code: its function travels, or its environment."""
         is_code = bool(self.code_hash) or self.codec is Codec.PICKLE
@@ -290,6 +297,8 @@ class TaskClass:
             ValueError: a field is out of range; the message names it and the range.
         """
         check_name("function", self.function)
+        if self.needs_function:
+            check_name("needs_function", self.needs_function)
         check_priority(self.priority)
         check_retries(self.max_retries)
         check_retries(self.oom_retries, "oom_retries")

@@ -7,8 +7,10 @@ import pytest
 from helpers.scheduling import PREFIX, Bench, NaiveWorker
 from rustray.common.resources import ResourceSet
 from rustray.scheduler import commands as c
+from rustray.scheduler import events as e
 from rustray.scheduler.load_balancer import STRATEGIES
 from rustray.task.frames import LeaseRange
+from rustray.task.functions import FunctionInfo
 from rustray.task.needs import Alternative
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
@@ -39,6 +41,25 @@ def test_a_selector_chooses_the_worker() -> None:
     assert (len(east.held), len(west.held)) == (1, 1)
     bench.run_all()
     assert len(bench.ended) == 2
+
+
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+def test_code_that_calls_a_registered_function_goes_where_that_is(strategy: str) -> None:
+    """Bug: a map of a registered function sent its chunks to workers that do not offer it."""
+    bench = Bench(strategy=strategy)
+    code_hash = bytes(32)
+    bench.feed(e.CodeReceived(code_hash, b"code"))
+    bare = bench.join("bare", 8, functions=())
+    offers = bench.join("offers", 1, functions=(FunctionInfo("add", ()),))
+    bench.submit(5, TaskClass("add", code_hash, needs_function="add"))
+    assert not bare.held
+    reason = bench.scheduler.explain(PREFIX, 4, bench.now)
+    assert reason is not None
+    assert "does not offer the function 'add'" in str(reason.workers)
+    bench.run_all()
+    assert (len(bench.ended), bool(offers.held)) == (5, False)
+    bench.submit(1, TaskClass("ad", code_hash, needs_function="ad"))
+    assert bench.rejected == {5: "FUNCTION_NOT_FOUND"}
 
 
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES))
