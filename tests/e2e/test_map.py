@@ -87,7 +87,7 @@ def test_a_consumer_that_leaves_stops_the_work(tmp_path: Path) -> None:
 def test_registered_functions_work_by_name(cluster: Cluster) -> None:
     """Where a worker offers them, and where none does the error says so at once."""
     bare = cluster.start_worker("bare", cpus=4, functions="")
-    found = rustray.map("add", range(400), range(400), chunk_size=5)
+    found: Any = rustray.map("add", range(400), range(400), chunk_size=5)
     assert list(found) == list(range(0, 800, 2))
     with pytest.raises(rustray.FunctionNotFound, match="did you mean 'add'"):
         next(rustray.map("ad", [1], [2]))

@@ -15,7 +15,18 @@ import numpy as np
 import pytest
 
 import rustray
-from e2e.value_functions import MB, hand_on, make, nested, put_again, put_in, three, total
+from e2e.value_functions import (
+    MB,
+    hand_on,
+    make,
+    nested,
+    put_again,
+    put_in,
+    spoil,
+    spoil_later,
+    three,
+    total,
+)
 from helpers.cluster import Cluster, Node
 from helpers.waiting import eventually
 from rustray.client.values import Placed, SessionValues
@@ -175,6 +186,36 @@ def test_a_value_goes_with_its_last_reference(cluster: Cluster) -> None:
     del refs
     assert rustray.get(sums, timeout=20) == [0, MB, 2 * MB, 3 * MB]
     eventually(lambda: kept(node) <= before, 30)
+
+
+@pytest.mark.parametrize("executor", ["process", "thread"])
+@pytest.mark.parametrize("kind", ["raises", "returns what cannot travel"])
+def test_what_a_failed_task_had_made_goes_with_it(
+    cluster: Cluster, executor: str, kind: str
+) -> None:
+    """Bug: its traceback kept the references until its session had ended, and the values a day."""
+    failing, before = spoil.options(executor=executor), _listed(cluster)
+    with pytest.raises(rustray.RustRayError, match=r"spoilt|cannot be pickled"):
+        rustray.get(failing.remote(MB, kind), timeout=20)
+    eventually(lambda: _listed(cluster) <= before, 30)
+
+
+def test_what_a_generator_had_made_goes_with_it(cluster: Cluster) -> None:
+    """Bug: the session of one that hands in tasks was never closed."""
+    before, sessions = _listed(cluster), []
+    for _ in range(8):
+        items = spoil_later.options(**at("a")).remote(MB)
+        found, count = rustray.get(next(items), timeout=20)
+        assert found == 6 * MB
+        sessions.append(count)
+        with pytest.raises(ValueError, match="spoilt"):
+            rustray.get(next(items), timeout=20)
+    assert max(sessions) <= 2, sessions  # its own, and one that is being closed
+    eventually(lambda: _listed(cluster) <= before, 30)
+
+
+def _listed(cluster: Cluster) -> set[str]:
+    return {one["task_id"] for one in cluster.json("objects", "list")["objects"]}
 
 
 def test_what_is_freed_is_gone_for_all(cluster: Cluster) -> None:

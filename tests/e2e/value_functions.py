@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 import rustray
+from rustray.client import nested as nested_sessions
 
 MB = 1 << 20
 
@@ -61,3 +64,23 @@ def put_again(size: int, note: str) -> tuple[list[rustray.TaskRef[np.ndarray]], 
         Path(note).touch()
         os._exit(3)
     return [ref], found
+
+
+@rustray.remote
+def spoil(size: int, kind: str) -> object:
+    """Fail, with a value that a task of this one has made."""
+    ref = make.remote(size, 6)
+    found = rustray.get(ref).sum()
+    if kind == "raises":
+        raise ValueError(f"spoilt: {found}")
+    return threading.Lock(), ref
+
+
+@rustray.remote(num_returns="streaming")
+def spoil_later(size: int) -> Iterator[tuple[int, int]]:
+    """Yield what tasks of this one made of a large value, and its process' open sessions; fail."""
+    ref = make.remote(size, 6)
+    found = int(rustray.get(total.remote(ref)))
+    assert nested_sessions._channel is not None
+    yield found, len(nested_sessions._channel.links)
+    raise ValueError("spoilt")

@@ -30,7 +30,7 @@ from rustray.task import relay
 from rustray.task.relay import Seat
 
 FLUSH_S: Final = 5.0
-"""How long the report of a later attempt waits until its cancels have arrived."""
+"""How long a task's report waits until its cancels, and what it has let go of, have arrived."""
 _READ_BYTES: Final = 256 * 1024
 _CLOSED: Final = "the task that handed this one in has ended"
 
@@ -226,7 +226,7 @@ class _Attached(NestedSession):
         self.drop_copies()
         loop = self._thread.loop
         try:
-            if waits and (self.is_again or self.is_owed):
+            if waits and (self.is_again or self.is_owed or self.released.has_told):
                 self._thread.call(self._hand_in())
         finally:
             loop.call_soon_threadsafe(lambda: loop.create_task(self._finish()))
@@ -236,8 +236,8 @@ class _Attached(NestedSession):
         self.end()
         self._connection.rouse()
         await self.settle()
-        if self.is_again:
-            await self._connection.flush(FLUSH_S)
+        if self.is_again or self.released.has_told:
+            await self._connection.flush(FLUSH_S)  # when the task is over the head takes no more
 
     async def _finish(self) -> None:
         self.close(CommunicationError(_CLOSED))

@@ -37,6 +37,11 @@ class Releases:
         """Whether the head has not been told of all."""
         return bool(self._fresh or self._held or self._ripe)
 
+    @property
+    def has_told(self) -> bool:
+        """Whether the head was told of some in this stream, and may not have heard it yet."""
+        return bool(self._told)
+
     def add(self, sequence: int) -> None:
         """Let go of the value of a task; a finaliser may call it anywhere: no lock is taken."""
         self._fresh.append(sequence)

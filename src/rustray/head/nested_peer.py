@@ -126,6 +126,9 @@ class NestedPeer(ClientPeer):
         if frame.has_content:
             self._is_cancelled = self._parent.check(self._driver) is TaskState.CANCELLING
         super().on_frame(frame)
+        if frame.released:  # the report of the task may wait for that
+            self._is_ack_ripe = True
+            self.wake()
 
     def _submit(self, submission: Submission) -> None:
         if self._is_cancelled:

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from rustray.objects.recycling import EXECUTOR_BUDGET, POOL
 from rustray.task.spec import ExecutorKind
+from rustray.task.state import TaskState
 from rustray.worker import context, wire
 from rustray.worker.callee import Callee
 from rustray.worker.cell import IDLE, INDEX, Cell
@@ -36,7 +37,7 @@ from rustray.worker.child_base import (
 )
 from rustray.worker.child_outbox import Outbox
 from rustray.worker.child_output import RawMarks, redirect
-from rustray.worker.child_stream import Yielding
+from rustray.worker.child_stream import Streams
 from rustray.worker.context import TaskInterrupt
 from rustray.worker.nest import Nest
 
@@ -71,9 +72,7 @@ class ProcessRunner(Runner):
         self._target = _NOBODY
         self._asked = _NOBODY
         self._driver: Any = None
-        self._yielding: tuple[tuple[int, int], Yielding] | None = None
-        self._credits: dict[tuple[int, int], int] = {}
-        self._is_sending = False
+        self._streams = Streams(max_result_bytes, self._outbox.send_item)
 
     def run(self) -> None:
         """Run what arrives until the agent closes the data channel."""
@@ -169,10 +168,10 @@ class ProcessRunner(Runner):
                 value = call(*args, **kwargs)
                 if type(value) is coroutine_type:
                     value = self._drive(value, (number, index))
-                if seats:
-                    leave((number, index), waits=True)
                 stage = ENCODE
                 item = encode(value)
+                if seats:
+                    leave((number, index), waits=True)
                 size += len(item)
                 if size >= FLUSH_BYTES:
                     check_size(len(item), self.limit, callee)
@@ -180,16 +179,17 @@ class ProcessRunner(Runner):
             except BaseException as exc:
                 running[0] = IDLE
                 start = stop
-                if seats:
-                    leave((number, index), waits=not isinstance(exc, TaskInterrupt))
-                outbox.send_other(*describe_failure(exc, stage, callee, value))
-                flush_at, size = done[0] + FLUSH_AFTER_S, 0
+                failure = describe_failure(exc, stage, callee, value)
+            else:
+                append(item)
+                done[0] = now = clock()
+                if now >= flush_at or size >= FLUSH_BYTES:
+                    flush()
+                    flush_at, size = now + FLUSH_AFTER_S, 0
                 continue
-            append(item)
-            done[0] = now = clock()
-            if now >= flush_at or size >= FLUSH_BYTES:
-                flush()
-                flush_at, size = now + FLUSH_AFTER_S, 0
+            value, args, kwargs = None, (), {}
+            self._fail((number, index), failure)
+            flush_at, size = done[0] + FLUSH_AFTER_S, 0
 
     @own_frame
     def _run_streams(self, chunk: wire.Chunk, callee: Callee, todo: deque[int]) -> None:
@@ -205,8 +205,9 @@ class ProcessRunner(Runner):
             index += 1
             running[0] = words[INDEX] = index
             key = (number, index)
-            yielding = self._begin_stream(chunk, callee, key)
+            yielding = self._streams.begin(chunk, callee, index)
             stage, value = DECODE, None
+            failure: tuple[TaskState, bytes] | None = None
             try:
                 if key in self._cancelled:
                     raise TaskInterrupt
@@ -221,33 +222,24 @@ class ProcessRunner(Runner):
                 running[0] = IDLE
                 if stage == CALL:
                     stage, value = yielding.stage, yielding.value
-                outbox.send_other(*describe_failure(exc, stage, callee, value))
+                failure = describe_failure(exc, stage, callee, value)
+            value, args, kwargs = None, (), {}
+            self._streams.end()
+            if failure is not None:
+                self._fail(key, failure)
             else:
+                if self.nest.seats:
+                    self.nest.leave(key, waits=True)
                 outbox.items.append(item)
                 outbox.done[0] = time.perf_counter()
                 outbox.flush()
-            self._yielding = None
             start = stop
 
-    def _begin_stream(self, chunk: wire.Chunk, callee: Callee, key: tuple[int, int]) -> Yielding:
-        """Prepare for the items of a generator."""
-
-        def send(index: int, item: bytes) -> None:
-            # No interrupt may cut a message in two; the control thread tries again.
-            self._is_sending = True
-            try:
-                self._outbox.send_item(key[1], index, item)
-            finally:
-                self._is_sending = False
-
-        have, consumed = (chunk.have, chunk.consumed) if key[1] == 0 else (0, 0)
-        yielding = Yielding(callee, have, consumed, self.limit, send)
-        with self._lock:
-            self._yielding = (key, yielding)
-            early = self._credits.pop(key, 0)
-            self._credits = {one: n for one, n in self._credits.items() if one > key}
-        yielding.credit(early)
-        return yielding
+    def _fail(self, key: tuple[int, int], failure: tuple[TaskState, bytes]) -> None:
+        """Report it; what its frames referred to has gone with them, while its session was open."""
+        if self.nest.seats:
+            self.nest.leave(key, waits=failure[0] is not TaskState.CANCELLED)
+        self._outbox.send_other(*failure)
 
     @own_frame
     def _drive(self, coroutine: Any, key: tuple[int, int]) -> Any:
@@ -310,14 +302,7 @@ class ProcessRunner(Runner):
 
     def credit(self, number: int, index: int, consumed: int) -> None:
         """See `Runner.credit`."""
-        key = (number, index)
-        with self._lock:
-            present = self._yielding
-            if present is None or present[0] < key:
-                self._credits[key] = max(consumed, self._credits.get(key, 0))
-                return
-        if present[0] == key:
-            present[1].credit(consumed)
+        self._streams.credit((number, index), consumed)
 
     def flush(self) -> None:
         """See `Runner.flush`."""
@@ -336,7 +321,7 @@ class ProcessRunner(Runner):
         chunk, index = self._chunk, self._running[0]
         if chunk is None or index == IDLE or self._target != (chunk.number, index):
             return
-        if self._is_sending:
+        if self._streams.is_sending:
             return  # the control thread tries again
         if self._driver is not None and self._driver.cancel():
             self._target = _NOBODY

@@ -138,13 +138,14 @@ def _describe(
 
 
 def _explain_result(callee: Callee, value: Any, exc: BaseException) -> str:
+    what, done = ("item", "yielded") if callee.stream_window else ("result", "succeeded")
     try:
-        encode_value(callee.codec, value, "result")
+        encode_value(callee.codec, value, what)
     except PayloadError as found:
-        return f"{callee.name!r} succeeded, but {found}"
+        return f"{callee.name!r} {done}, but {found}"
     except BaseException as other:
         exc = other
-    return f"{callee.name!r} succeeded, but encoding its result raised {type(exc).__name__}"
+    return f"{callee.name!r} {done}, but encoding its {what} raised {type(exc).__name__}"
 
 
 def check_size(size: int, limit: int, callee: Callee) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rustray.common.errors import PayloadError
 from rustray.task.result import FailureInfo
+from rustray.worker import wire
 from rustray.worker.callee import Callee, Unresolvable
 from rustray.worker.child_base import CALL, ENCODE, own_frame, too_big
 from rustray.worker.window import Window
@@ -18,6 +19,8 @@ from rustray.worker.window import Window
 if TYPE_CHECKING:
     import asyncio
 
+Key = tuple[int, int]
+"""Number of a chunk, and a task's place in it."""
 Send = Callable[[int, bytes], None]
 """Takes an item's index and its encoded value."""
 
@@ -144,6 +147,62 @@ class Yielding:
             self._send(window.index, item)
             self.stage, self.value = CALL, None
         window.count(size)
+
+
+class Streams:
+    """The generators of one process, which run one after the other.
+
+    Attributes:
+        is_sending: An item is on its way out: no interrupt may cut the message in two.
+    """
+
+    def __init__(self, limit: int, send_item: Callable[[int, int, bytes], None]) -> None:
+        """Prepare.
+
+        Args:
+            limit: Bytes of one encoded item at most.
+            send_item: Takes a task's place in its chunk, an item's index, and its encoded value.
+        """
+        self.is_sending = False
+        self._limit = limit
+        self._send_item = send_item
+        self._lock = threading.Lock()
+        self._present: tuple[Key, Yielding] | None = None
+        self._early: dict[Key, int] = {}
+
+    def begin(self, chunk: wire.Chunk, callee: Callee, index: int) -> Yielding:
+        """Prepare for the items of a generator."""
+
+        def send(item_index: int, item: bytes) -> None:
+            self.is_sending = True
+            try:
+                self._send_item(index, item_index, item)
+            finally:
+                self.is_sending = False
+
+        key = (chunk.number, index)
+        have, consumed = (chunk.have, chunk.consumed) if index == 0 else (0, 0)
+        yielding = Yielding(callee, have, consumed, self._limit, send)
+        with self._lock:
+            self._present = (key, yielding)
+            early = self._early.pop(key, 0)
+            self._early = {one: n for one, n in self._early.items() if one > key}
+        yielding.credit(early)
+        return yielding
+
+    def end(self) -> None:
+        """The generator has ended."""
+        self._present = None
+
+    def credit(self, key: Key, consumed: int) -> None:
+        """So many items of a generator are consumed; it may begin only later (control thread)."""
+        with self._lock:
+            present = self._present
+            if present is None or present[0] < key:
+                self._early[key] = max(consumed, self._early.get(key, 0))
+                return
+        if present[0] == key:
+            present[1].credit(consumed)
 
 
 def _wake(loop: asyncio.AbstractEventLoop, opened: asyncio.Event) -> None:
