@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from rustray.client.coordination import Event, Lock, Semaphore
     from rustray.client.executor import Executor
+    from rustray.client.explaining import explain
     from rustray.client.generators import RefGenerator
     from rustray.client.head_node import HeadNode
     from rustray.client.mapping import AsyncMapIterator, MapIterator, amap
@@ -142,6 +143,7 @@ __all__ = [
     "await_",
     "cancel",
     "context",
+    "explain",
     "free",
     "function",
     "get",
@@ -173,6 +175,7 @@ _HOMES = {
     ),
     "rustray.client.coordination": ("Event", "Lock", "Semaphore"),
     "rustray.client.executor": ("Executor",),
+    "rustray.client.explaining": ("explain",),
     "rustray.client.generators": ("RefGenerator",),
     "rustray.client.head_node": ("HeadNode",),
     "rustray.client.mapping": ("AsyncMapIterator", "MapIterator", "amap", "map"),

@@ -41,6 +41,7 @@ _NAMES = {
     "await_",
     "cancel",
     "context",
+    "explain",
     "free",
     "function",
     "get",

@@ -410,3 +410,32 @@ def test_a_large_result_of_a_task_whose_executor_dies_then_is_the_same(folder: P
     assert array.sum() == 3_500_000.0
     _, other = rustray.get(make.remote(10), timeout=_WAIT_S)
     assert other.flags.writeable
+
+
+def test_a_program_asks_why_a_task_waits(folder: Path) -> None:
+    """By reference or id, as soon as it is handed in; the text is for people."""
+    holding = [hold.remote(str(folder), n) for n in range(2)]
+    waiting = [add.options(priority=-1).remote(n, n) for n in range(2)]
+    found = rustray.explain(waiting[1])
+    assert found.state in (rustray.TaskState.QUEUED, rustray.TaskState.LEASED)
+    with pytest.raises(rustray.GetTimeout, match=r"rustray\.explain"):
+        rustray.get(holding, timeout=0.1)
+    eventually(lambda: "RUNNING" in str(rustray.explain(holding[0].task_id)), _WAIT_S)
+    (folder / "go").touch()
+    rustray.get([*holding, *waiting], timeout=_WAIT_S)
+    assert f"task {waiting[0].task_id} SUCCEEDED" in str(rustray.explain(waiting[0]))
+    with pytest.raises(rustray.TaskNotFound):
+        rustray.explain("0" * 32)
+    with pytest.raises(ValueError, match="task id"):
+        rustray.explain("soup")
+
+
+def test_a_task_does_not_explain() -> None:
+    """It is told where to look."""
+
+    @rustray.remote
+    def ask() -> None:
+        rustray.explain("0" * 32)
+
+    with pytest.raises(RuntimeError, match="rustray tasks explain"):
+        rustray.get(ask.remote(), timeout=_WAIT_S)

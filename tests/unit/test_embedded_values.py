@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import rustray
@@ -111,6 +112,13 @@ def test_a_large_value_is_put_once_for_all_that_take_it(cluster: None) -> None:
     ref = rustray.put(bytes(LARGE))
     assert rustray.get([total.remote(ref), total.remote(ref, ref)]) == [LARGE, 2 * LARGE]
     assert len(rustray.get(ref)) == LARGE
+
+
+def test_a_value_of_more_than_2_gib_is_refused(cluster: None) -> None:
+    """Bug: a larger one was put as it is, and only as an argument or a result refused."""
+    for hand_in in (rustray.put, total.remote):
+        with pytest.raises(rustray.PayloadError, match="at most 2147483648"):
+            hand_in(np.zeros(2**31 + 5, dtype=np.uint8))  # its pages are never touched
 
 
 def test_large_results_go_from_task_to_task(cluster: None) -> None:

@@ -23,6 +23,7 @@ from rustray.client.values import SessionValues
 from rustray.common.errors import CommunicationError, RustRayError
 from rustray.common.resources import CPU
 from rustray.rpc.api import HeadApi
+from rustray.task.views import Explanation
 
 Dial = Callable[[], Awaitable[HeadApi]]
 Hangup = Callable[[], Awaitable[None]]
@@ -138,6 +139,11 @@ class Attachment:
             with contextlib.suppress(RustRayError, TimeoutError):
                 self._thread.call(self._ask_slots(), CLOSE_LIMIT_S)
         return self.slots
+
+    def explain(self, task_id: str, timeout_s: float) -> Explanation:
+        """See `rustray.client.context.Runtime`."""
+        assert self._api is not None
+        return self._thread.call(self._api.explain(task_id), timeout_s)
 
     def refresh_slots(self) -> None:
         """Ask for the slots again, without waiting: `slots` changes when the answer comes."""

@@ -23,6 +23,7 @@ from rustray.common.errors import ObjectLost
 from rustray.task import relay
 from rustray.task.codec import encode_value, parts_encoder
 from rustray.task.spec import Codec, TaskClass
+from rustray.task.views import Explanation
 
 T = TypeVar("T")
 
@@ -58,6 +59,9 @@ class Runtime(Protocol):
 
     def count_slots(self) -> int:
         """Ask how many tasks of one core can run at once."""
+
+    def explain(self, task_id: str, timeout_s: float) -> Explanation:
+        """Ask why a task is where it is; raises `TimeoutError`, and what the head answers."""
 
     def refresh_slots(self) -> None:
         """Ask again, without waiting: ``slots`` changes when the answer comes."""
@@ -205,6 +209,11 @@ def start_runtime(address: str | None, **settings: Any) -> Runtime:
     Raises:
         ValueError: a setting that only embedded clusters or only connections have.
     """
+    if address in ("auto", "local"):
+        raise ValueError(
+            f"{address!r} is no address: give rustray://HOST:PORT to connect; without an address "
+            "RUSTRAY_ADDRESS is taken if it is set, and else an embedded cluster is started"
+        )
     module = importlib.import_module(_RUNTIME_MODULE)
     runtime: Runtime = module.start(address, **settings)
     return runtime
@@ -427,8 +436,8 @@ def _as_list(refs: Iterable[Any]) -> list[TaskRef[Any]]:
     return found
 
 
-def refuse_in_executor() -> None:
-    """Refuse to start a cluster inside a task.
+def refuse_in_executor(why: str = "") -> None:
+    """Refuse what is not for tasks: to start a cluster, or as is said.
 
     Raises:
         RuntimeError: this is an executor process.
@@ -436,8 +445,9 @@ def refuse_in_executor() -> None:
     child = sys.modules.get("rustray.worker.child")
     if child is not None and child.is_executor:
         raise RuntimeError(
-            "in a task there is nothing to start: f.remote(...), rustray.get() and the others work "
-            "there as they are, on the cluster that runs the task. (A process that a task has "
+            why
+            or "in a task there is nothing to start: f.remote(...), rustray.get() and the others "
+            "work there as they are, on the cluster that runs the task. (A process that a task has "
             "started, and a thread that one of a thread or async executor has started, do not "
             "count as the task: hand in tasks from the task itself)"
         )

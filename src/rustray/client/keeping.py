@@ -14,11 +14,11 @@ import time
 from typing import Any, Final
 
 from rustray.client import context
-from rustray.client.intake import Intake
+from rustray.client.intake import MAX_PAYLOAD_BYTES, Intake
 from rustray.client.loop_thread import LoopThread
 from rustray.client.refs import ClassEntry, TaskRef
 from rustray.common.durability import Durability
-from rustray.common.errors import ResourceExhausted, RustRayError
+from rustray.common.errors import PayloadError, ResourceExhausted, RustRayError
 from rustray.objects import own_port
 from rustray.objects.segment import Segment
 from rustray.rpc.api import HeadApi
@@ -71,7 +71,13 @@ class Keeper:
 
         Raises:
             ResourceExhausted: it cannot travel through the head, and the worker has no room.
+            PayloadError: it is larger than any value may be.
         """
+        if len(payload) > MAX_PAYLOAD_BYTES:
+            raise PayloadError(
+                f"a value has {len(payload)} bytes, and at most {MAX_PAYLOAD_BYTES} (2 GiB) can be "
+                "kept as one: split it, or write it to storage and pass on where it is"
+            )
         if len(payload) < MIN_PLACED_BYTES or threading.get_ident() == session.thread_id:
             return None
         column = self._keep(payload, session.max_payload_bytes, is_safe_asked=is_safe_asked)

@@ -329,4 +329,9 @@ def _timed_out(timeout_s: float | None, missing: list[TaskRef[Any]]) -> GetTimeo
                 f"{tasks} had not ended after {timeout_s:g} s, and the head has not been reachable "
                 f"for {away_s:.0f} s; see whether it runs, and ask again later"
             )
-    return GetTimeout(f"{tasks} had not ended after {timeout_s:g} s; they go on, ask again later")
+    hint = ""
+    if any(owner.pauses is None for owner in _owners(missing)):  # a program's, and no task's
+        hint = "; rustray.explain(ref) says what one waits for"
+    return GetTimeout(
+        f"{tasks} had not ended after {timeout_s:g} s; they go on, ask again later{hint}"
+    )

@@ -333,6 +333,15 @@ class Explanation:
     advice: str = ""
     durability: Durability = Durability.DEFAULT
 
+    def __str__(self) -> str:
+        lines = [f"task {self.task_id} {self.state.name}: {self.summary}"]
+        if self.position >= 0:
+            lines.append(f"ahead of it in its queue: {self.position}")
+        for each in self.workers:
+            could = "could run it" if each.is_feasible else "cannot run it"
+            lines.append(f"  {each.worker_id} {could}: {each.reason}")
+        return "\n".join([*lines, self.advice] if self.advice else lines)
+
 
 @dataclass(frozen=True, slots=True)
 class ClusterStatus:

@@ -1,0 +1,65 @@
+"""`rustray.explain` where the head has not taken the task, or there is none to ask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import rustray
+from helpers.fake_head import FakeHead
+from rustray.common.errors import TaskNotFound
+from rustray.task.views import Explanation, WorkerReason
+
+
+@rustray.remote
+def double(x: int) -> int:
+    """Return twice the argument."""
+    return 2 * x
+
+
+def test_what_the_head_has_not_taken_is_said_so(head: FakeHead) -> None:
+    """It is asked for again, for a while; of what the head took and forgot it is not."""
+    asked: list[str] = []
+
+    async def explain(task_id: str) -> Any:
+        asked.append(task_id)
+        raise TaskNotFound("unknown")
+
+    head.explain = explain  # type: ignore[attr-defined]
+    head.hold, head.ack = True, False
+    ref = double.remote(1)
+    assert "has not taken it yet" in rustray.explain(ref, timeout=0.1).summary
+    assert len(asked) > 1
+    head.ack = True
+    with pytest.raises(TaskNotFound):
+        rustray.explain(ref.task_id)
+
+
+def test_without_a_cluster_there_is_nothing_to_ask(head: FakeHead) -> None:
+    """None is started for that."""
+    rustray.shutdown()
+    with pytest.raises(RuntimeError, match=r"rustray\.init"):
+        rustray.explain("0" * 32)
+    assert not rustray.is_initialized()
+
+
+def test_the_text_of_an_explanation_has_all_of_it() -> None:
+    """A line each: the task, its place in the queue, the workers, the advice."""
+    reason = WorkerReason("w-1", False, "it has no GPU")
+    found = Explanation("0" * 32, rustray.TaskState.QUEUED, "it waits", 3, (reason,), "start one")
+    assert str(found).splitlines() == [
+        f"task {'0' * 32} QUEUED: it waits",
+        "ahead of it in its queue: 3",
+        "  w-1 cannot run it: it has no GPU",
+        "start one",
+    ]
+
+
+@pytest.mark.parametrize("address", ["auto", "local"])
+def test_names_of_other_frameworks_are_no_addresses(address: str) -> None:
+    """They say what to give instead of looking for a host of that name."""
+    with pytest.raises(ValueError, match="rustray://HOST:PORT"):
+        rustray.init(address)
+    with pytest.raises(ValueError, match="rustray://HOST:PORT"):
+        rustray.Executor(address)
