@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     )
     from rustray.client.coordination import Event, Lock, Semaphore
     from rustray.client.executor import Executor
-    from rustray.client.explaining import explain
+    from rustray.client.explaining import aexplain, explain
     from rustray.client.generators import RefGenerator
     from rustray.client.head_node import HeadNode
     from rustray.client.mapping import AsyncMapIterator, MapIterator, amap
@@ -135,6 +135,7 @@ __all__ = [
     "WorkerLost",
     "WorkerNotFound",
     "__version__",
+    "aexplain",
     "aget",
     "ainit",
     "amap",
@@ -175,7 +176,7 @@ _HOMES = {
     ),
     "rustray.client.coordination": ("Event", "Lock", "Semaphore"),
     "rustray.client.executor": ("Executor",),
-    "rustray.client.explaining": ("explain",),
+    "rustray.client.explaining": ("aexplain", "explain"),
     "rustray.client.generators": ("RefGenerator",),
     "rustray.client.head_node": ("HeadNode",),
     "rustray.client.mapping": ("AsyncMapIterator", "MapIterator", "amap", "map"),

@@ -33,6 +33,7 @@ _NAMES = {
     "TaskSpec",
     "TaskState",
     "__version__",
+    "aexplain",
     "aget",
     "ainit",
     "amap",

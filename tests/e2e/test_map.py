@@ -63,7 +63,7 @@ def test_one_poison_item_does_not_take_its_neighbours_along(tmp_path: Path) -> N
     assert [x for i, x in enumerate(found) if i != 77] == [i for i in range(200) if i != 77]
     assert isinstance(found[77], rustray.TaskPoisoned)
     assert found[77].item_index == 77
-    assert "one more died before" in "".join(traceback.format_exception(found[77]))
+    assert "(3 more died before, under chunks" in "".join(traceback.format_exception(found[77]))
     assert len(list(tmp_path.glob("death-*"))) <= 2 + 1 + 3  # 100, 13, 2 items, and alone
 
 

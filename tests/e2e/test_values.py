@@ -17,12 +17,14 @@ import pytest
 import rustray
 from e2e.value_functions import (
     MB,
+    add_up,
     hand_on,
     make,
     nested,
     put_again,
     put_in,
     spoil,
+    spoil_async,
     spoil_later,
     three,
     total,
@@ -197,6 +199,18 @@ def test_what_a_failed_task_had_made_goes_with_it(
     failing, before = spoil.options(executor=executor), _listed(cluster)
     with pytest.raises(rustray.RustRayError, match=r"spoilt|cannot be pickled"):
         rustray.get(failing.remote(MB, kind), timeout=20)
+    eventually(lambda: _listed(cluster) <= before, 30)
+
+
+@pytest.mark.parametrize("executor", ["process", "thread", "async"])
+def test_what_coroutines_had_made_goes_with_them(cluster: Cluster, executor: str) -> None:
+    """Bug: a cycle with the exception, or the thread that had brought it, kept a value a day."""
+    before = _listed(cluster)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="spoilt"):
+            rustray.get(spoil_async.options(executor=executor).remote(MB), timeout=20)
+    ends = [add_up.options(executor=executor).remote(MB) for _ in range(30)]
+    assert rustray.get(ends, timeout=40) == [2 * MB] * 30
     eventually(lambda: _listed(cluster) <= before, 30)
 
 

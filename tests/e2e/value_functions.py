@@ -76,6 +76,19 @@ def spoil(size: int, kind: str) -> object:
     return threading.Lock(), ref
 
 
+@rustray.remote
+async def spoil_async(size: int) -> None:
+    """Fail in a coroutine, with a value that a task of this one has made."""
+    ref = make.remote(size, 6)
+    raise ValueError(f"spoilt: {(await ref).sum()}")
+
+
+@rustray.remote
+async def add_up(size: int) -> int:
+    """Have a large value made, and look at it in a coroutine."""
+    return int((await make.remote(size, 2)).sum())
+
+
 @rustray.remote(num_returns="streaming")
 def spoil_later(size: int) -> Iterator[tuple[int, int]]:
     """Yield what tasks of this one made of a large value, and its process' open sessions; fail."""

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from concurrent import futures
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,7 +144,10 @@ class Attachment:
     def explain(self, task_id: str, timeout_s: float) -> Explanation:
         """See `rustray.client.context.Runtime`."""
         assert self._api is not None
-        return self._thread.call(self._api.explain(task_id), timeout_s)
+        try:
+            return self._thread.call(self._api.explain(task_id), timeout_s)
+        except futures.CancelledError:  # rustray.shutdown(), by another thread
+            raise CommunicationError("rustray was shut down meanwhile") from None
 
     def refresh_slots(self) -> None:
         """Ask for the slots again, without waiting: `slots` changes when the answer comes."""

@@ -394,7 +394,8 @@ def put(value: T) -> TaskRef[T]:
     """Hand a value to the cluster, once, and return a reference to it for any number of tasks.
 
     The head keeps it as it keeps a result: at its level of durability, for ``result_ttl_s``, and as
-    long as a task that takes it has not ended.
+    long as a task that takes it has not ended. What it does not take goes to a worker of this
+    machine (docs/objects.md).
 
     Raises:
         PayloadError: the value cannot be pickled, or is larger than what can travel.

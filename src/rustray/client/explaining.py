@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any, Final
 
 from rustray.client import context
+from rustray.client.generators import RefGenerator
 from rustray.client.refs import Batch, TaskRef
 from rustray.common.errors import GetTimeout, TaskNotFound
 from rustray.common.ids import split_task_id
@@ -24,13 +26,14 @@ _NOT_TAKEN: Final = (
 )
 
 
-def explain(task: TaskRef[Any] | str, *, timeout: float = 10.0) -> Explanation:
+def explain(task: TaskRef[Any] | RefGenerator[Any] | str, *, timeout: float = 10.0) -> Explanation:
     """Say why a task is where it is: what it waits for, and what would get it on.
 
     ``print(rustray.explain(ref))`` shows what ``rustray tasks explain`` does.
 
     Args:
-        task: A reference, or the id of any task of the cluster that the program may see.
+        task: A reference, what a generator task has returned, or the id of any task of the cluster
+            that the program may see.
         timeout: Seconds to wait for the head's answer.
 
     Raises:
@@ -44,19 +47,31 @@ def explain(task: TaskRef[Any] | str, *, timeout: float = 10.0) -> Explanation:
     if runtime is None:
         context.refuse_in_executor(_IN_TASK)
         raise RuntimeError("there is no cluster to ask: call rustray.init() first")
+    if isinstance(task, RefGenerator):
+        task = task.completed()
     name = task.task_id if isinstance(task, TaskRef) else joined(*split_task_id(task))
     until_s = time.monotonic() + timeout
     while True:
+        is_on_its_way = isinstance(task, TaskRef) and _is_on_its_way(task)
         try:
             return runtime.explain(name, max(until_s - time.monotonic(), _LOOK_S))
         except TaskNotFound:
-            if not (isinstance(task, TaskRef) and _is_on_its_way(task)):
+            if not is_on_its_way:
                 raise
         except TimeoutError:
             raise GetTimeout(f"the head has not answered within {timeout:g} s; ask again") from None
         if time.monotonic() >= until_s:
             return Explanation(name, TaskState.QUEUED, _NOT_TAKEN)
         time.sleep(_LOOK_S)
+
+
+async def aexplain(
+    task: TaskRef[Any] | RefGenerator[Any] | str,
+    *,
+    timeout: float = 10.0,  # noqa: ASYNC109 - as in explain
+) -> Explanation:
+    """`explain` for coroutines."""
+    return await asyncio.to_thread(explain, task, timeout=timeout)
 
 
 def _is_on_its_way(task: TaskRef[Any]) -> bool:

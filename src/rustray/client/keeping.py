@@ -34,8 +34,6 @@ logger = logging.getLogger("rustray.client")
 
 LOOK_S: Final = 5.0
 """How long to look for a worker of this machine."""
-MOST_AT_HEAD: Final = 16 << 20
-"""What a head takes as one value, where nobody asks it: ``scheduler.max_payload_bytes``."""
 PAUSE_S: Final = 1.0
 """Before it is looked for again, unless there is no other way."""
 
@@ -44,12 +42,14 @@ class Keeper:
     """Gives values to a worker of this machine; any thread but the session's.
 
     Attributes:
+        above: Only what has more bytes than that is looked at.
         takes_calls: Also large arguments of calls that take no references: they would be copied
             into messages. Inside one program they pass as memory anyway.
     """
 
     def __init__(self, api: HeadApi, thread: LoopThread, *, takes_calls: bool) -> None:
         """Prepare, for the session of that thread."""
+        self.above = 0
         self.takes_calls = takes_calls
         self._api = api
         self._thread = thread
@@ -141,14 +141,19 @@ class Keeper:
 
 
 class OwnKeeper(Keeper):
-    """Of a task: gives what the head does not take to the worker that the task runs at."""
+    """Of a task: gives what the head does not take to the worker that the task runs at.
 
-    def __init__(self) -> None:
+    Args:
+        most: Bytes that the head takes.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.above = most
         self.takes_calls = True
         self._lock = threading.Lock()
         self._ports = [own_port.name()]
         self._is_durable = True
-        self._most = MOST_AT_HEAD
+        self._most = most
         self._looked_at_s = 0.0
 
     def _look(self) -> None:
@@ -161,7 +166,12 @@ def new_id() -> str:
 
 
 def put_large(
-    entry: ClassEntry, args: tuple[Any, ...], kwargs: dict[str, Any], *, takes_any: bool = False
+    entry: ClassEntry,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    size: int,
+    *,
+    takes_any: bool = False,
 ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """Put the large ones among a call's arguments; returns the call with references, or None.
 
@@ -169,12 +179,13 @@ def put_large(
         entry: The function's, in the session.
         args: The arguments.
         kwargs: Likewise.
+        size: Bytes of all of them, encoded.
         takes_any: There are references among them: then all of them travel in one message.
     """
     session = entry.owner
     assert isinstance(session, Intake)
     keeper: Keeper | None = session.keeper
-    if keeper is None or not (keeper.takes_calls or takes_any):
+    if keeper is None or size <= keeper.above or not (keeper.takes_calls or takes_any):
         return None
     is_safe_asked = entry.durability > Durability.MEMORY
     encode = parts_encoder(Codec.PICKLE)

@@ -97,14 +97,20 @@ class Part:
         is_alone: It is one item that runs as a task of its own, with what is left of its budgets.
         values: Results: values, `Encoded` and `Failed`; None until it is done.
         children: What it was split into, or None.
+        deaths: Executors that died under what it was split off from.
         sent_s: When it was handed in.
         sent_bytes: Its encoded size.
     """
 
-    __slots__ = ("children", "first", "is_alone", "items", "sent_bytes", "sent_s", "values")
+    __slots__ = (
+        "children", "deaths", "first", "is_alone", "items", "sent_bytes", "sent_s", "values",
+    )  # fmt: skip
 
-    def __init__(self, first: int, items: list[Any], *, is_alone: bool = False) -> None:
+    def __init__(
+        self, first: int, items: list[Any], *, is_alone: bool = False, deaths: int = 0
+    ) -> None:
         self.first = first
+        self.deaths = deaths
         self.items = items
         self.is_alone = is_alone
         self.values: list[Any] | None = None
@@ -269,11 +275,13 @@ class MapPlan:
             make: Builds the error.
         """
         self.under_way -= 1
+        if payload is not None and not part.is_alone:
+            part.deaths += decode_failure(payload).code == TaskPoisoned.code
         action = self._action_on(part, payload, make)
         if action == "split":
             self._split(part, PIECES)
         elif action == "alone":
-            child = Part(part.first, part.items, is_alone=True)
+            child = Part(part.first, part.items, is_alone=True, deaths=part.deaths)
             self._replace(part, [child])
             self._waiting.appendleft(child)
         else:
@@ -357,7 +365,7 @@ class MapPlan:
             size = min(self.tuner.size, -(-left // PIECES))
         size = max(size, 1)
         return [
-            Part(part.first + start, part.items[start : start + size])
+            Part(part.first + start, part.items[start : start + size], deaths=part.deaths)
             for start in range(begin, len(part.items), size)
         ]
 

@@ -339,8 +339,7 @@ class MapRun:
         data = ref._data
         if ref._state != SUCCEEDED:
             payload = data.payload if isinstance(data, Failure) else None
-            make = partial(_alone_error, ref) if part.is_alone else ref.error
-            self.plan.failed(part, payload, make)
+            self.plan.failed(part, payload, partial(_error, ref, part.deaths))
         elif part.is_alone:
             self.plan.returned(part, data)
         else:
@@ -355,10 +354,10 @@ def _failure_of(task_id: str, payload: bytes) -> Callable[[], RustRayError]:
     return partial(error_of, payload, task_id, "", 1, Codec.PICKLE)
 
 
-def _alone_error(ref: TaskRef[Any]) -> RustRayError:
+def _error(ref: TaskRef[Any], deaths: int) -> RustRayError:
     error = ref.error()
-    if isinstance(error, TaskPoisoned):
-        error.add_note("(one more died before, under the chunk that the item was in at first)")
+    if deaths and isinstance(error, TaskPoisoned):
+        error.add_note(f"({deaths} more died before, under chunks that the item was in)")
     return error
 
 

@@ -7,6 +7,8 @@ a session act for as long as its worker holds the task.
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import os
 import signal
 import socket
@@ -31,6 +33,8 @@ from rustray.task.relay import Seat
 
 FLUSH_S: Final = 5.0
 """How long a task's report waits until its cancels, and what it has let go of, have arrived."""
+LINGER_S: Final = 0.005
+"""How long a thread that has brought a value may still refer to it."""
 _READ_BYTES: Final = 256 * 1024
 _CLOSED: Final = "the task that handed this one in has ended"
 
@@ -226,7 +230,7 @@ class _Attached(NestedSession):
         self.drop_copies()
         loop = self._thread.loop
         try:
-            if waits and (self.is_again or self.is_owed or self.released.has_told):
+            if waits and (self.is_again or self.is_owed or self.has_let_go or len(self.holds)):
                 self._thread.call(self._hand_in())
         finally:
             loop.call_soon_threadsafe(lambda: loop.create_task(self._finish()))
@@ -236,7 +240,11 @@ class _Attached(NestedSession):
         self.end()
         self._connection.rouse()
         await self.settle()
-        if self.is_again or self.released.has_told:
+        if self.refers:
+            gc.collect()  # a cycle has them: an exception, and a frame that it has gone through
+        if self.refers:
+            await asyncio.sleep(LINGER_S)
+        if self.is_again or self.has_let_go:
             await self._connection.flush(FLUSH_S)  # when the task is over the head takes no more
 
     async def _finish(self) -> None:

@@ -27,6 +27,7 @@ from rustray.common.errors import DuplicateTask, RustRayError
 from rustray.common.ids import TaskId, child_prefix, split_task_id
 from rustray.common.resources import ResourceSet
 from rustray.objects import own_port
+from rustray.task import relay
 from rustray.task.columns import PlacedColumn
 from rustray.task.flat import FlatValue
 from rustray.task.frames import CancelRequest, ClientFrame, HeadFrame, Rejection
@@ -74,7 +75,8 @@ class NestedSession(ClientSession):
         super().__init__(rouse, thread_id, MAX_PAYLOAD_BYTES, throttle, prefix)
         self._make_batch = NestedBatch
         self.values, self.lets_stay = self, bool(own_port.name())
-        self.keeper = OwnKeeper() if self.lets_stay else None
+        if self.lets_stay:
+            self.keeper = OwnKeeper(min(relay.host().limit, MAX_PAYLOAD_BYTES))
         self.pool = None
         self.seat = seat
         self._own_region = min(seat.attempt, MAX_REGION) << REGION_BITS
@@ -248,7 +250,7 @@ class NestedSession(ClientSession):
     def is_owed(self) -> bool:
         """Whether the head has not said yet that it has all that was handed in."""
         with self.lock:
-            if self._open or self._outbox or self._orders or self.released.is_owed:
+            if self._open or self._outbox or self._orders:
                 return True
         return any(
             batch.refs[index] is not None and index not in batch.settled
@@ -269,6 +271,22 @@ class NestedSession(ClientSession):
         while not self.is_settled(ref):
             changed.clear()
             await changed.wait()
+
+    def close(self, error: RustRayError, unsent: RustRayError | None = None) -> None:
+        """See `ClientSession`; who waits for the head's word waits no more."""
+        super().close(error, unsent)
+        if self._changed is not None:
+            self._changed.set()
+
+    @property
+    def has_let_go(self) -> bool:
+        """Whether it lets go of values, and the head may not have heard of all of them."""
+        return self.released.is_owed or self.released.has_told
+
+    @property
+    def refers(self) -> bool:
+        """Whether there are references here to large values that nobody else has any to."""
+        return any(not hold.is_lent for hold in self.holds)
 
     def end(self) -> None:
         """The attempt has ended: what only earlier ones have handed in is not wanted any more."""

@@ -84,7 +84,7 @@ class RemoteFunction(Generic[P, T]):
             except Exception:
                 payload = encode_call(Codec.PICKLE, args, kwargs)
         if len(payload) > LARGE_CALL_BYTES:
-            placed = put_large(entry, args, kwargs)
+            placed = put_large(entry, args, kwargs, len(payload))
             if placed is not None:
                 return self._remote_taking(entry, *placed)  # type: ignore[no-any-return]
         if self._returns != 1:
@@ -96,7 +96,7 @@ class RemoteFunction(Generic[P, T]):
     ) -> Any:
         payload, taken = encode_taking(args, kwargs)
         if taken and len(payload) > LARGE_CALL_BYTES:
-            placed = put_large(entry, args, kwargs, takes_any=True)
+            placed = put_large(entry, args, kwargs, len(payload), takes_any=True)
             if placed is not None:
                 payload, taken = encode_taking(*placed)
         session = entry.owner

@@ -108,7 +108,13 @@ class Seat:
 
 
 class Host(Protocol):
-    """An executor, as the client's side sees it."""
+    """An executor, as the client's side sees it.
+
+    Attributes:
+        limit: Bytes that the head takes as one value.
+    """
+
+    limit: int
 
     def seat(self) -> Seat | None:
         """Return the task that the calling code belongs to."""

@@ -79,7 +79,7 @@ class ProcessRunner(Runner):
         signal.signal(INTERRUPT_SIGNAL, self._on_interrupt)
         context.serve(self)
         self._main_thread = threading.get_ident()
-        self.nest = Nest(self.control, self.current, self._main_thread)
+        self.nest = Nest(self.control, self.current, self._main_thread, self.limit)
         self.start_control()
         buffer = memoryview(bytearray(RECEIVE_BYTES))
         receive, feed = self.data.recv_into, wire.MessageSplitter().feed
@@ -144,8 +144,7 @@ class ProcessRunner(Runner):
         decode, call, encode = callee.decoder_of(chunk.data), callee.call, callee.encode
         outbox, clock, coroutine_type = self._outbox, time.perf_counter, CoroutineType
         append, done, flush = outbox.items.append, outbox.done, outbox.flush_ended
-        seats, leave = self.nest.seats, self.nest.leave
-        index = words[INDEX]
+        seats, leave, index = self.nest.seats, self.nest.leave, words[INDEX]
         data, shift = chunk.data, chunk.shift
         start = chunk.start if index < 0 else chunk.ends[index] + shift
         flush_at, size = done[0] + FLUSH_AFTER_S, 0
@@ -157,8 +156,7 @@ class ProcessRunner(Runner):
             index += 1
             running[0] = index
             words[INDEX] = index
-            stage = DECODE
-            value = None
+            stage, value = DECODE, None
             try:
                 if self._cancelled and (number, index) in self._cancelled:
                     raise TaskInterrupt
@@ -166,11 +164,12 @@ class ProcessRunner(Runner):
                 start = stop
                 stage = CALL
                 value = call(*args, **kwargs)
-                if type(value) is coroutine_type:
-                    value = self._drive(value, (number, index))
+                is_coroutine = type(value) is coroutine_type
+                value = self._drive(value, (number, index)) if is_coroutine else value
                 stage = ENCODE
                 item = encode(value)
                 if seats:
+                    args, kwargs = (), {}
                     leave((number, index), waits=True)
                 size += len(item)
                 if size >= FLUSH_BYTES:
@@ -217,19 +216,20 @@ class ProcessRunner(Runner):
                 count = yielding.run(callee.call(*args, **kwargs), drive)
                 stage, value = ENCODE, count
                 item = callee.encode_item(count)
+                if self.nest.seats:
+                    args, kwargs = (), {}
+                    self.nest.leave(key, waits=True)
                 running[0] = IDLE
             except BaseException as exc:
                 running[0] = IDLE
                 if stage == CALL:
                     stage, value = yielding.stage, yielding.value
                 failure = describe_failure(exc, stage, callee, value)
-            value, args, kwargs = None, (), {}
+            value, args, kwargs, yielding.value = None, (), {}, None
             self._streams.end()
             if failure is not None:
                 self._fail(key, failure)
             else:
-                if self.nest.seats:
-                    self.nest.leave(key, waits=True)
                 outbox.items.append(item)
                 outbox.done[0] = time.perf_counter()
                 outbox.flush()

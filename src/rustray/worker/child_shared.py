@@ -72,7 +72,7 @@ class SharedRunner(Runner):
         self._send_lock = threading.Lock()
         self._take_news: Callable[[], bytes] | None = None
         context.serve(self)
-        self.nest = Nest(control, self.current, 0)
+        self.nest = Nest(control, self.current, 0, max_result_bytes)
 
     def accept(self, messages: list[tuple[int, int, bytes, int, int]]) -> None:
         """Take definitions and chunks that arrived."""

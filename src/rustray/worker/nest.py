@@ -30,6 +30,7 @@ class Nest:
         control: socket.socket,
         current: Callable[[], tuple[Chunk, int] | None],
         thread_id: int,
+        limit: int,
     ) -> None:
         """Prepare.
 
@@ -37,9 +38,11 @@ class Nest:
             control: To the agent; the channel's other end travels on it.
             current: Says what runs, where only one task does at a time.
             thread_id: Of the thread that tasks run in; 0 where there are several.
+            limit: Bytes that the head takes as one value.
         """
         self.seats: dict[Key, Seat] = {}
         self.waiting = 0
+        self.limit = limit
         self._control = control
         self._current = current
         self._thread_id = thread_id

@@ -8,7 +8,9 @@ import pytest
 
 import rustray
 from helpers.fake_head import FakeHead
+from helpers.waiting import eventually
 from rustray.common.errors import TaskNotFound
+from rustray.task.frames import AcceptedRange, HeadFrame
 from rustray.task.views import Explanation, WorkerReason
 
 
@@ -32,8 +34,30 @@ def test_what_the_head_has_not_taken_is_said_so(head: FakeHead) -> None:
     assert "has not taken it yet" in rustray.explain(ref, timeout=0.1).summary
     assert len(asked) > 1
     head.ack = True
+    known = double.remote(2)
+    eventually(lambda: known._index in known._batch.settled)
+    asked.clear()
     with pytest.raises(TaskNotFound):
-        rustray.explain(ref.task_id)
+        rustray.explain(known)
+    assert len(asked) == 1
+
+
+def test_one_that_is_acked_while_it_is_asked_for_is_asked_for_again(head: FakeHead) -> None:
+    """Bug: the head's "unknown" was overtaken by its ack, and believed."""
+    head.hold, head.ack = True, False
+    ref = double.remote(1)
+    found = Explanation(ref.task_id, rustray.TaskState.QUEUED, "it waits")
+    answers: list[Any] = [TaskNotFound("unknown"), found]
+
+    async def explain(task_id: str) -> Any:
+        head.links[-1].answer(HeadFrame(accepted=[AcceptedRange(0, 1)]))
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    head.explain = explain  # type: ignore[attr-defined]
+    assert rustray.explain(ref) == found
 
 
 def test_without_a_cluster_there_is_nothing_to_ask(head: FakeHead) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from rustray.client.nested_session import REGION_BITS, NestedSession
 from rustray.client.refs import TaskRef
 from rustray.client.throttle import Throttle
+from rustray.common.errors import AuthorizationError
 from rustray.common.ids import child_prefix, task_id
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import (
@@ -159,3 +161,16 @@ def test_it_is_owed_until_the_head_has_it() -> None:
     sent(session)
     session.apply(value(1, b"r"))
     assert not session.is_owed
+
+
+@pytest.mark.parametrize("waits_for_one", [False, True])
+async def test_nobody_waits_for_a_head_that_takes_nothing_more(waits_for_one: bool) -> None:
+    """Bug: a session that was closed while its task's code ended held that task for ever."""
+    session = a_session(2)
+    ref: TaskRef[Any] = session.submit(session.define(F, b"f"), b"x")
+    waiting = asyncio.create_task(session.settled(ref) if waits_for_one else session.settle())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    session.close(AuthorizationError("the attempt was given to another worker"))
+    async with asyncio.timeout(5):
+        await waiting
