@@ -74,6 +74,9 @@ class FakeExecutor:
     classes: dict[int, TaskClass] = field(default_factory=dict)
     tasks: dict[Key, TaskClass] = field(default_factory=dict)
     owes_answer: bool = False
+    is_silent: bool = False
+    is_late: bool = False
+    """It had begun nothing when the rest was taken, and may give that back yet."""
     interrupts: list[Key] = field(default_factory=list)
     notices: list[Key] = field(default_factory=list)
     signal: int | None = None
@@ -171,7 +174,9 @@ class WorkerBench:
             case e.DispatchTasks():
                 self._dispatch(command)
             case e.Reclaim():
-                self.executors[command.executor_id].owes_answer = True
+                executor = self.executors[command.executor_id]
+                assert not executor.is_silent, "it has nothing more to give"
+                executor.owes_answer = True
             case e.Interrupt():
                 executor = self.executors[command.executor_id]
                 asked = executor.notices if command.is_notice else executor.interrupts
@@ -330,6 +335,7 @@ class WorkerBench:
         with `tell_unrun`. After a failure it is given back at once.
         """
         executor = self.executors[executor_id]
+        executor.is_silent = executor.is_late = False
         keys = list(executor.tasks)[:count]
         is_end = is_large or state is not TaskState.SUCCEEDED
         if is_end:
@@ -411,6 +417,33 @@ class WorkerBench:
             ranges.append(LeaseRange(*key, 1))
         self.feed(e.ExecutorReturned(executor_id, ranges))
 
+    def take_back(self, executor_id: int, begun: int, *, is_late: bool = False) -> None:
+        """Take what an executor has not begun that does not answer; the last of the others runs.
+
+        If it ``is_late``, it may be that none of them does.
+        """
+        executor = self.executors[executor_id]
+        executor.owes_answer, executor.is_silent, executor.is_late = False, not is_late, is_late
+        *_, running = keys = list(executor.tasks)[:begun]
+        ranges = []
+        for key in list(executor.tasks)[len(keys) :]:
+            del executor.tasks[key]
+            self.runs[key] -= 1
+            ranges.append(LeaseRange(*key, 1))
+        present = None if is_late else LeaseRange(*running, 1)
+        self.feed(e.ExecutorReturned(executor_id, ranges, running=present))
+
+    def answer_late(self, executor_id: int, begun: int) -> None:
+        """Let an executor give back what it has not begun after all."""
+        executor = self.executors[executor_id]
+        executor.is_late = False
+        ranges = []
+        for key in list(executor.tasks)[begun:]:
+            del executor.tasks[key]
+            self.runs[key] -= 1
+            ranges.append(LeaseRange(*key, 1))
+        self.feed(e.ExecutorReturned(executor_id, ranges, is_asked=False))
+
     def obey(self, executor_id: int) -> None:
         """Let an executor end the tasks that it was asked to stop."""
         executor = self.executors[executor_id]
@@ -420,6 +453,7 @@ class WorkerBench:
         for key in asked:
             executor.waiting.pop(key, None)
             if executor.tasks.pop(key, None) is not None:
+                executor.is_silent = False
                 column = PayloadColumn.of([b"stopped"])
                 outcome = LeaseOutcome(*key, TaskState.CANCELLED, column, 5)
                 self.feed(e.ExecutorReported(executor_id, [outcome]))
@@ -432,9 +466,10 @@ class WorkerBench:
         executor = self.executors.pop(executor_id)
         keys = list(executor.tasks)
         is_single = executor.kind is ExecutorKind.PROCESS
-        for key in keys[1:] if is_single else ():
-            self.runs[key] -= 1
-        running = keys[0] if keys and knows_task and is_single else None
+        present = (keys[-1] if executor.is_silent else keys[0]) if keys else None
+        for key in keys if is_single else ():
+            self.runs[key] -= key != present
+        running = present if knows_task and is_single else None
         self.feed(e.ExecutorExited(executor_id, None, executor.signal or 11, running, "tail\n"))
 
     def advance(self, seconds: float) -> None:

@@ -22,6 +22,7 @@ from rustray.task.place import Place
 from rustray.task.spec import ExecutorKind, TaskClass
 from rustray.task.state import TaskState
 from rustray.task.views import Heartbeat, HeartbeatReply, Registered, WorkerInfo
+from rustray.worker.events import ExecutorReturned
 from rustray.worker.executor import ExecutorExit, PoolListener, RunChunk
 
 ECHO = FunctionInfo("echo", (Parameter("text", "either", True, "str"),), signature="echo(text)")
@@ -209,7 +210,8 @@ class FakePool:
         tasks = self.executors[executor_id]
         ranges = [LeaseRange(c.lease, c.offset + i, 1) for c, i in tasks[1:]]
         del tasks[1:]
-        asyncio.get_running_loop().call_soon(self.listener.executor_returned, executor_id, ranges)
+        returned = ExecutorReturned(executor_id, ranges)
+        asyncio.get_running_loop().call_soon(self.listener.executor_returned, returned)
 
     def interrupt(
         self, executor_id: int, lease: int, offset: int, *, is_notice: bool = False

@@ -2,8 +2,10 @@
 
 64-bit words: the chunk's lease, the offset of the chunk's first task in that lease, the index of
 the running task in the chunk (-1: none), random bits that only agent and executor know, a number
-that is odd while the agent reads what was printed, and how many bytes it has read of each stream.
-Per task the executor writes one word.
+that is odd while the agent reads what was printed, how many bytes it has read of each stream, the
+number of the last chunk of which nothing is to begin without a ruling of the agent's, and how many
+rulings there are with the next one (`rustray.worker.taking_back`). Per task the executor writes one
+word and looks at another.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import os
 import secrets
 from typing import Final
 
-CELL_BYTES: Final = 64
+CELL_BYTES: Final = 128
 LEASE: Final = 0
 OFFSET: Final = 1
 INDEX: Final = 2
@@ -21,6 +23,8 @@ DRAWN: Final = 3
 READING: Final = 4
 READ: Final = 5
 """Of stdout; of stderr in the next word."""
+STOP: Final = 7
+RULINGS: Final = 8
 IDLE: Final = -1
 
 
@@ -76,6 +80,11 @@ class Cell:
             if words[INDEX] >= index and words[LEASE] == lease and words[OFFSET] == offset:
                 return lease, offset + index
         return None
+
+    def begun(self) -> tuple[int, int, int]:
+        """Return lease and offset of the chunk that was begun last, and the index there."""
+        words = self.words
+        return words[LEASE], words[OFFSET], words[INDEX]
 
     def close(self) -> None:
         """Unmap the memory."""

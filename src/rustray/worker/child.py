@@ -24,7 +24,7 @@ from rustray.task.spec import ExecutorKind
 from rustray.task.state import TaskState
 from rustray.worker import context, wire
 from rustray.worker.callee import Callee
-from rustray.worker.cell import IDLE, INDEX, Cell
+from rustray.worker.cell import IDLE, INDEX, STOP, Cell
 from rustray.worker.child_base import (
     CALL,
     DECODE,
@@ -38,6 +38,7 @@ from rustray.worker.child_base import (
 from rustray.worker.child_outbox import Outbox
 from rustray.worker.child_output import RawMarks, redirect
 from rustray.worker.child_stream import Streams
+from rustray.worker.child_todo import Refused, Todo
 from rustray.worker.context import TaskInterrupt
 from rustray.worker.nest import Nest
 
@@ -65,8 +66,7 @@ class ProcessRunner(Runner):
         self._outbox = Outbox(self.sender, self.results, marks.end)
         self._lock = threading.Lock()
         self._chunk: wire.Chunk | None = None
-        self._todo: deque[int] = deque()
-        self._reclaimed = 0
+        self._todo = Todo(cell)
         self._running = [IDLE]
         self._cancelled: set[tuple[int, int]] = set()
         self._target = _NOBODY
@@ -99,16 +99,18 @@ class ProcessRunner(Runner):
                     os.environ.update(self.setup.variables)
 
     def _run_chunk(self, chunk: wire.Chunk) -> None:
+        try:
+            self._todo.look(chunk.number, 0)
+        except Refused:
+            return
         callee = self.functions.callees[chunk.class_number]
         is_able = not chunk.follows[0] or self._outbox.join_last(chunk, callee.codec)
-        todo = deque(chunk.ends)
         chunk.setup = self.setup
         with self._lock:
-            self._chunk, self._todo = chunk, todo
-            if chunk.number <= self._reclaimed:
-                return
-            if not is_able:
-                todo.clear()
+            self._chunk = chunk
+        todo = self._todo.enter(chunk.number, chunk.ends, is_able=is_able)
+        if todo is None:
+            return
         if not is_able:
             chunk.data = b""
             self._outbox.send_unrun(chunk)
@@ -154,14 +156,13 @@ class ProcessRunner(Runner):
             except IndexError:
                 return
             index += 1
-            running[0] = index
             words[INDEX] = index
-            stage, value = DECODE, None
+            begin, start, stage, value = start, stop, DECODE, None
             try:
-                if self._cancelled and (number, index) in self._cancelled:
-                    raise TaskInterrupt
-                args, kwargs = decode(data[start:stop])
-                start = stop
+                if self._cancelled or words[STOP] >= number:
+                    self._look_up(number, index)
+                running[0] = index
+                args, kwargs = decode(data[begin:stop])
                 stage = CALL
                 value = call(*args, **kwargs)
                 is_coroutine = type(value) is coroutine_type
@@ -175,9 +176,10 @@ class ProcessRunner(Runner):
                 if size >= FLUSH_BYTES:
                     check_size(len(item), self.limit, callee)
                 running[0] = IDLE
+            except Refused:
+                return
             except BaseException as exc:
                 running[0] = IDLE
-                start = stop
                 failure = describe_failure(exc, stage, callee, value)
             else:
                 append(item)
@@ -202,14 +204,14 @@ class ProcessRunner(Runner):
             except IndexError:
                 return
             index += 1
-            running[0] = words[INDEX] = index
+            words[INDEX] = index
             key = (number, index)
             yielding = self._streams.begin(chunk, callee, index)
             stage, value = DECODE, None
             failure: tuple[TaskState, bytes] | None = None
             try:
-                if key in self._cancelled:
-                    raise TaskInterrupt
+                self._look_up(number, index)
+                running[0] = index
                 args, kwargs = callee.decode(chunk.data[start:stop])
                 stage = CALL
                 drive = functools.partial(self._drive, key=key)
@@ -220,6 +222,8 @@ class ProcessRunner(Runner):
                     args, kwargs = (), {}
                     self.nest.leave(key, waits=True)
                 running[0] = IDLE
+            except Refused:
+                return
             except BaseException as exc:
                 running[0] = IDLE
                 if stage == CALL:
@@ -234,6 +238,17 @@ class ProcessRunner(Runner):
                 outbox.done[0] = time.perf_counter()
                 outbox.flush()
             start = stop
+
+    def _look_up(self, number: int, index: int) -> None:
+        """Look whether a task may begin, before it is the running one.
+
+        Raises:
+            Refused: it was taken back, and all behind it.
+            TaskInterrupt: it was cancelled.
+        """
+        self._todo.look(number, index)
+        if (number, index) in self._cancelled:
+            raise TaskInterrupt
 
     def _fail(self, key: tuple[int, int], failure: tuple[TaskState, bytes]) -> None:
         """Report it; what its frames referred to has gone with them, while its session was open."""
@@ -264,19 +279,11 @@ class ProcessRunner(Runner):
 
     def reclaim(self, upto: int) -> tuple[int, int]:
         """See `Runner.reclaim`."""
-        with self._lock:
-            self._reclaimed = max(self._reclaimed, upto)
-            number = self._chunk.number if self._chunk is not None else 0
-            taken = 0
-            if number <= upto:
-                todo = self._todo
-                while todo:
-                    try:
-                        todo.pop()
-                    except IndexError:
-                        break
-                    taken += 1
-            return number, taken
+        return self._todo.reclaim(upto)
+
+    def rule(self, upto: int, found: int, begun: int) -> None:
+        """See `Runner.rule`."""
+        self._todo.rule(upto, found, begun)
 
     def interrupt(self, number: int, index: int, is_notice: bool) -> None:
         """See `Runner.interrupt`."""

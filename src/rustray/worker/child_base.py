@@ -229,8 +229,8 @@ class Runner(ABC):
         """Give up all unstarted tasks of the chunks up to a number.
 
         Returns:
-            A chunk's number and how many of its last tasks never start; those of the
-            chunks after it, up to ``upto``, never start either.
+            A chunk's number, and the place from which on its tasks never start; those of the chunks
+            after it, up to ``upto``, never start either.
         """
 
     @abstractmethod
@@ -257,6 +257,9 @@ class Runner(ABC):
 
     def credit(self, number: int, index: int, consumed: int) -> None:  # noqa: B027
         """Note how many items of a generator are consumed; only processes run generators."""
+
+    def rule(self, upto: int, found: int, begun: int) -> None:  # noqa: B027
+        """Learn what may still begin of what was taken; only from processes something is."""
 
     def is_interrupt_pending(self) -> bool:
         """Whether a task that is to be interrupted still runs, untouched as yet."""
@@ -292,13 +295,15 @@ class Runner(ABC):
         if kind == wire.OBJECT:
             self.arguments.put(number, descriptor)
         elif kind == wire.RECLAIM:
-            found, taken = self.reclaim(number)
+            found, begun = self.reclaim(number)
             self.flush()
-            self.control.send(wire.CONTROL.pack(wire.RECLAIMED, number, found, taken))
+            self.control.send(wire.CONTROL.pack(wire.RECLAIMED, number, found, begun))
         elif kind == wire.INTERRUPT:
             self.interrupt(number, index, bool(more))
         elif kind == wire.FLUSH:
             self.flush()
         elif kind == wire.CREDIT:
             self.credit(number, index, more)
+        elif kind == wire.RULING:
+            self.rule(number, index, more)
         return True

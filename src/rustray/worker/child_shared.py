@@ -191,10 +191,7 @@ class SharedRunner(Runner):
             gone = [entry.key for entry in self.backlog if entry.key[0] <= upto]
             for _ in gone:
                 self.backlog.popleft()
-            if not gone:
-                return self._last, 0
-            number = gone[0][0]
-            return number, sum(1 for key in gone if key[0] == number)
+            return gone[0] if gone else (self._last, wire.ALL)
 
     def interrupt(self, number: int, index: int, is_notice: bool) -> None:
         """See `Runner.interrupt`."""

@@ -8,16 +8,16 @@ from rustray.worker.output_reader import Attempt, Place
 
 
 class _Out:
-    """A chunk that is out: its place in the lease, and how many of its tasks are unsettled."""
+    """A chunk that is out: its place in the lease; what of it is kept, and what is unsettled."""
 
     __slots__ = (
-        "attempt", "count", "first", "lease", "left", "name", "offset", "prefix", "settled",
+        "attempt", "count", "first", "kept", "lease", "left", "name", "offset", "prefix", "settled",
     )  # fmt: skip
 
     def __init__(self, chunk: wire.RunChunk, count: int, name: str) -> None:
         self.lease = chunk.lease
         self.offset = chunk.offset
-        self.count = self.left = count
+        self.count = self.kept = self.left = count
         self.settled = 0
         self.prefix = chunk.prefix
         self.first = chunk.first
@@ -52,7 +52,7 @@ class ChunksOut:
     def find(self, lease: int, offset: int) -> tuple[int, int] | None:
         """Return the number of the chunk that has a task, and its place there; None: none has."""
         for number, out in self._out.items():
-            if out.lease == lease and out.offset <= offset < out.offset + out.count:
+            if out.lease == lease and out.offset <= offset < out.offset + out.kept:
                 return number, offset - out.offset
         return None
 
@@ -82,21 +82,23 @@ class ChunksOut:
         del self._out[number]
         return LeaseRange(out.lease, out.offset, 1)
 
-    def take_back(self, upto: int, found: int, taken: int) -> list[LeaseRange]:
-        """Forget what is given back: the last tasks of one chunk, and all of those after it.
+    def take_back(self, upto: int, found: int, begun: int) -> list[LeaseRange]:
+        """Forget what never starts, and was not forgotten before.
 
         Args:
-            upto: Number of the last chunk.
-            found: Of that which was begun.
-            taken: How many of its tasks.
+            upto: Number of the last chunk that this is about.
+            found: Of that which was begun last.
+            begun: How many of its tasks, at most; none of the chunks after it.
         """
         ranges = []
         for number in [each for each in self._out if found <= each <= upto]:
             out = self._out[number]
-            count = taken if number == found else out.count
+            first = begun if number == found else 0
+            count = out.kept - first
             if count <= 0:
                 continue
-            ranges.append(LeaseRange(out.lease, out.offset + out.count - count, count))
+            out.kept = first
+            ranges.append(LeaseRange(out.lease, out.offset + out.kept, count))
             out.left -= count
             if out.left <= 0:
                 self._forget(number, out)

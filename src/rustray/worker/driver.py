@@ -16,7 +16,7 @@ from typing import Protocol, assert_never
 
 from rustray.common.errors import CommunicationError, InvariantError
 from rustray.task.columns import SharedColumn
-from rustray.task.frames import LeaseNews, LeaseOutcome, LeaseRange
+from rustray.task.frames import LeaseNews, LeaseOutcome
 from rustray.task.functions import FunctionInfo
 from rustray.task.spec import ExecutorKind, TaskClass
 from rustray.task.streams import LeaseItems
@@ -370,11 +370,9 @@ class WorkerDriver:
                 outcomes[index] = self._owner.settle_large(outcome)
         self.apply(events.ExecutorReported(executor_id, outcomes))
 
-    def executor_returned(
-        self, executor_id: int, ranges: list[LeaseRange], *, is_asked: bool = True
-    ) -> None:
+    def executor_returned(self, event: events.ExecutorReturned) -> None:
         """See `PoolListener`."""
-        self.apply(events.ExecutorReturned(executor_id, ranges, is_asked))
+        self.apply(event)
 
     def executor_told(self, executor_id: int, news: list[LeaseNews], dropped: int) -> None:
         """See `PoolListener`."""

@@ -149,12 +149,14 @@ class ExecutorYielded:
 class ExecutorReturned:
     """An executor's answer to `Reclaim`: all that it had not started, possibly nothing.
 
-    If ``is_asked`` is false: what cannot take the result of the task that it follows there.
+    If ``is_asked`` is false: what cannot take the result of the task that it follows there. With
+    ``running``, the task that it runs: it has not answered, and what is behind was taken from it.
     """
 
     executor_id: int
     ranges: list[LeaseRange]
     is_asked: bool = True
+    running: LeaseRange | None = None
 
 
 @record
@@ -390,11 +392,7 @@ class UnwatchMemory:
 
 @record
 class Interrupt:
-    """Ask one task of an executor to stop.
-
-    Attributes:
-        is_notice: Leave it alone if it looks by itself whether it is to stop.
-    """
+    """Ask one task of an executor to stop; on ``is_notice`` only if it does not look by itself."""
 
     executor_id: int
     lease: int

@@ -18,13 +18,13 @@ from typing import Any, Final, Protocol
 
 from rustray.common.errors import ConfigError, InvariantError
 from rustray.task import relay
-from rustray.task.frames import LeaseNews, LeaseOutcome, LeaseRange
+from rustray.task.frames import LeaseNews, LeaseOutcome
 from rustray.task.functions import FunctionInfo, Parameter
 from rustray.task.output import OutputPiece
 from rustray.task.spec import ExecutorKind, TaskClass
 from rustray.task.streams import LeaseItems
 from rustray.worker.calls_port import Handler
-from rustray.worker.events import Setting
+from rustray.worker.events import ExecutorReturned, Setting
 from rustray.worker.executor_handle import FLUSH_FIRST_S, ExecutorHandle, spawn_request
 from rustray.worker.output import OutputForwarder
 from rustray.worker.output_reader import OutputSink
@@ -74,13 +74,8 @@ class PoolListener(Protocol):
     def executor_reported(self, executor_id: int, outcomes: list[LeaseOutcome]) -> None:
         """Tasks ended."""
 
-    def executor_returned(
-        self, executor_id: int, ranges: list[LeaseRange], *, is_asked: bool = True
-    ) -> None:
-        """The answer to `ExecutorPool.reclaim`: these never start there.
-
-        Nobody asked for what cannot take the result of the task that it follows there.
-        """
+    def executor_returned(self, event: ExecutorReturned) -> None:
+        """Some tasks never start there: mostly the answer to `ExecutorPool.reclaim`."""
 
     def executor_told(self, executor_id: int, news: list[LeaseNews], dropped: int) -> None:
         """Running tasks said something of themselves; so much more was dropped."""

@@ -18,9 +18,11 @@ from rustray.worker import wire
 from rustray.worker.calls_port import CallPorts
 from rustray.worker.cell import Cell
 from rustray.worker.chunks_out import ChunksOut
+from rustray.worker.events import ExecutorReturned
 from rustray.worker.output_reader import Attempt, OutputReader, OutputSink, Place
 from rustray.worker.relay_end import RelayPort
 from rustray.worker.sharing import ControlReader, pack_any_run, unpack_any_outcome
+from rustray.worker.taking_back import TakingBack
 
 FLUSH_FIRST_S: Final = 0.01
 FLUSH_MAX_S: Final = 1.0
@@ -105,9 +107,7 @@ class Listener(Protocol):
     def executor_reported(self, executor_id: int, outcomes: list[LeaseOutcome]) -> None:
         """Tasks ended."""
 
-    def executor_returned(
-        self, executor_id: int, ranges: list[LeaseRange], *, is_asked: bool = True
-    ) -> None:
+    def executor_returned(self, event: ExecutorReturned) -> None:
         """These never start."""
 
     def executor_told(self, executor_id: int, news: list[LeaseNews], dropped: int) -> None:
@@ -167,6 +167,10 @@ class ExecutorHandle:
         self._data.setblocking(False)
         self._control.setblocking(False)
         self._packets = PacketWriter(self._loop, self._control)
+        self._taking_back = TakingBack(
+            self._loop, self.cell, self._out, self._packets.send, self._read_all, self._on_taken,
+            is_alone=self._is_alone,
+        )  # fmt: skip
         self._orders = ControlReader(self._control, self.calls.open)
         self._loop.add_reader(self._data, self._on_data)
         self._loop.add_reader(self._control, self._on_control)
@@ -201,8 +205,19 @@ class ExecutorHandle:
         self._send(pack_any_run(number, chunk, self._packets.send))
 
     def reclaim(self) -> None:
-        """Ask for everything back that has not started."""
-        self._packets.send(wire.CONTROL.pack(wire.RECLAIM, self._out.number, 0, 0))
+        """Ask for everything back that has not started; without an answer it is taken."""
+        self._taking_back.ask()
+
+    def _read_all(self) -> None:
+        while self._on_data() or self._on_control():
+            pass
+
+    def _on_taken(
+        self, ranges: list[LeaseRange], running: LeaseRange | None, is_asked: bool
+    ) -> None:
+        self._listener.executor_returned(
+            ExecutorReturned(self.executor_id, ranges, is_asked, running)
+        )
 
     def interrupt(self, lease: int, offset: int, is_notice: bool) -> None:
         """Cancel a task; one that is not out (any more) is left alone."""
@@ -299,7 +314,9 @@ class ExecutorHandle:
         if outcomes:
             self._listener.executor_reported(self.executor_id, outcomes)
         if unrun:  # after the end of what they follow
-            self._listener.executor_returned(self.executor_id, unrun, is_asked=False)
+            self._listener.executor_returned(
+                ExecutorReturned(self.executor_id, unrun, is_asked=False)
+            )
         while self._orders.packets:
             self._on_control()
         return True
@@ -338,13 +355,11 @@ class ExecutorHandle:
         if len(packet) != wire.CONTROL.size:
             self._loop.remove_reader(self._control)
             return False
-        kind, upto, found, taken = wire.CONTROL.unpack(packet)
+        kind, upto, found, begun = wire.CONTROL.unpack(packet)
         if kind == wire.RELAY:
             self.relay.open(self._orders.take_relay())
         elif kind == wire.RECLAIMED:
-            self._listener.executor_returned(
-                self.executor_id, self._out.take_back(upto, found, taken)
-            )
+            self._taking_back.answered(upto, found, begun)
         return True
 
     def _on_output(self) -> None:
@@ -364,6 +379,7 @@ class ExecutorHandle:
 
     def drain(self) -> str:
         """Take all that a dead executor had sent; return the tail of its output."""
+        self._taking_back.close()
         while self._on_data():
             pass
         while self._on_control():
@@ -381,7 +397,7 @@ class ExecutorHandle:
     def close(self) -> None:
         """Let go of everything."""
         close_fds(self.take_child_fds())
-        for part in (self.calls, self._packets, self._orders):
+        for part in (self._taking_back, self.calls, self._packets, self._orders):
             part.close()
         self._loop.remove_writer(self._data)
         for each in (self._data, self._control):

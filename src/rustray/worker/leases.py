@@ -36,8 +36,6 @@ TIMEOUT_GRACE_S: Final = 1.0
 """After the interrupt of a task that is out of time; the head waits 5 s longer than the limit."""
 TIMEOUT_TERM_S: Final = 2.0
 """After its SIGTERM, at most."""
-ANSWER_S: Final = 1.0
-"""How long an executor may take to say what it has not started, if a task is stopped by force."""
 CANCELLED: Final = FailureInfo("TASK_CANCELLED", "the task was cancelled before it ended")
 
 NO_DIRECT_STREAM: Final = FailureInfo(
@@ -181,13 +179,9 @@ def _cancel_in(
         return
     if not any(s.lease is lease and s.low < high and low < s.high for s in executor.segments):
         return
-    if executor.count > 1:
+    if executor.count > 1 and not executor.is_silent:
         # Which of them runs is known once the others are back; see `reports.returned`.
         reclaim(state, executor)
-        limits = state.limits
-        firmly_s = limits.cancel_notice_s + limits.cancel_grace_s + limits.kill_grace_s
-        executor.stuck_at = min(executor.stuck_at, now + (ANSWER_S if force else firmly_s))
-        state.arm(executor, executor.stuck_at)
     else:
         stop_last(state, executor, now)
 
@@ -281,8 +275,9 @@ def end_if_retired(state: WorkerState, executor: Executor) -> None:
 
 
 def reclaim(state: WorkerState, executor: Executor) -> None:
-    """Ask a process executor for what it has not started, unless that was asked already."""
-    if not executor.is_reclaiming and executor.phase is not Phase.KILLED:
+    """Ask a process executor for what it has not started, unless that is asked or known."""
+    is_idle_talk = executor.is_reclaiming or executor.is_silent
+    if not is_idle_talk and executor.phase is not Phase.KILLED:
         executor.is_reclaiming = True
         state.commands.append(Reclaim(executor.executor_id))
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from rustray.task.frames import HeldRange, LeaseNews, LeaseOutcome, LeaseRange, WorkerFrame
 from rustray.task.streams import ItemQueue, LeaseItems
+from rustray.worker.events import DIRECT_LEASES
 from rustray.worker.waiting import MAX_FRAME_BYTES, WaitingOutcomes
 
 MAX_FRAME_PARTS: Final = 4096
@@ -99,6 +100,11 @@ class Outbox:
     def is_settled(self) -> bool:
         """Whether the head has everything and said so."""
         return self.is_empty and not self.unacked
+
+    def tell_start(self, lease: int, offset: int) -> None:
+        """Say that a task runs; of the worker's own the head knows nothing."""
+        if lease < DIRECT_LEASES and self.session is not None:
+            self.started.append(LeaseRange(lease, offset, 1))
 
     def open(self, session: int) -> None:
         """Begin a session: what was never acked goes first, in its old order."""

@@ -242,9 +242,8 @@ class Executor:
         is_weighed: Its memory is watched, for the task that it holds.
         outgrown: What its task was found to hold too much; it is being killed for that.
         is_reclaiming: It was asked for what it has not started, and has not answered.
+        is_silent: It has not answered, nor reported since; all that it had not begun was taken.
         is_answer_old: It had ended all that it was asked for, and was given more meanwhile.
-        stuck_at: If it has not answered by then it is killed, for a task of it is to stop.
-        is_stuck: It was killed for that.
         is_guarded: It runs an exclusive task, and the zygote knows until when.
         is_cut_off: It was killed for that, because the head did not answer.
         setting: What it was set to last.
@@ -281,9 +280,8 @@ class Executor:
     is_weighed: bool = False
     outgrown: MemoryExceeded | None = None
     is_reclaiming: bool = False
+    is_silent: bool = False
     is_answer_old: bool = False
-    stuck_at: float = NEVER
-    is_stuck: bool = False
     is_guarded: bool = False
     is_cut_off: bool = False
     setting: Setting = PLAIN
@@ -327,6 +325,12 @@ class Executor:
     def room(self) -> int:
         """How many tasks more a shared executor may run at once."""
         return self.concurrency + len(self.blocked) - self.count - len(self.abandoned)
+
+    @property
+    def may_have_more(self) -> bool:
+        """Whether it is worth asking a process for what it has not started."""
+        is_asked = self.is_reclaiming or self.is_silent
+        return self.count > 1 and not (is_asked or self.is_shared)
 
     def last_task(self) -> tuple[Lease, int] | None:
         """Return the last task of a process executor: the running one if none is unstarted."""

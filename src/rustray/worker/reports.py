@@ -37,7 +37,6 @@ LAST_HEAL_PAUSE_S: Final = 10.0
 MAX_LOG_TAIL: Final = 2_000
 APART_S: Final = 1.0
 """So long links go to executors one by one after a result that was too large to be taken there."""
-_NOBODY: Final = (0, -1)
 _MEASURED: Final = (TaskState.SUCCEEDED, TaskState.FAILED)
 
 
@@ -59,7 +58,7 @@ def reported(state: WorkerState, event: ExecutorReported, now: float) -> None:
     if executor is None:
         state.counters["stale_outcomes"] += len(event.outcomes)
         return
-    executor.has_worked = True
+    executor.has_worked, executor.is_silent = True, False
     state.early_deaths = 0
     for outcome in event.outcomes:
         count = len(outcome.payloads)
@@ -160,15 +159,30 @@ def returned(state: WorkerState, event: ExecutorReturned, now: float) -> None:
                 lease.work.apart_until = now + APART_S
             route_unstarted(state, lease, a, b)
     if not event.is_asked:
+        executor.is_silent = False
         return
     is_old, executor.is_answer_old = executor.is_answer_old, False
-    executor.is_reclaiming, executor.stuck_at = False, NEVER
+    executor.is_reclaiming = False
     if executor.count and not executor.is_shared:
         executor.since, executor.is_start_told = since, is_told
+        if event.running is not None and not is_old:
+            _note_silence(executor)
+            executor.is_start_told = True
+            state.outbox.tell_start(event.running.lease, event.running.offset)
         if is_old and _is_wanted_back(state, executor):
             reclaim(state, executor)
         else:
             stop_last(state, executor, now)
+
+
+def _note_silence(executor: Executor) -> None:
+    """Give an executor nothing more until it has ended what it has: that takes as long as it takes.
+
+    Some of it may have ended, for it reports quick tasks together; the rest is what it runs.
+    """
+    executor.is_silent, executor.backlog_us = True, NEVER
+    for piece in executor.segments:
+        piece.cost_us = 0.0
 
 
 def _is_wanted_back(state: WorkerState, executor: Executor) -> bool:
@@ -206,14 +220,7 @@ def exited(state: WorkerState, event: ExecutorExited, now: float) -> None:
         for piece in pieces:
             _settle_victim(state, piece.lease, piece.low, stops, info)
     elif pieces:
-        victim = _find_victim(pieces, event.running, stops)
-        if executor.is_stuck and not _is_cancelled(pieces, victim):
-            victim = _NOBODY  # it was in the way of one that was to stop, and runs again
-        _bury_process(state, pieces, victim, stops, info)
-
-
-def _is_cancelled(pieces: list[Segment], task: tuple[int, int]) -> bool:
-    return any(p.lease.number == task[0] and p.lease.is_cancelled(task[1]) for p in pieces)
+        _bury_process(state, pieces, _find_victim(pieces, event.running, stops), stops, info)
 
 
 def _free_all(state: WorkerState, executor: Executor, pieces: list[Segment]) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from rustray.common.resources import CPU, ResourceSet
-from rustray.task.frames import LeaseRange
 from rustray.worker.blocking import tell_blocked
-from rustray.worker.events import DIRECT_LEASES
 from rustray.worker.leases import (
     SIGKILL,
     ask_to_stop,
@@ -52,17 +50,14 @@ def _examine_process(state: WorkerState, executor: Executor, now: float) -> None
         if now >= executor.since + TELL_START_S:
             first = executor.segments[0]
             executor.is_start_told = True
-            _tell_start(state, first.lease.number, first.low)
+            state.outbox.tell_start(first.lease.number, first.low)
         else:
             executor.check_at = executor.since + TELL_START_S
-    if executor.count > 1 and not executor.is_reclaiming and _has_free_slot(state, executor):
+    if executor.may_have_more and _has_free_slot(state, executor):
         if now >= executor.since + LOOK_AFTER_S:
             reclaim(state, executor)
         else:
             executor.check_at = min(executor.check_at, executor.since + LOOK_AFTER_S)
-    if executor.is_reclaiming and _is_stuck(executor, now):
-        kill(state, executor, SIGKILL)
-        return
     if now >= executor.limit_at:
         executor.limit_at = NEVER
         first = executor.segments[0]
@@ -73,16 +68,6 @@ def _examine_process(state: WorkerState, executor: Executor, now: float) -> None
             return
         executor.check_at = min(executor.check_at, stop.next_at)
     executor.check_at = min(executor.check_at, executor.limit_at)
-
-
-def _is_stuck(executor: Executor, now: float) -> bool:
-    """Whether it will not say what it has not started, though a task of it is to stop.
-
-    A task holds the interpreter's lock, or the process stands still.
-    """
-    executor.check_at = min(executor.check_at, executor.stuck_at)
-    executor.is_stuck = now >= executor.stuck_at
-    return executor.is_stuck
 
 
 def _has_free_slot(state: WorkerState, executor: Executor) -> bool:
@@ -99,11 +84,6 @@ def _let_go(state: WorkerState, executor: Executor, now: float) -> None:
         executor.check_at = executor.idle_since + KEEP_IDLE_EXTRA_S
 
 
-def _tell_start(state: WorkerState, number: int, offset: int) -> None:
-    if number < DIRECT_LEASES and state.outbox.session is not None:
-        state.outbox.started.append(LeaseRange(number, offset, 1))
-
-
 def tell_starts_again(state: WorkerState) -> None:
     """Repeat, in a new session, which tasks have been running for a while, and which wait."""
     for executor in state.executors.values():
@@ -112,9 +92,11 @@ def tell_starts_again(state: WorkerState) -> None:
         if executor.is_shared:
             for number, offset in executor.running:
                 if (number, offset) not in executor.fresh:
-                    _tell_start(state, number, offset)
+                    state.outbox.tell_start(number, offset)
         elif executor.is_start_told and executor.segments:
-            _tell_start(state, executor.segments[0].lease.number, executor.segments[0].low)
+            last = executor.last_task() if executor.is_silent else None
+            lease, offset = last or (executor.segments[0].lease, executor.segments[0].low)
+            state.outbox.tell_start(lease.number, offset)
 
 
 def _examine_shared(state: WorkerState, executor: Executor, now: float) -> None:
@@ -125,7 +107,7 @@ def _examine_shared(state: WorkerState, executor: Executor, now: float) -> None:
             executor.check_at = started_at + TELL_START_S
             break
         del fresh[key]
-        _tell_start(state, *key)
+        state.outbox.tell_start(*key)
     if now >= executor.limit_at:
         for key in [k for k, at in executor.limits.items() if at <= now]:
             del executor.limits[key]
@@ -174,6 +156,6 @@ def rescue(state: WorkerState, now: float) -> None:
     if state.backlog.lanes or len(state.idle) == len(state.executors):
         return
     for executor in state.executors.values():
-        if executor.count > 1 and not executor.is_shared and not executor.is_reclaiming:
+        if executor.may_have_more:
             state.arm(executor, executor.since + LOOK_AFTER_S)
     look(state, now)

@@ -71,11 +71,17 @@ it alone if it looks by itself."""
 FLUSH: Final = 3
 """Agent: send the results you hold, even while a task runs."""
 RECLAIMED: Final = 4
-"""Executor: of the chunk with this number, the last so many tasks will never start."""
+"""Executor: of the chunks up to this number, of which this is the last that was begun, never start
+all after it, nor its own tasks from this place on."""
 OBJECT: Final = 5
 """Either: memory with this number, whose descriptor comes along."""
 CREDIT: Final = 6
 """Agent: of the generator with this chunk number and index, so many items are consumed."""
+RULING: Final = 8
+"""Agent: of the chunks up to this number begin nothing after this one, nor its own tasks from this
+place on."""
+ALL: Final = (1 << 32) - 1
+"""A place behind all tasks of a chunk."""
 
 RELAY: Final = 6
 """Executor: with this packet travels the agent's end of another channel (`rustray.task.relay`)."""

@@ -18,6 +18,7 @@ from rustray.task.result import FailureInfo
 from rustray.task.spec import Codec, ExecutorKind, TaskClass
 from rustray.task.state import TaskState
 from rustray.task.streams import LeaseItems
+from rustray.worker.events import ExecutorReturned
 from rustray.worker.executor import ExecutorExit, ExecutorPool, RunChunk
 
 PREFIX = bytes(range(10))
@@ -31,6 +32,7 @@ class Recorder:
     outcomes: list[LeaseOutcome] = field(default_factory=list)
     returned: list[list[LeaseRange]] = field(default_factory=list)
     unrun: list[list[LeaseRange]] = field(default_factory=list)
+    silent: list[tuple[int, LeaseRange]] = field(default_factory=list)
     exits: dict[int, ExecutorExit] = field(default_factory=dict)
     news: list[LeaseNews] = field(default_factory=list)
     items: list[LeaseItems] = field(default_factory=list)
@@ -43,10 +45,10 @@ class Recorder:
     def executor_reported(self, executor_id: int, outcomes: list[LeaseOutcome]) -> None:
         self.outcomes += outcomes
 
-    def executor_returned(
-        self, executor_id: int, ranges: list[LeaseRange], *, is_asked: bool = True
-    ) -> None:
-        (self.returned if is_asked else self.unrun).append(ranges)
+    def executor_returned(self, event: ExecutorReturned) -> None:
+        if event.running is not None:
+            self.silent.append((event.executor_id, event.running))
+        (self.returned if event.is_asked else self.unrun).append(event.ranges)
 
     def executor_told(self, executor_id: int, news: list[LeaseNews], dropped: int) -> None:
         self.news += news

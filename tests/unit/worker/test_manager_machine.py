@@ -141,6 +141,32 @@ class ManagerMachine(RuleBasedStateMachine):
         owing = [n for n, x in self.b.executors.items() if x.owes_answer]
         self.b.answer(self._pick(data, owing))
 
+    @precondition(lambda self: bool(self._mute()))
+    @rule(data=st.data(), is_late=st.booleans())
+    def take_back(self, data: st.DataObject, is_late: bool) -> None:
+        """An executor does not answer, and what it has not begun is taken from it."""
+        executor_id = self._pick(data, self._mute())
+        count = len(self.b.executors[executor_id].tasks)
+        self.b.take_back(executor_id, data.draw(st.integers(1, count)), is_late=is_late)
+
+    @precondition(lambda self: bool(self._late()))
+    @rule(data=st.data())
+    def answer_late(self, data: st.DataObject) -> None:
+        """It gives something back after all."""
+        executor_id = self._pick(data, self._late())
+        count = len(self.b.executors[executor_id].tasks)
+        self.b.answer_late(executor_id, data.draw(st.integers(0, count - 1)))
+
+    def _late(self) -> list[int]:
+        return [n for n, x in self.b.executors.items() if x.is_late and x.tasks and not x.waiting]
+
+    def _mute(self) -> list[int]:
+        return [
+            number
+            for number, x in self.b.executors.items()
+            if x.owes_answer and x.tasks and not x.waiting and x.kind is ExecutorKind.PROCESS
+        ]
+
     @precondition(lambda self: any(x.interrupts or x.notices for x in self.b.executors.values()))
     @rule(data=st.data())
     def obey(self, data: st.DataObject) -> None:
