@@ -59,32 +59,39 @@ def reported(state: WorkerState, event: ExecutorReported, now: float) -> None:
         state.counters["stale_outcomes"] += len(event.outcomes)
         return
     executor.has_worked, executor.is_silent = True, False
+    was_signalled = any(stop.stage is Stage.TERM for stop in executor.stopping.values())
     state.early_deaths = 0
     for outcome in event.outcomes:
-        count = len(outcome.payloads)
-        number, low = outcome.lease, outcome.offset
-        if executor.abandoned:
-            _forget_abandoned(state, executor, number, low, count)
-        stops = dict(executor.stopping) if executor.stopping else None
-        if stops and not executor.is_shared and outcome.state is not TaskState.SUCCEEDED:
-            # It has obeyed. What it started need not have, and what it was interrupted in may be
-            # half done: the process goes, and its exit is the end of the task.
-            kill(state, executor, SIGKILL)
-            continue
-        runs = state.take_out(executor, number, low, low + count, now)
-        if not runs:
-            state.counters["stale_outcomes"] += 1
-            continue
-        if outcome.state in _MEASURED:
-            runs[0][0].work.observe(outcome.run_us, count)
-        if stops and outcome.state is not TaskState.SUCCEEDED:
-            _settle_stopped(state, runs, outcome, stops)
-        elif len(runs) == 1 and runs[0][2] - runs[0][1] == count:
-            state.settle(runs[0][0], outcome)
-        else:
-            for lease, a, b in runs:
-                state.settle(lease, _cut(outcome, a, b))
+        _take(state, executor, outcome, now)
+    if was_signalled and not (executor.stopping or executor.is_shared):
+        kill(state, executor, SIGKILL)  # it has ended all the same, and may die at any moment
     end_if_retired(state, executor)
+
+
+def _take(state: WorkerState, executor: Executor, outcome: LeaseOutcome, now: float) -> None:
+    count = len(outcome.payloads)
+    number, low = outcome.lease, outcome.offset
+    if executor.abandoned:
+        _forget_abandoned(state, executor, number, low, count)
+    stops = dict(executor.stopping) if executor.stopping else None
+    if stops and not executor.is_shared and outcome.state is not TaskState.SUCCEEDED:
+        # It has obeyed. What it started need not have, and what it was interrupted in may be
+        # half done: the process goes, and its exit is the end of the task.
+        kill(state, executor, SIGKILL)
+        return
+    runs = state.take_out(executor, number, low, low + count, now)
+    if not runs:
+        state.counters["stale_outcomes"] += 1
+        return
+    if outcome.state in _MEASURED:
+        runs[0][0].work.observe(outcome.run_us, count)
+    if stops and outcome.state is not TaskState.SUCCEEDED:
+        _settle_stopped(state, runs, outcome, stops)
+    elif len(runs) == 1 and runs[0][2] - runs[0][1] == count:
+        state.settle(runs[0][0], outcome)
+    else:
+        for lease, a, b in runs:
+            state.settle(lease, _cut(outcome, a, b))
 
 
 def _forget_abandoned(

@@ -23,7 +23,7 @@ from rustray.task.spec import ExecutorKind, TaskClass
 from rustray.task.state import TaskState
 from rustray.worker import events as e
 from rustray.worker import leaving
-from rustray.worker.leases import SIGKILL
+from rustray.worker.leases import SIGKILL, SIGTERM
 from rustray.worker.manager import WorkerManager
 
 
@@ -1074,3 +1074,19 @@ def test_an_executor_that_does_not_answer_gets_nothing_more() -> None:
     assert [b.told[(lease, offset)] for offset in range(10)] == [TaskState.SUCCEEDED] * 10
     b.grant(20)
     assert stuck.tasks
+
+
+def test_a_process_that_was_sent_a_signal_gets_nothing_more() -> None:
+    """Bug: a task that ended in spite of its SIGTERM left its process to the next one."""
+    b = WorkerBench({"cpu_cores": 1}).start()
+    lease = b.grant(2, TaskClass("f", timeout_s=0.5))
+    (executor,) = [x for x in b.executors.values() if x.tasks]
+    b.advance(1.6)
+    assert executor.signal == SIGTERM
+    b.finish(executor.executor_id)
+    assert executor.signal == SIGKILL
+    assert not executor.tasks
+    b.die(executor.executor_id)
+    b.finish_all()
+    b.deliver_all()
+    assert [b.told[(lease, offset)] for offset in range(2)] == [TaskState.SUCCEEDED] * 2
