@@ -12,8 +12,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 from itertools import count
-from typing import Protocol, assert_never
+from typing import Final, Protocol, assert_never
 
+from rustray.common.damping import Damper
 from rustray.common.errors import CommunicationError, InvariantError
 from rustray.task.columns import SharedColumn
 from rustray.task.frames import LeaseNews, LeaseOutcome
@@ -34,6 +35,9 @@ from rustray.worker.state import WorkerLimits
 from rustray.worker.waking import LinkWaker
 
 logger = logging.getLogger("rustray.worker")
+
+FULL_PAUSE_S: Final = 30.0
+"""How often it is said at most that no more tasks start."""
 
 
 class Packages(Protocol):
@@ -147,6 +151,7 @@ class WorkerDriver:
         self._spool: SpoolKeeper | None = None
         self._commands: deque[events.Command] = deque()
         self._is_executing = self._was_full = False
+        self._full = Damper(FULL_PAUSE_S)
         self._is_closed = True
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due_s = 0.0
@@ -231,6 +236,8 @@ class WorkerDriver:
 
     def _tell_full(self) -> None:
         self._was_full = self.manager.is_full
+        if not self._full.tells(self._was_full, self._loop.time()):
+            return
         if self._was_full:
             logger.warning(
                 "no more tasks start: results that the head has not taken fill the memory that is "
