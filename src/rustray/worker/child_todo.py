@@ -10,7 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 
-from rustray.worker.cell import INDEX, RULINGS, Cell
+from rustray.worker.cell import INDEX, RULINGS, STOP, Cell
 
 
 class Refused(BaseException):
@@ -25,7 +25,8 @@ class Todo:
 
     def __init__(self, cell: Cell) -> None:
         self._words = cell.words
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._left: deque[int] = deque()
         self._number = self._end = 0
         self._reclaimed = 0
@@ -43,7 +44,7 @@ class Todo:
             is_able: False: none of them can run, and none is to be given back either.
         """
         left = deque(ends if is_able else ())
-        with self._changed:
+        with self._lock:
             self._number, self._left, self._end = number, left, len(ends)
             self._rulings = [each for each in self._rulings if each[0] >= number]
             return left if number > self._reclaimed else None
@@ -54,7 +55,9 @@ class Todo:
         Raises:
             Refused: it was taken, and all behind it.
         """
-        with self._changed:
+        if self._words[STOP] < number:
+            return
+        with self._lock:
             while self._known < self._words[RULINGS]:
                 self._changed.wait()
             if all(_allows(ruling, number, index) for ruling in self._rulings):
@@ -68,7 +71,7 @@ class Todo:
 
     def reclaim(self, upto: int) -> tuple[int, int]:
         """See `rustray.worker.child_base.Runner.reclaim`."""
-        with self._changed:
+        with self._lock:
             self._reclaimed = max(self._reclaimed, upto)
             while self._number <= upto and self._left:
                 try:
@@ -80,7 +83,7 @@ class Todo:
 
     def rule(self, upto: int, found: int, begun: int) -> None:
         """See `rustray.worker.child_base.Runner.rule`."""
-        with self._changed:
+        with self._lock:
             if found < upto:
                 self._reclaimed = max(self._reclaimed, upto)
             if self._number == found and begun <= self._words[INDEX] + 1:

@@ -119,6 +119,7 @@ def test_what_one_ruling_refuses_the_next_one_does_not_allow(cell: Cell) -> None
     with pytest.raises(Refused):
         todo.look(3, 0)
     todo.look(4, 0)
+    todo.look(5, 0)
     assert todo.enter(4, [1], is_able=True)
     assert todo.reclaim(4) == (4, 0)
 
