@@ -76,7 +76,7 @@ class FakeExecutor:
     owes_answer: bool = False
     is_silent: bool = False
     is_late: bool = False
-    """It had begun nothing when the rest was taken, and may give that back yet."""
+    """What counted as running when the rest was taken had not begun, and may be given back yet."""
     interrupts: list[Key] = field(default_factory=list)
     notices: list[Key] = field(default_factory=list)
     signal: int | None = None
@@ -420,25 +420,24 @@ class WorkerBench:
     def take_back(self, executor_id: int, begun: int, *, is_late: bool = False) -> None:
         """Take what an executor has not begun that does not answer; the last of the others runs.
 
-        If it ``is_late``, it may be that none of them does.
+        If it ``is_late``, it has not begun that one either, and may give it back.
         """
         executor = self.executors[executor_id]
-        executor.owes_answer, executor.is_silent, executor.is_late = False, not is_late, is_late
+        executor.owes_answer, executor.is_silent, executor.is_late = False, True, is_late
         *_, running = keys = list(executor.tasks)[:begun]
         ranges = []
         for key in list(executor.tasks)[len(keys) :]:
             del executor.tasks[key]
             self.runs[key] -= 1
             ranges.append(LeaseRange(*key, 1))
-        present = None if is_late else LeaseRange(*running, 1)
-        self.feed(e.ExecutorReturned(executor_id, ranges, running=present))
+        self.feed(e.ExecutorReturned(executor_id, ranges, running=LeaseRange(*running, 1)))
 
-    def answer_late(self, executor_id: int, begun: int) -> None:
+    def answer_late(self, executor_id: int) -> None:
         """Let an executor give back what it has not begun after all."""
         executor = self.executors[executor_id]
-        executor.is_late = False
+        executor.is_silent = executor.is_late = False
         ranges = []
-        for key in list(executor.tasks)[begun:]:
+        for key in list(executor.tasks):
             del executor.tasks[key]
             self.runs[key] -= 1
             ranges.append(LeaseRange(*key, 1))

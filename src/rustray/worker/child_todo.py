@@ -6,11 +6,12 @@ time the agent takes it, and says afterwards what may still begin (`rustray.work
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Sequence
 
-from rustray.worker.cell import INDEX, RULINGS, STOP, Cell
+from rustray.worker.cell import RULINGS, STOP, Cell
 
 
 class Refused(BaseException):
@@ -25,6 +26,7 @@ class Todo:
 
     def __init__(self, cell: Cell) -> None:
         self._words = cell.words
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._left: deque[int] = deque()
@@ -57,6 +59,8 @@ class Todo:
         """
         if self._words[STOP] < number:
             return
+        if os.getpid() != self._pid:
+            os._exit(0)  # a copy that a task has forked: there is nobody who would tell it
         with self._lock:
             while self._known < self._words[RULINGS]:
                 self._changed.wait()
@@ -86,9 +90,12 @@ class Todo:
         with self._lock:
             if found < upto:
                 self._reclaimed = max(self._reclaimed, upto)
-            if self._number == found and begun <= self._words[INDEX] + 1:
-                self._left.clear()
-                self._end = min(self._end, begun)
+            while self._number == found and self._end > begun and self._left:
+                try:
+                    self._left.pop()
+                except IndexError:
+                    break
+                self._end -= 1
             self._rulings.append((upto, found, begun))
             self._known += 1
             self._changed.notify_all()

@@ -59,13 +59,22 @@ def reported(state: WorkerState, event: ExecutorReported, now: float) -> None:
         state.counters["stale_outcomes"] += len(event.outcomes)
         return
     executor.has_worked, executor.is_silent = True, False
-    was_signalled = any(stop.stage is Stage.TERM for stop in executor.stopping.values())
+    was_signalled = _is_signalled(executor)
     state.early_deaths = 0
     for outcome in event.outcomes:
         _take(state, executor, outcome, now)
-    if was_signalled and not (executor.stopping or executor.is_shared):
-        kill(state, executor, SIGKILL)  # it has ended all the same, and may die at any moment
+    _end_if_signalled(state, executor, was_signalled)
     end_if_retired(state, executor)
+
+
+def _is_signalled(executor: Executor) -> bool:
+    return any(stop.stage is Stage.TERM for stop in executor.stopping.values())
+
+
+def _end_if_signalled(state: WorkerState, executor: Executor, was_signalled: bool) -> None:
+    """Kill a process whose task was sent a signal, and is gone: it may die at any moment."""
+    if was_signalled and not (executor.stopping or executor.is_shared):
+        kill(state, executor, SIGKILL)
 
 
 def _take(state: WorkerState, executor: Executor, outcome: LeaseOutcome, now: float) -> None:
@@ -157,6 +166,7 @@ def returned(state: WorkerState, event: ExecutorReturned, now: float) -> None:
         return
     # The clock of the task that runs goes on: nothing of it has ended.
     since, is_told = executor.since, executor.is_start_told
+    was_signalled = _is_signalled(executor)
     # From the last to the first, so that each goes to the very front of its lane.
     for item in reversed(event.ranges):
         high = item.offset + item.count
@@ -167,6 +177,7 @@ def returned(state: WorkerState, event: ExecutorReturned, now: float) -> None:
             route_unstarted(state, lease, a, b)
     if not event.is_asked:
         executor.is_silent = False
+        _end_if_signalled(state, executor, was_signalled)
         return
     is_old, executor.is_answer_old = executor.is_answer_old, False
     executor.is_reclaiming = False

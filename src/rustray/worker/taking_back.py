@@ -1,7 +1,7 @@
 """What an executor is asked to give back: it answers, or it is taken from it.
 
 One whose task holds the interpreter's lock (code in C, a regular expression that backtracks), or
-that stands still, cannot answer, and what waits behind that task would wait as long. So after
+that stands still in it, cannot answer, and what waits behind would wait as long. So after
 `ANSWER_S` the agent says in the shared memory of the cell that nothing more is to begin, waits
 until whatever the executor had written before it can have seen that must be there (`SETTLE_S`; what
 a core has stored is seen by the others within microseconds), and reads which task runs. All that
@@ -111,15 +111,15 @@ class TakingBack:
         if not upto:
             return  # it has answered just now
         lease, offset, index = self._cell.begun()
-        found = self._out.find(lease, offset)
-        number = 0 if found is None else found[0]
-        # Without an index it has run all of that chunk, or none yet: then it may run all of it.
-        begun = wire.ALL if index < 0 else index + 1
-        ranges = self._out.take_back(upto, number, begun)
+        found = self._out.find(lease, offset) if index >= 0 else None
+        if found is None or found[0] > upto:
+            # It runs nothing of that: it is between two tasks, where it cannot be held up for long.
+            self._timer = self._loop.call_later(ANSWER_S, self._take)
+            return
+        ranges = self._out.take_back(upto, found[0], index + 1)
         self._void, self._open = self._void + self._open, 0
-        self._rule(number, begun)
-        running = LeaseRange(lease, offset + index, 1) if found is not None and index >= 0 else None
-        self._on_taken(ranges, running, True)
+        self._rule(found[0], index + 1)
+        self._on_taken(ranges, LeaseRange(lease, offset + index, 1), True)
 
     def _rule(self, found: int, begun: int) -> None:
         upto, self._stopped = self._stopped, 0

@@ -146,16 +146,14 @@ class ManagerMachine(RuleBasedStateMachine):
     def take_back(self, data: st.DataObject, is_late: bool) -> None:
         """An executor does not answer, and what it has not begun is taken from it."""
         executor_id = self._pick(data, self._mute())
-        count = len(self.b.executors[executor_id].tasks)
+        count = 1 if is_late else len(self.b.executors[executor_id].tasks)
         self.b.take_back(executor_id, data.draw(st.integers(1, count)), is_late=is_late)
 
     @precondition(lambda self: bool(self._late()))
     @rule(data=st.data())
     def answer_late(self, data: st.DataObject) -> None:
         """It gives something back after all."""
-        executor_id = self._pick(data, self._late())
-        count = len(self.b.executors[executor_id].tasks)
-        self.b.answer_late(executor_id, data.draw(st.integers(0, count - 1)))
+        self.b.answer_late(self._pick(data, self._late()))
 
     def _late(self) -> list[int]:
         return [n for n, x in self.b.executors.items() if x.is_late and x.tasks and not x.waiting]

@@ -65,20 +65,54 @@ class Agent:
 
 
 def test_a_late_answer_may_give_back_what_the_ruling_had_left(cell: Cell) -> None:
-    """Bug: an executor that had begun none of its chunk gave it back later, and nobody heard it."""
+    """An executor that still imports what its first task needs has begun none."""
     agent = Agent(cell)
     agent.give(7, 5)
     cell.begin(7, 0)
+    cell.words[INDEX] = 0
     agent.end.ask()
     agent.wait()
     assert (cell.words[STOP], cell.words[RULINGS]) == (1, 1)
     agent.wait()
-    assert agent.sent == [(wire.RECLAIM, 1, 0, 0), (wire.RULING, 1, 1, wire.ALL)]
-    agent.end.answered(1, 1, 2)
-    assert agent.taken == [([], None, True), ([LeaseRange(7, 2, 3)], None, False)]
+    assert agent.sent == [(wire.RECLAIM, 1, 0, 0), (wire.RULING, 1, 1, 1)]
+    agent.end.answered(1, 1, 0)
+    running, rest = LeaseRange(7, 0, 1), [LeaseRange(7, 1, 4)]
+    assert agent.taken == [(rest, running, True), ([running], None, False)]
     agent.end.ask()
-    agent.end.answered(1, 1, 2)
+    agent.end.answered(1, 1, 0)
     assert agent.taken[2:] == [([], None, True)]
+
+
+@pytest.mark.parametrize("is_later", [False, True])
+def test_from_an_executor_that_runs_nothing_of_it_nothing_is_taken(
+    cell: Cell, is_later: bool
+) -> None:
+    """Between two tasks, or in a chunk that it was given since: it answers in a moment."""
+    agent = Agent(cell)
+    agent.give(7, 5)
+    agent.end.ask()
+    agent.wait()
+    if is_later:
+        agent.give(8, 5)
+        cell.begin(8, 0)
+        cell.words[INDEX] = 0
+    for _ in range(3):
+        agent.wait()
+    assert (agent.taken, len(agent.sent)) == ([], 1)
+    agent.end.answered(1, 0, 0)
+    assert agent.sent[1:] == [(wire.RULING, 1, 1, wire.ALL)]
+    assert agent.taken == [([LeaseRange(7, 0, 5)], None, True)]
+
+
+def test_a_ruling_leaves_what_the_agent_has_left(cell: Cell) -> None:
+    """Bug: the task that counted as running, as its function was imported, was dropped too."""
+    todo = Todo(cell)
+    left = todo.enter(3, [1, 2, 3], is_able=True)
+    cell.words[INDEX] = 0
+    todo.rule(3, 3, 1)
+    assert list(left or ()) == [1]
+    todo.rule(3, 4, 1)
+    assert list(left or ()) == [1]
 
 
 def test_what_runs_is_named_and_the_rest_is_taken(cell: Cell) -> None:
