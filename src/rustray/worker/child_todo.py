@@ -77,12 +77,8 @@ class Todo:
         """See `rustray.worker.child_base.Runner.reclaim`."""
         with self._lock:
             self._reclaimed = max(self._reclaimed, upto)
-            while self._number <= upto and self._left:
-                try:
-                    self._left.pop()
-                except IndexError:
-                    break
-                self._end -= 1
+            if self._number <= upto:
+                self._drop_behind(0)
             return self._number, self._end
 
     def rule(self, upto: int, found: int, begun: int) -> None:
@@ -90,15 +86,20 @@ class Todo:
         with self._lock:
             if found < upto:
                 self._reclaimed = max(self._reclaimed, upto)
-            while self._number == found and self._end > begun and self._left:
-                try:
-                    self._left.pop()
-                except IndexError:
-                    break
-                self._end -= 1
+            if self._number == found:
+                self._drop_behind(begun)
             self._rulings.append((upto, found, begun))
             self._known += 1
             self._changed.notify_all()
+
+    def _drop_behind(self, place: int) -> None:
+        """Drop from a place on what the main thread has not taken; the lock is held."""
+        while self._end > place and self._left:
+            try:
+                self._left.pop()
+            except IndexError:  # the main thread was faster
+                break
+            self._end -= 1
 
 
 def _allows(ruling: tuple[int, int, int], number: int, index: int) -> bool:
