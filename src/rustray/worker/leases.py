@@ -36,6 +36,8 @@ TIMEOUT_GRACE_S: Final = 1.0
 """After the interrupt of a task that is out of time; the head waits 5 s longer than the limit."""
 TIMEOUT_TERM_S: Final = 2.0
 """After its SIGTERM, at most."""
+ANSWER_S: Final = 1.0
+"""How long an executor may take to say what it has not started, if a task is stopped by force."""
 CANCELLED: Final = FailureInfo("TASK_CANCELLED", "the task was cancelled before it ended")
 
 NO_DIRECT_STREAM: Final = FailureInfo(
@@ -182,6 +184,10 @@ def _cancel_in(
     if executor.count > 1 and not executor.is_silent:
         # Which of them runs is known once the others are back; see `reports.returned`.
         reclaim(state, executor)
+        limits = state.limits
+        firmly_s = limits.cancel_notice_s + limits.cancel_grace_s + limits.kill_grace_s
+        executor.stuck_at = min(executor.stuck_at, now + (ANSWER_S if force else firmly_s))
+        state.arm(executor, executor.stuck_at)
     else:
         stop_last(state, executor, now)
 

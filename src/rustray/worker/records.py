@@ -242,6 +242,8 @@ class Executor:
         is_weighed: Its memory is watched, for the task that it holds.
         outgrown: What its task was found to hold too much; it is being killed for that.
         is_reclaiming: It was asked for what it has not started, and has not answered.
+        stuck_at: If it has not answered by then it is killed, for a task of it is to stop.
+        is_stuck: It was killed for that.
         is_silent: It has not answered, nor reported since; all that it had not begun was taken.
         is_answer_old: It had ended all that it was asked for, and was given more meanwhile.
         is_guarded: It runs an exclusive task, and the zygote knows until when.
@@ -280,6 +282,8 @@ class Executor:
     is_weighed: bool = False
     outgrown: MemoryExceeded | None = None
     is_reclaiming: bool = False
+    stuck_at: float = NEVER
+    is_stuck: bool = False
     is_silent: bool = False
     is_answer_old: bool = False
     is_guarded: bool = False

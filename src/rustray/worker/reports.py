@@ -37,6 +37,7 @@ LAST_HEAL_PAUSE_S: Final = 10.0
 MAX_LOG_TAIL: Final = 2_000
 APART_S: Final = 1.0
 """So long links go to executors one by one after a result that was too large to be taken there."""
+_NOBODY: Final = (0, -1)
 _MEASURED: Final = (TaskState.SUCCEEDED, TaskState.FAILED)
 
 
@@ -180,7 +181,7 @@ def returned(state: WorkerState, event: ExecutorReturned, now: float) -> None:
         _end_if_signalled(state, executor, was_signalled)
         return
     is_old, executor.is_answer_old = executor.is_answer_old, False
-    executor.is_reclaiming = False
+    executor.is_reclaiming, executor.stuck_at = False, NEVER
     if executor.count and not executor.is_shared:
         executor.since, executor.is_start_told = since, is_told
         if event.running is not None and not is_old:
@@ -238,7 +239,14 @@ def exited(state: WorkerState, event: ExecutorExited, now: float) -> None:
         for piece in pieces:
             _settle_victim(state, piece.lease, piece.low, stops, info)
     elif pieces:
-        _bury_process(state, pieces, _find_victim(pieces, event.running, stops), stops, info)
+        victim = _find_victim(pieces, event.running, stops)
+        if executor.is_stuck and not _is_cancelled(pieces, victim):
+            victim = _NOBODY  # it was in the way of one that was to stop, and runs again
+        _bury_process(state, pieces, victim, stops, info)
+
+
+def _is_cancelled(pieces: list[Segment], task: tuple[int, int]) -> bool:
+    return any(p.lease.number == task[0] and p.lease.is_cancelled(task[1]) for p in pieces)
 
 
 def _free_all(state: WorkerState, executor: Executor, pieces: list[Segment]) -> None:

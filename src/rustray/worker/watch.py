@@ -58,6 +58,9 @@ def _examine_process(state: WorkerState, executor: Executor, now: float) -> None
             reclaim(state, executor)
         else:
             executor.check_at = min(executor.check_at, executor.since + LOOK_AFTER_S)
+    if executor.is_reclaiming and _is_stuck(executor, now):
+        kill(state, executor, SIGKILL)
+        return
     if now >= executor.limit_at:
         executor.limit_at = NEVER
         first = executor.segments[0]
@@ -68,6 +71,16 @@ def _examine_process(state: WorkerState, executor: Executor, now: float) -> None
             return
         executor.check_at = min(executor.check_at, stop.next_at)
     executor.check_at = min(executor.check_at, executor.limit_at)
+
+
+def _is_stuck(executor: Executor, now: float) -> bool:
+    """Whether it will not say what it has not started, though a task of it is to stop.
+
+    From behind a task that it runs that is taken; so it stands still between two of them.
+    """
+    executor.check_at = min(executor.check_at, executor.stuck_at)
+    executor.is_stuck = now >= executor.stuck_at
+    return executor.is_stuck
 
 
 def _has_free_slot(state: WorkerState, executor: Executor) -> bool:

@@ -1028,6 +1028,23 @@ def test_a_cancel_reaches_a_task_whose_executor_does_not_answer(force: bool) -> 
     assert ends == [*[TaskState.SUCCEEDED] * 2, TaskState.CANCELLED, *[TaskState.SUCCEEDED] * 7]
 
 
+@pytest.mark.parametrize("force", [True, False])
+def test_a_cancel_reaches_a_task_whose_executor_stands_still_between_two(force: bool) -> None:
+    """There nothing is taken from it: it is killed, and what was beside the task runs elsewhere."""
+    b, lease, executor = ten_in_one_executor()
+    b.cancel(lease, 5, 1, force=force)
+    b.advance(0.9 if force else 14.9)
+    assert executor.signal is None
+    b.advance(0.2)
+    assert executor.signal == SIGKILL
+    b.die(executor.executor_id)
+    b.runs[(lease, 0)] -= 1  # what it ran is run again
+    b.finish_all()
+    b.deliver_all()
+    ends = [b.told[(lease, offset)] for offset in range(10)]
+    assert ends == [*[TaskState.SUCCEEDED] * 5, TaskState.CANCELLED, *[TaskState.SUCCEEDED] * 4]
+
+
 def test_a_task_that_is_in_the_way_of_a_cancel_goes_on() -> None:
     """What is cancelled is taken back from behind it."""
     b, lease, executor = ten_in_one_executor()
