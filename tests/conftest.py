@@ -13,6 +13,7 @@ import pytest
 
 from helpers.leaks import child_pids, leaked_processes, leaked_threads
 from helpers.waiting import eventually
+from rustray.testing.replay import SEED_VARIABLE
 
 # `fixed` tries the same examples every time, so that a red run can be repeated; `explore`
 # (`pytest --hypothesis-profile=explore`) looks for new ones and prints how to get back to them.
@@ -60,7 +61,8 @@ def _private_surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """Keep the tests away from the user's own state directory, address and tokens."""
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("RUSTRAY_")]:
-            patch.delenv(name)
+            if name != SEED_VARIABLE:  # the command that a failure prints names it
+                patch.delenv(name)
         patch.setenv("RUSTRAY_STATE_DIR", str(tmp_path_factory.mktemp("state")))
         yield
 

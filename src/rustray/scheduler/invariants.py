@@ -167,8 +167,11 @@ def outcomes_are_found(state: SchedulerState) -> None:
     """Each ended task points to the outcome that covers it, or to an expired one."""
     sizes: Counter[str] = Counter()
     live: Counter[StoredOutcome] = Counter()
+    buried = {batch for _, _, batch in state.tombstones}
     for session in state.sessions.values():
         for batch in session.batches:
+            is_over = not (batch.unfinished or batch.kept)
+            _require(is_over == (batch in buried), "a batch of which nothing is left is not buried")
             kept = [outcome for outcome in batch.outcomes if outcome is not None]
             _require(batch.kept == len(kept), "a batch miscounts its outcomes")
             for one in kept:

@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Sequence
 
 from rustray.common.errors import InvariantError
-from rustray.scheduler import letters, placed, streams
+from rustray.scheduler import letters, placed, streams, tombstones
 from rustray.scheduler.commands import CancelLease, ForgetWorker
 from rustray.scheduler.completion import (
     cancelled_payloads,
@@ -101,6 +101,8 @@ def _resume_all(state: SchedulerState, batches: dict[int, Batch], starts: int) -
     for restored in batches.values():
         register(state, restored, 0, restored.count)
     for restored in batches.values():
+        if not (restored.unfinished or restored.kept):
+            tombstones.bury(state, restored)
         # Each head may have handed it out once more than the journal knows.
         restored.lost_attempts += starts
         _resume(state, restored)
@@ -177,6 +179,8 @@ def _restore_outcome(state: SchedulerState, batch: Batch | None, found: Recovere
     batch.lease[low:high] = array("Q", (len(batch.outcomes),)) * found.count
     if found.is_expired:
         batch.outcomes.append(None)
+        until_s = state.now - found.age_s + state.settings.result_ttl_s
+        batch.known_until_s = max(batch.known_until_s, until_s)
     else:
         stored = StoredOutcome(
             found.number,

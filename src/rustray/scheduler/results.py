@@ -11,7 +11,7 @@ from operator import sub
 from typing import Final
 
 from rustray.common.durability import Durability
-from rustray.scheduler import placed
+from rustray.scheduler import placed, tombstones
 from rustray.scheduler.commands import ForgetResults
 from rustray.scheduler.events import OutcomesDelivered, ResultsReleased, ResultsStored
 from rustray.scheduler.records import Batch, Shelf, StoredOutcome
@@ -148,6 +148,7 @@ def expire(state: SchedulerState) -> None:
             _evict_oldest(state, shelf)
         while delivered and delivered[0].is_evicted:
             delivered.popleft()
+    tombstones.expire(state)
 
 
 def next_expiry(state: SchedulerState) -> float | None:
@@ -156,9 +157,10 @@ def next_expiry(state: SchedulerState) -> float | None:
     for shelf in state.shelves:
         if shelf.queue and (oldest is None or shelf.queue[0].finished_at_s < oldest):
             oldest = shelf.queue[0].finished_at_s
-    if oldest is None:
-        return None
-    return max(oldest + state.settings.result_ttl_s, state.keep_until_s)
+    due = [] if oldest is None else [oldest + state.settings.result_ttl_s]
+    if state.tombstones:
+        due.append(state.tombstones[0][0])
+    return max(min(due), state.keep_until_s) if due else None
 
 
 def _shelf_of(state: SchedulerState, stored: StoredOutcome) -> Shelf:
@@ -204,11 +206,12 @@ def compact(shelf: Shelf) -> None:
 def _expire(state: SchedulerState, stored: StoredOutcome) -> None:
     if not (stored.is_evicted or stored.pins):
         state.counters["results_expired"] += stored.live
+        tombstones.remember(state, stored)
         evict(state, stored)
 
 
 def evict(state: SchedulerState, stored: StoredOutcome) -> None:
-    """Forget an outcome, and its batch with the last one; and what only this one has kept."""
+    """Forget an outcome, with the last one its batch too; and what only this one has kept."""
     waiting = [stored]
     while waiting:
         one = waiting.pop()
@@ -234,7 +237,7 @@ def _evict(state: SchedulerState, stored: StoredOutcome) -> list[StoredOutcome]:
     batch.outcomes[stored.index] = None
     batch.kept -= 1
     if batch.kept == 0 and batch.unfinished == 0:
-        state.remove(batch)
+        tombstones.bury(state, batch)
     return loose
 
 

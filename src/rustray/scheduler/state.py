@@ -143,6 +143,8 @@ class SchedulerState:
             more that it has not told of.
         progress: (batch number, offset) to how far a running task said that it is.
         nested_batches: How many of the batches were handed in by tasks.
+        tombstones: Heap of (when it is forgotten, number, batch) of those with nothing left.
+        tombstone_bytes: What they take, roughly.
         news_allowed: How many events of news may be published at `news_counted_at_s`.
     """
 
@@ -186,6 +188,8 @@ class SchedulerState:
         self.orphans: list[tuple[Batch, int]] = []
         self.pending = Pending()
         self.principals: dict[str, Pending] = {}
+        self.tombstones: list[tuple[float, int, Batch]] = []
+        self.tombstone_bytes = 0
         self.next_lease = settings.first_lease
         self.next_batch = 1
         self.next_outcome = 1

@@ -527,3 +527,21 @@ def test_a_task_whose_input_is_lost_with_a_restart_says_so() -> None:
     submit_taking(head, 1, [0])
     head.restart()
     assert head.state_of(1) is FAILED
+
+
+def test_what_went_unconfirmed_does_not_run_again_under_the_next_head() -> None:
+    """Its rows stay in the journal without their bytes, until their time is up."""
+    head = Head(result_memory_bytes=9)
+    head.join("w", 1, cpus=4)
+    head.greet("w", 1)
+    for sequence in range(3):
+        head.submit(sequence, 1)
+        head.end("w", 1, head.grants[-1], OK)
+    head.restart()
+    head.join("w", 2, cpus=4)
+    head.greet("w", 2)
+    known = PayloadColumn.of([b"argument"])
+    head.feed(e.TasksSubmitted(PREFIX, 0, TaskClass("f"), known, True))
+    assert [type(one) for one in head.told] == [c.AcceptTasks, c.ReportUnknown]
+    head.pass_time(86_400.0 + 1)
+    assert rows(head, "SELECT id FROM batch") == rows(head, "SELECT id FROM outcome") == []

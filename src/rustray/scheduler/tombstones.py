@@ -1,0 +1,55 @@
+"""Batches of which nothing is left but that their tasks have run.
+
+A client whose stream broke hands in again what it has no answer to, and a program may repeat a call
+under its idempotency key. So an outcome that had to go early, for want of room, before its client
+confirmed it, leaves its batch behind until its time to live is up: what is handed in again then
+gets the answer that it ended and is not kept, and does not run twice.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from typing import Final
+
+from rustray.scheduler.records import Batch, StoredOutcome
+from rustray.scheduler.state import SchedulerState
+
+TOMBSTONE_BYTES: Final = 64 << 20
+"""What all of them may take, roughly; then those go first whose time would be up first."""
+_BATCH_BYTES: Final = 1_000
+_TASK_BYTES: Final = 32
+
+
+def remember(state: SchedulerState, stored: StoredOutcome) -> None:
+    """Note until when the tasks of an outcome that goes now are to be known."""
+    if not (stored.is_delivered or stored.is_released):
+        until_s = stored.finished_at_s + state.settings.result_ttl_s
+        stored.batch.known_until_s = max(stored.batch.known_until_s, until_s)
+
+
+def bury(state: SchedulerState, batch: Batch) -> None:
+    """Take a batch that has ended, and whose outcomes are gone: forget it now, or later."""
+    if batch.known_until_s <= state.now:
+        state.remove(batch)
+        return
+    heappush(state.tombstones, (batch.known_until_s, batch.number, batch))
+    state.tombstone_bytes += _size_of(batch)
+    while state.tombstone_bytes > TOMBSTONE_BYTES:
+        _forget_next(state)
+
+
+def expire(state: SchedulerState) -> None:
+    """Forget those whose time is up."""
+    while state.tombstones and state.tombstones[0][0] <= state.now:
+        _forget_next(state)
+
+
+def _forget_next(state: SchedulerState) -> None:
+    _, _, batch = heappop(state.tombstones)
+    state.tombstone_bytes -= _size_of(batch)
+    state.remove(batch)
+
+
+def _size_of(batch: Batch) -> int:
+    inputs = batch.inputs.size_bytes if batch.inputs is not None else 0
+    return _BATCH_BYTES + _TASK_BYTES * batch.count + inputs
