@@ -172,7 +172,7 @@ class SchedulerState:
         self.shelves = (self.results, self.large, self.letters, self.staying)
         self.functions: dict[str, FunctionInfo] = {}
         self.code: dict[bytes, bytes] = {}
-        self.code_bytes = 0
+        self.code_bytes = self.tombstone_bytes = 0
         self.ghost: WorkerRecord | None = None
         self.awaited: set[str] = set()
         self.counts: Counter[TaskState] = Counter()
@@ -189,14 +189,12 @@ class SchedulerState:
         self.pending = Pending()
         self.principals: dict[str, Pending] = {}
         self.tombstones: list[tuple[float, int, Batch]] = []
-        self.tombstone_bytes = 0
         self.next_lease = settings.first_lease
         self.next_batch = 1
         self.next_outcome = 1
         self.next_order = 1
         self.next_worker = 1
-        self.keep_until_s = 0.0
-        self.exclusive_from_s = 0.0
+        self.keep_until_s = self.exclusive_from_s = 0.0
         self.progress: dict[tuple[int, int], Progress] = {}
         self.news_allowed = 0.0
         self.news_counted_at_s = 0.0
