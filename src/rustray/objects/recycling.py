@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import mmap
 import os
 import signal
 import threading
 import time
 from collections.abc import Sequence
 from typing import Final
+
+from rustray.objects import mapping
 
 MIN_BYTES: Final = 100 * 1024
 DEFAULT_BUDGET: Final = 256 << 20
@@ -36,6 +37,9 @@ _SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | F_SEAL_FUTURE_WRITE | 
 _UNIT: Final = 64 * 1024
 _WASTE: Final = 2
 """Memory is used again for what takes at least a half of it."""
+_JOIN_AT: Final = 3
+"""When it is used for so many a time its pages are joined: that costs as much as a dozen readers
+save, and what is used three times is used often."""
 
 
 class Arena:
@@ -45,6 +49,7 @@ class Arena:
         capacity: Bytes.
         is_taken: Somebody is writing to it.
         used_at: When it was last taken (`time.monotonic`).
+        uses: How often it was taken.
     """
 
     def __init__(self, fd: int, capacity: int, now: float) -> None:
@@ -56,11 +61,12 @@ class Arena:
         self.capacity = capacity
         self.is_taken = True
         self.used_at = now
+        self.uses = 1
         # All of it is there before it is mapped: to touch what is not could be a SIGBUS.
         os.posix_fallocate(fd, 0, capacity)
         with contextlib.ExitStack() as undo:
-            self._memory = mmap.mmap(fd, capacity)
-            undo.callback(self._memory.close)
+            self._memory = mapping.map_writable(fd, capacity)
+            undo.callback(self._memory.release)
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
             self._probe = _reopen(fd)
             undo.callback(os.close, self._probe)
@@ -83,6 +89,16 @@ class Arena:
         """
         return _reopen(self._probe)
 
+    def begin(self, now: float) -> None:
+        """Somebody is going to write to it, for what nobody reads."""
+        self.is_taken, self.used_at = True, now
+        self.uses += 1
+
+    def settle(self) -> None:
+        """Have it in large pages, if it is used often; by whom it is taken."""
+        if self.uses == _JOIN_AT:
+            mapping.join_pages(self._probe, self.capacity)
+
     def is_read(self) -> bool:
         """Whether anybody has a descriptor or a mapping of it, in whatever process."""
         try:
@@ -94,7 +110,7 @@ class Arena:
 
     def close(self) -> None:
         """Let go of it; who reads it keeps it."""
-        self._memory.close()
+        self._memory.release()
         os.close(self._probe)
 
 
@@ -121,12 +137,18 @@ class Pool:
             return None
         self.trim()
         with self._lock:
-            for arena in self._arenas:
-                if size <= arena.capacity <= size * _WASTE and not arena.is_taken:
-                    if arena.is_read():
-                        continue
-                    arena.is_taken, arena.used_at = True, time.monotonic()
-                    return arena
+            arena = self._unread(size)
+            if arena is None:
+                return None
+            arena.begin(time.monotonic())
+        arena.settle()
+        return arena
+
+    def _unread(self, size: int) -> Arena | None:
+        for arena in self._arenas:
+            fits = size <= arena.capacity <= size * _WASTE
+            if fits and not (arena.is_taken or arena.is_read()):
+                return arena
         return None
 
     def add(self, size: int, fd: int) -> Arena | None:

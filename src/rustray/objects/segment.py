@@ -13,15 +13,13 @@ container), nor of another user where ``/proc`` hides such.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
-import pickle
-import threading
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Final
 
+from rustray.objects.mapping import map_readable, view_of
 from rustray.objects.recycling import F_SEAL_FUTURE_WRITE, POOL, Arena
 
 MAX_SEGMENT_BYTES: Final = 1 << 46
@@ -30,9 +28,6 @@ _FIXED: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
 _UNWRITABLE: Final = fcntl.F_SEAL_WRITE | F_SEAL_FUTURE_WRITE
 _SEALS: Final = _FIXED | fcntl.F_SEAL_WRITE
 _MAX_PARTS: Final = 512  # of one writev; the kernel takes 1,024
-_PROT_READ: Final = 1
-_MAP_PRIVATE: Final = 2
-_MAP_FAILED: Final = ctypes.c_void_p(-1).value
 
 Part = bytes | memoryview
 
@@ -144,7 +139,7 @@ class Segment:
         Raises:
             OSError: no address space or no more mappings.
         """
-        return map_sealed(self.fileno(), self.size)
+        return map_readable(self.fileno(), self.size)
 
     def detach(self) -> int:
         """Hand the descriptor over to the caller, who closes it.
@@ -230,63 +225,15 @@ def check_sealed(fd: int, size: int) -> None:
         raise NotASegment(f"the memory has {found} bytes and not {size}")
 
 
-def map_sealed(fd: int, size: int) -> memoryview:
-    """Map sealed memory; unlike `mmap`, the mapping keeps no descriptor.
-
-    A thousand arrays in a user's hands are then a thousand mappings, and not as many
-    descriptors, of which a process often may have 1,024.
-
-    Raises:
-        OSError: no address space or no more mappings.
-    """
-    # Private, for before Linux 6.7 sealed memory cannot be mapped shared. Nobody writes to it.
-    libc = _Libc.get()
-    address = libc.mmap(None, size, _PROT_READ, _MAP_PRIVATE, fd, 0)
-    if address is None or address == _MAP_FAILED:
-        code = ctypes.get_errno()
-        raise OSError(code, f"cannot map {size} bytes: {os.strerror(code)}")
-    # A class made here, for only instances of such can be referred to weakly.
-    kind: Any = type("Mapping", (ctypes.c_ubyte * size,), {})
-    memory = kind.from_address(address)
-    unmap = weakref.finalize(memory, libc.munmap, address, size)
-    unmap.atexit = False  # what still looks at it then must find it
-    return _view_of(memory)
-
-
 def remembered(view: memoryview) -> Callable[[], memoryview | None]:
     """Return what finds a mapping again, as long as anybody looks at it; keeps it not itself."""
     memory = weakref.ref(view.obj)
 
     def find() -> memoryview | None:
         found = memory()
-        return None if found is None else _view_of(found)
+        return None if found is None else view_of(found).toreadonly()
 
     return find
-
-
-def _view_of(memory: Any) -> memoryview:
-    return pickle.PickleBuffer(memory).raw().toreadonly()
-
-
-class _Libc:
-    """The C library, loaded at the first mapping."""
-
-    _found: Any = None
-    _lock = threading.Lock()
-
-    @classmethod
-    def get(cls) -> Any:
-        with cls._lock:
-            if cls._found is None:
-                libc = ctypes.CDLL(None, use_errno=True)
-                libc.mmap.restype = ctypes.c_void_p
-                libc.mmap.argtypes = [
-                    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int,
-                    ctypes.c_long,
-                ]  # fmt: skip
-                libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-                cls._found = libc
-            return cls._found
 
 
 def _create() -> int:
@@ -322,5 +269,4 @@ __all__ = [
     "Segment",
     "SegmentWriter",
     "check_sealed",
-    "map_sealed",
 ]

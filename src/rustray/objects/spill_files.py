@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from rustray.objects.digest import digest_of
+from rustray.objects.mapping import map_readable
 from rustray.objects.own_directory import CREATE, READ, OwnDirectory
-from rustray.objects.segment import Segment, map_sealed
+from rustray.objects.segment import Segment
 
 _PIECE_BYTES: Final = 1 << 30
 
@@ -80,7 +81,7 @@ class SpillFiles:
             segment = Segment.fill(size, lambda target: _copy(source, target, size))
         finally:
             os.close(source)
-        if digest_of(map_sealed(segment.fileno(), size)) != digest:
+        if digest_of(map_readable(segment.fileno(), size)) != digest:
             segment.close()
             raise DamagedFile(f"{path} is damaged: its digest is not that of what was written")
         return segment

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from rustray.objects import recycling
+from rustray.objects import mapping, recycling
 from rustray.objects.recycling import MIN_BYTES, Pool
 from rustray.objects.segment import Segment
 
@@ -233,3 +233,22 @@ def test_threads_that_write_and_read_at_once_see_their_own_content(pool: Pool) -
     for each in threads:
         each.join()
     assert failures == []
+
+
+def test_what_is_used_often_is_joined_to_large_pages_once(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the third use, by who writes then; whether the kernel does it changes nothing."""
+    joined: list[int] = []
+
+    def join(_fd: int, size: int) -> bool:
+        joined.append(size)
+        return False
+
+    monkeypatch.setattr(mapping, "join_pages", join)
+    seen = []
+    for number in range(6):
+        Segment.write([bytes([number]) * SIZE]).close()
+        seen.append(len(joined))
+    assert seen == [0, 0, 1, 1, 1, 1]
+    assert joined == [pool._arenas[0].capacity]
