@@ -64,9 +64,10 @@ def join_pages(fd: int, size: int) -> bool:
         address = _map(libc, fd, size, _PROT_READ, _MAP_PRIVATE)
     except OSError:
         return False
-    joined: int = libc.madvise(address, size, _MADV_COLLAPSE)
-    libc.munmap(address, size)
-    return joined == 0
+    try:
+        return bool(libc.madvise(address, size, _MADV_COLLAPSE) == 0)
+    finally:
+        libc.munmap(address, size)
 
 
 def _mapped(fd: int, size: int, access: int, flags: int) -> Any:
@@ -116,6 +117,8 @@ class _Libc:
 
     @classmethod
     def get(cls) -> Any:
+        if cls._found is not None:  # without the lock: whoever held it may not be in this fork
+            return cls._found
         with cls._lock:
             if cls._found is None:
                 libc = ctypes.CDLL(None, use_errno=True)

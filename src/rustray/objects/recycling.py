@@ -141,7 +141,11 @@ class Pool:
             if arena is None:
                 return None
             arena.begin(time.monotonic())
-        arena.settle()
+        try:
+            arena.settle()
+        except BaseException:  # (Ctrl-C, or a cancelled task: that takes milliseconds)
+            self.give_back(arena)
+            raise
         return arena
 
     def _unread(self, size: int) -> Arena | None:

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 
+from rustray.objects import mapping
 from rustray.objects.mapping import LARGE_PAGE, join_pages, map_readable, map_writable
 
 
@@ -65,6 +66,15 @@ def test_what_cannot_be_mapped_leaves_nothing_reserved() -> None:
         with pytest.raises(OSError, match="cannot map"):
             map_readable(-1, size)
     assert reserved() - before < size
+
+
+def test_once_the_library_is_loaded_nobody_waits_for_it() -> None:
+    """Regression (review): a fork may be made while another thread has the lock."""
+    fd = memory_file(4096)
+    map_readable(fd, 4096)
+    with mapping._Libc._lock:
+        assert len(map_readable(fd, 4096)) == 4096
+    os.close(fd)
 
 
 def test_pages_are_joined_as_far_as_they_fill_large_ones() -> None:

@@ -252,3 +252,22 @@ def test_what_is_used_often_is_joined_to_large_pages_once(
         seen.append(len(joined))
     assert seen == [0, 0, 1, 1, 1, 1]
     assert joined == [pool._arenas[0].capacity]
+
+
+def test_an_interrupt_while_pages_are_joined_gives_the_memory_back(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression (review): it stayed taken for good, and counted against the budget."""
+
+    def interrupt(_fd: int, _size: int) -> bool:
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        Segment.write([b"a" * SIZE]).close()
+    monkeypatch.setattr(mapping, "join_pages", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Segment.write([b"b" * SIZE])
+    (arena,) = pool._arenas
+    assert not arena.is_taken
+    Segment.write([b"c" * SIZE]).close()
+    assert pool._arenas == [arena]
