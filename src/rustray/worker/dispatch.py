@@ -174,7 +174,7 @@ def _give(state: WorkerState, executor: Executor, lane: Lane, work: WorkClass, n
     if executor.count == 0:
         executor.since = now
         executor.is_start_told = False
-        executor.is_answer_old = executor.is_reclaiming
+        executor.is_answer_old, executor.stuck_at = executor.is_reclaiming, NEVER
         state.arm(executor, now + LOOK_AFTER_S)
         if work.task_class.timeout_s:
             executor.limit_at = now + work.task_class.timeout_s

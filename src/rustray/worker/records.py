@@ -336,6 +336,15 @@ class Executor:
         is_asked = self.is_reclaiming or self.is_silent
         return self.count > 1 and not (is_asked or self.is_shared)
 
+    @property
+    def has_cancelled(self) -> bool:
+        """Whether a process holds a task that was cancelled."""
+        return any(
+            low < piece.high and piece.low < high
+            for piece in self.segments
+            for low, high, _ in piece.lease.cancelled
+        )
+
     def last_task(self) -> tuple[Lease, int] | None:
         """Return the last task of a process executor: the running one if none is unstarted."""
         if not self.segments:

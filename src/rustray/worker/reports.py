@@ -181,7 +181,8 @@ def returned(state: WorkerState, event: ExecutorReturned, now: float) -> None:
         _end_if_signalled(state, executor, was_signalled)
         return
     is_old, executor.is_answer_old = executor.is_answer_old, False
-    executor.is_reclaiming, executor.stuck_at = False, NEVER
+    stuck_at, executor.stuck_at = executor.stuck_at, NEVER
+    executor.is_reclaiming = False
     if executor.count and not executor.is_shared:
         executor.since, executor.is_start_told = since, is_told
         if event.running is not None and not is_old:
@@ -190,6 +191,8 @@ def returned(state: WorkerState, event: ExecutorReturned, now: float) -> None:
             state.outbox.tell_start(event.running.lease, event.running.offset)
         if is_old and _is_wanted_back(state, executor):
             reclaim(state, executor)
+            executor.stuck_at = stuck_at
+            state.arm(executor, stuck_at)
         else:
             stop_last(state, executor, now)
 
@@ -206,10 +209,14 @@ def _note_silence(executor: Executor) -> None:
 
 def _is_wanted_back(state: WorkerState, executor: Executor) -> bool:
     """Whether a task that an executor has is to stop, or to go back to the head."""
-    return state.is_draining or any(
-        any(low < piece.high and piece.low < high for low, high, _ in piece.lease.cancelled)
-        or any(low < piece.high and piece.low < high for low, high in piece.lease.recalled)
-        for piece in executor.segments
+    return (
+        state.is_draining
+        or executor.has_cancelled
+        or any(
+            low < piece.high and piece.low < high
+            for piece in executor.segments
+            for low, high in piece.lease.recalled
+        )
     )
 
 

@@ -78,6 +78,8 @@ def _is_stuck(executor: Executor, now: float) -> bool:
 
     From behind a task that it runs that is taken; so it stands still between two of them.
     """
+    if now >= executor.stuck_at and not executor.has_cancelled:
+        executor.stuck_at = NEVER  # it has ended before the answer came, and others are here now
     executor.check_at = min(executor.check_at, executor.stuck_at)
     executor.is_stuck = now >= executor.stuck_at
     return executor.is_stuck

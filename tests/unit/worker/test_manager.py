@@ -1093,6 +1093,42 @@ def test_an_executor_that_does_not_answer_gets_nothing_more() -> None:
     assert stuck.tasks
 
 
+def test_a_late_answer_does_not_save_a_process_that_stands_still() -> None:
+    """Regression (review): an answer to what was asked before took the cancel's limit."""
+    b = WorkerBench({"cpu_cores": 1}).start()
+    for _ in range(2):
+        b.grant(4)
+        b.finish_all()
+    (executor,) = b.executors.values()
+    before = b.grant(2)
+    b.recall(before, 1, 1)
+    assert executor.owes_answer
+    b.finish(executor.executor_id, 2)
+    b.cancel(b.grant(3), 0, 3, force=True)
+    executor.owes_answer = False
+    b.feed(e.ExecutorReturned(executor.executor_id, []))
+    assert executor.owes_answer, "it is asked again"
+    for _ in range(4):
+        b.advance(0.5)
+    assert executor.signal == SIGKILL
+
+
+def test_a_process_is_not_killed_for_a_task_that_has_ended() -> None:
+    """Regression (review): the limit of a cancel outlived its task, and others died for it."""
+    b = WorkerBench({"cpu_cores": 1}).start()
+    for _ in range(2):
+        b.grant(4)
+        b.finish_all()
+    (executor,) = b.executors.values()
+    b.cancel(b.grant(2), 1, 1, force=True)
+    assert executor.owes_answer
+    b.finish(executor.executor_id, 2)
+    b.grant(3)
+    for _ in range(4):
+        b.advance(0.5)
+    assert not executor.signal
+
+
 def test_a_process_that_was_sent_a_signal_gets_nothing_more() -> None:
     """Bug: a task that ended in spite of its SIGTERM left its process to the next one."""
     b = WorkerBench({"cpu_cores": 1}).start()
