@@ -141,8 +141,7 @@ def _accept_fresh(state: SchedulerState, event: TasksSubmitted, low: int, high: 
         _refuse(state, event.prefix, first + fit, count - fit, error)
     if fit == 0:
         if queue.batches == 0:
-            del state.queues[event.task_class]
-            state.forget_blobs(event.task_class)
+            state.drop_queue(queue)
         return
     payloads = payloads.slice(0, fit)
     # What is put is kept as a result, and only there.

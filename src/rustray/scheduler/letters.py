@@ -15,6 +15,7 @@ from typing import Any
 
 from rustray.common.counting import count_refused
 from rustray.common.errors import RustRayError, TaskNotFound, TaskTimeout
+from rustray.scheduler import tombstones
 from rustray.scheduler.admission import refusal
 from rustray.scheduler.backpressure import fitting
 from rustray.scheduler.commands import (
@@ -323,6 +324,8 @@ def on_purge(state: SchedulerState, event: PurgeRequested) -> None:
         for stored, parts in by_outcome.items():
             number = sum(part.count for part in parts)
             state.counters["tasks_purged"] += number
+            if stored.batch.is_pushed:  # (an id that a caller has chosen is free again)
+                tombstones.remember(state, stored)
             if number == stored.live:
                 evict(state, stored)
             else:

@@ -432,7 +432,7 @@ def new_queue(state: SchedulerState, task_class: TaskClass) -> ClassQueue:
         shape = tuple(variant.shape for variant in variants)
         queue = ClassQueue(task_class, state.next_order, variants, shape)
         state.next_order += 1
-        state.queues[task_class] = queue
+        state.enter_queue(queue)
         for variant in variants:
             # One function object each: by it the balancer remembers who had no room.
             variant.room_of = partial(_room_of, state, queue, variant)

@@ -229,7 +229,7 @@ class Batch:
         streams: Offset to what a generator task has yielded, where that is something.
         released: Tasks whose values nobody needs but those that take them; None: none yet.
         lacks: Offset, and the id of a task whose value it takes, to how often it could not have it.
-        known_until_s: Monotonic time before which it is not forgotten; see `tombstones`.
+        known_until_s, is_buried: See `tombstones`.
         heirs: Offset to how many living values that stay with workers were made of its own.
         left_s: Of streams: since when nobody reads them, as monotonic time; None while a session
             of theirs is there.
@@ -273,6 +273,7 @@ class Batch:
     lacks: dict[int, dict[str, int]] = field(default_factory=dict)
     heirs: dict[int, int] = field(default_factory=dict)
     known_until_s: float = 0.0
+    is_buried: bool = False
 
     def add_dependant(self, place: int, batch: Batch, offset: int) -> None:
         """Note that a task of another batch waits for one of these."""

@@ -92,10 +92,13 @@ def on_delivered(state: SchedulerState, event: OutcomesDelivered) -> None:
             sequence += 1
             continue
         is_kept = stored.has_stayed or batch.queue.task_class.is_detached
-        if not (stored.is_delivered or is_kept):
+        first = batch.first + stored.offset
+        stop = first + len(stored.payloads)
+        # (Sent in parts, as after a lost connection, it counts when a frame had all of it.)
+        if not (stored.is_delivered or is_kept) and event.first <= first and stop <= end:
             stored.is_delivered = True
             _shelf_of(state, stored).delivered.append(stored)
-        sequence = batch.first + stored.offset + len(stored.payloads)
+        sequence = stop
 
 
 def on_released(state: SchedulerState, event: ResultsReleased) -> None:

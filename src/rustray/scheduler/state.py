@@ -124,7 +124,7 @@ class SchedulerState:
         shelves: These four.
         functions: Announced name to description; remembered after the worker has left.
         code: Hash to cloudpickled function, or package of a runtime_env.
-        code_bytes: Of all of these.
+        code_bytes: Of all of these; ``code_uses``: how many queues need each.
         pending: What has not ended; ``principals``: the same of each principal that has some.
         ghost: After a restart, stands for the workers of before that have not come back:
             has a lease on everything that one of them may hold. Not one of `workers`.
@@ -172,6 +172,7 @@ class SchedulerState:
         self.shelves = (self.results, self.large, self.letters, self.staying)
         self.functions: dict[str, FunctionInfo] = {}
         self.code: dict[bytes, bytes] = {}
+        self.code_uses: Counter[bytes] = Counter()
         self.code_bytes = self.tombstone_bytes = 0
         self.ghost: WorkerRecord | None = None
         self.awaited: set[str] = set()
@@ -196,8 +197,7 @@ class SchedulerState:
         self.next_worker = 1
         self.keep_until_s = self.exclusive_from_s = 0.0
         self.progress: dict[tuple[int, int], Progress] = {}
-        self.news_allowed = 0.0
-        self.news_counted_at_s = 0.0
+        self.news_allowed = self.news_counted_at_s = 0.0
         self.nested_batches = 0
 
     # -- finding -----------------------------------------------------------
@@ -257,17 +257,32 @@ class SchedulerState:
             del self.sessions[batch.prefix]
         for ended in TaskState:
             self.counts[ended] -= batch.state.count(ended)
-        queue = batch.queue
+        if not batch.is_buried:
+            self.leave_queue(batch.queue)
+
+    def leave_queue(self, queue: ClassQueue) -> None:
+        """Take a batch that is over off its queue, which goes with the last one."""
         queue.batches -= 1
         if queue.batches == 0 and self.queues.get(queue.task_class) is queue:
-            del self.queues[queue.task_class]
-            self.blocked.pop(queue, None)
-            self.forget_blobs(queue.task_class)
+            self.drop_queue(queue)
+
+    def enter_queue(self, queue: ClassQueue) -> None:
+        """Have a queue for a class that has none."""
+        self.queues[queue.task_class] = queue
+        self.code_uses.update(queue.task_class.blobs)
+
+    def drop_queue(self, queue: ClassQueue) -> None:
+        """Forget a queue, and code that nothing else needs."""
+        del self.queues[queue.task_class]
+        self.blocked.pop(queue, None)
+        self.code_uses.subtract(queue.task_class.blobs)
+        self.forget_blobs(queue.task_class)
 
     def forget_blobs(self, task_class: TaskClass) -> None:
         """Forget code and packages of a class, as far as no queue still needs them."""
         for digest in task_class.blobs:
-            if digest in self.code and all(digest not in other.blobs for other in self.queues):
+            if digest in self.code and self.code_uses[digest] <= 0:
+                del self.code_uses[digest]
                 self.code_bytes -= len(self.code.pop(digest))
                 self.commands.append(ForgetCode(digest))
 

@@ -3,7 +3,7 @@
 A client whose stream broke hands in again what it has no answer to, and a program may repeat a call
 under its idempotency key. So an outcome that had to go early, for want of room, before its client
 confirmed it, leaves its batch behind until its time to live is up: what is handed in again then
-gets the answer that it ended and is not kept, and does not run twice.
+gets the answer that it ended and is not kept, and does not run twice. The code of its class goes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ TOMBSTONE_BYTES: Final = 64 << 20
 """What all of them may take, roughly; then those go first whose time would be up first."""
 _BATCH_BYTES: Final = 1_000
 _TASK_BYTES: Final = 32
+_DIGEST_BYTES: Final = 64
 
 
 def remember(state: SchedulerState, stored: StoredOutcome) -> None:
@@ -29,10 +30,13 @@ def remember(state: SchedulerState, stored: StoredOutcome) -> None:
 
 def bury(state: SchedulerState, batch: Batch) -> None:
     """Take a batch that has ended, and whose outcomes are gone: forget it now, or later."""
-    if batch.known_until_s <= state.now:
+    until_s = max(batch.known_until_s, state.keep_until_s) if batch.known_until_s else 0.0
+    if until_s <= state.now:
         state.remove(batch)
         return
-    heappush(state.tombstones, (batch.known_until_s, batch.number, batch))
+    batch.is_buried = True
+    state.leave_queue(batch.queue)
+    heappush(state.tombstones, (until_s, batch.number, batch))
     state.tombstone_bytes += _size_of(batch)
     while state.tombstone_bytes > TOMBSTONE_BYTES:
         _forget_next(state)
@@ -52,4 +56,5 @@ def _forget_next(state: SchedulerState) -> None:
 
 def _size_of(batch: Batch) -> int:
     inputs = batch.inputs.size_bytes if batch.inputs is not None else 0
-    return _BATCH_BYTES + _TASK_BYTES * batch.count + inputs
+    a_task = _TASK_BYTES + (_DIGEST_BYTES if batch.digests else 0)
+    return _BATCH_BYTES + a_task * batch.count + inputs

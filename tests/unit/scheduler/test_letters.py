@@ -256,15 +256,37 @@ def test_ranges_that_overlap_name_each_task_once(
     assert left == {number: b"argument-%d" % number for number in range(9) if number not in meant}
 
 
-def test_a_purged_batch_is_gone() -> None:
-    """When the last of a batch is purged, its id is free again."""
+@pytest.mark.parametrize("is_pushed", [True, False])
+def test_a_purged_batch_is_gone(is_pushed: bool) -> None:
+    """When the last of a batch is purged that its client has, its id is free again.
+
+    An id that a caller has chosen is free in any case.
+    """
     bench = Bench()
+    bench.join(cpus=4)
+    column = PayloadColumn.of([b"a", b"b"])
+    bench.feed(e.TasksSubmitted(PREFIX, 0, TaskClass("f"), column, is_pushed))
+    fail_all(bench)
+    if is_pushed:
+        bench.feed(e.OutcomesDelivered(PREFIX, 0, 2))
+    bench.purge(0, 2)
+    assert bench.scheduler.task(PREFIX, 0) is None
+    assert any(isinstance(one, c.ForgetBatch) for one in bench.commands)
+
+
+def test_what_was_purged_unconfirmed_does_not_run_again() -> None:
+    """A session whose stream broke before it heard of a failure hands its task in again."""
+    bench = Bench(result_ttl_s=100.0, lease_ttl_s=1e6)
     bench.join(cpus=4)
     submit(bench, [b"a", b"b"])
     fail_all(bench)
     bench.purge(0, 2)
+    told = bench.feed(
+        e.TasksSubmitted(PREFIX, 0, TaskClass("f"), PayloadColumn.of([b"a", b"b"]), True)
+    )
+    assert {type(one) for one in told} == {c.AcceptTasks, c.ReportUnknown}
+    bench.pass_time(101.0)
     assert bench.scheduler.task(PREFIX, 0) is None
-    assert any(isinstance(one, c.ForgetBatch) for one in bench.commands)
 
 
 def test_a_retry_is_refused_where_a_submit_would_be() -> None:

@@ -173,10 +173,11 @@ def test_purged_bytes_are_not_in_the_journal() -> None:
 
 
 def test_nothing_is_left_of_a_batch_that_is_purged() -> None:
-    """Purged whole, also after a retry, a batch leaves no row behind."""
+    """Purged whole, also after a retry, a batch that its client has heard of leaves no row."""
     head = failed()
     retry(head, 0, 2)
     head.end("w", 1, head.grants[-1], FAILED, 2)
+    head.feed(e.OutcomesDelivered(PREFIX, 0, 4))
     purge(head, 0, 4)
     for table in ("batch", "outcome", "retry", "purge", "rerun", "cancel"):
         assert rows(head, f"SELECT * FROM {table}") == []
