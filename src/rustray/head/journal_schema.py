@@ -121,13 +121,13 @@ _BATCH: Final = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?
 _OUTCOME: Final = "INSERT INTO outcome VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 STATEMENTS: Final[dict[type[Any], str]] = {
     c.PersistBatch: _BATCH,
-    c.PersistDurability: "UPDATE batch SET durability = ?2 WHERE id = ?1",
+    c.PersistDurability: "UPDATE batch SET durability = :p2 WHERE id = :p1",
     c.PersistOutcome: _OUTCOME,
-    c.PersistRetry: "INSERT INTO retry VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+    c.PersistRetry: "INSERT INTO retry VALUES (:p1, :p2, :p3, :p4, :p5, :p6, :p7, :p8, :p9, :p10)",
     c.PersistPurge: "INSERT INTO purge VALUES (?, ?, ?)",
     c.ReplaceOutcome: (
-        "UPDATE outcome SET base = ?2, ends = ?3, payloads = ?4, argument_base = ?5, "
-        "argument_ends = ?6, arguments = ?7, placed = ?8 WHERE id = ?1"
+        "UPDATE outcome SET base = :p2, ends = :p3, payloads = :p4, argument_base = :p5, "
+        "argument_ends = :p6, arguments = :p7, placed = :p8 WHERE id = :p1"
     ),
     c.PersistCancel: "INSERT INTO cancel VALUES (?, ?, ?, ?)",
     c.PersistRerun: "INSERT OR REPLACE INTO rerun VALUES (?, ?, ?, ?)",
@@ -141,7 +141,7 @@ STATEMENTS: Final[dict[type[Any], str]] = {
         "WHERE id = ?"
     ),
     c.ForgetArguments: (
-        "UPDATE batch SET digests = ?2, ends = NULL, payloads = NULL WHERE id = ?1"
+        "UPDATE batch SET digests = :p2, ends = NULL, payloads = NULL WHERE id = :p1"
     ),
     c.ForgetBatch: "DELETE FROM batch WHERE id = ?",
     c.ForgetCode: "DELETE FROM code WHERE hash = ?",
@@ -166,27 +166,28 @@ FOLLOWED_BY: Final[dict[type[Any] | None, tuple[str, ...]]] = {
         f"DELETE FROM {table} WHERE batch = ?"  # noqa: S608
         for table in _TABLES_OF_BATCHES
     ),
-    sc.ForgetItems: ("DELETE FROM item WHERE batch = ?1 AND place = ?2 AND first + count <= ?3",),
+    sc.ForgetItems: (
+        "DELETE FROM item WHERE batch = :p1 AND place = :p2 AND first + count <= :p3",
+    ),
     c.ForgetArguments: (
-        "UPDATE retry SET ends = NULL, payloads = NULL WHERE batch = ?1 AND ?2 IS NOT NULL",
-        "DELETE FROM crash WHERE batch = ?1 AND ?2 IS NOT NULL",
+        "UPDATE retry SET ends = NULL, payloads = NULL WHERE batch = :p1",
+        "DELETE FROM crash WHERE batch = :p1",
     ),
     # What a task's earlier life has used up, and that it was to be cancelled, is past.
     c.PersistRetry: (
         *(
             f"DELETE FROM {table} "  # noqa: S608
-            "WHERE batch = ?2 AND place >= ?3 AND place < ?3 + ?4 AND ?10 IS NOT NULL"
+            "WHERE batch = :p2 AND place >= :p3 AND place < :p3 + :p4"
             for table in ("rerun", "oom_rerun", "crash")
         ),
-        "INSERT INTO cancel SELECT batch, place, ?3 - place, force FROM cancel "
-        "WHERE batch = ?2 AND place < ?3 AND place + count > ?3 AND ?10 IS NOT NULL",
-        "INSERT INTO cancel SELECT batch, ?3 + ?4, place + count - ?3 - ?4, force FROM cancel "
-        "WHERE batch = ?2 AND place < ?3 + ?4 AND place + count > ?3 + ?4 AND ?10 IS NOT NULL",
-        "DELETE FROM cancel "
-        "WHERE batch = ?2 AND place < ?3 + ?4 AND place + count > ?3 AND ?10 IS NOT NULL",
+        "INSERT INTO cancel SELECT batch, place, :p3 - place, force FROM cancel "
+        "WHERE batch = :p2 AND place < :p3 AND place + count > :p3",
+        "INSERT INTO cancel SELECT batch, :p3 + :p4, place + count - :p3 - :p4, force FROM cancel "
+        "WHERE batch = :p2 AND place < :p3 + :p4 AND place + count > :p3 + :p4",
+        "DELETE FROM cancel WHERE batch = :p2 AND place < :p3 + :p4 AND place + count > :p3",
     ),
 }
-"""What else a command does, with the same row (whose last value each has to name)."""
+"""What else a command does, with the same row: ``:p1`` is its first value."""
 COLUMNS: Final[dict[type[Any], tuple[str, ...]]] = {
     c.PersistDurability: ("batch", "durability"),
     c.PersistCancel: ("batch", "offset", "count", "force"),

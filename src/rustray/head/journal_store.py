@@ -52,6 +52,7 @@ FILE_NAME: Final = "journal.db"
 LEVELS: Final = {"full": "FULL", "process": "NORMAL"}
 """Durability level to SQLite's ``synchronous``: FULL syncs the log at each commit."""
 _CHECKPOINT_PAGES: Final = 4_000
+_NAMES: Final = tuple(f"p{number}" for number in range(1, 17))
 _LOG_LIMIT_BYTES: Final = 64 << 20
 """A log that has grown beyond this (a copy was made under load) is cut when it begins anew."""
 
@@ -366,9 +367,15 @@ class JournalStore:
 def _write(db: sqlite3.Connection, kind: type[Any] | None, rows: list[tuple[Any, ...]]) -> None:
     if kind is None:
         return
-    db.executemany(STATEMENTS[kind], rows)
-    for statement in FOLLOWED_BY.get(kind, ()):
-        db.executemany(statement, rows)
+    for statement in (STATEMENTS[kind], *FOLLOWED_BY.get(kind, ())):
+        db.executemany(statement, _named(statement, rows))
+
+
+def _named(statement: str, rows: list[tuple[Any, ...]]) -> Sequence[Any]:
+    """Name the values for a statement that takes them by name, where it takes one twice or none."""
+    if ":p" not in statement:
+        return rows
+    return [dict(zip(_NAMES, row, strict=False)) for row in rows]
 
 
 def _remove_files(files: ResultFiles, doomed: Sequence[tuple[int, bytes]]) -> None:
