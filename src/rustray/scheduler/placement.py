@@ -37,6 +37,8 @@ from rustray.task.state import TaskState
 FAST_S = 0.1
 """Tasks that run longer are not prefetched: the round trip does not matter to them."""
 RECALL_PAUSE_S = 0.1
+RECALL_AGAIN_S = 0.2
+"""After so long an idle worker is thought of again: others may hold what they cannot begin."""
 
 LARGE_INPUT_BYTES = 64 << 20
 WAITS_FOR_BYTES = {"LeastLoaded": 0.0, "LocalityAware": 1.0}
@@ -397,14 +399,21 @@ def _may_be_taken(lease: Lease, victim: WorkerRecord, idle: WorkerRecord) -> boo
     return not (lease.is_behind and lease.number in victim.running)
 
 
+def think_of_again(state: SchedulerState, idle: WorkerRecord) -> None:
+    """A worker that had too little to do may have still, while others hold more than they run."""
+    idle.is_thought_of = False
+    if state.workers.get(idle.worker_id) is idle and state.overfull:
+        state.freed[idle] = None
+
+
 def _take_back(state: SchedulerState, idle: WorkerRecord) -> None:
     """Ask the fullest worker for unstarted work that an idle one could run at once."""
-    victim: WorkerRecord | None = None
-    for worker in list(state.overfull)[:32]:
-        if worker is idle or worker.state != "ready" or worker.recall_until_s > state.now:
-            continue
-        if victim is None or worker.load.load > victim.load.load:
-            victim = worker
+    if not idle.is_thought_of:
+        idle.is_thought_of = True
+        due_s = state.now + RECALL_AGAIN_S
+        heapq.heappush(state.timers, (due_s, state.next_order, "recall", idle))
+        state.next_order += 1
+    victim = _fullest(state, idle)
     if victim is None:
         return
     wanted = 0
@@ -414,14 +423,45 @@ def _take_back(state: SchedulerState, idle: WorkerRecord) -> None:
         if wanted == 0:
             excess = int(victim.load.tasks * (1.0 - 1.0 / victim.load.load))
             wanted = min(max(excess // 2, 1), state.settings.max_leased_tasks)
-        number = min(wanted, lease.remaining)
-        offset = lease.count - number
-        state.commands.append(RecallLease(victim.worker_id, lease.number, offset, number))
-        wanted -= number
+        for offset, number in _unstarted(lease, wanted):
+            state.commands.append(RecallLease(victim.worker_id, lease.number, offset, number))
+            wanted -= number
         if wanted <= 0:
             break
     if wanted or victim.leases:
         victim.recall_until_s = state.now + RECALL_PAUSE_S
+
+
+def _fullest(state: SchedulerState, idle: WorkerRecord) -> WorkerRecord | None:
+    victim: WorkerRecord | None = None
+    for worker in list(state.overfull)[:32]:
+        if worker is idle or worker.state != "ready" or worker.recall_until_s > state.now:
+            continue
+        if victim is None or worker.load.load > victim.load.load:
+            victim = worker
+    return victim
+
+
+def _unstarted(lease: Lease, wanted: int) -> list[tuple[int, int]]:
+    """Return the last tasks of a lease that are not known to have begun: (offset, number).
+
+    They need not be its last tasks: those behind one that takes long are wherever they are.
+    """
+    batch, low, found = lease.batch, lease.low, list[tuple[int, int]]()
+    for offset in range(lease.count - 1, -1, -1):
+        if wanted <= 0:
+            break
+        if (
+            batch.state[low + offset] != TaskState.LEASED
+            or batch.lease[low + offset] != lease.number
+        ):
+            continue
+        wanted -= 1
+        if found and found[-1][0] == offset + 1:
+            found[-1] = (offset, found[-1][1] + 1)
+        else:
+            found.append((offset, 1))
+    return found
 
 
 def new_queue(state: SchedulerState, task_class: TaskClass) -> ClassQueue:

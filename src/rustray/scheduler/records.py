@@ -454,6 +454,7 @@ class WorkerRecord:
         running: Lease number to offsets that the worker reported as started.
         leased_by_level: Level to units leased, for windows that ignore lower ones.
         recall_until_s: No further take-back before this time.
+        is_thought_of: There is a timer to look again whether it has too little to do.
         is_lost: Its tasks are being given to others.
         is_doubted: Its leases ran out while the head was frozen, and it is looked at once more.
         look_s: When it is looked at next.
@@ -474,6 +475,7 @@ class WorkerRecord:
     running: dict[int, set[int]] = field(default_factory=dict)
     leased_by_level: dict[Level, dict[str, int]] = field(default_factory=dict)
     recall_until_s: float = 0.0
+    is_thought_of: bool = False
     is_doubted: bool = False
     look_s: float = 0.0
     is_lost: bool = False

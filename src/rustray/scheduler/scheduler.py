@@ -168,6 +168,8 @@ class Scheduler:
             match kind, subject:
                 case "expiry", WorkerRecord():
                     membership.on_expiry(state, subject)
+                case "recall", WorkerRecord():
+                    placement.think_of_again(state, subject)
                 case "queue", Batch():
                     deadlines.on_queue_limit(state, subject)
                 case "total", Batch():

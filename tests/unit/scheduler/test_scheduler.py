@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from helpers.scheduling import ANYTHING, PREFIX, Bench
+from helpers.scheduling import ANYTHING, PREFIX, Bench, NaiveWorker
 from rustray.common.durability import Durability
 from rustray.common.errors import WorkerNotFound
 from rustray.common.resources import ResourceSet
 from rustray.scheduler import commands as c
 from rustray.scheduler import deadlines
 from rustray.scheduler import events as e
+from rustray.scheduler.placement import RECALL_AGAIN_S
 from rustray.task.columns import PayloadColumn
 from rustray.task.failures import decode_failure
 from rustray.task.frames import LeaseOutcome, LeaseRange
@@ -786,6 +787,57 @@ def test_an_idle_newcomer_takes_back_prefetched_work() -> None:
     assert bench.workers["w-2"].held
     bench.run_all()
     assert [bench.scheduler.task(PREFIX, n).attempts for n in (0, 1)] == [1, 1]  # type: ignore[union-attr]
+
+
+def recalls_of(bench: Bench) -> list[tuple[str, int, int]]:
+    """What the last event asks back: worker, offset in its lease, number."""
+    return [
+        (x.worker_id, x.offset, x.count) for x in bench.commands if isinstance(x, c.RecallLease)
+    ]
+
+
+def hold_ten(bench: Bench) -> tuple[NaiveWorker, int]:
+    """Have a worker of one core hold ten tasks that are known as quick, under one lease."""
+    worker = bench.join("w-1", cpus=1)
+    bench.submit(1)
+    bench.run_all()
+    bench.submit(10)
+    (lease,) = worker.held
+    assert len(worker.held[lease]) == 10
+    return worker, lease
+
+
+def test_what_is_taken_back_need_not_be_the_end_of_a_lease() -> None:
+    """Bug: the end of a lease was asked for, also where that had ended and its middle waited."""
+    bench = Bench()
+    worker, lease = hold_ten(bench)
+    for offset in (1, 4, 5, 9):
+        bench.end(worker, lease, offset, 1)
+    bench.join("w-2", cpus=1)
+    assert recalls_of(bench) == [("w-1", 7, 2)]
+    bench.give_back(worker, lease, 7, 2)
+    assert sum(map(len, bench.workers["w-2"].held.values())) == 2
+
+
+def test_an_idle_worker_is_thought_of_again() -> None:
+    """Bug: one that found nothing at once sat idle as long as the other ran its slow tasks."""
+    bench = Bench(lease_ttl_s=1e6)
+    worker, lease = hold_ten(bench)
+    bench.join("w-2", cpus=1)
+    assert recalls_of(bench), "it asks at once"
+    bench.commands = []
+    bench.pass_time(RECALL_AGAIN_S - 0.05)
+    assert not recalls_of(bench)
+    bench.pass_time(0.1)
+    asked = recalls_of(bench)
+    assert asked, "what has been asked for has not come"
+    _, offset, count = asked[0]
+    bench.give_back(worker, lease, offset, count)
+    bench.run_all()
+    bench.commands = []
+    bench.pass_time(60.0)
+    assert not recalls_of(bench)
+    assert not any(kind == "recall" for _, _, kind, _ in bench.scheduler.state.timers)
 
 
 def test_a_draining_worker_gets_nothing_and_leaves() -> None:
