@@ -7,6 +7,7 @@ import contextvars
 import functools
 import inspect
 import socket
+import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from types import CoroutineType
@@ -175,6 +176,13 @@ class AsyncRunner(SharedRunner):
             self._pool = ThreadPoolExecutor(MAX_THREADS, "rustray-task")
         run = contextvars.copy_context().run
         return await self._loop.run_in_executor(self._pool, run, _caught_call, call)
+
+    def reclaim(self, upto: int) -> tuple[int, int]:
+        """See `Runner.reclaim`; a loop that a coroutine holds up does not answer."""
+        turned = threading.Event()
+        self._loop.call_soon_threadsafe(turned.set)
+        turned.wait()
+        return super().reclaim(upto)
 
     def stop_active(self, key: Key) -> None:
         """See `SharedRunner.stop_active`."""

@@ -38,6 +38,9 @@ TIMEOUT_TERM_S: Final = 2.0
 """After its SIGTERM, at most."""
 ANSWER_S: Final = 1.0
 """How long an executor may take to say what it has not started, if a task is stopped by force."""
+ALIVE_S: Final = 5.0
+"""How long a process of several tasks may take to answer once one of them does not obey: it answers
+between two turns of their threads, or of its event loop."""
 CANCELLED: Final = FailureInfo("TASK_CANCELLED", "the task was cancelled before it ended")
 
 NO_DIRECT_STREAM: Final = FailureInfo(

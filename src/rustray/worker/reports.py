@@ -21,6 +21,7 @@ from rustray.worker.events import (
 from rustray.worker.leases import (
     CANCELLED,
     SIGKILL,
+    SIGTERM,
     end_if_retired,
     kill,
     reclaim,
@@ -238,18 +239,22 @@ def exited(state: WorkerState, event: ExecutorExited, now: float) -> None:
         state.heal_at = now + min(pause_s, LAST_HEAL_PAUSE_S)
     _free_all(state, executor, pieces)
     state.unweigh(executor)
-    outgrown = executor.outgrown
-    info = describe_death(event) if outgrown is None else describe_outgrown(outgrown)
-    if executor.is_cut_off:
-        info = _describe_cut_off(state.lease_ttl_s)
+    info = _describe_end(state, executor, event, was_killed=was_killed)
     if executor.is_shared:
         for piece in pieces:
-            _settle_victim(state, piece.lease, piece.low, stops, info)
+            if executor.is_stuck and not _is_to_stop(piece, stops):
+                _leave_behind(state, piece.lease, piece.low, piece.high, True, info)
+            else:
+                _settle_victim(state, piece.lease, piece.low, stops, info)
     elif pieces:
         victim = _find_victim(pieces, event.running, stops)
         if executor.is_stuck and not _is_cancelled(pieces, victim):
             victim = _NOBODY  # it was in the way of one that was to stop, and runs again
         _bury_process(state, pieces, victim, stops, info)
+
+
+def _is_to_stop(piece: Segment, stops: dict[tuple[int, int], Stop]) -> bool:
+    return (piece.lease.number, piece.low) in stops or piece.lease.is_cancelled(piece.low)
 
 
 def _is_cancelled(pieces: list[Segment], task: tuple[int, int]) -> bool:
@@ -329,12 +334,34 @@ def _settle_victim(
         state.settle_failed(lease, offset, offset + 1, TaskState.LEASED, info)
 
 
+def _describe_end(
+    state: WorkerState, executor: Executor, event: ExecutorExited, *, was_killed: bool
+) -> FailureInfo:
+    if executor.is_cut_off:
+        return _describe_cut_off(state.lease_ttl_s)
+    if executor.outgrown is not None:
+        return describe_outgrown(executor.outgrown)
+    if (executor.stopping or executor.is_stuck) and (was_killed or event.signal == SIGTERM):
+        return _describe_cleared(event)
+    return describe_death(event)
+
+
 def _describe_cut_off(lease_ttl_s: float) -> FailureInfo:
     return FailureInfo(
         "WORKER_LOST",
         "the worker stopped the task, which is exclusive, before its lease ended: the head did not "
         f"answer for most of lease_ttl_s={lease_ttl_s:g} s",
         phase="contact",
+    )
+
+
+def _describe_cleared(event: ExecutorExited) -> FailureInfo:
+    return FailureInfo(
+        "WORKER_LOST",
+        "the executor process was ended, for another task in it was cancelled, or had run out of "
+        "time, and did not stop; this one was in it too, and its result is lost",
+        exit_code=event.exit_code,
+        signal=event.signal,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Final
 from rustray.common.resources import CPU, ResourceSet
 from rustray.worker.blocking import tell_blocked
 from rustray.worker.leases import (
+    ALIVE_S,
     SIGKILL,
     ask_to_stop,
     end_if_retired,
@@ -115,14 +116,7 @@ def tell_starts_again(state: WorkerState) -> None:
 
 
 def _examine_shared(state: WorkerState, executor: Executor, now: float) -> None:
-    fresh = executor.fresh
-    while fresh:
-        key, started_at = next(iter(fresh.items()))
-        if now < started_at + TELL_START_S:
-            executor.check_at = started_at + TELL_START_S
-            break
-        del fresh[key]
-        state.outbox.tell_start(*key)
+    _tell_fresh(state, executor, now)
     if now >= executor.limit_at:
         for key in [k for k, at in executor.limits.items() if at <= now]:
             del executor.limits[key]
@@ -131,10 +125,14 @@ def _examine_shared(state: WorkerState, executor: Executor, now: float) -> None:
     due = [(key, stop) for key, stop in executor.stopping.items() if stop.next_at <= now]
     for key, stop in due:
         if press(state, executor, key, stop, now):
-            _abandon(state, executor, key)
+            _abandon(state, executor, key, now)
+    if now >= executor.stuck_at:
+        executor.is_stuck = True
+        kill(state, executor, SIGKILL)
+        return
     for stop in executor.stopping.values():
         executor.check_at = min(executor.check_at, stop.next_at)
-    executor.check_at = min(executor.check_at, executor.limit_at)
+    executor.check_at = min(executor.check_at, executor.limit_at, executor.stuck_at)
     end_if_retired(state, executor)
     if executor.home is not None and executor.count == 0 and not executor.abandoned:
         # Of an environment that may never be asked for again.
@@ -144,11 +142,23 @@ def _examine_shared(state: WorkerState, executor: Executor, now: float) -> None:
             executor.check_at = min(executor.check_at, executor.idle_since + KEEP_IDLE_EXTRA_S)
 
 
-def _abandon(state: WorkerState, executor: Executor, key: tuple[int, int]) -> None:
+def _tell_fresh(state: WorkerState, executor: Executor, now: float) -> None:
+    fresh = executor.fresh
+    while fresh:
+        key, started_at = next(iter(fresh.items()))
+        if now < started_at + TELL_START_S:
+            executor.check_at = started_at + TELL_START_S
+            break
+        del fresh[key]
+        state.outbox.tell_start(*key)
+
+
+def _abandon(state: WorkerState, executor: Executor, key: tuple[int, int], now: float) -> None:
     """Stop waiting for a thread or coroutine that does not obey.
 
     To kill the process would take its other tasks along. So it takes no more, and is killed
-    as soon as the last of them is done.
+    as soon as the last of them is done; or at once, if nothing goes on in it: then it does not
+    answer either.
     """
     lease, _ = executor.running.pop(key)
     held = lease.work.task_class.resources
@@ -164,6 +174,9 @@ def _abandon(state: WorkerState, executor: Executor, key: tuple[int, int]) -> No
     if state.shared.get(executor.shelf) is executor:
         del state.shared[executor.shelf]
     settle_stop(state, lease, key[1], executor.stopping.pop(key))
+    if executor.count:
+        reclaim(state, executor)
+        executor.stuck_at = min(executor.stuck_at, now + ALIVE_S)
 
 
 def rescue(state: WorkerState, now: float) -> None:

@@ -249,6 +249,51 @@ def test_a_thread_that_does_not_stop_is_abandoned_and_its_neighbours_live() -> N
     assert any((again, 0) in x.tasks for x in b.executors.values())
 
 
+def abandon_one(max_retries: int = 3) -> tuple[WorkerBench, FakeExecutor, int]:
+    """Have a thread of three cancelled by force that does not stop."""
+    b = bench()
+    lease = b.grant(3, a_class(cpu=0, kind=ExecutorKind.THREAD, max_retries=max_retries))
+    b.make_ready()
+    shared = next(x for x in b.executors.values() if x.kind is ExecutorKind.THREAD)
+    b.cancel(lease, 0, 1, force=True)
+    b.advance(0.1)
+    b.collect()
+    assert b.told == {(lease, 0): TaskState.CANCELLED}
+    assert shared.owes_answer
+    del shared.tasks[(lease, 0)]
+    return b, shared, lease
+
+
+def test_a_shared_process_that_answers_lives_as_long_as_its_other_tasks() -> None:
+    """One of its threads does not obey; the others go on."""
+    b, shared, _ = abandon_one()
+    b.advance(4.0)
+    shared.owes_answer = False
+    b.feed(e.ExecutorReturned(shared.executor_id, []))
+    b.advance(60.0)
+    assert shared.signal is None
+    b.finish(shared.executor_id, 2)
+    assert shared.signal == SIGKILL
+
+
+@pytest.mark.parametrize("max_retries", [0, 3])
+def test_a_shared_process_in_which_nothing_goes_on_is_ended(max_retries: int) -> None:
+    """Bug: a thread that held the interpreter's lock held up its neighbours, cancelled or not."""
+    b, shared, lease = abandon_one(max_retries)
+    b.advance(5.1)
+    assert shared.signal == SIGKILL
+    b.die(shared.executor_id, knows_task=False)
+    if max_retries:
+        b.make_ready()
+        (other,) = [x for x in b.executors.values() if x.kind is ExecutorKind.THREAD]
+        assert set(other.tasks) == {(lease, 1), (lease, 2)}
+        b.finish(other.executor_id, 2)
+        b.deliver_all()
+    b.collect()
+    end = TaskState.SUCCEEDED if max_retries else TaskState.LEASED
+    assert [b.told[(lease, offset)] for offset in (1, 2)] == [end, end]
+
+
 def test_all_that_a_dead_shared_executor_ran_is_reported() -> None:
     """Whatever ran in it has started, so the head decides on each."""
     b = bench()
