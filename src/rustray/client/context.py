@@ -181,7 +181,8 @@ def init(  # noqa: PLR0913 - settings, by name
                 "ignore_reinit_error=True"
             )
         _was_forked = False
-        address = address or os.environ.get("RUSTRAY_ADDRESS") or None
+        if address is None:
+            address = os.environ.get("RUSTRAY_ADDRESS") or None
         _runtime = start_runtime(
             address,
             num_cpus=num_cpus,
@@ -209,7 +210,7 @@ def start_runtime(address: str | None, **settings: Any) -> Runtime:
     Raises:
         ValueError: a setting that only embedded clusters or only connections have.
     """
-    if address in ("auto", "local"):
+    if address in ("auto", "local", ""):
         raise ValueError(
             f"{address!r} is no address: give rustray://HOST:PORT to connect; without an address "
             "RUSTRAY_ADDRESS is taken if it is set, and else an embedded cluster is started"
@@ -369,6 +370,7 @@ def cancel(
 def free(refs: TaskRef[Any] | Sequence[TaskRef[Any]]) -> None:
     """Let go of values at once, wherever there are references to them; `get` then fails.
 
+    (What the head keeps is freed for this program's references only; see docs/objects.md.)
     Without it the cluster lets go of a large value with its last reference, and of one whose
     reference was pickled when its time is over. Tasks that take it and were handed in before still
     get it. What has not ended is freed when it has.
@@ -426,6 +428,10 @@ def _as_list(refs: Iterable[Any]) -> list[TaskRef[Any]]:
             "a generator task has no one value: iterate over what .remote() returned, or get its "
             "completed() reference to wait for the end"
         )
+    if isinstance(refs, str | bytes):
+        raise TypeError(f"expected task references, not {type(refs).__name__}: {refs!r:.80}")
+    if isinstance(refs, TaskRef):
+        raise TypeError("expected a list of task references, not one: write [ref]")
     try:
         found = list(refs)
     except TypeError:

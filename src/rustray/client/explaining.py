@@ -42,6 +42,7 @@ def explain(task: TaskRef[Any] | RefGenerator[Any] | str, *, timeout: float = 10
         GetTimeout: there was no answer in time.
         RuntimeError: there is no cluster to ask, or this is a task.
         ValueError: not a task id.
+        TypeError: neither a reference nor a text.
     """
     runtime = context.current_runtime()
     if runtime is None:
@@ -49,6 +50,10 @@ def explain(task: TaskRef[Any] | RefGenerator[Any] | str, *, timeout: float = 10
         raise RuntimeError("there is no cluster to ask: call rustray.init() first")
     if isinstance(task, RefGenerator):
         task = task.completed()
+    if not isinstance(task, TaskRef | str):
+        raise TypeError(
+            f"expected one task reference or id, not {type(task).__name__}: {task!r:.80}"
+        )
     name = task.task_id if isinstance(task, TaskRef) else joined(*split_task_id(task))
     until_s = time.monotonic() + timeout
     while True:

@@ -80,10 +80,23 @@ def test_the_text_of_an_explanation_has_all_of_it() -> None:
     ]
 
 
-@pytest.mark.parametrize("address", ["auto", "local"])
+@pytest.mark.parametrize("address", ["auto", "local", ""])
 def test_names_of_other_frameworks_are_no_addresses(address: str) -> None:
     """They say what to give instead of looking for a host of that name."""
     with pytest.raises(ValueError, match="rustray://HOST:PORT"):
         rustray.init(address)
     with pytest.raises(ValueError, match="rustray://HOST:PORT"):
         rustray.Executor(address)
+
+
+def test_what_is_neither_one_reference_nor_a_list_is_said_so(head: FakeHead) -> None:
+    """One where a list is wanted, a list where one is, and text where references are."""
+    ref = double.remote(1)
+    with pytest.raises(TypeError, match=r"expected one task reference or id, not list"):
+        rustray.explain([ref])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"write \[ref\]"):
+        rustray.wait(ref)  # type: ignore[arg-type]
+    acts: list[Any] = [rustray.get, rustray.cancel, rustray.free]
+    for act in acts:
+        with pytest.raises(TypeError, match="expected task references, not str"):
+            act("")
