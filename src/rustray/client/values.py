@@ -196,6 +196,10 @@ class SessionValues:
                 return found
             try:
                 segment = await self._api.fetch_object(place, raw.object_token)
+                try:
+                    return segment.view()
+                finally:
+                    segment.close()
             except ObjectLost:
                 missing = place.object_id
                 continue
@@ -206,10 +210,6 @@ class SessionValues:
                     f"there is no memory here for a value of {place.size} bytes: {error}",
                     reason="OBJECT_STORE",
                 ) from error
-            try:
-                return segment.view()
-            finally:
-                segment.close()
         raise ObjectLost(
             f"the value of task {hold.task_id} was lost {TRIES} times in a row while it was fetched"
         )
