@@ -283,9 +283,10 @@ class Connection:
         rows = self._db.execute(statement, tuple(bindings)).fetchall()
         return Rows(rows, self._db.last_insert_rowid())
 
-    def executemany(self, statement: str, bindings: Sequence[Sequence[Any]]) -> None:
+    def executemany(self, statement: str, bindings: Sequence[Any]) -> None:
         """Run a statement once for each set of values."""
-        self._db.executemany(statement, [tuple(row) for row in bindings])
+        rows = [row if isinstance(row, dict) else tuple(row) for row in bindings]
+        self._db.executemany(statement, rows)
 
     def executescript(self, script: str) -> None:
         """Run several statements."""
