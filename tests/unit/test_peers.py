@@ -18,6 +18,7 @@ from rustray.head.connections import ConnectionManager
 from rustray.head.driver import HeadDriver
 from rustray.head.journal import MemoryJournal
 from rustray.head.notifications import NotificationManager
+from rustray.head.worker_peer import MAX_STALLED_BEATS
 from rustray.scheduler.commands import JournalCommand
 from rustray.scheduler.events import CancelRequested, TasksSubmitted, WorkerJoined
 from rustray.scheduler.scheduler import Scheduler
@@ -317,3 +318,26 @@ def test_what_takes_the_result_of_a_refused_task_is_refused_for_the_time_being_t
         (3, "RESOURCE_EXHAUSTED", True),
         (4, "OBJECT_LOST", False),
     ]
+
+
+@pytest.mark.parametrize("lost_is", ["report", "order"])
+def test_a_lost_frame_shows_though_others_go_the_other_way(
+    loop: ProcessLoop, monkeypatch: pytest.MonkeyPatch, lost_is: str
+) -> None:
+    """Regression (simulation, seed 474): what was asked back again and again hid a lost report."""
+    driver = HeadDriver(
+        Scheduler(SchedulerSettings()), NotificationManager(), MemoryJournal(), loop
+    )
+    driver.handle(WorkerJoined(WorkerInfo("w", 1, "w", "", {"cpu_cores": 1}), 1))
+    peer = ConnectionManager(driver).open_worker("w", 1)
+    ended: list[str] = []
+    monkeypatch.setattr(peer, "shut", lambda _, why: ended.append(why))
+    for beat in range(1, MAX_STALLED_BEATS + 2):
+        assert ended == []
+        if lost_is == "report":
+            peer.sent = beat
+            peer.compare(1, beat)
+        else:
+            peer.sent, peer.received = 1, beat
+            peer.compare(beat, 0)
+    assert ended == ["frame_lost"]

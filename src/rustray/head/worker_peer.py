@@ -295,10 +295,12 @@ class WorkerPeer(Peer):
             Whether nothing is under way, so that both sides' books can be compared.
         """
         is_behind = sent > self.received or received < self.sent
-        numbers = (self.received, received)
-        if not is_behind or numbers != self._last_numbers:
+        # Each way by itself: what goes on one way must not hide that the other stands still.
+        came, went = self._last_numbers
+        stands_still = (sent > self.received == came) or (received < self.sent and received == went)
+        self._last_numbers = (self.received, received)
+        if not stands_still:
             self._stalled_beats = 0
-        self._last_numbers = numbers
         if is_behind:
             self._stalled_beats += 1
             if self._stalled_beats > MAX_STALLED_BEATS:
