@@ -316,9 +316,12 @@ class Executor(concurrent.futures.Executor):
         """Take an outcome, on the loop thread."""
         # A user's callback may do anything, also block: not on the loop thread.
         size = len(ref._data) if type(ref._data) is bytes else 0
-        if future._done_callbacks or size > _BIG_RESULT_BYTES:  # type: ignore[attr-defined]
-            if self._resolver is None:
+        may_block = future._done_callbacks or size > _BIG_RESULT_BYTES  # type: ignore[attr-defined]
+        if may_block and self._resolver is None:
+            # At the interpreter's end there are no new threads any more, since Python 3.12.
+            with contextlib.suppress(RuntimeError):
                 self._resolver = Resolver()
+        if may_block and self._resolver is not None:
             self._resolver.put(partial(self._resolve, future, ref))
         else:
             self._resolve(future, ref)

@@ -9,6 +9,7 @@ counted.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
@@ -77,8 +78,11 @@ class LogPrinter:
             self._size += sum(len(record.data) for record in records)
             self._changed.notify()
         if self._thread is None:
-            self._thread = threading.Thread(target=self._serve, name="rustray-output", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._serve, name="rustray-output", daemon=True)
+            # At the interpreter's end there are no new threads since Python 3.12: `close` shows it.
+            with contextlib.suppress(RuntimeError):
+                thread.start()
+                self._thread = thread
 
     @property
     def is_full(self) -> bool:
@@ -92,6 +96,8 @@ class LogPrinter:
             self._changed.notify()
         if self._thread is not None:
             self._thread.join(_JOIN_S)
+        elif self._waiting:
+            self._serve()
 
     # ---- the thread ---------------------------------------------------------------------
 

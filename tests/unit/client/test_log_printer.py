@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import sys
+import threading
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -141,3 +142,21 @@ async def test_an_end_waits_for_what_comes_but_not_for_ever(
     monkeypatch.setattr(log_printer, "SETTLE_LIMIT_S", 0.2)
     printer.heard_at = float("inf")
     await asyncio.wait_for(settle(printer), 10)
+
+
+def test_where_there_can_be_no_thread_it_is_shown_at_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Bug: Python 3.12 starts no threads once the interpreter ends, and `close` failed then."""
+    out = catch(monkeypatch)
+    monkeypatch.setattr(threading.Thread, "start", _refuse)
+    printer = LogPrinter(names_worker=False)
+    printer.put([record(b"hello\n")])
+    printer.put([record(b"again\n")])
+    assert out.getvalue() == ""
+    printer.close()
+    assert out.getvalue().splitlines() == ["(square pid=1) hello", "(square pid=1) again"]
+
+
+def _refuse(_: threading.Thread) -> None:
+    raise RuntimeError("can't create new thread at interpreter shutdown")
