@@ -182,6 +182,9 @@ class RandomHistory:
         assert len(self.tasks) == self._count
         self.cluster.check_values()
         may_expire = self.cluster._history.may_expire
+        causes = {"WORKER_LOST", "OBJECT_LOST"}
+        if any(task.state is TaskState.POISONED for task in self.tasks):
+            causes.add("TASK_POISONED")  # of what takes its result; it met the nemesis three times
         for task in self.tasks:
             error = task.error
             if isinstance(error, TaskNotFound):
@@ -191,7 +194,7 @@ class RandomHistory:
             elif task.state is TaskState.FAILED:
                 assert error is not None
                 # `History` says of which task the value may be lost.
-                assert error.code in {"WORKER_LOST", "OBJECT_LOST"}, error
+                assert error.code in causes, error
 
 
 def run_history(seed: int) -> SimCluster:
