@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import sys
@@ -18,49 +19,64 @@ from rustray.worker import watch
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-def hold_the_lock(number: int, held: Path, fifo: Path | None) -> int:
-    """Wait in code that holds the interpreter's lock, until something is written; or do not."""
-    if fifo is not None:
-        held.touch()
-        end = os.open(fifo, os.O_RDWR)
-        ctypes.PyDLL(None).read(end, ctypes.create_string_buffer(1), ctypes.c_size_t(1))
-    return number
+def hold_the_lock(folder: Path) -> None:
+    """Wait for ever in code that holds the interpreter's lock."""
+    (folder / "held").touch()
+    end = os.open(folder / "fifo", os.O_RDWR)
+    ctypes.PyDLL(None).read(end, ctypes.create_string_buffer(1), ctypes.c_size_t(1))
 
 
-async def hold_up(number: int, held: Path, fifo: Path | None) -> int:
+def in_thread(name: str, folder: Path) -> str:
+    """Hold all up, or wait for ever, without the lock, until there is a sign to go on."""
+    if name == "holder":
+        hold_the_lock(folder)
+    elif not (folder / "go").exists():
+        (folder / name).touch()
+        (folder / "fifo").read_bytes()
+    return name
+
+
+async def hold_up(name: str, folder: Path) -> str:
     """Do the same on an event loop."""
-    return hold_the_lock(number, held, fifo)
+    if name == "holder":
+        hold_the_lock(folder)
+    await _wait(name, folder)
+    return name
 
 
-async def never_yield(number: int, held: Path, fifo: Path | None) -> int:
+async def never_yield(name: str, folder: Path) -> str:
     """Hold up an event loop and nothing else."""
-    if fifo is not None:
-        _wait(held, fifo)
-    return number
+    if name == "holder":
+        (folder / "held").touch()
+        (folder / "fifo").read_bytes()
+    await _wait(name, folder)
+    return name
 
 
-def _wait(held: Path, fifo: Path) -> None:
-    """Wait until something is written, without the interpreter's lock."""
-    held.touch()
-    fifo.read_bytes()
+async def _wait(name: str, folder: Path) -> None:
+    if not (folder / "go").exists():
+        (folder / name).touch()
+        await asyncio.Event().wait()
 
 
 @pytest.mark.parametrize(
-    ("kind", "function"), [("thread", hold_the_lock), ("async", hold_up), ("async", never_yield)]
+    ("kind", "function"), [("thread", in_thread), ("async", hold_up), ("async", never_yield)]
 )
 def test_a_cancel_frees_those_beside_a_task_that_holds_all_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, function: Any
 ) -> None:
     """Bug: the cancelled one was settled, and its neighbours waited for ever."""
     monkeypatch.setattr(watch, "ALIVE_S", 0.5)
-    fifo, held = tmp_path / "fifo", tmp_path / "held"
-    os.mkfifo(fifo)
-    with rustray.init(num_cpus=1):
+    os.mkfifo(tmp_path / "fifo")
+    names = ["first", "second", "third"]
+    with rustray.init(num_cpus=4):
         call = rustray.remote(executor=kind)(function)
-        refs = [call.remote(n, held, fifo if n == 2 else None) for n in range(8)]
-        eventually(held.exists, within_s=20.0)
-        rustray.cancel(refs[2], force=True)
-        others = [n for n in range(8) if n != 2]
-        assert rustray.get([refs[n] for n in others], timeout=30) == others
+        others = [call.remote(name, tmp_path) for name in names]
+        eventually(lambda: all((tmp_path / name).exists() for name in names), within_s=20.0)
+        holder = call.remote("holder", tmp_path)
+        eventually((tmp_path / "held").exists, within_s=20.0)
+        (tmp_path / "go").touch()
+        rustray.cancel(holder, force=True)
+        assert rustray.get(others, timeout=20) == names
         with pytest.raises(rustray.TaskCancelled):
-            rustray.get(refs[2], timeout=10)
+            rustray.get(holder, timeout=10)
