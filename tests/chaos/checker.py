@@ -20,10 +20,10 @@ from typing import Final
 
 from chaos import checks_graph
 from chaos.history import HEAD, Record
+from chaos.reasons import BEFORE_ACK, Reasons
 from chaos.runs import (
     CANCELLED,
     FOR_EVER,
-    LARGE_BYTES,
     SUCCEEDED,
     TERMINAL,
     Rules,
@@ -34,8 +34,6 @@ from chaos.runs import (
 )
 from rustray.common.ids import child_prefix, split_task_id
 
-BEFORE_ACK: Final = "head died before the ack"
-"""Reason of a re-run that is no broken promise: the head had not accepted the task."""
 SLOW: Final = "slow"
 """In the names of subscribers that may be behind at the end."""
 
@@ -91,6 +89,7 @@ class _Check:
         )
         self._last_result = 0.0
         self._verdict = Verdict()
+        self._reasons = Reasons(rules, self._troubles, self._tasks, self._begun)
         self._graphs = checks_graph.GraphCheck(
             rules, self._troubles, self._report, self._verdict.figures
         )
@@ -221,6 +220,9 @@ class _Check:
     def _on_exec_down(self, record: Record) -> None:
         self._troubles.executors[record["w"], record["pid"]] = record["t"]
 
+    def _on_exec_gone(self, record: Record) -> None:
+        self._troubles.gone[record["w"], record["pid"]] = record["t"]
+
     def _on_final(self, record: Record) -> None:
         task = self._tasks[record["id"]]
         task.final = (record["state"], record["hash"] or "", record["attempts"])
@@ -275,7 +277,7 @@ class _Check:
         Only now: that a worker has left is noted a moment after its values are made again.
         """
         for revision, (task_id, state) in self._after_end.items():
-            if not self._is_made_again(task_id, FOR_EVER):
+            if not self._reasons.is_made_again(task_id, FOR_EVER):
                 text = f"event {revision} ({state}) comes after the task's end"
                 self._report("I8", task_id, text)
 
@@ -309,7 +311,7 @@ class _Check:
             for _, state, value, attempts, _ in task.seen
             if state or not task.is_let_go
         }
-        is_again = self._is_made_again(task_id, FOR_EVER)
+        is_again = self._reasons.is_made_again(task_id, FOR_EVER)
         if is_again:  # the same value once more
             told = {(state, value, 0) for state, value, _ in told}
         # While it is made again it can be cancelled, also with what it takes: that is its end.
@@ -350,10 +352,10 @@ class _Check:
         runs = task.in_order()
         for before, after in itertools.pairwise(runs):
             self._verdict.figures["re-runs"] += 1
-            reason = self._why_again(task, before, after)
+            reason = self._reasons.why_again(task, before, after)
             # (A head that never heard of the task numbers its attempts from 1; the fence grows.)
             is_growing = after.attempt > before.attempt
-            if not is_growing and not self._was_unheard_of(task, before, after):
+            if not is_growing and not self._reasons.was_unheard_of(task, before, after):
                 self._report("I3", task_id, f"{shown(before)} came before {shown(after)}")
             self._verdict.figures[f"re-runs: {reason or 'without a reason'}"] += 1
             if not reason:
@@ -361,9 +363,9 @@ class _Check:
         # What begins after its successor was taken back unbegun, and cost none of the retries.
         free = len(self._troubles.deaths[HEAD]) + sum(
             before.start > after.start
-            or self._is_lost(before, after.start)
-            or self._is_out_of_reach(before, after.start)
-            or self._costs_nothing(task_id, before, after)
+            or self._reasons.is_lost(before, after.start)
+            or self._reasons.is_out_of_reach(before, after.start)
+            or self._reasons.costs_nothing(task_id, before, after)
             for before, after in itertools.pairwise(runs)
         )
         if len(runs) > 1 and task.retries == 0:
@@ -372,158 +374,20 @@ class _Check:
         elif task.retries > 0 and len(runs) > 1 + task.retries + free:
             self._report("I3", task_id, f"began {len(runs)} times with {task.retries} retries")
 
-    def _why_again(self, task: Task, before: Run, after: Run) -> str:
-        """Return why an attempt was followed by another, "" where there is no good reason."""
-        slack = self._rules.slack_s
-        low, high = min(before.start, after.start) - slack, max(before.start, after.start) + slack
-        if before.has_raised and task.is_again:
-            return "its exception is retried"
-        died = self._troubles.executors.get((before.worker, before.pid))
-        if before.is_crash or (died is not None and low <= died <= high):
-            return "executor died"
-        if self._is_lost(before, after.start):
-            return "its result was lost with its worker"
-        for at, is_clean in self._troubles.deaths[before.worker]:
-            if not low <= at <= high:
-                continue
-            # One that was told to end hands in what it has, if there is a head to take it.
-            if not is_clean or before.end >= at - slack or self._was_deaf(before, at):
-                return "worker died"
-        if self._was_away(before.worker, low, high):
-            return "worker away beyond its lease"
-        if task.is_exclusive and self._was_stopped(before.worker, low, high):
-            return "exclusive, stopped without the head"
-        if task.retries and self._was_unheard_of(task, before, after):
-            return BEFORE_ACK
-        return ""
-
-    def _is_lost(self, run: Run, until: float) -> bool:
-        """Whether a large result that an attempt has made was with a worker that is gone.
-
-        Small ones are with the head, and are not lost. A worker that leaves in order hands its
-        values over, if there is a head, and others to take them: from then on another one has them.
-        """
-        if run.size < LARGE_BYTES:
-            return False
-        for at, is_clean in self._troubles.deaths[run.worker]:
-            if not run.end <= at:
-                continue
-            if not is_clean and at <= until:
-                return True
-            # (That it has left is noted a moment after it has said goodbye.)
-            since = at - self._rules.slack_s
-            if is_clean and since <= until and self._is_anybody_gone(run.end, until):
-                return True
-        return False
-
-    def _costs_nothing(self, task_id: str, run: Run, after: Run) -> bool:
-        """Whether nobody heard that an attempt had begun whose worker was lost, or that has left.
-
-        What such a worker held beyond its slots costs none of the retries; nor does what one gives
-        back that leaves in good order.
-        """
-        slack = self._rules.slack_s
-        low, high = run.start - slack, after.start + slack
-        deaths = self._troubles.deaths[run.worker]
-        if any(is_clean and low <= at <= high for at, is_clean in deaths):
-            return True
-        died = any(low <= at <= high for at, _ in deaths)
-        is_told = (task_id, run.attempt) in self._begun
-        return not is_told and (died or self._was_away(run.worker, low, high))
-
-    def _is_anybody_gone(self, since: float, until: float) -> bool:
-        """Whether a head or a worker has died, or was out of reach, within a time."""
-        died = any(
-            since <= at <= until and not is_clean
-            for deaths in self._troubles.deaths.values()
-            for at, is_clean in deaths
-        )
-        return died or any(
-            begin <= until and end + tail >= since
-            for windows in self._troubles.windows.values()
-            for begin, end, tail in windows
-        )
-
-    def _is_out_of_reach(self, run: Run, until: float) -> bool:
-        """Whether a large result was with a worker that was taken for dead."""
-        return run.size >= LARGE_BYTES and self._was_away(run.worker, run.end, until)
-
-    def _is_made_again(self, task_id: str, until: float) -> bool:
-        """Whether a task may run again though its end was told.
-
-        What made a value in an earlier round of a soak is not known here: a subscriber that begins
-        anew is told of it all the same, and it was judged in that round.
-        """
-        task = self._tasks[task_id]
-        if self._rules.is_later_round and task.submitted is None and task.acked is None:
-            return True
-        return any(
-            self._is_lost(run, until) or self._is_out_of_reach(run, until)
-            for run in task.runs.values()
-        )
-
-    def _was_unheard_of(self, task: Task, before: Run, after: Run) -> bool:
-        """Whether a head died between two attempts and before anybody acked the task."""
-        until = after.start if task.acked is None else min(after.start, task.acked)
-        since = before.start - self._rules.slack_s
-        return any(since <= at <= until for at, _ in self._troubles.deaths[HEAD])
-
-    def _was_deaf(self, run: Run, ended: float) -> bool:
-        """Whether a worker that was told to end could not hand in what it had."""
-        windows = [*self._troubles.windows.get(run.worker, ()), *self._troubles.windows[HEAD]]
-        return self._troubles.head_died_between(run.end - self._rules.slack_s, ended) or any(
-            begin <= ended and end + tail >= run.end for begin, end, tail in windows
-        )
-
-    def _was_away(self, worker: str, low: float, high: float) -> bool:
-        """Whether a lease of this worker can have run out, with consequences between two times."""
-        least = self._rules.lease_ttl_s - self._rules.heartbeat_s - self._rules.slack_s
-        return any(
-            begin <= high
-            and end + tail + self._rules.lease_ttl_s >= low
-            and min(end + tail, high) - begin >= least
-            for begin, end, tail in self._merged(worker)
-        )
-
-    def _was_stopped(self, worker: str, low: float, high: float) -> bool:
-        """Whether a worker may have stopped an exclusive task, as no head answered it."""
-        windows = [
-            *self._troubles.windows.get(HEAD, ()),
-            *self._troubles.windows.get(worker, ()),
-            *self._troubles.mild.get(worker, ()),
-        ]
-        least = self._rules.lease_ttl_s / 2 - self._rules.heartbeat_s - self._rules.slack_s
-        return self._troubles.head_died_between(low - self._rules.slack_s, high) or any(
-            begin <= high and end + tail >= low and end + tail - begin >= least
-            for begin, end, tail in windows
-        )
-
-    def _merged(self, worker: str) -> list[tuple[float, float, float]]:
-        """Return the worker's windows, with those that follow at once taken together."""
-        merged: list[tuple[float, float, float]] = []
-        for begin, end, tail in sorted(self._troubles.windows.get(worker, ())):
-            if merged and begin <= merged[-1][1] + merged[-1][2]:
-                first, last, rest = merged[-1]
-                far = max(last + rest, end + tail)
-                merged[-1] = (first, max(last, end), far - max(last, end))
-            else:
-                merged.append((begin, end, tail))
-        return merged
-
     def _check_overlaps(self, task_id: str, task: Task) -> None:
         """I7: an attempt runs beside another one only if the earlier one's lease had ended."""
         runs = task.in_order()
         for before, after in itertools.pairwise(runs):
-            end = min(before.end, self._death_of(before))
+            end = min(before.end, self._reasons.death_of(before))
             if end <= after.start + self._rules.slack_s / 2 or before.start >= after.end:
                 continue  # (one that begins after the later one's end is I5's)
             if task.is_exclusive and self._must_have_ended(before, end):
                 self._verdict.figures["exclusive attempts stopped"] += 1
                 continue
             self._verdict.figures["attempts that overlap"] += 1
-            reason = self._why_again(task, before, after)
+            reason = self._reasons.why_again(task, before, after)
             slack = self._rules.slack_s
-            is_covered = reason == BEFORE_ACK or self._was_away(
+            is_covered = reason == BEFORE_ACK or self._reasons.was_away(
                 before.worker, before.start - slack, after.start + slack
             )
             if task.is_exclusive:  # only a machine that stood still, as a whole, may break it
@@ -539,17 +403,6 @@ class _Check:
         allowed = self._rules.exclusive_s + self._rules.slack_s
         return run.end == FOR_EVER and end > run.start + allowed
 
-    def _death_of(self, run: Run) -> float:
-        """Return when an attempt that wrote no end was stopped; infinite where nobody knows.
-
-        One that starts just after its worker's death was written down is stopped at once: an
-        executor goes with its worker, by a signal that takes its time.
-        """
-        died = self._troubles.executors.get((run.worker, run.pid), FOR_EVER)
-        least = run.start - self._rules.slack_s / 2
-        deaths = [max(at, run.start) for at, _ in self._troubles.deaths[run.worker] if at >= least]
-        return min([died if died >= run.start else FOR_EVER, *deaths])
-
     def _check_late_starts(self, task_id: str, task: Task) -> None:
         """I5: what has ended, or was cancelled, does not start."""
         ends = [(at, state) for at, state, _, _, _ in task.seen]
@@ -557,7 +410,7 @@ class _Check:
         stopped = min(ends, default=None)
         for run in task.runs.values():
             if stopped and run.start > stopped[0]:
-                if stopped[1] == SUCCEEDED and self._is_made_again(task_id, run.start):
+                if stopped[1] == SUCCEEDED and self._reasons.is_made_again(task_id, run.start):
                     self._verdict.figures["runs for a value that was lost"] += 1
                     continue
                 self._late(task_id, run, f"{stopped[1]} was told {run.start - stopped[0]:.2f} s")
@@ -571,7 +424,7 @@ class _Check:
     def _late(self, task_id: str, run: Run, what: str) -> None:
         # A worker whose lease has ended without its knowledge (it was frozen, or cut off) may
         # begin what it held; the fence drops what comes of it.
-        if self._was_away(run.worker, run.start - self._rules.slack_s, run.start):
+        if self._reasons.was_away(run.worker, run.start - self._rules.slack_s, run.start):
             self._verdict.figures["starts on a worker that had lost its lease"] += 1
         else:
             self._report("I5", task_id, f"{shown(run)} started, and {what} before")

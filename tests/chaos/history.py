@@ -36,6 +36,7 @@ window     nemesis     w, end, tail, frozen: it was frozen (with its executors),
                        to end, and may need ``tail`` more seconds to come back; mild: what it said
                        and heard came late, and no lease may end by that
 exec_down  nemesis     w, pid: an executor was killed
+exec_gone  watch       w, pid: an executor of a worker that was told to end has ended
 final      runner      id, state, hash, attempts; state "" where the head knows no such task, hash
                        None where only the state was asked for
 problem    runner,     text: what is wrong by itself (a traceback, an orphan, a strange death; a

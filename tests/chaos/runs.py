@@ -134,10 +134,16 @@ class Task:
 
 @dataclass(slots=True)
 class Troubles:
-    """What the nemesis did, by whom it hit."""
+    """What the nemesis did, by whom it hit.
+
+    Attributes:
+        executors: When it killed an executor (or a task its own), by worker and process.
+        gone: When an executor of a draining worker ended, whoever ended it; no reason by itself.
+    """
 
     deaths: dict[str, list[tuple[float, bool]]] = field(default_factory=lambda: defaultdict(list))
     executors: dict[tuple[str, int], float] = field(default_factory=dict)
+    gone: dict[tuple[str, int], float] = field(default_factory=dict)
     windows: dict[str, list[tuple[float, float, float]]] = field(
         default_factory=lambda: defaultdict(list)
     )

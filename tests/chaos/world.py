@@ -22,6 +22,7 @@ from chaos.history import FOLDER_ENV, HEAD, LABEL_ENV, REFUSED_EXIT, SUFFIX, Wri
 from chaos.namespaces import Namespaces
 from chaos.proxy import Network, Proxy
 from chaos.shim import Shim
+from chaos.watch import Watch
 from helpers.cluster import Cluster, Node
 from helpers.waiting import eventually
 from rustray.cli import exits
@@ -109,6 +110,7 @@ class World:
         self.history_dir = self.directory / "history"
         self.history_dir.mkdir()
         self.history = Writer(self.history_dir, "runner")
+        self._watch = Watch(self.history_dir)
         self.cluster = Cluster(self.directory, {**_SETTINGS, **self.settings})
         self.spaces.mount_state(self.cluster.state_dir)
         self._shared_memory = self.spaces.shared_memory()
@@ -251,6 +253,8 @@ class World:
         """Send SIGTERM."""
         member.told = True
         if member.node is not None:
+            if member.kind == "worker":
+                self._watch.follow(member.label, member.node)
             with contextlib.suppress(ProcessLookupError):
                 member.node.signal(signal.SIGTERM)
 
@@ -360,6 +364,7 @@ class World:
         self.network.close()
         self.head_shim.close()
         self.worker_shim.close()
+        self._watch.close()
         self.history.close()
         self.spaces.close()
 

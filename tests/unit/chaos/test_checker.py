@@ -364,6 +364,21 @@ def test_an_executor_goes_with_its_worker_a_moment_later() -> None:
     assert "I7" in _found(_submit(), _ack(), *runs, late)
 
 
+def test_an_executor_that_its_draining_worker_ends_runs_no_longer() -> None:
+    """Bug: with its head away it ended what ran on, 2 s before it left, and that overlapped."""
+    runs = [_start(1.0, 1), _start(9.0, 2, "worker-2.1"), _finish(9.5, 2), _final()]
+    left = _at(9.8, "down", w="worker-1.1", clean=True)
+    away = _at(2.0, "window", w="head", end=8.9, tail=1.0)
+
+    def gone(at: float) -> Record:
+        return _at(at, "exec_gone", w="worker-1.1", pid=7)
+
+    assert _found(_submit(), _ack(), *runs, left, away) == {"I7"}
+    assert _found(_submit(), _ack(), *runs, left, away, gone(8.0)) == set()
+    assert _found(_submit(), _ack(), *runs, left, away, gone(9.7)) == {"I7"}
+    assert _found(_submit(), _ack(), *runs, away, gone(8.0)) == {"I3"}
+
+
 def test_a_new_head_may_number_its_events_anew() -> None:
     """After each death of a head one jump of the numbers is right; all else is as before it."""
     events = _events(3.0, (1, "QUEUED", 0), (900, "RUNNING", 1), (901, "SUCCEEDED", 1))
