@@ -172,7 +172,7 @@ def test_what_is_forgotten_leaves_nothing(tmp_path: Path) -> None:
     store.commit([c.ForgetResults(1), c.ForgetBatch(1), c.ForgetCode(b"h")])
     assert store.load(1.0) is None
     store.close()
-    with sqlite3.connect(tmp_path / "journal.db") as db:
+    with contextlib.closing(sqlite3.connect(tmp_path / "journal.db")) as db:
         for table in ("batch", "outcome", "cancel", "rerun", "oom_rerun", "code", "class"):
             assert db.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 
@@ -296,14 +296,14 @@ def test_a_file_that_is_not_right_is_refused(tmp_path: Path, kind: str) -> None:
     if kind == "garbage":
         path.write_bytes(b"not a database at all" * 300)
     elif kind == "foreign":
-        with sqlite3.connect(path) as db:
+        with contextlib.closing(sqlite3.connect(path)) as db:
             db.execute("CREATE TABLE t (x)")
     else:
         store = JournalStore(path)
         store.commit([a_batch(n, bytes(3000)) for n in range(1, 40)])
         store.close()
         if kind == "newer":
-            with sqlite3.connect(path) as db:
+            with contextlib.closing(sqlite3.connect(path)) as db:
                 db.execute("PRAGMA user_version = 99")
         else:
             content = bytearray(path.read_bytes())
@@ -443,6 +443,24 @@ async def test_nothing_is_committed_after_a_commit_that_failed() -> None:
     store.gate.release(5)
     await journal.close()
     assert (store.groups, failures, journal.committed) == ([], [store.error], 0)
+
+
+@pytest.mark.parametrize("pragma", ["user_version = 99", "application_id = 1"])
+def test_a_file_of_somebody_else_is_let_go(tmp_path: Path, pragma: str) -> None:
+    """Bug: it stayed open until the garbage collector came by."""
+    opened: list[sqlite3.Connection] = []
+
+    def connect(path: str) -> sqlite3.Connection:
+        opened.append(sqlite3.connect(path, isolation_level=None))
+        return opened[-1]
+
+    path = tmp_path / "journal.db"
+    with contextlib.closing(connect(str(path))) as db:
+        db.executescript(f"CREATE TABLE t (x); PRAGMA {pragma}")
+    with pytest.raises(ConfigError):
+        JournalStore(path, connect=connect)
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        opened[-1].execute("SELECT 1")
 
 
 class _Filling:

@@ -393,12 +393,17 @@ class Left:
     def __init__(self, found: e.StateRecovered | None, path: Path, cut: int, life: Life) -> None:
         self.cut, self.forgotten = cut, life.told.forgotten
         self.is_synced = life.level == "full"
-        self.reader = ResultReader(path)
         self.arguments: dict[int, bytes | None] = {}
         self.results: dict[int, tuple[TaskState, bytes] | RustRayError | None] = {}
         self.stopped: set[int] = set()
-        if found is None:
-            return
+        if found is not None:
+            reader = ResultReader(path)
+            try:
+                self._read(found, reader)
+            finally:
+                reader.close_now()
+
+    def _read(self, found: e.StateRecovered, reader: ResultReader) -> None:
         starts = {batch.batch: batch.first for batch in found.batches}
         for batch in found.batches:
             items = list(batch.payloads) if batch.payloads is not None else [None] * batch.count
@@ -408,7 +413,7 @@ class Left:
             lost: RustRayError | None = None
             if isinstance(column, StoredColumn):
                 try:
-                    column = self.reader.read_now(column)
+                    column = reader.read_now(column)
                 except RustRayError as error:
                     lost = error  # that is no harm if it was not to be safe
             for place in range(one.count):

@@ -56,7 +56,8 @@ class JournaledTasks:
         try:
             with contextlib.closing(connect_reader(self.path)) as db:
                 if refuse_foreign(db, str(self.path)):
-                    yield from self._read(at_present_schema(db))
+                    with at_present_schema(db) as present:
+                        yield from self._read(present)
         except (sqlite3.Error, OSError) as error:
             raise unusable(str(self.path), error) from error
 

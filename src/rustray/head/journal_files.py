@@ -204,9 +204,9 @@ def check(path: Path) -> JournalSummary:
         (verdict,) = db.execute("PRAGMA integrity_check(1)").fetchone()
         if verdict != "ok":
             raise ValueError(verdict)
-        present = at_present_schema(db)
-        read_state(present, 0.0, 0.0, 0)
-        found = _summary(path, present, _lost_results(path, db))
+        with at_present_schema(db) as present:
+            read_state(present, 0.0, 0.0, 0)
+            found = _summary(path, present, _lost_results(path, db))
         return found if is_in_use else replace(found, damage=damage_of(path, db, had_log))
 
 

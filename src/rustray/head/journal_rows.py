@@ -189,7 +189,9 @@ def make_private(path: Path) -> None:
 
 
 def unusable(path: str, error: Exception) -> ConfigError:
-    """Return the error for a journal that cannot be used as it is."""
+    """Return the error for a journal that cannot be used as it is; one of ours says it itself."""
+    if isinstance(error, ConfigError):
+        return ConfigError(str(error))
     if isinstance(error, OSError) and error.errno == errno.ELOOP:
         return ConfigError(f"the journal {path} is a symbolic link; put the file itself there")
     if isinstance(error, OSError | sqlite3.OperationalError):

@@ -9,15 +9,17 @@ row once. Large results are files beside it (`rustray.head.result_files`).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any, Final
 
+from rustray.common.errors import ConfigError
 from rustray.head import event_rows, journal_room
 from rustray.head.journal_clock import note_start
 from rustray.head.journal_log import (
@@ -119,7 +121,7 @@ class JournalStore:
             self._prepare()
             if is_file:
                 self._inode = os.stat(path).st_ino
-        except (sqlite3.Error, OSError, ValueError) as error:
+        except (sqlite3.Error, OSError, ValueError, ConfigError) as error:
             self._has_failed = True
             self.close()
             raise unusable(self._path, error) from error
@@ -404,14 +406,16 @@ def _collect_files(db: sqlite3.Connection, files: ResultFiles, is_doubtful: bool
         )  # fmt: skip
 
 
-def at_present_schema(db: sqlite3.Connection) -> sqlite3.Connection:
-    """Return it, or an up-to-date copy in memory of an older one; the file stays as it is."""
+@contextlib.contextmanager
+def at_present_schema(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Give it, or an up-to-date copy in memory of an older one; the file stays as it is."""
     if db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,):
-        return db
-    copy = sqlite3.connect(":memory:", isolation_level=None)
-    db.backup(copy)
-    migrate(copy)
-    return copy
+        yield db
+        return
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as copy:
+        db.backup(copy)
+        migrate(copy)
+        yield copy
 
 
 def migrate(db: sqlite3.Connection) -> None:

@@ -101,8 +101,12 @@ class ResultReader:
 
     async def close(self) -> None:
         """Let go of the thread and the connection."""
+        await asyncio.to_thread(self.close_now)
+
+    def close_now(self) -> None:
+        """Do as `close`, and block until the read that is under way has ended."""
         self._is_closing.set()
-        await asyncio.to_thread(self._pool.shutdown)
+        self._pool.shutdown()
         if self._db is not None:
             with contextlib.suppress(sqlite3.Error):
                 self._db.close()

@@ -144,6 +144,7 @@ class SimCluster(Controls):
             self._explain(found)
             raise
         finally:
+            self._head.store.close()
             logging.getLogger("rustray").removeHandler(self._trouble)
             context._hosts[:] = self._hosts_before
             self._end()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -47,6 +48,24 @@ def test_tasks_run_and_return() -> None:
         assert task.result() == 42
         assert (task.state, task.attempts, task.error) == (TaskState.SUCCEEDED, 1, None)
         assert cluster.now < 1.0
+
+
+def test_a_simulation_closes_its_journal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bug: it stayed open, and Python 3.13 told the user's own tests so."""
+    opened: list[sqlite3.Connection] = []
+    connect = sqlite3.connect
+
+    def connecting(*args: Any, **kwargs: Any) -> sqlite3.Connection:
+        opened.append(connect(*args, **kwargs))
+        return opened[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", connecting)
+    with SimCluster(1) as cluster:
+        assert cluster.submit(double, 21).result() == 42
+    assert opened
+    for database in opened:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            database.execute("SELECT 1")
 
 
 def test_takes_s_is_virtual_time() -> None:
