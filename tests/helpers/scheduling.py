@@ -246,6 +246,7 @@ class Bench:
                 worker.grants[number].first + offset,
                 worker.grants[number].attempt,
                 worker.grants[number].task_class.alternative,
+                worker.grants[number].follows[0],
             )
             for number, offsets in worker.held.items()
             for offset in sorted(offsets)

@@ -368,7 +368,7 @@ def encode_worker_frame(frame: WorkerFrame) -> bytes:
             message.held.add(
                 lease=item.lease, offset=item.offset, count=item.count,
                 prefix=item.prefix, first=item.first, attempt=item.attempt,
-                alternative=item.alternative,
+                alternative=item.alternative, follows=item.follows,
             )  # fmt: skip
     for outcome in frame.outcomes:
         target = message.outcomes.add()
@@ -462,6 +462,7 @@ def _get_held(messages: Sequence[wire.HeldRange]) -> list[HeldRange]:
             m.first,
             m.attempt,
             m.alternative,
+            m.follows,
         )
         for m in messages
     ]

@@ -247,7 +247,7 @@ def _reconcile(state: SchedulerState, worker: WorkerRecord, held: tuple[HeldRang
     by_lease: dict[int, list[HeldRange]] = {}
     for part in held:
         by_lease.setdefault(part.lease, []).append(part)
-    for number, parts in by_lease.items():
+    for number, parts in sorted(by_lease.items()):  # what follows others comes after these
         lease = worker.leases.get(number) or recovery.adopt(state, worker, parts)
         for part in parts:
             if lease is None or part.offset < 0 or part.offset + part.count > lease.count:

@@ -343,6 +343,8 @@ def adopt(state: SchedulerState, worker: WorkerRecord, parts: Sequence[HeldRange
     # What a task of it has handed in may have ended under this attempt or an earlier one, which
     # nobody knows now: it counts as an earlier one's, and what ended badly is run anew.
     horizon = state.next_outcome
+    if parts[0].follows and not _followed_what_counts(state, worker, batch, parts[0]):
+        return None
     lease = Lease(number, batch, low, count, max(parts[0].attempt, 1), worker, variant, 0, horizon)
     for part in parts:
         start = low + part.offset
@@ -411,6 +413,30 @@ def _take_over(
             continue
         release(state, before, Part(lease.batch, offset, offset + 1, present))
         _own(state, lease, offset, offset + 1)
+
+
+def _followed_what_counts(
+    state: SchedulerState, worker: WorkerRecord, batch: Batch, held: HeldRange
+) -> bool:
+    """Whether a task that was granted behind another one has taken what is that one's result.
+
+    The worker may have been given up with both, or two heads have handed out the first: then the
+    result of another attempt may count, or another worker be at it.
+    """
+    taken = batch.inputs[held.first - batch.first] if batch.inputs is not None else b""
+    for prefix, sequence in producers_of(taken):
+        found = state.find(prefix, sequence)
+        if found is None:
+            continue
+        maker, place = found
+        if not TaskState(maker.state[place]).is_terminal:
+            if maker.lease[place] != held.follows:
+                return False
+            continue
+        stored = maker.outcomes[maker.lease[place]]
+        if stored is not None and stored.worker_id != worker.worker_id:
+            return False
+    return True
 
 
 def _makes_what_it_takes(state: SchedulerState, lease: Lease, offset: int) -> bool:

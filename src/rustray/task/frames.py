@@ -247,6 +247,8 @@ class HeldRange:
         first: Task id's sequence of the first.
         attempt: Attempt number of the lease.
         alternative: Which of the ways to run them that their class allows was granted.
+        follows: Of one task that was granted behind the one whose result it takes: the lease of
+            that; else 0.
     """
 
     lease: int
@@ -256,6 +258,7 @@ class HeldRange:
     first: int
     attempt: int
     alternative: int = 0
+    follows: int = 0
 
 
 @record

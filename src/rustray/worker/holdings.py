@@ -29,10 +29,8 @@ def _named(state: WorkerState, part: LeaseRange) -> HeldRange | None:
     found = closed_lease(lease) if lease is not None else state.closed.get(part.lease)
     if found is None:
         return None  # so long ago that no head would want it
-    prefix, first, attempt, alternative = found
-    return HeldRange(
-        part.lease, part.offset, part.count, prefix, first + part.offset, attempt, alternative
-    )
+    prefix, first, *rest = found
+    return HeldRange(part.lease, part.offset, part.count, prefix, first + part.offset, *rest)
 
 
 def staying(state: WorkerState, lease: int, offset: int) -> tuple[TaskId, int] | None:

@@ -121,6 +121,7 @@ def admit(state: WorkerState, granted: LeaseGrant, work: WorkClass, due: float) 
         count,
         due,
         follows=granted.follows,
+        followed=granted.follows[0],
     )
     state.leases[lease.number] = lease
     if work.task_class.exclusive and lease.number < DIRECT_LEASES:

@@ -132,6 +132,7 @@ class Lease:
         recalled: (low, high) ranges to give back where they have not started.
         streams: Offset to (items that the head has, items that are consumed) of streams.
         follows: See `rustray.task.frames.LeaseGrant`; (0, 0) once it has what it takes.
+        followed: The lease of the task that it follows, or has followed; else 0.
         is_along: An executor was given it together with the task that it follows.
     """
 
@@ -149,20 +150,22 @@ class Lease:
     streams: dict[int, tuple[int, int]] = field(default_factory=dict)
     follows: tuple[int, int] = (0, 0)
     is_along: bool = False
+    followed: int = 0
 
     def is_cancelled(self, offset: int) -> bool:
         """Whether this task is to stop."""
         return any(low <= offset < high for low, high, _ in self.cancelled)
 
 
-ClosedLease = tuple[bytes, int, int, int]
-"""Prefix, first sequence, attempt and alternative of a lease whose tasks have all been settled: a
-plain tuple of plain values, for the garbage collector does not go through thousands of these."""
+ClosedLease = tuple[bytes, int, int, int, int]
+"""Prefix, first sequence, attempt, alternative and what it followed of a lease whose tasks have all
+been settled: plain values in a tuple, for the collector does not go through thousands of these."""
 
 
 def closed_lease(lease: Lease) -> ClosedLease:
     """Return what is kept of a lease."""
-    return lease.prefix, lease.first, lease.attempt, lease.work.task_class.alternative
+    alternative = lease.work.task_class.alternative
+    return lease.prefix, lease.first, lease.attempt, alternative, lease.followed
 
 
 @dataclass(slots=True, eq=False)

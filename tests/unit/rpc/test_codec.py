@@ -228,7 +228,9 @@ worker_frames = st.builds(
     number=u63,
     ack=u63,
     held=st.none()
-    | some(st.builds(HeldRange, u63, st.integers(0, 2**31), listed, prefixes, sequences, u32, u32)),
+    | some(
+        st.builds(HeldRange, u63, st.integers(0, 2**31), listed, prefixes, sequences, u32, u32, u63)
+    ),
     outcomes=some(st.builds(LeaseOutcome, u63, st.integers(0, 2**31), reported, payloads, u63)),
     returned=some(lease_ranges),
     started=some(lease_ranges),

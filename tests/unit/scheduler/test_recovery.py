@@ -90,6 +90,7 @@ class Head:
                 g.first + skip,
                 g.attempt,
                 g.task_class.alternative,
+                g.follows[0],
             )
             for g in held
         )
@@ -462,12 +463,17 @@ def test_a_later_attempt_finds_its_children_also_after_a_restart() -> None:
 
 def submit_taking(head: Head, first: int, *taken: list[int]) -> None:
     """Hand in tasks that take the results of others, each a list of sequences."""
+    head.feed(taking(first, *taken))
+
+
+def taking(first: int, *taken: list[int]) -> e.TasksSubmitted:
+    """Return the event of that."""
     payloads = PayloadColumn.of([b"argument"] * len(taken))
     inputs = PayloadColumn.of(
         [pack_inputs(InputId(PREFIX, number) for number in each) for each in taken]
     )
     task_class = TaskClass("f", has_inputs=True)
-    head.feed(e.TasksSubmitted(PREFIX, first, task_class, payloads, True, inputs=inputs))
+    return e.TasksSubmitted(PREFIX, first, task_class, payloads, True, inputs=inputs)
 
 
 def values_of(grant: c.GrantLease) -> list[bytes]:
@@ -516,6 +522,93 @@ def test_a_task_that_a_worker_has_is_not_run_again_though_its_input_is() -> None
     head.end("w", 2, first, OK)
     assert not head.grants
     assert [head.state_of(number) for number in range(2)] == [OK, OK]
+
+
+def give_chain(head: Head, worker: str) -> list[c.GrantLease]:
+    """Hand a chain of two in, of which one worker is given both; returns the two grants."""
+    head.grants.clear()
+    submit_taking(head, 0, [], [0])
+    first, second = head.grants
+    assert (first.worker_id, second.worker_id) == (worker, worker)
+    assert second.follows == (first.lease, 0)
+    return [first, second]
+
+
+def test_what_followed_an_attempt_that_does_not_count_does_not_count_either() -> None:
+    """Bug: a task's result was made of another one than what it takes has in the end (chaos 502).
+
+    A head handed the first task out, and died before it had accepted it. The next one gave it to
+    another worker, with what follows; and both came back to the one after that.
+    """
+    head = Head()
+    head.join("w-3", 1)
+    head.greet("w-3", 1)
+    head.submit(5, 1)
+    head.end("w-3", 1, head.grants[0], OK)
+    head.feed(taking(0, [], [0]), committed=False)
+    early = head.grants[1]
+    head.restart()
+    head.join("w-1", 1)
+    head.greet("w-1", 1)
+    first, second = give_chain(head, "w-1")
+    assert early.attempt == first.attempt
+    head.restart()
+    head.join("w-3", 2)
+    head.greet("w-3", 2, early)
+    head.end("w-3", 2, early, OK)
+    assert head.state_of(0) is OK
+    head.join("w-1", 2)
+    head.greet("w-1", 2, first, second)
+    assert head.dropped() == {("w-1", 0)}
+    assert {one.lease for one in head.told if isinstance(one, c.CancelLease)} == {
+        first.lease, second.lease
+    }  # fmt: skip
+    head.end("w-1", 2, second, OK)
+    assert head.state_of(1) is not OK
+    [again] = [one for one in head.grants if one.first == 1]
+    assert values_of(again) == [b"value"]
+    head.end(again.worker_id, 2, again, OK)
+    assert head.state_of(1) is OK
+
+
+@pytest.mark.parametrize("has_first_ended", [True, False])
+def test_what_follows_what_counts_is_not_run_again(has_first_ended: bool) -> None:
+    """Its worker comes back with both, or has told of the first."""
+    head = Head()
+    head.join("w", 1)
+    head.greet("w", 1)
+    first, second = give_chain(head, "w")
+    if has_first_ended:
+        head.end("w", 1, first, OK)
+    head.restart()
+    head.join("w", 2)
+    head.greet("w", 2, first, second)
+    assert {one.lease for one in head.told if isinstance(one, c.CancelLease)} <= {first.lease}
+    for grant in (first, second):
+        head.end("w", 2, grant, OK)
+    assert (head.state_of(0), head.state_of(1)) == (OK, OK)
+    assert not head.grants
+
+
+def test_a_worker_that_was_given_up_does_not_bring_what_followed() -> None:
+    """The first of the two has run elsewhere meanwhile, and the second waits for a worker."""
+    head = Head()
+    head.join("w-1", 1)
+    head.greet("w-1", 1)
+    first, second = give_chain(head, "w-1")
+    head.pass_time(60.0)
+    head.join("w-2", 1)
+    head.greet("w-2", 1)
+    again, behind = [one for one in head.grants if one.worker_id == "w-2"]
+    outcome = LeaseOutcome(again.lease, 0, OK, PayloadColumn.of([b"value"]), 1)
+    back = LeaseRange(behind.lease, 0, 1)  # for it drains
+    head.feed(e.WorkerReported("w-2", 1, None, (outcome,), (back,), (), True, False))
+    assert (head.state_of(0), head.state_of(1)) == (OK, TaskState.QUEUED)
+    head.join("w-1", 2)
+    head.greet("w-1", 2, first, second)
+    assert {one.lease for one in head.told if isinstance(one, c.CancelLease)} == {
+        first.lease, second.lease
+    }  # fmt: skip
 
 
 def test_a_task_whose_input_is_lost_with_a_restart_says_so() -> None:

@@ -198,7 +198,7 @@ class LeaseRange(_message.Message):
     def __init__(self, lease: _Optional[int] = ..., offset: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
 class HeldRange(_message.Message):
-    __slots__ = ("lease", "offset", "count", "prefix", "first", "attempt", "alternative")
+    __slots__ = ("lease", "offset", "count", "prefix", "first", "attempt", "alternative", "follows")
     LEASE_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
@@ -206,6 +206,7 @@ class HeldRange(_message.Message):
     FIRST_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     ALTERNATIVE_FIELD_NUMBER: _ClassVar[int]
+    FOLLOWS_FIELD_NUMBER: _ClassVar[int]
     lease: int
     offset: int
     count: int
@@ -213,7 +214,8 @@ class HeldRange(_message.Message):
     first: int
     attempt: int
     alternative: int
-    def __init__(self, lease: _Optional[int] = ..., offset: _Optional[int] = ..., count: _Optional[int] = ..., prefix: _Optional[bytes] = ..., first: _Optional[int] = ..., attempt: _Optional[int] = ..., alternative: _Optional[int] = ...) -> None: ...
+    follows: int
+    def __init__(self, lease: _Optional[int] = ..., offset: _Optional[int] = ..., count: _Optional[int] = ..., prefix: _Optional[bytes] = ..., first: _Optional[int] = ..., attempt: _Optional[int] = ..., alternative: _Optional[int] = ..., follows: _Optional[int] = ...) -> None: ...
 
 class LeaseOutcome(_message.Message):
     __slots__ = ("lease", "offset", "state", "payloads", "run_us")
