@@ -11,7 +11,6 @@ import logging
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from typing import Final, assert_never
 
 from rustray.common.errors import ObjectLost, ResourceExhausted
@@ -137,24 +136,23 @@ class NodeStore:
             if not self._is_closed:
                 self._run(self.core.unpin(object_id))
 
+    def in_memory(self, object_id: str) -> Segment | None:
+        """Return an object that is in memory, as one that is used now; None: see `hold`."""
+        if object_id not in self._segments:
+            return None
+        try:
+            self.core.pin(object_id)  # at once, for it is in memory
+        except KeyError:
+            return None  # it was freed, and somebody holds it
+        self._run(self.core.unpin(object_id))
+        return self._segments.get(object_id)
+
     def free(self, object_id: str) -> None:
         """Forget an object; who has it mapped keeps it. An unknown one is no error."""
         self._run([] if self._is_closed else self.core.free(object_id))
 
     def __contains__(self, object_id: str) -> bool:
         return object_id in self.core
-
-    def stats(self) -> dict[str, int]:
-        """Return what is held, in bytes and objects, and the totals since the start."""
-        held = {
-            "objects": len(self.core),
-            "memory_bytes": self.core.used,
-            "memory_limit_bytes": self.core.limits.memory_bytes,
-            "disk_bytes": self.core.disk_used,
-            "disk_limit_bytes": self.core.limits.disk_bytes,
-            "paused": int(self.core.is_paused),
-        }
-        return {**held, **asdict(self.core.counters)}
 
     async def close(self) -> None:
         """Let go of everything, and remove the files."""

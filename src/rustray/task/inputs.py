@@ -249,17 +249,34 @@ def has_placed(payload: bytes) -> bool:
     return any(part[0] == PLACED for part in split_parts(payload)[1:])
 
 
+def placed_in(payload: bytes, most: int) -> list[bytes]:
+    """Return the packed places of values that a call takes; none of a call of more than ``most``.
+
+    Raises:
+        ValueError: it is no call that was joined.
+    """
+    if len(payload) < _COUNT.size or not 1 < _COUNT.unpack_from(payload)[0] <= 1 + most:
+        return []
+    return [_place_of(part)[2] for part in split_parts(payload)[1:] if part[0] == PLACED]
+
+
 def loaded(encoded: memoryview, load: Load) -> tuple[int, memoryview]:
     """Return codec and bytes of an input whose value is with a node (its first byte is `PLACED`).
 
     Raises:
         InputLost: it cannot be had from there.
     """
+    codec, index, place, token = _place_of(encoded)
+    whole = load(place, token)
+    return codec, whole if index == WHOLE else view_of_part(whole, index)
+
+
+def _place_of(encoded: memoryview) -> tuple[int, int, bytes, str]:
+    """Return codec, index, packed place and token of an input that is with a node."""
     codec, index, size = _PLACED.unpack_from(encoded, 1)
     start = 1 + _PLACED.size
-    place, token = encoded[start : start + size], encoded[start + size :]
-    whole = load(bytes(place), bytes(token).decode())
-    return codec, whole if index == WHOLE else view_of_part(whole, index)
+    token = bytes(encoded[start + size :]).decode()
+    return codec, index, bytes(encoded[start : start + size]), token
 
 
 def _value_of(encoded: memoryview, decoder_of: DecoderOf, load: Load) -> Any:

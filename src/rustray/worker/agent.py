@@ -97,11 +97,10 @@ class WorkerAgent:
             head.fetch_object,
             lambda is_keeping: self._driver.apply(events.KeepingChanged(is_keeping)),
         )
-        self._errands = ValueErrands(
-            self.worker_id, self.objects, lambda: self.wake_link(now=False)
-        )
+        wake_link = partial(self.wake_link, now=False)
+        self._errands = ValueErrands(self.worker_id, self.objects, wake_link)
         self._driver = WorkerDriver(self, config.limits(), pool_factory or self._make_pool, files)
-        self._output = OutputDesk(lambda: self.wake_link(now=False))
+        self._output = OutputDesk(wake_link)
         self._reconnect = ReconnectManager(self.worker_id)
         self._session: HeadSession | None = None
         self._link: Link | None = None
@@ -124,6 +123,7 @@ class WorkerAgent:
             object_port=self.objects.port_name,
         )
         pool.handlers = {calls.COORDINATE: self._coordination.handle}
+        pool.look = self.objects.in_memory
         return pool
 
     @property

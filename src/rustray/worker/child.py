@@ -40,6 +40,7 @@ from rustray.worker.child_output import RawMarks, redirect
 from rustray.worker.child_stream import Streams
 from rustray.worker.child_todo import Refused, Todo
 from rustray.worker.context import TaskInterrupt
+from rustray.worker.given import GIVEN, ROOM
 from rustray.worker.nest import Nest
 
 FLUSH_AFTER_S: Final = 0.000_5
@@ -82,11 +83,12 @@ class ProcessRunner(Runner):
         self.nest = Nest(self.control, self.current, self._main_thread, self.limit)
         self.start_control()
         buffer = memoryview(bytearray(RECEIVE_BYTES))
-        receive, feed = self.data.recv_into, wire.MessageSplitter().feed
+        receive, feed = self.data.recvmsg_into, wire.MessageSplitter().feed
         while True:
-            count = receive(buffer)
+            count, beside, _, _ = receive((buffer,), ROOM, socket.MSG_CMSG_CLOEXEC)
             if not count:
                 return
+            GIVEN.receive(beside)
             for kind, number, data, start, stop in feed(bytes(buffer[:count])):
                 if kind == wire.RUN:
                     self._run_chunk(wire.unpack_run(number, data, start))
@@ -97,6 +99,11 @@ class ProcessRunner(Runner):
                 elif kind == wire.SETUP:
                     self.take_setup(wire.unpack_setup(data, start, stop))
                     os.environ.update(self.setup.variables)
+                elif kind == wire.GIVEN:
+                    GIVEN.name(data, start, stop)
+                    continue
+                if GIVEN.found:
+                    GIVEN.drop()
 
     def _run_chunk(self, chunk: wire.Chunk) -> None:
         try:

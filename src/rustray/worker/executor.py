@@ -26,6 +26,7 @@ from rustray.task.streams import LeaseItems
 from rustray.worker.calls_port import Handler
 from rustray.worker.events import ExecutorReturned, Setting
 from rustray.worker.executor_handle import FLUSH_FIRST_S, ExecutorHandle, spawn_request
+from rustray.worker.given import Look, nowhere
 from rustray.worker.output import OutputForwarder
 from rustray.worker.output_reader import OutputSink
 from rustray.worker.package_store import PackageStore
@@ -122,9 +123,9 @@ class ExecutorPool:
         object_port: str = "",
     ) -> None:
         self.handlers: Mapping[int, Handler] = {}  # of tasks' calls, by method
-        self._listener = listener
+        self.look: Look = nowhere  # for what tasks take
+        self._listener, self._env = listener, env
         self.packages = packages or PackageStore("", "executors")
-        self._env = env
         path = default_path() if sys_path is None else list(sys_path)
         self._modules = tuple(function_modules)
         self._start_message = start_message(path, self._modules, max_result_bytes, object_port)
@@ -174,7 +175,7 @@ class ExecutorPool:
                 self._loop, executor_id, kind, self._listener, self._on_violation, self._output
             )
             handle.relay.on_message = self._on_relayed
-            handle.calls.handlers = self.handlers
+            handle.calls.handlers, handle.look = self.handlers, self.look
         except OSError as error:  # no descriptors left: as one that died at its birth
             _log.error("executor %d cannot be started: %s", executor_id, error)
             gone = ExecutorExit(0, None, None, None, f"its channels could not be opened: {error}")

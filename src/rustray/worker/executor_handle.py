@@ -19,6 +19,7 @@ from rustray.worker.calls_port import CallPorts
 from rustray.worker.cell import Cell
 from rustray.worker.chunks_out import ChunksOut
 from rustray.worker.events import ExecutorReturned
+from rustray.worker.given import NOTHING, Ancillary, Look, give, nowhere
 from rustray.worker.output_reader import Attempt, OutputReader, OutputSink, Place
 from rustray.worker.relay_end import RelayPort
 from rustray.worker.sharing import ControlReader, pack_any_run, unpack_any_outcome
@@ -125,6 +126,7 @@ class ExecutorHandle:
         pid: Its process id, 0 before the process exists.
         cell: Says what runs in it.
         relay, calls: Of its tasks that hand in tasks; that ask the agent for something.
+        look: Finds what goes along with a task that takes it.
     """
 
     def __init__(
@@ -143,7 +145,9 @@ class ExecutorHandle:
         self._listener, self._on_violation, self._sink = listener, on_violation, output
         self._is_alone = kind is ExecutorKind.PROCESS
         self.relay = RelayPort(loop, executor_id, on_violation)
+        self.look: Look = nowhere
         self._names: dict[int, str] = {}
+        self._takers: set[int] = set()  # classes whose tasks take inputs, where these may go along
         self._out = ChunksOut()
         self.calls = CallPorts(loop, lambda *task: self._out.find(*task) is not None)
         self._unsent: deque[memoryview] = deque()
@@ -194,6 +198,8 @@ class ExecutorHandle:
     def define(self, class_number: int, definition: wire.Definition) -> None:
         """Introduce a task class."""
         self._names[class_number] = definition.function
+        if definition.has_inputs and self._is_alone:
+            self._takers.add(class_number)
         self.tell(wire.pack_definition(class_number, definition))
 
     def run(self, chunk: wire.RunChunk) -> None:
@@ -202,7 +208,11 @@ class ExecutorHandle:
             self._heard = self._loop.time()
             self._flush_pause_s = FLUSH_FIRST_S
         number = self._out.add(chunk, self._names.get(chunk.class_number, ""))
-        self._send(pack_any_run(number, chunk, self._packets.send))
+        parts, beside = pack_any_run(number, chunk, self._packets.send), NOTHING
+        if chunk.class_number in self._takers and not self._unsent:
+            given, beside = give(number, chunk.payloads, self.look)
+            parts = (given, *parts)
+        self._send(parts, beside)
 
     def reclaim(self) -> None:
         """Ask for everything back that has not started; without an answer it is taken."""
@@ -255,14 +265,16 @@ class ExecutorHandle:
         with contextlib.suppress(OSError):
             self._data.shutdown(socket.SHUT_WR)
 
-    def _send(self, parts: tuple[bytes, ...]) -> None:
+    def _send(self, parts: tuple[bytes, ...], beside: Ancillary = NOTHING) -> None:
         sent = 0
         if not self._unsent:
             try:
-                sent = self._data.sendmsg(parts)
+                sent = self._data.sendmsg(parts, beside)
             except BlockingIOError:
                 sent = 0
-            except OSError:  # it is dead; the zygote reports that
+            except OSError:  # it is dead, which the zygote reports; or too many are under way
+                if beside:
+                    self._send(parts)
                 return
         for part in parts:
             size = len(part)

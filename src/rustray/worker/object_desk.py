@@ -211,6 +211,15 @@ class ObjectDesk:
 
     # ── Handing out ───────────────────────────────────────────────────────────────────────
 
+    def in_memory(self, place: bytes) -> Segment | None:
+        """Return the value of a packed place, if it is in memory here."""
+        if self.store is None:
+            return None
+        try:
+            return self.store.in_memory(Place.unpack(place).object_id)
+        except ValueError:
+            return None
+
     @contextlib.asynccontextmanager
     async def hold_at(self, place: bytes, token: str) -> AsyncIterator[Segment]:
         """See `rustray.objects.port.Objects`."""

@@ -49,6 +49,8 @@ ITEMS: Final = 8
 """What a generator has yielded; never after its outcome."""
 UNRUN: Final = 9
 """Executor: the chunk with this number, of one task, never starts: it has not what it takes."""
+GIVEN: Final = 10
+"""Agent: what the chunk with this number takes, whose descriptor comes beside this message."""
 
 _DEFINE: Final = struct.Struct("=BxxxIQI")
 _RUN: Final = struct.Struct("=BxxxIQQQdQIIIIIIII10s2x")
@@ -60,6 +62,7 @@ _OUTCOME_BODY: Final = struct.Struct("=QQIII")
 _SHARED: Final = struct.Struct("=BxxxIQQQIIIQ")
 _SHARED_BODY: Final = struct.Struct("=QQIIIQ")
 _END: Final = struct.Struct("=I")
+_IDENTITY: Final = struct.Struct("=Q")
 _ENDS_BYTES: Final = array(ENDS_TYPECODE).itemsize
 
 # Kinds on the control channel.
@@ -308,6 +311,17 @@ def unpack_run_shared(
     chunk.data = take(number, chunk.ends[-1] - base)
     chunk.start, chunk.shift = 0, -base
     return chunk
+
+
+def pack_given(number: int, identity: int, place: bytes) -> bytes:
+    """Encode what a descriptor is of; its identity is its inode."""
+    return HEAD.pack(GIVEN, number, _IDENTITY.size + len(place)) + _IDENTITY.pack(identity) + place
+
+
+def unpack_given(data: bytes, start: int, stop: int) -> tuple[int, bytes]:
+    """Decode the body of a `GIVEN` message: identity and packed place."""
+    (identity,) = _IDENTITY.unpack_from(data, start)
+    return identity, data[start + _IDENTITY.size : stop]
 
 
 def unpack_run(number: int, data: bytes, start: int) -> Chunk:

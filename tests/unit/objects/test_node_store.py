@@ -67,19 +67,18 @@ async def test_objects_go_to_disk_and_come_back_as_they_were(tmp_path: Path) -> 
     async with a_store(root) as store:
         for i in range(30):
             await store.put(f"o{i}", [content(i)[:1000], memoryview(content(i))[1000:]])
-            assert store.stats()["memory_bytes"] <= 950 * KB
+            assert store.core.used <= 950 * KB
         for i in range(30):
             assert await read(store, f"o{i}") == content(i)
-        stats = store.stats()
-        assert stats["objects"] == 30
-        assert stats["spilled"] >= 27
-        assert stats["restored"] >= 27
+        assert len(store.core) == 30
+        assert store.core.counters.spilled >= 27
+        assert store.core.counters.restored >= 27
         assert stat.S_IMODE(os.stat(root).st_mode) == 0o700
         assert {stat.S_IMODE(p.stat().st_mode) for p in (root / "node-1").iterdir()} == {0o600}
         for i in range(30):
             store.free(f"o{i}")
-        await aeventually(lambda: store.stats()["objects"] == 0)
-        assert store.stats()["disk_bytes"] == store.stats()["memory_bytes"] == 0
+        await aeventually(lambda: len(store.core) == 0)
+        assert store.core.disk_used == store.core.used == 0
         await aeventually(lambda: [p.name for p in (root / "node-1").iterdir()] == ["lock"])
     assert list(root.iterdir()) == []
 
@@ -127,6 +126,24 @@ async def test_what_somebody_else_wrote_is_taken_over() -> None:
             await store.adopt("a", Segment.write([b"x"]))
 
 
+async def test_a_look_sees_what_is_in_memory_and_counts_as_use(tmp_path: Path) -> None:
+    """What is on disk, freed or unknown is not seen; what was looked at leaves last."""
+    async with a_store(tmp_path / "objects") as store:
+        segments = [await store.put(f"o{i}", [content(i)]) for i in range(2)]
+        assert store.in_memory("o0") is segments[0]
+        assert store.in_memory("x") is None
+        await store.put("o2", [content(2)])
+        await store.put("o3", [content(3)])
+        await aeventually(lambda: store.core.counters.spilled)
+        assert store.in_memory("o1") is None
+        assert store.in_memory("o0") is segments[0]
+        async with store.hold("o0") as held:
+            store.free("o0")
+            assert store.in_memory("o0") is None
+            assert bytes(held.view()) == content(0)
+    assert store.in_memory("o3") is None
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
 async def test_a_damaged_file_is_never_handed_out(tmp_path: Path, damage: str) -> None:
     """A digest that does not match, a short file and a missing one are ObjectLost."""
@@ -134,7 +151,7 @@ async def test_a_damaged_file_is_never_handed_out(tmp_path: Path, damage: str) -
     async with a_store(root) as store:
         for i in range(3):
             await store.put(f"o{i}", [content(i)])
-        await aeventually(lambda: store.stats()["spilled"] >= 1)
+        await aeventually(lambda: store.core.counters.spilled >= 1)
         (path,) = (p for p in (root / "node-1").iterdir() if p.suffix == ".object")
         if damage == "flip":
             data = bytearray(path.read_bytes())
@@ -148,7 +165,7 @@ async def test_a_damaged_file_is_never_handed_out(tmp_path: Path, damage: str) -
             await read(store, "o0")
         with pytest.raises(ObjectLost, match="not on this node"):
             await read(store, "o0")
-        assert store.stats()["lost"] == 1
+        assert store.core.counters.lost == 1
         assert await read(store, "o2") == content(2)
 
 
