@@ -105,6 +105,26 @@ def unpicklable() -> Any:
     return [threading.Lock()]
 
 
+def test_a_generator_is_a_stream_or_several_values_as_its_options_say(cluster: None) -> None:
+    """Bug: what was a stream once stayed one, and was broken with another ``num_returns``."""
+
+    @rustray.remote
+    def three() -> Iterator[int]:
+        yield from range(3)
+
+    several: Any = three.options(num_returns=3)
+    assert rustray.get(several.remote(), timeout=60) == [0, 1, 2]
+    again = several.options(num_returns="streaming").remote()
+    assert [rustray.get(ref, timeout=60) for ref in again] == [0, 1, 2]
+
+    @rustray.remote(num_returns="streaming")
+    def one() -> list[int]:
+        return [7]
+
+    whole: Any = one.options(num_returns=1)
+    assert rustray.get(whole.remote(), timeout=60) == [7]
+
+
 def test_several_returns_have_references_of_their_own(cluster: None) -> None:
     """They can be got, waited for and taken; a function that returns another number is told."""
     low, high = halves.remote(list(range(6)))

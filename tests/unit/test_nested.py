@@ -211,6 +211,20 @@ def test_what_a_task_may_not_do(tmp_path: Path) -> None:
     assert "nothing to start" in rustray.get(inits.remote(), timeout=60)
 
 
+@rustray.remote
+def inits_as_libraries_do() -> list[object]:
+    """What a library does that may be used in a program and in a task."""
+    was = rustray.is_initialized()
+    with rustray.init(ignore_reinit_error=True) as cluster:
+        found = rustray.get(modules.remote())
+    return [was, rustray.is_initialized(), bool(found), cluster.address]
+
+
+def test_in_a_task_the_cluster_is_there() -> None:
+    """Bug: `is_initialized` was False there, and `init(ignore_reinit_error=True)` raised."""
+    assert rustray.get(inits_as_libraries_do.remote(), timeout=60) == [True, True, True, ""]
+
+
 def test_a_task_loads_no_grpc_and_no_credentials() -> None:
     """What a task loads to hand in tasks is the client's side alone."""
     loaded = set(rustray.get(modules.remote(), timeout=60))

@@ -80,9 +80,10 @@ class Context:
         address: ``rustray://host:port``, or "" for an embedded cluster.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime | None) -> None:
+        """Stand for a runtime; None: in a task, for the cluster that runs it."""
         self._runtime = runtime
-        self.address = runtime.address
+        self.address = runtime.address if runtime is not None else ""
 
     def __enter__(self) -> Context:
         return self
@@ -159,7 +160,8 @@ def init(  # noqa: PLR0913 - settings, by name
             folded (not so with ``RUSTRAY_DEDUP_LOGS=0``). `docs/logs.md` has more.
         runtime_env: What the processes of all tasks are to be like: ``env_vars``, ``working_dir``,
             ``py_modules``, ``excludes``; see docs/resources.md. Directories are packed now.
-        ignore_reinit_error: Return the present context if there is one.
+        ignore_reinit_error: Return the present context if there is one; in a task that is the
+            cluster that runs it.
 
     Raises:
         RuntimeError: it has been called already.
@@ -169,6 +171,8 @@ def init(  # noqa: PLR0913 - settings, by name
         PayloadError: a directory of ``runtime_env`` cannot be packed.
     """
     global _runtime, current_session, _was_forked
+    if ignore_reinit_error and relay.seat() is not None:
+        return Context(None)
     refuse_in_executor()
     envs = Packer(runtime_env)
     envs.prepare(None)
@@ -226,8 +230,11 @@ def current_runtime() -> Runtime | None:
 
 
 def is_initialized() -> bool:
-    """Say whether `init` (or a first ``.remote()``) has been called, and `shutdown` not yet."""
-    return _runtime is not None
+    """Say whether `init` (or a first ``.remote()``) has been called, and `shutdown` not yet.
+
+    In a task it is so from the start.
+    """
+    return _runtime is not None or relay.seat() is not None
 
 
 def shutdown() -> None:

@@ -31,6 +31,7 @@ from rustray.common.errors import (
     TaskTimeout,
 )
 from rustray.task.codec import decode_failure
+from rustray.task.failures import blank, portable
 from rustray.task.frames import Rejection
 from rustray.task.result import FailureInfo
 from rustray.task.spec import Codec
@@ -188,9 +189,7 @@ def _rebuild_cause(info: FailureInfo, codec: Codec) -> BaseException | None:
     if cls is None:
         return None
     with contextlib.suppress(Exception):
-        rebuilt = cls.__new__(cls, info.message)
-        rebuilt.args = (info.message,) if info.message else ()
-        return rebuilt
+        return blank(cls, (info.message,) if info.message else ())
     return None
 
 
@@ -219,14 +218,12 @@ def _dual_error(cause: BaseException) -> TaskExecutionFailed | None:
     if dual is None:
         return None
     try:
-        error = dual.__new__(dual, *cause.args)
+        error = blank(dual, cause.args)
         _copy_c_fields(cause, error)
-        error.args = cause.args
         error.__dict__.update(getattr(cause, "__dict__", {}))
     except BaseException as broken:
         if is_interrupt(broken):
             raise
-        _duals[cls] = None
         return None
     return error
 
@@ -246,8 +243,15 @@ def _copy_c_fields(cause: BaseException, error: BaseException) -> None:
 
 def _make_dual(cls: type[BaseException]) -> type[TaskExecutionFailed] | None:
     # A SystemExit or KeyboardInterrupt of a task must not end the program that asks for it.
-    if not issubclass(cls, Exception) or issubclass(cls, RustRayError | StopIteration):
+    if not issubclass(cls, Exception) or issubclass(cls, StopIteration):
         return None
+    if issubclass(cls, RustRayError) and cls.__module__.partition(".")[0] == "rustray":
+        # Of what rustray itself says of a task it is not to be told from: a `get` in the task that
+        # took too long is no `get` of this program that did. It is a TimeoutError all the same.
+        found = (base for base in cls.__mro__ if base.__module__ == "builtins")
+        cls = next(found, Exception)
+        if cls is Exception:
+            return None
 
     def init(self: TaskExecutionFailed, *args: Any) -> None:
         """Do nothing: `_dual_error` fills the fields."""
@@ -256,12 +260,14 @@ def _make_dual(cls: type[BaseException]) -> type[TaskExecutionFailed] | None:
         return str(self.__dict__.get("_message", ""))
 
     def reduce(self: TaskExecutionFailed) -> Any:
-        return _restore, (self.cause, dict(self.__dict__), str(self))
+        fields = {name: each for name, each in self.__dict__.items() if name != "cause"}
+        cause = None if self.cause is None else portable(self.cause)
+        return _restore, (cause, fields, str(self))
 
     try:
         dual: type[TaskExecutionFailed] = type(
             f"TaskExecutionFailed({cls.__name__})",
-            (TaskExecutionFailed, cls),
+            (cls,) if issubclass(cls, TaskExecutionFailed) else (TaskExecutionFailed, cls),
             {
                 "__doc__": f"A {cls.__qualname__} that a task raised; see `.cause`.",
                 "__init__": init,
@@ -284,5 +290,5 @@ def _restore(
     error = _dual_error(cause) if cause is not None else None
     if error is None:
         error = TaskExecutionFailed(message)
-    error.__dict__.update(fields)
+    error.__dict__.update(fields, cause=cause)
     return error

@@ -7,7 +7,7 @@ import inspect
 import pickle
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
-from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from rustray.client import context
 from rustray.client.derived import parts_of
@@ -170,15 +170,8 @@ class RemoteGenerator(RemoteFunction[P, T]):
         return RefGenerator(super().remote(*args, **kwargs))
 
     def options(self, **overrides: Any) -> RemoteGenerator[P, T]:
-        """Return the same generator with other options; see `rustray.remote`.
-
-        Raises:
-            ValueError: an unknown option, or a value out of range.
-        """
-        check_options(overrides)
-        return RemoteGenerator(
-            self._function, imply_streaming(self._function, {**self._options, **overrides})
-        )
+        """See `RemoteFunction.options`; with another ``num_returns`` it is no stream any more."""
+        return cast("RemoteGenerator[P, T]", super().options(**overrides))
 
 
 def make_remote(function: Callable[..., Any], options: dict[str, Any]) -> RemoteFunction[Any, Any]:

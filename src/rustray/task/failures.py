@@ -6,9 +6,10 @@ refer to themselves, that cannot be pickled or do not survive it all become a bo
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgpack
 
@@ -173,12 +174,78 @@ def _encoded_cause(exc: BaseException, depth: int) -> bytes:
 
 def _pickled(exc: BaseException) -> bytes:
     """Pickle the exception if a copy of the same class comes out again."""
+    form = portable(exc)
+    data = b"" if form is None else _dumped(form)
+    return data if len(data) <= MAX_PICKLED else b""
+
+
+def portable(exc: BaseException) -> object:
+    """Return what has a pickle that comes back as such an exception; None if nothing has."""
+    for form in (exc, _Parts(exc)):
+        data = _dumped(form)
+        if data and type(_loaded(data)) is type(exc):
+            return form
+    return None
+
+
+class _Parts:
+    """Stands for an exception whose pickle does not come back: its class, arguments, attributes.
+
+    Pickle calls the class with ``args``, which are not what a class was called with that has an
+    ``__init__`` of its own and passes a text on. What cannot be pickled is left out.
+    """
+
+    def __init__(self, exc: BaseException) -> None:
+        self._exc = exc
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        exc = self._exc
+        args = tuple(each if _dumped(each) else safe_text(exc) for each in exc.args)
+        fields = {name: each for name, each in vars(exc).items() if _dumped(each)}
+        return assembled, (type(exc), args, fields)
+
+
+def assembled(
+    cls: type[BaseException], args: tuple[Any, ...], fields: dict[str, Any]
+) -> BaseException:
+    """Make an exception of its parts."""
+    made = blank(cls, args)
+    made.__dict__.update(fields)
+    return made
+
+
+_E = TypeVar("_E", bound=BaseException)
+
+
+def blank(cls: type[_E], args: tuple[Any, ...]) -> _E:
+    """Make an exception without its ``__init__``, and where it must be without its ``__new__``."""
+    made: _E
+    builtin: Any = next(base for base in cls.__mro__ if base.__module__ == "builtins")
+    try:
+        made = cls.__new__(cls, *args)
+    except Exception:
+        made = builtin.__new__(cls, *args)
+    with contextlib.suppress(Exception):
+        builtin.__init__(made, *args)  # sets what is not in ``__dict__``, such as errno
+    made.args = args
+    return made
+
+
+def _dumped(value: object) -> bytes:
+    """Pickle; b"" for what cannot be."""
     from rustray.task import pickling
 
     try:
-        data = pickling.dumps(exc)
-        if len(data) > MAX_PICKLED or type(pickling.loads(data)) is not type(exc):
-            return b""
-    except BaseException:
+        return pickling.dumps(value)
+    except BaseException:  # user code, which may raise anything
         return b""
-    return data
+
+
+def _loaded(data: bytes) -> object:
+    from rustray.task import pickling
+
+    try:
+        found: object = pickling.loads(data)
+    except BaseException:
+        return None
+    return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures.process
 import pickle
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -107,14 +108,92 @@ def test_a_tasks_exit_does_not_end_the_program_that_asks(cls: type[BaseException
     assert type(error.cause) is cls
 
 
+class Status(Exception):
+    """Passes a text on: what `pickle` makes of that calls the class with too few arguments."""
+
+    def __init__(self, status: int, body: str) -> None:
+        super().__init__(f"{status}: {body}")
+        self.status, self.body, self.lock = status, body, threading.Lock()
+
+
+class ByKeyword(Exception):
+    """Takes no positional arguments."""
+
+    def __init__(self, *, status: int) -> None:
+        super().__init__()
+        self.status = status
+
+
+class WithNew(Exception):
+    """Cannot even be made from its arguments."""
+
+    def __new__(cls, first: int, second: int) -> WithNew:
+        made = super().__new__(cls)
+        made.args = (first + second,)
+        return made
+
+    def __init__(self, first: int, second: int) -> None:
+        self.status = first
+
+
+class OfTheDisk(OSError):
+    """Has fields that lie outside of ``__dict__``."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(28, "full")
+        self.status = status
+
+
+class OfOurs(rustray.RustRayError):
+    """A program's own subclass of one of ours."""
+
+    def __init__(self, status: int, more: str) -> None:
+        super().__init__(more)
+        self.status = status
+
+
+class OfATask(TaskExecutionFailed):
+    """Of the very class that it becomes."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Status(404, "gone"), ByKeyword(status=404), WithNew(404, 1), OfTheDisk(404),
+        OfOurs(404, "gone"),
+    ],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+def test_attributes_come_along_whatever_the_class_is_called_with(error: Any) -> None:
+    """Bug: `pickle` cannot make such exceptions again, and all but their text was gone."""
+    found: Any = decoded(error)
+    for copy in (found, found.cause, pickle.loads(pickle.dumps(found))):
+        assert isinstance(copy, type(error))
+        assert copy.status == 404
+        assert copy.args == error.args
+    assert isinstance(found, TaskExecutionFailed)
+    assert not hasattr(found, "lock")
+    assert getattr(found, "errno", 28) == 28
+    assert type(found) is type(decoded(error))
+
+
+def test_what_rustray_raises_in_a_task_is_the_tasks_failure() -> None:
+    """A `get` there that took too long is a TimeoutError, and not a timeout of this program's."""
+    found = decoded(rustray.GetTimeout("too long"))
+    assert isinstance(found, TimeoutError)
+    assert not isinstance(found, rustray.GetTimeout)
+    assert type(found.cause) is rustray.GetTimeout
+    assert type(decoded(rustray.PayloadError("bad"))) is TaskExecutionFailed
+    assert isinstance(decoded(OfATask("own")), OfATask)
+
+
 def test_an_exception_that_cannot_be_pickled_arrives_as_text() -> None:
     """Class name, message and traceback are there, the cause is not."""
 
     class Local(Exception):
-        """Not importable."""
+        """Not importable, and no code that could travel."""
 
-        def __reduce__(self) -> Any:
-            raise TypeError("never")
+        lock = threading.Lock()
 
     error = decoded(Local("secret reason"))
     assert type(error) is TaskExecutionFailed

@@ -325,6 +325,15 @@ class BadText(Exception):
         raise RuntimeError("no text")
 
 
+class Untold(Exception):
+    """Cannot be found by its name, and its code cannot travel."""
+
+    lock = threading.Lock()
+
+
+Untold.__qualname__ = "Nobody"
+
+
 class TwoArguments(Exception):
     def __init__(self, a: int, b: int) -> None:
         super().__init__(f"{a} and {b}")
@@ -343,9 +352,10 @@ def raised(exc: BaseException, cause: BaseException | None = None) -> BaseExcept
     [
         (ValueError("bad"), "bad", True),
         (BadText(), "<the text of this BadText raised RuntimeError>", True),
-        (TwoArguments(1, 2), "1 and 2", False),
+        (TwoArguments(1, 2), "1 and 2", True),
         (OSError(2, "gone"), "[Errno 2] gone", True),
-        (ValueError(threading.Lock()), None, False),
+        (ValueError(threading.Lock()), None, True),
+        (Untold(), "", False),
         (ValueError("x" * 100_000), None, True),
         (ValueError("\ud800"), "?", True),
         (SystemExit(3), "3", True),
