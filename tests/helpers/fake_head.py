@@ -33,6 +33,7 @@ from rustray.task.functions import registry
 from rustray.task.result import FailureInfo, TaskEvent
 from rustray.task.spec import Codec, TaskClass
 from rustray.task.state import TaskState
+from rustray.task.views import ClusterStatus
 
 CANCELLED = encode_failure(FailureInfo("TASK_CANCELLED", "the task was cancelled"))
 
@@ -116,6 +117,10 @@ class FakeHead:
         self.events: list[TaskEvent] = []
 
     # -- the stream -----------------------------------------------------------
+
+    async def status(self) -> ClusterStatus:
+        """See `HeadApi.status`."""
+        return ClusterStatus("c", "0", "", 1.0, "none", "memory", "RoundRobin", 0, {}, {}, {}, {})
 
     async def open_client_stream(self, prefix: bytes, pump: Any) -> FakeLink:
         """Connect."""

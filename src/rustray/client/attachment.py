@@ -24,6 +24,7 @@ from rustray.client.values import SessionValues
 from rustray.common.errors import CommunicationError, RustRayError
 from rustray.common.resources import CPU
 from rustray.rpc.api import HeadApi
+from rustray.task.spec import DEFAULT_RETRIES
 from rustray.task.views import Explanation
 
 Dial = Callable[[], Awaitable[HeadApi]]
@@ -184,6 +185,8 @@ class Attachment:
                     Throttle(connection.rouse_after, self._limits.backpressure_timeout_s),
                 )
                 session.pack = self._limits.pack
+                if self.address:
+                    session.default_retries = await _retries_of(api)
                 await connection.open(api, session)
                 session.borrower = Borrower(api)
                 values = self._values = SessionValues(api, self._thread)
@@ -258,6 +261,15 @@ class Attachment:
 
 # Strong: in a forked child the last other reference may go before `_after_fork_in_child` runs.
 _live: set[Attachment] = set()
+
+
+async def _retries_of(api: HeadApi) -> int:
+    """Return the head's ``max_retries``; where it does not say, the first stream tells why."""
+    with contextlib.suppress(RustRayError):
+        status = await api.status()
+        if status.max_retries is not None:
+            return status.max_retries
+    return DEFAULT_RETRIES
 
 
 def _after_fork_in_child() -> None:

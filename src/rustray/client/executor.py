@@ -127,7 +127,7 @@ class Executor(concurrent.futures.Executor):
         self._session = self.runtime.session
         self._max_workers = max_workers or self.runtime.count_slots()
         is_embedded = not self.runtime.address
-        self._retries = 0 if is_embedded else 3
+        self._retries = 0 if is_embedded else self._session.default_retries
         is_strict = max_workers is not None and not (is_own and is_embedded)
         self._limit = max_workers if is_strict else None
         self._window = Window(self._max_workers, is_strict)

@@ -31,7 +31,7 @@ from rustray.common.errors import PayloadError, RustRayError
 from rustray.common.ids import PREFIX_BYTES, SessionPrefix, task_id
 from rustray.task.columns import PayloadColumn, PlacedColumn
 from rustray.task.flat import FlatValue
-from rustray.task.spec import TaskClass
+from rustray.task.spec import DEFAULT_RETRIES, TaskClass
 
 MAX_BATCH_TASKS: Final = 4_096
 # A batch is joined into one blob; sealing it at a big item bounds that to 64 MiB and the item.
@@ -62,6 +62,7 @@ class Intake:
         pauses: What lets a task that waits for tasks give back its cores; None outside of tasks.
         reads: What is to be told of the consumers of streams.
         borrower: Asks the head about references of others; None before it is connected.
+        default_retries: The head's ``max_retries``, as far as it has said so.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class Intake:
         self._opened = 0
         self.borrower: Borrower | None = None
         self.values: Values | None = None
-        self.lets_stay = False
+        self.lets_stay, self.default_retries = False, DEFAULT_RETRIES
         self.keeper: Any = None
         self.released = Releases()
         self.holds: weakref.WeakSet[Hold] = weakref.WeakSet()
@@ -130,6 +131,8 @@ class Intake:
         Raises:
             PayloadError: the code is too much for the way to the head, or packing failed.
         """
+        if task_class.inherits_retries:
+            task_class = replace(task_class, max_retries=self.default_retries)
         if may_stay and self.lets_stay and task_class.may_run_again:
             task_class = replace(task_class, results_stay=True)
         task_class, packages = self.envs.apply(task_class, runtime_env)

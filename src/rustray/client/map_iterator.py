@@ -82,6 +82,8 @@ class MapJob:
         """Make the run, in the runtime's session or the program's."""
         session = context.ensure_session() if runtime is None else runtime.session
         behind = context.current_runtime() if runtime is None else runtime
+        self.function.take_default(session.default_retries)
+        self.plan.rules = self.function.rules
         return MapRun(session, self.function, self.plan, behind)
 
 

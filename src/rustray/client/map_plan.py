@@ -154,7 +154,7 @@ class MapPlan:
         self.under_way = 0
         self.items_read = self.items_taken = 0
         self.is_at_end = False
-        self._rules = rules
+        self.rules = rules
         self._is_ordered = is_ordered
         self._read_ahead = read_ahead
         self._at_once = at_once
@@ -252,7 +252,7 @@ class MapPlan:
             values[place] = Encoded(part.first + place, data)
         again: list[int] = []
         for place, data in failures.items():
-            if self._rules.max_retries and self._is_wanted(data):
+            if self.rules.max_retries and self._is_wanted(data):
                 again.append(place)
             else:
                 values[place] = Failed(part.first + place, data, failure_of(data))
@@ -321,7 +321,7 @@ class MapPlan:
         return ahead if self._at_once is None else min(ahead, self._at_once)
 
     def _is_wanted(self, payload: bytes) -> bool:
-        retry_on = self._rules.retry_on
+        retry_on = self.rules.retry_on
         return retry_on is not False and is_wanted(retry_on, decode_failure(payload))
 
     def _action_on(
@@ -339,7 +339,7 @@ class MapPlan:
         if info.code == PayloadError.code:
             # The arguments could not be decoded; with an error type it is the function.
             return "fail" if is_one or info.error_type else "split"
-        if part.is_alone or not self._rules.max_retries:
+        if part.is_alone or not self.rules.max_retries:
             return "fail"
         if is_one:
             return "alone" if self._has_budget(info) else "fail"
@@ -349,8 +349,8 @@ class MapPlan:
 
     def _has_budget(self, info: FailureInfo) -> bool:
         if info.code == TaskPoisoned.code:
-            return self._rules.crash_limit > 1
-        return info.code == TaskOutOfMemory.code and self._rules.oom_retries != 0
+            return self.rules.crash_limit > 1
+        return info.code == TaskOutOfMemory.code and self.rules.oom_retries != 0
 
     def _split(self, part: Part, count: int) -> None:
         """Replace a part by several, which go before everything that waits."""
@@ -382,7 +382,7 @@ class MapPlan:
             if place < len(values):
                 one = Part(part.first + place, [part.items[place]], is_alone=True)
                 children.append(one)
-                due_s = now + pause_s(self._rules.retry_delay_s, 1, lot)
+                due_s = now + pause_s(self.rules.retry_delay_s, 1, lot)
                 heapq.heappush(self._later, (due_s, one.first, one))
             start = place + 1
         rest = self._pieces(part, len(values))

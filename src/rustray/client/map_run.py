@@ -103,6 +103,11 @@ class MapFunction:
         if timeout_s:
             self._budget_s = min(self._budget_s, timeout_s / 4)
 
+    def take_default(self, retries: int) -> None:
+        """Take a head's ``max_retries``, unless the user has named one."""
+        if self._options.get("max_retries") is None:
+            self.rules = replace(self.rules, max_retries=retries)
+
     @property
     def target_s(self) -> float:
         """Work that a chunk should have."""

@@ -286,6 +286,7 @@ def task_class(
         priority=options.get("priority", 0),
         inherits_priority="priority" not in options,
         max_retries=DEFAULT_RETRIES if retries is None else retries,
+        inherits_retries=retries is None,
         retry_exceptions=exception_names(options.get("retry_exceptions", False)),
         retry_delay_s=options.get("retry_delay_s"),
         crash_limit=options.get("crash_limit") or DEFAULT_CRASH_LIMIT,

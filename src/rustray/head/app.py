@@ -71,6 +71,7 @@ def settings_of(config: HeadConfig, start: Start) -> SchedulerSettings:
         max_task_depth=config.limits.max_task_depth,
         seed=time.time_ns() & 0xFFFF_FFFF,
         first_lease=start.first_lease,
+        max_retries=config.scheduling.max_retries,
     )
 
 
@@ -114,7 +115,6 @@ class Head:
             settings_of(config, start),
             tokens=auth,
             heartbeat_interval_s=config.leases.heartbeat_interval_s,
-            default_max_retries=config.scheduling.max_retries,
             journal=journal,
         )
         if store is not None:

@@ -300,10 +300,10 @@ class ClientPeer(Peer):
     def _completed(self, definition: ClassDefinition) -> ClassDefinition:
         """Return a class with what the client does not say of it."""
         task_class = definition.task_class
-        if not (task_class.depth or task_class.inherits_priority):
-            return definition
-        own = replace(task_class, depth=0, inherits_priority=False)
-        return replace(definition, task_class=own)
+        task_class = with_retries(task_class, self._driver.scheduler.state.settings.max_retries)
+        if task_class.depth or task_class.inherits_priority:
+            task_class = replace(task_class, depth=0, inherits_priority=False)
+        return replace(definition, task_class=task_class)
 
     def _class_error(self, definition: ClassDefinition) -> RustRayError | None:
         """Say why no task of this class can be accepted, or None."""
@@ -386,3 +386,11 @@ def _refused_now(inputs: PayloadColumn, own: bytes, refusals: Refusals) -> RustR
             if error is not None:
                 return error
     return None
+
+
+def with_retries(task_class: TaskClass, default: int) -> TaskClass:
+    """Return a class with the head's ``max_retries``, where nobody has named one."""
+    if not task_class.inherits_retries:
+        return task_class
+    own = replace(task_class, max_retries=default, inherits_retries=False)
+    return own if own.may_run_again else replace(own, results_stay=False)

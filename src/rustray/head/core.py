@@ -149,7 +149,6 @@ class HeadCore:
     waiters: ResultWaiters
     tokens: TokenDesk | None
     heartbeat_interval_s: float
-    default_max_retries: int
     started_at_s: float
     host_key: str
     next_session: int
@@ -186,7 +185,6 @@ class HeadCore:
         *,
         tokens: TokenDesk | None = None,
         heartbeat_interval_s: float = 2.0,
-        default_max_retries: int = 3,
         journal: Journal | None = None,
     ) -> HeadCore:
         """Build a head core on the running event loop."""
@@ -206,7 +204,6 @@ class HeadCore:
             waiters,
             tokens,
             heartbeat_interval_s,
-            default_max_retries,
             driver.now(),
             liveness.host_key(),
             int(time.time() * 1000),

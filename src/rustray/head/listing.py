@@ -150,4 +150,5 @@ def cluster_status(core: HeadCore) -> ClusterStatus:
         used=ResourceSet(used).amounts(),
         counters=dict(sorted(state.counters.items())),
         max_payload_bytes=state.settings.max_payload_bytes,
+        max_retries=state.settings.max_retries,
     )

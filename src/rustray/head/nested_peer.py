@@ -18,7 +18,7 @@ from rustray.common.errors import (
     TaskCancelled,
 )
 from rustray.common.ids import SessionPrefix, child_prefix, task_id
-from rustray.head.client_peer import ClientPeer
+from rustray.head.client_peer import ClientPeer, with_retries
 from rustray.scheduler.events import TasksSubmitted
 from rustray.task.frames import ClassDefinition, ClientFrame, Submission
 from rustray.task.spec import TaskClass
@@ -155,7 +155,7 @@ class NestedPeer(ClientPeer):
         task_class, parent = definition.task_class, self._parent.task_class
         priority = parent.priority if task_class.inherits_priority else task_class.priority
         own = replace(
-            task_class,
+            with_retries(task_class, self._driver.scheduler.state.settings.max_retries),
             priority=priority,
             depth=parent.depth + 1,
             inherits_priority=False,

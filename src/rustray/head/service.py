@@ -241,7 +241,8 @@ class HeadService(LetterService, OutputService, CoordinationService, StreamServi
             )
         info: FunctionInfo | None = self._driver.scheduler.state.functions.get(task_class.function)
         if item.uses_default_retries:
-            task_class = replace(task_class, max_retries=self._core.default_max_retries)
+            default = self._driver.scheduler.state.settings.max_retries
+            task_class = replace(task_class, max_retries=default)
         if info is not None and not task_class.code_hash:
             # Else it runs in a process, whatever was announced.
             if not (task_class.exclusive or task_class.stream_window):

@@ -228,6 +228,7 @@ def put_task_class(message: common.TaskClass, task_class: TaskClass) -> None:
     message.alternative = task_class.alternative
     message.depth = task_class.depth
     message.inherits_priority = task_class.inherits_priority
+    message.inherits_retries = task_class.inherits_retries
     message.has_inputs = task_class.has_inputs
     message.put = task_class.is_put
     if task_class.num_returns != 1:
@@ -331,6 +332,7 @@ def get_task_class(message: common.TaskClass) -> TaskClass:
         oom_retries=message.oom_retries,
         depth=message.depth,
         inherits_priority=message.inherits_priority,
+        inherits_retries=message.inherits_retries,
         exclusive=message.exclusive,
         is_detached=message.detached,
         has_inputs=message.has_inputs,

@@ -461,6 +461,7 @@ def put_status(status: ClusterStatus) -> wire.GetStatusResponse:
         strategy=text(status.strategy),
         workers=status.workers,
         max_payload_bytes=status.max_payload_bytes,
+        max_retries=status.max_retries,
     )
     put_amounts(message.tasks, status.tasks)
     put_amounts(message.resources, status.resources)
@@ -486,4 +487,5 @@ def get_status(message: wire.GetStatusResponse) -> ClusterStatus:
         used=amounts_from_wire(message.used, "resource"),
         counters=dict(message.counters),
         max_payload_bytes=message.max_payload_bytes,
+        max_retries=message.max_retries if message.HasField("max_retries") else None,
     )

@@ -34,7 +34,7 @@ from rustray.scheduler.records import (
     level_of,
 )
 from rustray.task.functions import FunctionInfo
-from rustray.task.spec import TaskClass
+from rustray.task.spec import DEFAULT_RETRIES, TaskClass
 from rustray.task.state import TaskState
 
 
@@ -65,6 +65,7 @@ class SchedulerSettings:
             its workers may still hold some.
         durability: The head's level: of tasks that ask for none.
         stream_ttl_s: How long a generator goes on, or waits, while nobody is there to read it.
+        max_retries: Re-runs of tasks that say nothing of them.
     """
 
     strategy: str = "LeastLoaded"
@@ -86,6 +87,7 @@ class SchedulerSettings:
     first_lease: int = 1
     durability: Durability = Durability.FULL
     stream_ttl_s: float = 60.0
+    max_retries: int = DEFAULT_RETRIES
 
 
 _SPEAKING = frozenset({TaskState.RUNNING, TaskState.CANCELLING})

@@ -199,6 +199,7 @@ class TaskClass:
             above are those of this way then.
         depth: How many tasks stand above it; the head sets it.
         inherits_priority: In what a task hands in: the head fills in the priority of that task.
+        inherits_retries: In what is handed in: the head fills in its own ``max_retries``.
         has_inputs: Some of its arguments are what other tasks return (`rustray.task.inputs`).
         num_returns: How many values it returns that have references of their own; 1: one value.
         is_put: It is no call: its argument is its result, from the start.
@@ -236,6 +237,7 @@ class TaskClass:
     alternative: int = 0
     depth: int = 0
     inherits_priority: bool = False
+    inherits_retries: bool = False
     has_inputs: bool = False
     num_returns: int = 1
     is_put: bool = False

@@ -353,6 +353,7 @@ class ClusterStatus:
         counters: Name to total since the head's start (accepted, finished, retried,
             rejected by reason, ...).
         max_payload_bytes: Of one task's arguments, or a value that is put there; 0: not said.
+        max_retries: Re-runs of tasks that say nothing of them; None: not said.
     """
 
     cluster_id: str
@@ -368,3 +369,4 @@ class ClusterStatus:
     used: Mapping[str, float]
     counters: Mapping[str, int]
     max_payload_bytes: int = 0
+    max_retries: int | None = None

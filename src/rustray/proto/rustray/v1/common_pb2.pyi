@@ -103,7 +103,7 @@ class TaskRange(_message.Message):
     def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
 class TaskClass(_message.Message):
-    __slots__ = ("function", "code_hash", "nargs_plus_one", "kwarg_names", "resource_units", "labels", "priority", "max_retries", "retry_exceptions", "timeout_s", "queue_timeout_s", "total_timeout_s", "codec", "executor", "wait_for_resources", "retry_exception_names", "retry_delay_s", "crash_limit", "oom_retries", "exclusive", "detached", "label_selector", "label_selector_soft", "fallback", "alternative", "depth", "inherits_priority", "has_inputs", "num_returns", "put", "stream_window", "results_stay", "needs_function", "runtime_env")
+    __slots__ = ("function", "code_hash", "nargs_plus_one", "kwarg_names", "resource_units", "labels", "priority", "max_retries", "retry_exceptions", "timeout_s", "queue_timeout_s", "total_timeout_s", "codec", "executor", "wait_for_resources", "retry_exception_names", "retry_delay_s", "crash_limit", "oom_retries", "exclusive", "detached", "label_selector", "label_selector_soft", "fallback", "alternative", "depth", "inherits_priority", "inherits_retries", "has_inputs", "num_returns", "put", "stream_window", "results_stay", "needs_function", "runtime_env")
     class ResourceUnitsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -159,6 +159,7 @@ class TaskClass(_message.Message):
     ALTERNATIVE_FIELD_NUMBER: _ClassVar[int]
     DEPTH_FIELD_NUMBER: _ClassVar[int]
     INHERITS_PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    INHERITS_RETRIES_FIELD_NUMBER: _ClassVar[int]
     HAS_INPUTS_FIELD_NUMBER: _ClassVar[int]
     NUM_RETURNS_FIELD_NUMBER: _ClassVar[int]
     PUT_FIELD_NUMBER: _ClassVar[int]
@@ -193,6 +194,7 @@ class TaskClass(_message.Message):
     alternative: int
     depth: int
     inherits_priority: bool
+    inherits_retries: bool
     has_inputs: bool
     num_returns: int
     put: bool
@@ -200,7 +202,7 @@ class TaskClass(_message.Message):
     results_stay: bool
     needs_function: str
     runtime_env: RuntimeEnv
-    def __init__(self, function: _Optional[str] = ..., code_hash: _Optional[bytes] = ..., nargs_plus_one: _Optional[int] = ..., kwarg_names: _Optional[_Iterable[str]] = ..., resource_units: _Optional[_Mapping[str, int]] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., max_retries: _Optional[int] = ..., retry_exceptions: _Optional[bool] = ..., timeout_s: _Optional[float] = ..., queue_timeout_s: _Optional[float] = ..., total_timeout_s: _Optional[float] = ..., codec: _Optional[_Union[Codec, str]] = ..., executor: _Optional[_Union[Executor, str]] = ..., wait_for_resources: _Optional[bool] = ..., retry_exception_names: _Optional[_Iterable[str]] = ..., retry_delay_s: _Optional[float] = ..., crash_limit: _Optional[int] = ..., oom_retries: _Optional[int] = ..., exclusive: _Optional[bool] = ..., detached: _Optional[bool] = ..., label_selector: _Optional[_Mapping[str, str]] = ..., label_selector_soft: _Optional[_Mapping[str, str]] = ..., fallback: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ..., alternative: _Optional[int] = ..., depth: _Optional[int] = ..., inherits_priority: _Optional[bool] = ..., has_inputs: _Optional[bool] = ..., num_returns: _Optional[int] = ..., put: _Optional[bool] = ..., stream_window: _Optional[int] = ..., results_stay: _Optional[bool] = ..., needs_function: _Optional[str] = ..., runtime_env: _Optional[_Union[RuntimeEnv, _Mapping]] = ...) -> None: ...
+    def __init__(self, function: _Optional[str] = ..., code_hash: _Optional[bytes] = ..., nargs_plus_one: _Optional[int] = ..., kwarg_names: _Optional[_Iterable[str]] = ..., resource_units: _Optional[_Mapping[str, int]] = ..., labels: _Optional[_Mapping[str, str]] = ..., priority: _Optional[int] = ..., max_retries: _Optional[int] = ..., retry_exceptions: _Optional[bool] = ..., timeout_s: _Optional[float] = ..., queue_timeout_s: _Optional[float] = ..., total_timeout_s: _Optional[float] = ..., codec: _Optional[_Union[Codec, str]] = ..., executor: _Optional[_Union[Executor, str]] = ..., wait_for_resources: _Optional[bool] = ..., retry_exception_names: _Optional[_Iterable[str]] = ..., retry_delay_s: _Optional[float] = ..., crash_limit: _Optional[int] = ..., oom_retries: _Optional[int] = ..., exclusive: _Optional[bool] = ..., detached: _Optional[bool] = ..., label_selector: _Optional[_Mapping[str, str]] = ..., label_selector_soft: _Optional[_Mapping[str, str]] = ..., fallback: _Optional[_Iterable[_Union[Alternative, _Mapping]]] = ..., alternative: _Optional[int] = ..., depth: _Optional[int] = ..., inherits_priority: _Optional[bool] = ..., inherits_retries: _Optional[bool] = ..., has_inputs: _Optional[bool] = ..., num_returns: _Optional[int] = ..., put: _Optional[bool] = ..., stream_window: _Optional[int] = ..., results_stay: _Optional[bool] = ..., needs_function: _Optional[str] = ..., runtime_env: _Optional[_Union[RuntimeEnv, _Mapping]] = ...) -> None: ...
 
 class RuntimeEnv(_message.Message):
     __slots__ = ("env_vars", "working_dir", "py_modules")

@@ -1131,7 +1131,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("cluster_id", "version", "address", "uptime_s", "security", "durability", "strategy", "workers", "tasks", "resources", "used", "counters", "max_payload_bytes")
+    __slots__ = ("cluster_id", "version", "address", "uptime_s", "security", "durability", "strategy", "workers", "tasks", "resources", "used", "counters", "max_payload_bytes", "max_retries")
     class TasksEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -1173,6 +1173,7 @@ class GetStatusResponse(_message.Message):
     USED_FIELD_NUMBER: _ClassVar[int]
     COUNTERS_FIELD_NUMBER: _ClassVar[int]
     MAX_PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MAX_RETRIES_FIELD_NUMBER: _ClassVar[int]
     cluster_id: str
     version: str
     address: str
@@ -1186,7 +1187,8 @@ class GetStatusResponse(_message.Message):
     used: _containers.ScalarMap[str, float]
     counters: _containers.ScalarMap[str, int]
     max_payload_bytes: int
-    def __init__(self, cluster_id: _Optional[str] = ..., version: _Optional[str] = ..., address: _Optional[str] = ..., uptime_s: _Optional[float] = ..., security: _Optional[str] = ..., durability: _Optional[str] = ..., strategy: _Optional[str] = ..., workers: _Optional[int] = ..., tasks: _Optional[_Mapping[str, int]] = ..., resources: _Optional[_Mapping[str, float]] = ..., used: _Optional[_Mapping[str, float]] = ..., counters: _Optional[_Mapping[str, int]] = ..., max_payload_bytes: _Optional[int] = ...) -> None: ...
+    max_retries: int
+    def __init__(self, cluster_id: _Optional[str] = ..., version: _Optional[str] = ..., address: _Optional[str] = ..., uptime_s: _Optional[float] = ..., security: _Optional[str] = ..., durability: _Optional[str] = ..., strategy: _Optional[str] = ..., workers: _Optional[int] = ..., tasks: _Optional[_Mapping[str, int]] = ..., resources: _Optional[_Mapping[str, float]] = ..., used: _Optional[_Mapping[str, float]] = ..., counters: _Optional[_Mapping[str, int]] = ..., max_payload_bytes: _Optional[int] = ..., max_retries: _Optional[int] = ...) -> None: ...
 
 class SubscribeRequest(_message.Message):
     __slots__ = ("task_ids", "functions", "states", "cursor")
