@@ -83,6 +83,25 @@ async def test_what_a_unary_call_was_told_survives(tmp_path: Path) -> None:
                 assert [r and r.unwrap() for r in results] == [i + 1 for i in range(50)]
 
 
+async def test_what_has_expired_is_not_what_never_was(tmp_path: Path) -> None:
+    """P15: who asks too late is told that there was something."""
+    with Cluster(tmp_path, {"SCHEDULER__RESULT_TTL_S": "1"}) as cluster:
+        cluster.start_head()
+        cluster.start_worker("a")
+        with cluster.as_own():
+            async with cluster.head_node() as head:
+                task_id = await head.submit_task(rustray.TaskSpec("add", [40, 2]))
+                assert await head.get_task_result(task_id, 20) is not None
+            eventually(lambda: cluster.run("tasks", "get", task_id).returncode == 5, 20)
+            async with cluster.head_node() as head:
+                assert await head.get_task_result(task_id, 0) is None
+                with pytest.raises(rustray.TaskExpired, match="has expired"):
+                    await head.cancel_task(task_id)
+                with pytest.raises(rustray.TaskNotFound) as unknown:
+                    await head.cancel_task("0" * 32)
+                assert type(unknown.value) is rustray.TaskNotFound
+
+
 def test_a_damaged_journal_is_not_replaced(tmp_path: Path) -> None:
     """The head refuses to start, names the file and what to do, and leaves it as it is."""
     with Cluster(tmp_path) as cluster:

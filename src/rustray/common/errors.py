@@ -13,6 +13,7 @@ do next (in the message)::
     │  └─ VersionMismatch       two releases that do not fit (says which one to upgrade)
     ├─ WorkerNotFound           yours: no such worker
     ├─ TaskNotFound             yours: no such task, or its result has expired
+    │  └─ TaskExpired           it was there, and its result has expired
     ├─ DuplicateTask            yours: the task id is taken by a task with other content
     ├─ DurabilityNotAvailable   yours: the head cannot keep a task as safe as it was asked to
     ├─ NotInTask                yours: `rustray.context()` where no task runs
@@ -109,6 +110,12 @@ class TaskNotFound(RustRayError):
     """No task has this id, or its result has expired."""
 
     code = "TASK_NOT_FOUND"
+
+
+class TaskExpired(TaskNotFound):
+    """The task has ended, and its result was kept for its time to live, or while there was room."""
+
+    code = "TASK_EXPIRED"
 
 
 class DuplicateTask(RustRayError):

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, repeat
 from pathlib import Path
 
-from rustray.common.errors import HeadUnavailable, ObjectLost, TaskNotFound
+from rustray.common.errors import HeadUnavailable, ObjectLost, TaskExpired
 from rustray.head.journal_rows import connect_reader
 from rustray.head.result_files import SUFFIX, DamagedFile, read_file
 from rustray.task.columns import PayloadColumn, StoredColumn
@@ -41,7 +41,7 @@ class ResultReader:
         """Return what a column stands for.
 
         Raises:
-            TaskNotFound: the result has expired meanwhile.
+            TaskExpired: the result has expired meanwhile.
             ObjectLost: its file is missing, damaged or cannot be read.
             HeadUnavailable: the head stops, and could not read it by then.
         """
@@ -59,7 +59,7 @@ class ResultReader:
                 "the file in a backup"
             ) from error
         if whole is None:
-            raise TaskNotFound("the result has expired (it was kept for its time to live)")
+            raise TaskExpired("the result has expired (it was kept for its time to live)")
         return whole.slice(column.skip, column.skip + len(column))
 
     def _read_patiently(self, number: int) -> PayloadColumn | None:

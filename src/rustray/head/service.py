@@ -21,6 +21,7 @@ from rustray.common.errors import (
     PayloadError,
     ResourceExhausted,
     RustRayError,
+    TaskExpired,
     TaskNotFound,
 )
 from rustray.common.resources import ResourceSet
@@ -258,9 +259,15 @@ class HeadService(LetterService, OutputService, CoordinationService, StreamServi
         found = self._driver.scheduler.task(prefix, sequence)
         if found is None:
             kept_s = self._driver.scheduler.state.settings.result_ttl_s
+            name = ids.task_id(prefix, sequence)
+            if self._driver.scheduler.has_expired(prefix, sequence):
+                raise TaskExpired(
+                    f"task {name} has ended, and its result has expired (kept {kept_s:g} s, "
+                    "[scheduler] result_ttl_s)"
+                )
             raise TaskNotFound(
-                f"no task {ids.task_id(prefix, sequence)} is known here; it was never accepted, "
-                f"or its result has expired (kept {kept_s:g} s, result_ttl_s)"
+                f"no task {name} is known here; it was never accepted, or its result has expired "
+                f"(kept {kept_s:g} s, result_ttl_s)"
             )
         return found
 

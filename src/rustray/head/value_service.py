@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rustray.common.errors import CommunicationError, ObjectLost, TaskNotFound
+from rustray.common.errors import CommunicationError, ObjectLost, TaskExpired
 from rustray.head.core import HeadCore
 from rustray.head.driver import HeadDriver
 from rustray.head.item_reads import LONGEST_WAIT_S
@@ -103,10 +103,10 @@ def raw_result(found: TaskSnapshot) -> RawResult:
     """Return a task as it is told.
 
     Raises:
-        TaskNotFound: its result has expired.
+        TaskExpired: its result has expired.
     """
     if found.state.is_terminal and found.payload is None:
-        raise TaskNotFound(
+        raise TaskExpired(
             f"the result of task {found.task_id} has expired "
             "(it was kept for its time to live, or as long as memory allowed)"
         )

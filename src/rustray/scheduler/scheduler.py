@@ -51,6 +51,7 @@ from rustray.scheduler.events import (
 from rustray.scheduler.explain import explain
 from rustray.scheduler.records import Batch, Lease, WorkerRecord
 from rustray.scheduler.state import SchedulerSettings, SchedulerState
+from rustray.scheduler.tombstones import has_expired
 from rustray.scheduler.view import TaskSnapshot, snapshot
 from rustray.task.views import Explanation
 
@@ -201,6 +202,10 @@ class Scheduler:
         """Return one task as it stands, or None if it is not known."""
         found = self.state.find(prefix, sequence)
         return snapshot(self.state, *found) if found else None
+
+    def has_expired(self, prefix: bytes, sequence: int) -> bool:
+        """Whether a task that is not known is one that was; see `tombstones.has_expired`."""
+        return has_expired(self.state, prefix, sequence)
 
     def explain(self, prefix: bytes, sequence: int, now: float) -> Explanation | None:
         """Say why a task is where it is, or None if it is not known."""

@@ -147,6 +147,7 @@ class SchedulerState:
         nested_batches: How many of the batches were handed in by tasks.
         tombstones: Heap of (when it is forgotten, number, batch) of those with nothing left.
         tombstone_bytes: What they take, roughly.
+        expired: Session prefix to the last of its tasks whose time is up; see `tombstones`.
         news_allowed: How many events of news may be published at `news_counted_at_s`.
     """
 
@@ -181,8 +182,7 @@ class SchedulerState:
         self.counts: Counter[TaskState] = Counter()
         self.counters: Counter[str] = Counter()
         self.jitter = Lots(settings.seed)
-        self.delayed = 0
-        self.set_aside = 0
+        self.delayed = self.set_aside = self.nested_batches = 0
         self.kept_by: dict[str, dict[str, StoredOutcome]] = {}
         self.leaving: dict[str, Leaving] = {}
         self.to_remake: list[StoredOutcome] = []
@@ -192,15 +192,12 @@ class SchedulerState:
         self.pending = Pending()
         self.principals: dict[str, Pending] = {}
         self.tombstones: list[tuple[float, int, Batch]] = []
+        self.expired: dict[bytes, int] = {}
         self.next_lease = settings.first_lease
-        self.next_batch = 1
-        self.next_outcome = 1
-        self.next_order = 1
-        self.next_worker = 1
+        self.next_batch = self.next_outcome = self.next_order = self.next_worker = 1
         self.keep_until_s = self.exclusive_from_s = 0.0
         self.progress: dict[tuple[int, int], Progress] = {}
         self.news_allowed = self.news_counted_at_s = 0.0
-        self.nested_batches = 0
 
     # -- finding -----------------------------------------------------------
 

@@ -16,6 +16,8 @@ from rustray.scheduler.state import SchedulerState
 
 TOMBSTONE_BYTES: Final = 64 << 20
 """What all of them may take, roughly; then those go first whose time would be up first."""
+MAX_EXPIRED: Final = 50_000
+"""Sessions of whose tasks it is known that they have expired; some 150 bytes each."""
 _BATCH_BYTES: Final = 1_000
 _TASK_BYTES: Final = 32
 _DIGEST_BYTES: Final = 64
@@ -32,6 +34,8 @@ def bury(state: SchedulerState, batch: Batch) -> None:
     """Take a batch that has ended, and whose outcomes are gone: forget it now, or later."""
     until_s = max(batch.known_until_s, state.keep_until_s) if batch.known_until_s else 0.0
     if until_s <= state.now:
+        if batch.known_until_s:
+            _note_expired(state, batch)
         state.remove(batch)
         return
     batch.is_buried = True
@@ -51,7 +55,23 @@ def expire(state: SchedulerState) -> None:
 def _forget_next(state: SchedulerState) -> None:
     _, _, batch = heappop(state.tombstones)
     state.tombstone_bytes -= _size_of(batch)
+    _note_expired(state, batch)
     state.remove(batch)
+
+
+def _note_expired(state: SchedulerState, batch: Batch) -> None:
+    last = max(batch.first + batch.count - 1, state.expired.pop(batch.prefix, 0))
+    state.expired[batch.prefix] = last
+    if len(state.expired) > MAX_EXPIRED:
+        del state.expired[next(iter(state.expired))]
+
+
+def has_expired(state: SchedulerState, prefix: bytes, sequence: int) -> bool:
+    """Whether an unknown task is one that was known, as far as that can be told.
+
+    It cannot after a restart, nor of the sessions whose tasks expired longest ago.
+    """
+    return sequence <= state.expired.get(prefix, -1)
 
 
 def _size_of(batch: Batch) -> int:

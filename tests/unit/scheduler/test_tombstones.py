@@ -56,6 +56,27 @@ def test_what_its_client_has_is_forgotten_at_once() -> None:
     assert bench.scheduler.state.tombstones == []
 
 
+def test_what_has_expired_is_told_from_what_never_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P15: as long as there is room for that; what a client has confirmed is nobody's loss."""
+    bench = Bench(result_ttl_s=TTL_S, lease_ttl_s=1e6)
+    bench.join(cpus=1)
+    for _ in range(3):
+        bench.submit(1)
+        bench.run_all()
+    bench.pass_time(TTL_S + 1)
+    scheduler = bench.scheduler
+    assert scheduler.task(PREFIX, 2) is None
+    assert [scheduler.has_expired(PREFIX, number) for number in range(4)] == [True] * 3 + [False]
+    assert not scheduler.has_expired(b"another se", 0)
+    monkeypatch.setattr(tombstones, "MAX_EXPIRED", 1)
+    payloads, other = PayloadColumn.of([b"x"]), b"another se"
+    bench.feed(e.TasksSubmitted(other, 5, TaskClass("f"), payloads, is_pushed=False))
+    bench.run_all()
+    bench.pass_time(TTL_S + 1)
+    assert scheduler.has_expired(other, 5)
+    assert not scheduler.has_expired(PREFIX, 2)
+
+
 def test_an_idempotency_key_holds_though_its_result_had_to_go() -> None:
     """Other arguments under it are refused, the same do not run twice."""
     bench = Bench(result_memory_bytes=4, result_ttl_s=TTL_S, lease_ttl_s=1e6)
