@@ -29,6 +29,9 @@ _MAX_CONNECTIONS: Final = 1_024
 class Objects(Protocol):
     """What is behind a port."""
 
+    def in_memory(self, place: bytes) -> Segment | None:
+        """Return the object of a packed place, if it is in memory here."""
+
     def hold_at(self, place: bytes, token: str) -> AbstractAsyncContextManager[Segment]:
         """Have the object of a packed place here, and in memory, as long as the block lasts."""
 
@@ -52,7 +55,7 @@ class ObjectPort:
         """
         self._loop = loop
         self._objects = objects
-        self._talks: set[asyncio.Task[None]] = set()
+        self._talks: dict[socket.socket, asyncio.Task[None] | None] = {}
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._socket.setblocking(False)
@@ -73,34 +76,62 @@ class ObjectPort:
                 talk.close()
                 return
             talk.setblocking(False)
-            task = self._loop.create_task(self._serve(talk), name="rustray-port")
-            self._talks.add(task)
-            task.add_done_callback(self._talks.discard)
+            self._talks[talk] = None
+            self._loop.add_reader(talk, self._on_request, talk)
 
-    async def _serve(self, talk: socket.socket) -> None:
-        """Answer one process, request after request."""
-        with talk:
-            while True:
-                await self._readable(talk)
-                try:
-                    packet, descriptor = receive(talk)
-                except BlockingIOError:
-                    continue
-                except OSError:
-                    return
-                if not packet:
-                    return
-                reply, memory = await self._answer(packet, descriptor)
-                try:
-                    await self._send(talk, reply, memory)
-                except OSError:
-                    return
-                finally:
-                    if memory is not None:
-                        os.close(memory)
+    def _on_request(self, talk: socket.socket) -> None:
+        """Answer at once what needs no waiting; else no more is read until it is answered."""
+        try:
+            packet, descriptor = receive(talk)
+        except BlockingIOError:
+            return
+        except OSError:
+            packet, descriptor = b"", None
+        if not packet:
+            self._end(talk)
+        elif descriptor is not None or not self._answers_at_once(talk, packet):
+            self._loop.remove_reader(talk)
+            answering = self._answer_later(talk, packet, descriptor)
+            self._talks[talk] = self._loop.create_task(answering, name="rustray-port")
 
-    async def _readable(self, talk: socket.socket) -> None:
-        await _once(talk, self._loop.add_reader, self._loop.remove_reader)
+    def _answers_at_once(self, talk: socket.socket, packet: bytes) -> bool:
+        """Pass on what is in memory: that is what most ask for, and they wait for it."""
+        try:
+            request = decoded(packet)
+        except ValueError:
+            return False
+        match request:
+            case [str(what), bytes(place), str()] if what == TAKE:
+                segment = self._objects.in_memory(place)
+                if segment is None:
+                    return False
+                reply = msgpack.packb({"size": segment.size}, use_bin_type=True)
+                try:
+                    socket.send_fds(talk, [reply], [segment.fileno()])
+                except OSError:
+                    return False  # the long way finds out what it is
+                return True
+        return False
+
+    async def _answer_later(
+        self, talk: socket.socket, packet: bytes, descriptor: int | None
+    ) -> None:
+        reply, memory = await self._answer(packet, descriptor)
+        try:
+            await self._send(talk, reply, memory)
+        except OSError:
+            self._end(talk)
+            return
+        finally:
+            if memory is not None:
+                os.close(memory)
+        self._talks[talk] = None
+        self._loop.add_reader(talk, self._on_request, talk)
+
+    def _end(self, talk: socket.socket) -> None:
+        del self._talks[talk]
+        self._loop.remove_reader(talk)
+        talk.close()
 
     async def _send(self, talk: socket.socket, reply: dict[str, Any], memory: int | None) -> None:
         packet = msgpack.packb(reply, use_bin_type=True)
@@ -140,8 +171,10 @@ class ObjectPort:
         """Answer no more."""
         self._loop.remove_reader(self._socket)
         self._socket.close()
-        for task in list(self._talks):
-            task.cancel()
+        for talk, task in list(self._talks.items()):
+            if task is not None:
+                task.cancel()
+            self._end(talk)
 
 
 async def _once(

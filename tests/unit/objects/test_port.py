@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 import msgpack
 import pytest
 
+from helpers.waiting import aeventually
 from rustray.common.errors import ObjectLost
 from rustray.objects.port import ObjectPort, new_name
 from rustray.objects.port_client import MAX_PACKET, PortClient
@@ -26,8 +27,13 @@ class Shelf:
 
     def __init__(self) -> None:
         self.found = {"a": Segment.write([b"value of a"])}
+        self.at_hand: dict[str, Segment] = {}
         self.put: dict[str, bytes] = {}
         self.asked: list[str] = []
+
+    def in_memory(self, place: bytes) -> Segment | None:
+        """See `Objects`."""
+        return self.at_hand.get(Place.unpack(place).object_id)
 
     @contextlib.asynccontextmanager
     async def hold_at(self, place: bytes, token: str) -> AsyncIterator[Segment]:
@@ -73,6 +79,35 @@ async def test_memory_goes_both_ways() -> None:
         assert shelf.put["new"] == b"x" * 5_000
         with pytest.raises(ValueError, match="exists"):
             await asyncio.to_thread(client.put, name, "new", given)
+
+
+async def test_what_is_in_memory_is_passed_on_at_once() -> None:
+    """Again and again on one connection, between answers that take their time; no fd stays."""
+    client = PortClient()
+
+    def take(name: str, place: Place) -> bytes:
+        segment = client.take(name, place)
+        content = bytes(segment.view())
+        segment.close()
+        return content
+
+    async with a_port() as (shelf, name):
+        shelf.at_hand["b"] = Segment.write([b"hello"])
+        for _ in range(3):
+            assert await asyncio.to_thread(take, name, B) == b"hello"
+            assert await asyncio.to_thread(take, name, A) == b"value of a"
+        assert shelf.asked == [""] * 3
+        count = len(os.listdir("/proc/self/fd"))
+        assert await asyncio.to_thread(take, name, B) == b"hello"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as talk:
+            await asyncio.to_thread(talk.connect, f"\0{name}")
+            packet = msgpack.packb(["take", B.pack(), ""], use_bin_type=True)
+            beside = os.memfd_create("beside")
+            socket.send_fds(talk, [packet], [beside])
+            os.close(beside)
+            answer = msgpack.unpackb(await asyncio.to_thread(talk.recv, 1_000))
+            assert answer["code"] == ObjectLost.code  # the long way, which does not know it
+        await aeventually(lambda: len(os.listdir("/proc/self/fd")) == count)
 
 
 async def test_a_port_that_is_gone_says_so_and_a_new_one_is_found() -> None:

@@ -358,6 +358,9 @@ async def test_coroutines_go_on_while_another_ones_input_is_fetched() -> None:
     class SlowNode:
         """Has the object once the other task has ended."""
 
+        def in_memory(self, place: bytes) -> Segment | None:
+            return None
+
         @contextlib.asynccontextmanager
         async def hold_at(self, place: bytes, token: str) -> AsyncIterator[Segment]:
             await other_has_ended.wait()
