@@ -82,19 +82,39 @@ class Named:
         return self._bound or current_channel()
 
 
-def wait_of(blocking: bool, timeout: float | None) -> float | None:
-    """Turn the standard library's two arguments into one; None waits for ever.
+def wait_of(timeout: float | None) -> float | None:
+    """Return how long to wait, as `threading.Event.wait` takes it: below 0 is not at all."""
+    if timeout is None:
+        return None
+    return float(timeout) if timeout > 0 else 0.0
+
+
+def _lock_wait_of(blocking: bool, timeout: float) -> float | None:
+    """Turn the two arguments of `threading.Lock.acquire` into one; None waits for ever.
 
     Raises:
-        ValueError: they contradict each other, or the time is below 0.
+        ValueError: they contradict each other, or the time is below 0 and not -1.
     """
-    if timeout is not None and timeout != -1:
-        if not blocking:
-            raise ValueError("can't specify a timeout for a non-blocking call")
-        if not timeout >= 0:
-            raise ValueError("timeout value must be a non-negative number")
-        return float(timeout)
-    return None if blocking else 0.0
+    if timeout is None or timeout == -1:
+        return None if blocking else 0.0
+    if not blocking:
+        raise ValueError("can't specify a timeout for a non-blocking call")
+    if not timeout >= 0:
+        raise ValueError("timeout value must be a non-negative number")
+    return float(timeout)
+
+
+def _permit_wait_of(blocking: bool, timeout: float | None) -> float | None:
+    """Turn the two arguments of `threading.Semaphore.acquire` into one; None waits for ever.
+
+    Raises:
+        ValueError: they contradict each other.
+    """
+    if blocking:
+        return wait_of(timeout)
+    if timeout is not None:
+        raise ValueError("can't specify timeout for non-blocking acquire")
+    return 0.0
 
 
 class _Permits(Named):
@@ -231,11 +251,11 @@ class Lock(_Permits):
             ValueError: as `threading.Lock.acquire`.
             HeadUnavailable: nobody answered within the timeout.
         """
-        return self._acquire(wait_of(blocking, timeout))
+        return self._acquire(_lock_wait_of(blocking, timeout))
 
     async def aacquire(self, blocking: bool = True, timeout: float = -1) -> bool:  # noqa: ASYNC109
         """`acquire` for coroutines; being cancelled leaves the line."""
-        return await self._aacquire(wait_of(blocking, timeout))
+        return await self._aacquire(_lock_wait_of(blocking, timeout))
 
     def release(self) -> None:
         """Give it back.
@@ -294,7 +314,7 @@ class Semaphore(_Permits):
 
         Args:
             blocking: Wait for it.
-            timeout: Seconds to wait at most; None: for ever.
+            timeout: Seconds to wait at most, below 0: not at all; None: for ever.
 
         Returns:
             Whether there was one.
@@ -304,11 +324,11 @@ class Semaphore(_Permits):
             ConfigError: others use it with another number of permits now.
             HeadUnavailable: nobody answered within the timeout.
         """
-        return self._acquire(wait_of(blocking, timeout))
+        return self._acquire(_permit_wait_of(blocking, timeout))
 
     async def aacquire(self, blocking: bool = True, timeout: float | None = None) -> bool:  # noqa: ASYNC109
         """`acquire` for coroutines; being cancelled leaves the line."""
-        return await self._aacquire(wait_of(blocking, timeout))
+        return await self._aacquire(_permit_wait_of(blocking, timeout))
 
     def release(self, n: int = 1) -> None:
         """Give ``n`` permits back.
@@ -378,12 +398,12 @@ class Event(Named):
         """Wait until it is set.
 
         Args:
-            timeout: Seconds to wait at most; None: for ever.
+            timeout: Seconds to wait at most, below 0: not at all; None: for ever.
 
         Returns:
             Whether it was set in time.
         """
-        request = self._request(Action.AWAIT, wait_s=wait_of(True, timeout))
+        request = self._request(Action.AWAIT, wait_s=wait_of(timeout))
         return self._channel().call(request).verdict is Verdict.DONE
 
     async def ais_set(self) -> bool:
@@ -400,5 +420,5 @@ class Event(Named):
 
     async def await_(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109 - as in wait
         """`wait` for coroutines."""
-        request = self._request(Action.AWAIT, wait_s=wait_of(True, timeout))
+        request = self._request(Action.AWAIT, wait_s=wait_of(timeout))
         return (await self._channel().acall(request)).verdict is Verdict.DONE

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from rustray.client.coordination import Named, wait_of
+from rustray.client.coordination import Named
 from rustray.common.errors import PayloadError
 from rustray.coordination.messages import Action, Answer, Kind, Request, Verdict
 from rustray.task.codec import decode_value, encode_value
@@ -17,6 +17,21 @@ BATCH_ITEMS: Final = 1_000
 BATCH_BYTES: Final = 1 << 20
 MOST_ITEMS: Final = 10_000
 _CODECS: Final = {"pickle": Codec.PICKLE, "msgpack": Codec.MSGPACK, "json": Codec.JSON}
+
+
+def _wait_of(block: bool, timeout: float | None) -> float | None:
+    """Turn the two arguments of `queue.Queue.get` into one; None waits for ever.
+
+    Raises:
+        ValueError: the time is below 0, and counts.
+    """
+    if not block:
+        return 0.0
+    if timeout is None:
+        return None
+    if not timeout >= 0:
+        raise ValueError("'timeout' must be a non-negative number")
+    return float(timeout)
 
 
 class Queue(Named):
@@ -69,6 +84,7 @@ class Queue(Named):
 
         Raises:
             queue.Full: there was no room in time.
+            ValueError: the timeout is below 0.
             PayloadError: the item cannot travel.
             ResourceExhausted: too much waits in queues under this token.
             ConfigError: others use it with another maxsize now.
@@ -86,9 +102,10 @@ class Queue(Named):
 
         Raises:
             queue.Full: there was no room in time; ``args[0]`` is how many of them are in.
+            ValueError: the timeout is below 0.
             PayloadError, ResourceExhausted, ConfigError: as `put`; those before are in.
         """
-        putting = _Putting(self, items, wait_of(block, timeout))
+        putting = _Putting(self, items, _wait_of(block, timeout))
         for request in putting:
             putting.note(self._channel().call(request))
 
@@ -103,7 +120,7 @@ class Queue(Named):
         timeout: float | None = None,  # noqa: ASYNC109 - as in put_many
     ) -> None:
         """`put_many` for coroutines."""
-        putting = _Putting(self, items, wait_of(block, timeout))
+        putting = _Putting(self, items, _wait_of(block, timeout))
         for request in putting:
             putting.note(await self._channel().acall(request))
 
@@ -131,6 +148,7 @@ class Queue(Named):
 
         Raises:
             queue.Empty: there was none in time.
+            ValueError: the timeout is below 0.
             PayloadError: it cannot be decoded here; it is gone.
         """
         return self.get_many(1, block, timeout)[0]
@@ -149,6 +167,7 @@ class Queue(Named):
 
         Raises:
             queue.Empty: there was none in time.
+            ValueError: ``max_items`` is below 1, or the timeout below 0.
             PayloadError: one cannot be decoded here; all of them are gone.
         """
         return self._taken(self._channel().call(self._getting(max_items, block, timeout)))
@@ -171,7 +190,7 @@ class Queue(Named):
         if max_items < 1:
             raise ValueError(f"max_items must be at least 1, not {max_items!r:.80}")
         count = min(max_items, MOST_ITEMS)
-        return self._request(Action.GET, count=count, wait_s=wait_of(block, timeout))
+        return self._request(Action.GET, count=count, wait_s=_wait_of(block, timeout))
 
     def _taken(self, answer: Answer) -> list[Any]:
         if answer.verdict is not Verdict.DONE:

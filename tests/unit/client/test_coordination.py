@@ -162,6 +162,45 @@ def test_a_queue_as_in_the_standard_library(name: str) -> None:
     assert made.empty()
 
 
+def test_a_time_below_0_waits_not_at_all(name: str) -> None:
+    """As in the standard library: -1 is for ever for a lock alone, and an error for a queue."""
+    lock, permits = rustray.Lock(name), rustray.Semaphore(name)
+    event, made = rustray.Event(name), rustray.Queue(name, 1)
+    assert lock.acquire(timeout=-1)
+    assert permits.acquire(timeout=-1)
+    made.put(1)
+    for below in (-1, -1.0, -0.5, -2):
+        assert not event.wait(below)
+        assert not permits.acquire(timeout=below)
+        with pytest.raises(ValueError, match="non-negative"):
+            made.get(timeout=below)
+        with pytest.raises(ValueError, match="non-negative"):
+            made.get_many(timeout=below)
+        with pytest.raises(ValueError, match="non-negative"):
+            made.put(2, timeout=below)
+        with pytest.raises(ValueError, match="non-negative"):
+            made.put_many([2], timeout=below)
+    with pytest.raises(ValueError, match="non-blocking"):
+        permits.acquire(blocking=False, timeout=-1)
+    with pytest.raises(queue.Full):
+        made.put(2, block=False, timeout=-1)  # the time does not count
+    assert made.get(block=False, timeout=-1) == 1
+    event.set()
+    assert event.wait(-1)
+
+
+async def test_a_time_below_0_waits_not_at_all_in_coroutines(name: str) -> None:
+    """The twins do as the others."""
+    permits, made = rustray.Semaphore(name), rustray.Queue(name)
+    assert await permits.aacquire(timeout=-1)
+    assert not await permits.aacquire(timeout=-1)
+    assert not await rustray.Event(name).await_(-1)
+    with pytest.raises(ValueError, match="non-negative"):
+        await made.aget(timeout=-1)
+    with pytest.raises(ValueError, match="non-negative"):
+        await made.aput(1, timeout=-1)
+
+
 def test_a_queue_carries_many_items_with_one_message(name: str) -> None:
     """In order, over the bounds of one message; a small queue takes them bit by bit."""
     made = rustray.Queue(name, codec="msgpack")
