@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from rustray.common.errors import LeaseLost, UsageProblem
 from rustray.coordination.messages import Answer, Request
-from rustray.rpc.coordination_calls import Coordinator
+from rustray.rpc.coordination_calls import ENDED, Coordinator
 
 if TYPE_CHECKING:
     from rustray.client.loop_thread import LoopThread
     from rustray.rpc.api import HeadApi
 
 HOLDER_BYTES: Final = 16
-ENDED: Final = "this session has ended, and all that it held is free"
 
 
 class Channel(Protocol):
@@ -78,7 +77,7 @@ class SessionChannel:
             raise LeaseLost(ENDED)
 
     async def close(self) -> None:
-        """Free all that is held (loop thread)."""
+        """End all waits, and free what is held (loop thread)."""
         await self._coordinator.close()
 
     def after_fork(self) -> None:

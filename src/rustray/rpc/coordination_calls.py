@@ -28,10 +28,13 @@ LONGEST_PAUSE_S: Final = 2.0
 RENEWALS: Final = 3
 """Messages in the time of one lease."""
 END_S: Final = 2.0
+ENDED: Final = "this session has ended, and all that it held is free"
 _WAITING: Final = frozenset({Action.ACQUIRE, Action.AWAIT, Action.PUT, Action.GET})
 """What may stand in line."""
 _OF_HOLD: Final = frozenset({Action.RELEASE, Action.CHECK, Action.ABANDON})
 """What means a hold of this very term."""
+_TAKING: Final = frozenset({Action.ACQUIRE, Action.GET})
+"""What is freed, or comes back, when the holder ends."""
 
 Ask = Callable[[Request], Awaitable[Answer]]
 
@@ -86,10 +89,12 @@ class Coordinator:
             LeaseLost: the session has ended.
         """
         if self.is_closed:
-            raise LeaseLost("this session has ended, and all that it held is free")
+            raise LeaseLost(ENDED)
         request = self._numbered(request)
         try:
             request, answer = await self._ask_on(request)
+            if self._is_over and request.action in _TAKING:
+                raise LeaseLost(ENDED)  # what it brings goes back with the rest
         except (asyncio.CancelledError, HeadUnavailable):
             self._clean_up(request)
             raise
@@ -131,7 +136,7 @@ class Coordinator:
                 del self._unconfirmed[lane]
 
     async def close(self) -> None:
-        """Free all that is held, if the head can be told; idempotent."""
+        """End all waits, and free what is held, if the head can be told; idempotent."""
         if self.is_closed:
             return
         self.is_closed = True
@@ -174,6 +179,8 @@ class Coordinator:
                     request = replace(request, term=self._term)
                 return request, await self._insist(request, patience_s - (self._now() - start))
             except LeaseLost:
+                if self._is_over:
+                    raise LeaseLost(ENDED) from None
                 if request.action in _OF_HOLD or not request.term:
                     raise
                 # We were silent for too long, and stand in line no more: at its end, then.
@@ -188,7 +195,7 @@ class Coordinator:
     def _note_lost(self, term: int) -> None:
         if term != self._term or not term:
             return
-        if self._held:
+        if self._held and not self._is_over:
             logger.warning("the lease is lost: for too long the head has not heard of us")
         self._term = 0
         self._held.clear()
@@ -198,6 +205,8 @@ class Coordinator:
         """Ask until there is an answer, or no head for too long."""
         start, pause_s, wait_s = self._now(), FIRST_PAUSE_S, request.wait_s
         while True:
+            if self._is_over:
+                raise LeaseLost(ENDED)
             left_s = None if wait_s is None else max(wait_s - (self._now() - start), 0.0)
             try:
                 answer = await self._send(replace(request, wait_s=left_s))
@@ -223,6 +232,11 @@ class Coordinator:
     def _is_in_use(self) -> bool:
         """Whether the head has to know that the holder lives, or what it has."""
         return bool(self._held or self._open or self._unconfirmed)
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether the head frees all that it holds, now or soon; a task's goes with its attempt."""
+        return self.is_closed and self._renews
 
     def _note(self, request: Request, answer: Answer) -> None:
         if answer.verdict is not Verdict.DONE:
