@@ -142,8 +142,8 @@ Result, Page = head_pb2.GetTaskResultRequest, head_pb2.ListTasksRequest
 CASES: dict[str, Case] = {
     "C1 no task": call("SubmitTask", b"", "PAYLOAD", task=True),
     "C1 no tasks": call("SubmitTasks", b"", "", OK),
-    "C1 no id": call(GET, b"", "TASK_NOT_FOUND", NOT_FOUND),
-    "C1 explain nothing": call("ExplainTask", b"", "TASK_NOT_FOUND", NOT_FOUND),
+    "C1 no id": call(GET, b"", "PAYLOAD"),
+    "C1 explain nothing": call("ExplainTask", b"", "PAYLOAD"),
     "C1 cancel nothing": call(CANCEL, b"", "", OK),
     "C1 list": call(LIST, b"", "", OK),
     "C1 drain nobody": call("DrainWorker", b"", "WORKER_NOT_FOUND", NOT_FOUND, role="admin"),
@@ -191,7 +191,7 @@ CASES: dict[str, Case] = {
     ),
     "C7 ESC in a keyword": task(kwargs={f"a{ESC}b": b"1"}),
     "C7 ESC in an exception's name": task(retry_exception_names=[f"a{ESC}b"]),
-    "C7 ESC in an id": call(GET, Result(task_id=f"a{ESC}b"), "TASK_NOT_FOUND", NOT_FOUND),
+    "C7 ESC in an id": call(GET, Result(task_id=f"a{ESC}b"), "PAYLOAD"),
     "C7 ESC in a worker's id": call(
         "DrainWorker",
         head_pb2.DrainWorkerRequest(worker_id=f"a{ESC}b"),
@@ -206,8 +206,13 @@ CASES: dict[str, Case] = {
     "C8 name of 256": task(NOT_FOUND, "FUNCTION_NOT_FOUND", function_name="x" * 256),
     "C8 name of 257": task(function_name="x" * 257),
     "C8 name of 1 MB": task(function_name="x" * 1_000_000),
-    "C9 no UUID": call(GET, Result(task_id="x" * 32), "TASK_NOT_FOUND", NOT_FOUND),
-    "C9 id of 1 MB": call(GET, Result(task_id="a" * 1_000_000), "TASK_NOT_FOUND", NOT_FOUND),
+    "C9 no UUID": call(GET, Result(task_id="x" * 32), "PAYLOAD"),
+    "C9 id of 1 MB": call(GET, Result(task_id="a" * 1_000_000), "PAYLOAD"),
+    "C9 export no UUID": call(
+        "ExportTasks",
+        head_pb2.ExportTasksRequest(where=head_pb2.LetterFilter(task_ids=["x"])),
+        "PAYLOAD",
+    ),
     "C9 unknown": call(GET, Result(task_id=UNKNOWN_TASK), "TASK_NOT_FOUND", NOT_FOUND),
     "C9 submit as no UUID": task(task_id="no id"),
     "C9 submit as 1 MB": task(task_id="a" * 1_000_000),
@@ -440,14 +445,16 @@ def test_cancel_in_every_state(head: BadInput, tmp_path: Path) -> None:
     )
     verdicts = cancel(head, pending, running, ended, UNKNOWN_TASK, "x", pending, force=True)
     codes = [verdict.error.code for verdict in verdicts]
-    assert codes == ["", "", "", "TASK_NOT_FOUND", "TASK_NOT_FOUND", ""]
+    assert codes == ["", "", "", "TASK_NOT_FOUND", "PAYLOAD", ""]
+    assert [verdicts[place].state for place in (3, 4)] == [common_pb2.TASK_STATE_UNSPECIFIED] * 2
     states = [TaskState(verdicts[place].state - 1).name for place in (0, 2, 5)]
     assert states == ["CANCELLED", "SUCCEEDED", "CANCELLED"]
     for _ in range(100):
         assert not cancel(head, running)[0].HasField("error")
     assert head.result(running).state == TaskState.CANCELLED + 1
     assert not cancel(head, running.upper())[0].HasField("error")
-    head.assert_counted(before, {"cancels_refused": 2, "cancels_refused_task_not_found": 2})
+    refused = {"": 2, "_task_not_found": 1, "_payload": 1}
+    head.assert_counted(before, {f"cancels_refused{why}": n for why, n in refused.items()})
     head.assert_unharmed(before)
 
 
@@ -558,11 +565,14 @@ def test_letters_that_are_not_there_are_counted(head: BadInput) -> None:
         ("PurgeTasks", head_pb2.PurgeTasksRequest(where=where, dry_run=True)),
     ):
         found = head.ask(method, asked, head_pb2.RetryTasksResponse)
-        assert [verdict.error.code for verdict in found.verdicts] == ["TASK_NOT_FOUND"] * 2
+        codes = [verdict.error.code for verdict in found.verdicts]
+        assert codes == ["TASK_NOT_FOUND", "PAYLOAD"]
+        states = [verdict.state for verdict in found.verdicts]
+        assert states == [common_pb2.TASK_STATE_UNSPECIFIED] * 2
     counted = {
-        f"{what}_refused{why}": 2
+        f"{what}_refused{why}": count
         for what in ("retries", "purges")
-        for why in ("", "_task_not_found")
+        for why, count in {"": 2, "_task_not_found": 1, "_payload": 1}.items()
     }
     head.assert_counted(before, counted)
     head.assert_unharmed(before)

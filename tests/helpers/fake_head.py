@@ -262,7 +262,7 @@ class FakeHead:
         return [
             CancelVerdict(name, self.results[name].state)
             if name in self.results
-            else CancelVerdict(name, TaskState.QUEUED, TaskNotFound(f"no task {name}"))
+            else CancelVerdict(name, None, TaskNotFound(f"no task {name}"))
             for name in task_ids
         ]
 

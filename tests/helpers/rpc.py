@@ -208,7 +208,7 @@ class FakeHead:
         self, where: LetterFilter, cursor: LetterCursor, dry_run: bool = False
     ) -> LetterAnswer:
         self.note("retry", (where, cursor, dry_run))
-        gone = LetterVerdict("0" * 32, TaskState.FAILED, False, TaskNotFound("no such task"))
+        gone = LetterVerdict("0" * 32, None, False, TaskNotFound("no such task"))
         verdicts = (LetterVerdict(TASK, TaskState.QUEUED, True), gone)
         return LetterAnswer(verdicts, 1, 70, gone.error, LetterCursor("4.2", 70))
 

@@ -157,7 +157,7 @@ async def cancel(
     shown = [
         {
             "task_id": verdict.task_id,
-            "state": verdict.state.name if verdict.error is None else None,
+            "state": None if verdict.state is None else verdict.state.name,
             "error": None
             if verdict.error is None
             else {"code": verdict.error.code, "message": str(verdict.error)},

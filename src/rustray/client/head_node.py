@@ -227,6 +227,7 @@ class HeadNode(LetterCalls, LogCalls, CoordinationCalls, StreamCalls, MapCalls):
         verdict = (await self._connected.cancel([task_id], force))[0]
         if verdict.error is not None:
             raise verdict.error
+        assert verdict.state is not None  # there is one where there is no error
         return verdict.state
 
     async def explain(self, task_id: str) -> Explanation:

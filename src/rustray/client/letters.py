@@ -115,7 +115,7 @@ def _note(report: LetterReport, answer: LetterAnswer) -> None:
     for verdict in answer.verdicts:
         if verdict.error is not None:
             report.errors[verdict.task_id] = verdict.error
-        elif not verdict.is_changed:
+        elif not verdict.is_changed and verdict.state is not None:
             report.unchanged[verdict.task_id] = verdict.state
 
 

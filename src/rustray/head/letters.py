@@ -17,6 +17,7 @@ from rustray.common import ids
 from rustray.common.counting import count_refused
 from rustray.common.errors import PayloadError, RustRayError, TaskNotFound
 from rustray.head.driver import HeadDriver
+from rustray.head.output_service import parse_id
 from rustray.rpc.api import (
     LetterAnswer,
     LetterCursor,
@@ -109,10 +110,7 @@ class Letters:
     # -- by name ---------------------------------------------------------------
 
     def _find(self, name: str) -> tuple[Batch, int]:
-        try:
-            prefix, sequence = ids.split_task_id(name)
-        except ValueError as error:
-            raise TaskNotFound(str(error)) from error
+        prefix, sequence = parse_id(name)
         found = self._state.find(prefix, sequence)
         if found is None or not self._may_use(prefix):
             raise TaskNotFound(f"no task {name} of yours is known here")
@@ -125,7 +123,7 @@ class Letters:
         for name in where.task_ids:
             try:
                 batch, offset = self._find(name)
-            except TaskNotFound as error:
+            except (PayloadError, TaskNotFound) as error:
                 errors[name] = error
                 if kind is not None:
                     count_refused(self._state.counters, _FAMILIES[kind], error)
@@ -150,7 +148,7 @@ class Letters:
         self, name: str, before: dict[str, int], errors: dict[str, RustRayError]
     ) -> LetterVerdict:
         if name in errors:
-            return LetterVerdict(name, TaskState.FAILED, False, errors[name])
+            return LetterVerdict(name, None, False, errors[name])
         prefix, sequence = ids.split_task_id(name)
         plain = ids.task_id(prefix, sequence)
         number, error = before[plain], errors.get(plain)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Final
 
 from rustray.common import ids
-from rustray.common.errors import CommunicationError, RustRayError, TaskNotFound, WorkerNotFound
+from rustray.common.errors import CommunicationError, PayloadError, RustRayError, WorkerNotFound
 from rustray.head.output import records_of
 from rustray.rpc.api import LogFilter, LogPage
 from rustray.scheduler.view import TaskSnapshot
@@ -204,9 +204,9 @@ def parse_id(text: str) -> tuple[bytes, int]:
     """Read a task's id, which nobody checked before.
 
     Raises:
-        TaskNotFound: it is none.
+        PayloadError: it is none.
     """
     try:
         return ids.split_task_id(text)
     except ValueError as error:
-        raise TaskNotFound(str(error)) from error
+        raise PayloadError(str(error)) from error

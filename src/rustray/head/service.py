@@ -60,7 +60,6 @@ from rustray.task.frames import CancelRequest
 from rustray.task.functions import FunctionInfo
 from rustray.task.result import TaskEvent
 from rustray.task.spec import TaskClass
-from rustray.task.state import TaskState
 from rustray.task.views import (
     ClusterStatus,
     Explanation,
@@ -288,9 +287,9 @@ class HeadService(LetterService, OutputService, CoordinationService, StreamServi
                 )
             self._driver.handle(CancelRequested(CancelRequest(prefix, sequence, 1, force)))
             return CancelVerdict(name, self._snapshot(prefix, sequence).state)
-        except (TaskNotFound, AuthorizationError) as error:
+        except (PayloadError, TaskNotFound, AuthorizationError) as error:
             count_refused(self._driver.scheduler.state.counters, "cancels_refused", error)
-            return CancelVerdict(name, TaskState.QUEUED, error)
+            return CancelVerdict(name, None, error)
 
     async def explain(self, task_id: str) -> Explanation:
         """Say why a task is where it is."""

@@ -115,10 +115,14 @@ class RawResult:
 
 @dataclass(frozen=True, slots=True)
 class CancelVerdict:
-    """What a cancel did: the state after it (CANCELLING until the worker confirms)."""
+    """What a cancel did.
+
+    Attributes:
+        state: After it (CANCELLING until the worker confirms); None beside an error.
+    """
 
     task_id: str
-    state: TaskState
+    state: TaskState | None
     error: RustRayError | None = None
 
 
@@ -171,13 +175,13 @@ class LetterVerdict:
     """What became of one task that was named in a retry or purge.
 
     Attributes:
-        state: After the call.
+        state: After the call; None: no such task is known.
         is_changed: Whether it was a dead letter, and is none any more.
         error: Why it could not be done; None also for a task that is no dead letter.
     """
 
     task_id: str
-    state: TaskState
+    state: TaskState | None
     is_changed: bool
     error: RustRayError | None = None
 

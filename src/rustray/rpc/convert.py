@@ -85,9 +85,9 @@ def clip(value: str, max_bytes: int) -> str:
     return raw[: max_bytes - 3].decode(errors="ignore") + "…"
 
 
-def state_to_wire(state: TaskState) -> common.TaskState:
+def state_to_wire(state: TaskState | None) -> common.TaskState:
     """Number a state for the wire, where 0 means "not said"."""
-    return cast("common.TaskState", state + 1)
+    return cast("common.TaskState", 0 if state is None else state + 1)
 
 
 def state_from_wire(number: int) -> TaskState:

@@ -92,7 +92,7 @@ def get_answer(response: Any) -> LetterAnswer:
     verdicts = tuple(
         LetterVerdict(
             m.task_id,
-            state_from_wire(m.state),
+            None if m.HasField("error") and not m.state else state_from_wire(m.state),
             m.is_changed,
             from_detail(m.error) if m.HasField("error") else None,
         )

@@ -259,7 +259,11 @@ def put_cancel_verdicts(verdicts: Iterable[CancelVerdict]) -> wire.CancelTaskRes
 def get_cancel_verdicts(message: wire.CancelTaskResponse) -> list[CancelVerdict]:
     """Decode what a cancel did."""
     return [
-        CancelVerdict(m.task_id, state_from_wire(m.state), _get_error(m.error, m.HasField("error")))
+        CancelVerdict(
+            m.task_id,
+            None if m.HasField("error") else state_from_wire(m.state),
+            _get_error(m.error, m.HasField("error")),
+        )
         for m in message.verdicts
     ]
 

@@ -109,7 +109,7 @@ class FakeHead:
         return [
             CancelVerdict(task_id, TaskState.CANCELLED)
             if task_id in self.results
-            else CancelVerdict(task_id, TaskState.QUEUED, TaskNotFound(f"no task {task_id}"))
+            else CancelVerdict(task_id, None, TaskNotFound(f"no task {task_id}"))
             for task_id in task_ids
         ]
 
@@ -132,7 +132,7 @@ class FakeHead:
             verdicts = tuple(
                 LetterVerdict(name, TaskState.QUEUED, True)
                 if name in self.results
-                else LetterVerdict(name, TaskState.FAILED, False, TaskNotFound(f"no {name}{ESC}"))
+                else LetterVerdict(name, None, False, TaskNotFound(f"no {name}{ESC}"))
                 for name in where.task_ids
             )
             return LetterAnswer(verdicts, sum(one.is_changed for one in verdicts), 9)
