@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from rustray.head.embedded import EmbeddedHead
 from rustray.head.issued import MAX_LISTED, IssuedTokens
 from rustray.head.journal_store import JournalStore
+from rustray.rpc.tokens import token_life
 from rustray.scheduler.commands import ForgetTokens, JournalCommand, PersistToken
+from rustray.security.auth import AuthManager
 from rustray.task.views import TokenInfo
 
 ANN = TokenInfo("t-1", "user:ann", "submit", "code", "head", 100.0, 200.0, 900.0, "user:bob")
@@ -38,6 +41,27 @@ def test_a_long_book_is_listed_from_its_newest() -> None:
     listed = book.current(500.0)
     assert len(listed) == MAX_LISTED
     assert listed[0].issued_unix_s == 10_004.0
+
+
+async def test_how_long_tokens_are_good_for_which_no_time_is_asked() -> None:
+    """As configured; a join string and an administrator's token for 15 minutes."""
+    head = EmbeddedHead()
+    await head.start()
+    try:
+        assert head._core is not None
+        head._core.tokens = AuthManager.from_secret(
+            "k" * 20 + "3xQ9vR7pLm2Z", token_expiration_s=7200
+        )
+        api = head.api()
+        lives = {}
+        for role in ("worker", "admin", "submit", "observe"):
+            issued, expires = token_life(await api.create_token(role, 0.0, False)) or (0, 0)
+            lives[role] = expires - issued
+        assert lives == {"worker": 900, "admin": 900, "submit": 7200, "observe": 7200}
+        issued, expires = token_life(await api.create_token("admin", 60.0, False)) or (0, 0)
+        assert expires - issued == 60
+    finally:
+        await head.close()
 
 
 def test_the_book_outlives_the_head(tmp_path: Path) -> None:

@@ -166,8 +166,14 @@ async def create_token(
     call: Call,
     role: Annotated[str, typer.Option("--role", metavar="ROLE", help=", ".join(ROLES))],
     ttl: Annotated[
-        str, typer.Option("--ttl", metavar="TIME", help="How long it is good: 15m, 8h, 30d.")
-    ] = "15m",
+        str | None,
+        typer.Option(
+            "--ttl",
+            metavar="TIME",
+            help="How long it is good: 15m, 8h, 30d. Without it: 15m for worker and admin, "
+            "else the head's token_expiration.",
+        ),
+    ] = None,
     allow_code: Annotated[
         bool,
         typer.Option("--allow-code", help="Allow functions as code, not only registered ones."),
@@ -192,11 +198,11 @@ async def create_token(
         raise UsageProblem(f"--role {ascii(role)[:40]} is none of {', '.join(ROLES)}")
     if audience not in AUDIENCES:
         raise UsageProblem(f"--audience {ascii(audience)[:40]} is none of {', '.join(AUDIENCES)}")
-    ttl_s = parse_duration(ttl, "--ttl")
+    ttl_s = 0.0 if ttl is None else parse_duration(ttl, "--ttl")
     reachable = parse_address(address, "--address") if address is not None else None
     async with call.session() as session:
         token = await session.api.create_token(role, ttl_s, allow_code, audience)
-        shown: dict[str, Any] = {"role": role, "ttl_s": ttl_s, "token": token}
+        shown: dict[str, Any] = {"role": role, "ttl_s": ttl_s or _life_s(token), "token": token}
         is_join = role == "worker" and audience == "head"
         if is_join:
             listens = (await session.api.status()).address
@@ -207,6 +213,14 @@ async def create_token(
     if is_join and not call.output.as_json:
         _explain_join(str(reachable), call.output)
     return exits.OK
+
+
+def _life_s(token: str) -> float | None:
+    """Return how long a token is good that the head has chosen a time for."""
+    from rustray.rpc.tokens import token_life
+
+    life = token_life(token)
+    return None if life is None else life[1] - life[0]
 
 
 @client_command(token_app, "list")

@@ -260,7 +260,7 @@ class SecuritySettings:
     token_expiration: int = _setting(
         3600,
         "whole",
-        "Lifetime of access tokens in seconds.",
+        "Lifetime of access tokens in seconds, where none is asked for.",
         low=60,
         high=86_400 * 365,
     )

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rustray.common import ids
 from rustray.common.counting import count_refused
@@ -78,6 +78,10 @@ if TYPE_CHECKING:
     from rustray.head.nested_stream import NestedStream
     from rustray.head.worker_peer import WorkerPeer
     from rustray.security.enrollment import Enrollment
+
+
+_SHORT_LIVES_S: Final = {"worker": 900.0, "admin": 900.0}
+"""Of a join string, which is copied about, and of what may do anything."""
 
 
 class HeadService(LetterService, OutputService, CoordinationService, StreamService, ValueService):
@@ -352,11 +356,19 @@ class HeadService(LetterService, OutputService, CoordinationService, StreamServi
     async def create_token(
         self, role: str, ttl_s: float, allow_code: bool, audience: str = "head"
     ) -> str:
-        """Mint a token; what is known of it is committed before it is handed out."""
+        """Mint a token; what is known of it is committed before it is handed out.
+
+        Args:
+            role: Of its holder.
+            ttl_s: Its life; 0: 15 minutes for a worker or an administrator, else as configured.
+            allow_code: Its holder may send functions as code.
+            audience: Kind of node that takes it.
+        """
         kind = "worker" if role == "worker" else "user"
         subject, now = f"{kind}:{secrets.token_hex(4)}", unix_s()
         desk = self._desk()
-        token = desk.mint(role, subject, now, ttl_s, allow_code=allow_code, audience=audience)
+        life_s = ttl_s or _SHORT_LIVES_S.get(role)
+        token = desk.mint(role, subject, now, life_s, allow_code=allow_code, audience=audience)
         holder = desk.verify(token, now, audience)
         self._core.issued.note(info_of(holder, audience, self._caller))
         await self._driver.safe()

@@ -54,6 +54,7 @@ class FakeHead:
         submitted: (function, args, kwargs, item) of each submit.
         results: What `get_result` answers, by task id.
         tasks: What `list_tasks` pages through.
+        token: What `create_token` answers.
     """
 
     refusal: RustRayError | None = None
@@ -66,6 +67,7 @@ class FakeHead:
     asked: list[tuple[str, LetterFilter, LetterCursor, bool]] = field(default_factory=list)
     letters: list[DeadLetter] = field(default_factory=list)
     exhausted: bool = False
+    token: str = "header.payload.signature"
     per_page: int = 3
     access: Access = field(default_factory=lambda: Access("127.0.0.1:8000", None, GivenToken("t")))
 
@@ -194,7 +196,7 @@ class FakeHead:
         self, role: str, ttl_s: float, allow_code: bool, audience: str = "head"
     ) -> str:
         self.created.append((role, ttl_s, allow_code))
-        return "header.payload.signature"
+        return self.token
 
 
 def a_task(number: int, state: TaskState = TaskState.QUEUED, function: str = "add") -> TaskView:

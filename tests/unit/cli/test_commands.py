@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import io
 import json
@@ -280,6 +281,17 @@ def test_token_create_prints_the_token_alone(head: FakeHead, rustray):
     code, out, _ = rustray("token", "create", "--role", "submit", "--ttl", "8h", "--allow-code")
     assert (code, out) == (0, "header.payload.signature\n")
     assert head.created == [("submit", 28_800.0, True)]
+
+
+def test_without_ttl_the_head_says_how_long_a_token_is_good(head: FakeHead, rustray):
+    """--json shows what it has chosen."""
+    claims = base64.urlsafe_b64encode(b'{"iat": 100, "exp": 7300}').decode().rstrip("=")
+    head.token = f"header.{claims}.signature"
+    code, out, _ = rustray("token", "create", "--role", "submit", "--json")
+    assert (code, head.created) == (0, [("submit", 0.0, False)])
+    assert json.loads(out) == {"role": "submit", "ttl_s": 7200.0, "token": head.token}
+    out = rustray("token", "create", "--role", "submit", "--ttl", "8h", "--json")[1]
+    assert json.loads(out)["ttl_s"] == 28_800.0
 
 
 def test_the_shared_flags_reach_the_connection(head: FakeHead, rustray):
