@@ -103,12 +103,20 @@ async def export(
 ) -> int:
     """Print tasks that failed, timed out or were poisoned, with error and arguments.
 
-    One JSON object a line. Arguments that are pickles come as base64: nothing is unpickled.
+    One JSON object a line; with --json one array of them, once all are there. Arguments that are
+    pickles come as base64: nothing is unpickled.
     """
     where = _filter(task_ids, state, function, older_than)
+    whole: list[str] = []  # an array that an error cuts off would be no JSON
     async with call.head() as api:
         async for letter in export_all(api, where):
-            write_line(dumps(letter_as_dict(letter)))
+            line = dumps(letter_as_dict(letter))
+            if call.output.as_json:
+                whole.append(line)
+            else:
+                write_line(line)
+    if call.output.as_json:
+        write_line(f"[{', '.join(whole)}]")
     return exits.OK
 
 

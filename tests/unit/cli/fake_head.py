@@ -143,7 +143,10 @@ class FakeHead:
 
     async def export(self, where: LetterFilter, cursor: LetterCursor) -> LetterPage:
         self.asked.append(("export", where, cursor, False))
-        return LetterPage(tuple(self.letters))
+        if self.exhausted and cursor.after:
+            raise ResourceExhausted("full")
+        follow = LetterCursor("5.0", 9) if self.exhausted else None
+        return LetterPage(tuple(self.letters), follow)
 
     async def explain(self, task_id: str) -> Explanation:
         reasons = (WorkerReason("w-1", False, "needs 4 cores, has 2"),)

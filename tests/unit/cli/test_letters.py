@@ -133,6 +133,17 @@ def test_export_prints_one_object_a_line(head: FakeHead, rustray: Run) -> None:
     assert (lines[2]["codec"], "args" in lines[2]) == ("pickle", False)
     assert lines[2]["arguments_base64"].startswith("Y29z")
     assert lines[3]["args"] is None
+    code, out, _ = rustray("tasks", "export", "--json")
+    assert (code, json.loads(out), out.count("\n")) == (0, lines, 1)
+
+
+def test_export_with_json_prints_one_value(head: FakeHead, rustray: Run) -> None:
+    """An empty array if there is nothing; of letters that an error cuts off the error alone."""
+    assert rustray("tasks", "export", "--json")[:2] == (0, "[]\n")
+    head.letters = [a_letter(Codec.JSON, None)]
+    head.exhausted = True
+    code, out, _ = rustray("tasks", "export", "--json")
+    assert (code, json.loads(out)["error"]["code"]) == (3, "RESOURCE_EXHAUSTED")
 
 
 @pytest.mark.parametrize(
