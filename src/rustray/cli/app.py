@@ -18,7 +18,7 @@ from rustray.cli import (
     submit,
     tasks,
 )
-from rustray.cli.call import client_command
+from rustray.cli.call import JsonFlag, client_command
 
 app = typer.Typer(
     help="Run Python functions on many machines: a head, workers that come and go, and clients.",
@@ -107,10 +107,11 @@ def demo(
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the state directory and logs afterwards.")
     ] = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Show it at work: a head and two workers on this machine, and four jobs."""
     from rustray.cli.demo import run_demo
 
-    code = run_demo(keep=keep)
+    code = run_demo(keep=keep, as_json=as_json)
     if code:
         raise typer.Exit(code)

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -25,6 +25,7 @@ from rustray.cli.access import Target
 from rustray.cli.demo_cluster import DemoCluster
 from rustray.cli.demo_jobs import Advance, JobReport, WrongResult
 from rustray.cli.load import Surroundings
+from rustray.cli.output import dumps, write_line
 from rustray.cli.session import open_head
 from rustray.common.errors import CommunicationError, RustRayError
 
@@ -32,11 +33,12 @@ WORKERS: Final = ("demo-a", "demo-b")
 _JOIN_WITHIN_S: Final = 20.0
 
 
-def run_demo(*, keep: bool = False) -> int:
+def run_demo(*, keep: bool = False, as_json: bool = False) -> int:
     """Run the demo.
 
     Args:
         keep: Leave the directory with state and logs behind.
+        as_json: Print one JSON value at the end, and all else on stderr.
 
     Returns:
         0 if every result was right, 1 if one was not.
@@ -44,16 +46,23 @@ def run_demo(*, keep: bool = False) -> int:
     Raises:
         KeyboardInterrupt: Ctrl-C, SIGTERM or a closed terminal; every process has been ended.
     """
-    console = Console(highlight=False)
+    console = Console(highlight=False, stderr=as_json)
     directory = Path(tempfile.mkdtemp(prefix="rustray-demo-"))
     started = time.perf_counter()
     try:
         with _interruptible(), DemoCluster(directory) as cluster:
             reports = _run(cluster, console)
-        _conclude(reports, console, time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        _conclude(reports, console, seconds)
+        if as_json:
+            write_line(dumps(_summary(reports, seconds, directory if keep else None)))
     except (WrongResult, RustRayError) as error:
-        Console(stderr=True, highlight=False).print(f"error: {error}", markup=False)
         keep = True
+        if as_json:
+            code = error.code if isinstance(error, RustRayError) else "WRONG_RESULT"
+            write_line(dumps({"error": {"code": code, "message": str(error)}}))
+        else:
+            Console(stderr=True, highlight=False).print(f"error: {error}", markup=False)
         return exits.TASK_FAILED
     finally:
         if keep:
@@ -161,6 +170,25 @@ async def _workers(cluster: DemoCluster) -> dict[str, tuple[str, int]]:
     async with open_head(Target(state_dir=str(cluster.state_dir)), around) as session:
         views = await session.api.list_workers()
         return {view.worker_id: (view.state, view.finished) for view in views}
+
+
+def _summary(reports: list[JobReport], seconds: float, kept: Path | None) -> dict[str, Any]:
+    """Return what `demo --json` prints of a demo whose results were all right."""
+    jobs = [
+        {
+            "name": report.name,
+            "tasks": report.tasks,
+            "seconds": round(report.seconds, 3),
+            "detail": report.detail,
+            "workers": dict(report.by_worker),
+        }
+        for report in reports
+    ]
+    return {
+        "jobs": jobs,
+        "seconds": round(seconds, 3),
+        "directory": None if kept is None else str(kept),
+    }
 
 
 def _conclude(reports: list[JobReport], console: Console, seconds: float) -> None:

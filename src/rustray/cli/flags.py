@@ -38,6 +38,10 @@ _STATE_DIR: Final = ServeFlag(
     "--state-dir", "Directory for keys, tokens and state.", "node.state_dir", "DIR"
 )
 
+_JSON: Final = ServeFlag(
+    "--json", "Print one JSON value once it is ready.", metavar="", switch_value="true"
+)
+
 HEAD_FLAGS: Final = (
     ServeFlag("--address", "Address to listen on.", "node.address", "ADDRESS"),
     ServeFlag("--port", "TCP port; 0 lets the system choose.", "node.head_port", "PORT"),
@@ -47,6 +51,7 @@ HEAD_FLAGS: Final = (
     ServeFlag("--durability", "full, process or memory.", "scheduler.durability", "LEVEL"),
     ServeFlag("--no-tls", "Do not encrypt; loopback only.", "security.tls", "", "false"),
     ServeFlag("--no-auth", "Demand no tokens; loopback only.", "security.auth", "", "false"),
+    _JSON,
 )
 
 WORKER_FLAGS: Final = (
@@ -75,6 +80,7 @@ WORKER_FLAGS: Final = (
     ),
     _STATE_DIR,
     _CONFIG,
+    _JSON,
 )
 
 TABLES: Final[Mapping[str, tuple[ServeFlag, ...]]] = {"head": HEAD_FLAGS, "worker": WORKER_FLAGS}

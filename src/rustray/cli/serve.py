@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -13,13 +14,16 @@ from typing import TYPE_CHECKING, Final
 
 from rustray.cli import exits, flags
 from rustray.cli.load import Loaded, Surroundings, load, state_dir
-from rustray.cli.output import Output, write_line
+from rustray.cli.output import Output, dumps, write_line
 from rustray.common.config import Flag
 from rustray.common.errors import ConfigError, HeadUnavailable
 
 if TYPE_CHECKING:
     from rustray.cli.access import Access
+    from rustray.head.app import Head
+    from rustray.head.config import HeadConfig
     from rustray.rpc.api import HeadApi
+    from rustray.worker.agent import WorkerAgent
 
 LOG_LEVEL_ENV: Final = "RUSTRAY_LOG_LEVEL"
 LOCAL_HEAD_S: Final = 15.0
@@ -43,7 +47,9 @@ def run(command: str, given: Mapping[str, str]) -> int:
         Output().note(note)
     _start_log(around)
     gc.set_threshold(*GC_THRESHOLDS)
-    asyncio.run(_head(loaded, around) if command == "head" else _worker(given, loaded, around))
+    asyncio.run(
+        _head(given, loaded, around) if command == "head" else _worker(given, loaded, around)
+    )
     return exits.OK
 
 
@@ -56,18 +62,29 @@ def settings_of(command: str, given: Mapping[str, str]) -> dict[str, Flag]:
     }
 
 
-async def _head(loaded: Loaded, around: Surroundings) -> None:
-    from rustray.head.app import run_head
+async def _head(given: Mapping[str, str], loaded: Loaded, around: Surroundings) -> None:
+    from rustray.head.app import announce, run_head
     from rustray.head.config import HeadConfig
 
-    await run_head(HeadConfig.from_config(loaded.config, state_dir(loaded.config, around)))
+    config = HeadConfig.from_config(loaded.config, state_dir(loaded.config, around))
+    await run_head(config, _print_head if "--json" in given else announce)
+
+
+def _print_head(head: Head, config: HeadConfig) -> None:
+    shown = {
+        "address": head.address,
+        "state_dir": str(config.state_dir),
+        "security": head.security,
+        "pid": os.getpid(),
+    }
+    write_line(dumps(shown))
+    sys.stdout.flush()
 
 
 async def _worker(given: Mapping[str, str], loaded: Loaded, around: Surroundings) -> None:
     from rustray import __version__
     from rustray.cli.worker_service import server_for
     from rustray.worker import detect
-    from rustray.worker.agent import WorkerAgent
     from rustray.worker.app import run_worker
     from rustray.worker.config import WorkerConfig
 
@@ -86,20 +103,13 @@ async def _worker(given: Mapping[str, str], loaded: Loaded, around: Surroundings
         raise ConfigError(f"[worker] {error}") from None
 
     def announce(agent: WorkerAgent) -> None:
-        where = f", its service at {agent.address}" if agent.address else ""
-        names = [info.name for info in agent.functions]
-        if config.functions and not names:
+        if config.functions and not agent.functions:
             logging.getLogger("rustray.worker").warning(
                 "%s registered no function: decorate what clients may call with @rustray.function",
                 ", ".join(config.functions),
             )
-        if names:
-            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-            where += f"; it offers {', '.join(names[:_NAMED])}{more}"
-        write_line(
-            f"worker {agent.worker_id} works for rustray://{access.address} "
-            f"({config.cpus:g} cores, {config.memory_mb:g} MB{where})"
-        )
+        tell = _worker_as_json if "--json" in given else _worker_as_text
+        write_line(tell(agent, access.address))
         sys.stdout.flush()
 
     async with _when_there(given, loaded, around) as (head, access):
@@ -111,6 +121,34 @@ async def _worker(given: Mapping[str, str], loaded: Loaded, around: Surroundings
             version=__version__,
             on_start=announce,
         )
+
+
+def _worker_as_text(agent: WorkerAgent, head_address: str) -> str:
+    config = agent.config
+    where = f", its service at {agent.address}" if agent.address else ""
+    names = [info.name for info in agent.functions]
+    if names:
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        where += f"; it offers {', '.join(names[:_NAMED])}{more}"
+    return (
+        f"worker {agent.worker_id} works for rustray://{head_address} "
+        f"({config.cpus:g} cores, {config.memory_mb:g} MB{where})"
+    )
+
+
+def _worker_as_json(agent: WorkerAgent, head_address: str) -> str:
+    config = agent.config
+    shown = {
+        "worker_id": agent.worker_id,
+        "name": config.name,
+        "head": head_address,
+        "address": agent.address or None,
+        "cpus": config.cpus,
+        "memory_mb": config.memory_mb,
+        "functions": [info.name for info in agent.functions],
+        "pid": os.getpid(),
+    }
+    return dumps(shown)
 
 
 @asynccontextmanager

@@ -299,8 +299,22 @@ async def _republish(publish: Callable[[], float], due_unix_s: float) -> None:
             due_unix_s = unix_s() + 10.0
 
 
-async def run_head(config: HeadConfig) -> None:
+def announce(head: Head, config: HeadConfig) -> None:
+    """Say on stdout that a head is ready, and how a worker joins it."""
+    state = f"state in {config.state_dir}"
+    print(f"head ready at rustray://{head.address} ({head.security}; {state})", flush=True)
+    where = shlex.join(["--state-dir", str(config.state_dir)])
+    print(f"join a worker on this machine: rustray worker {where} --functions MODULE", flush=True)
+
+
+async def run_head(
+    config: HeadConfig, on_start: Callable[[Head, HeadConfig], None] = announce
+) -> None:
     """Run a head until SIGTERM or Ctrl-C.
+
+    Args:
+        config: Of the head.
+        on_start: Called once it serves.
 
     Raises:
         ConfigError: it cannot start; the message says why and what to do.
@@ -312,12 +326,7 @@ async def run_head(config: HeadConfig) -> None:
         loop.add_signal_handler(number, stopped.set)
     try:
         await head.start()
-        state = f"state in {config.state_dir}"
-        print(f"head ready at rustray://{head.address} ({head.security}; {state})", flush=True)
-        where = shlex.join(["--state-dir", str(config.state_dir)])
-        print(
-            f"join a worker on this machine: rustray worker {where} --functions MODULE", flush=True
-        )
+        on_start(head, config)
         head.failed.add_done_callback(lambda _: stopped.set())
         await stopped.wait()
     finally:

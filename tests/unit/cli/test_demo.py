@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rustray.cli import demo_cluster, demo_jobs
+from rustray.cli import demo, demo_cluster, demo_jobs, main
 from rustray.cli.demo_functions import increment, matrix_multiply, slow_square, source_statistics
 from rustray.common.errors import CommunicationError
 
@@ -69,3 +72,35 @@ def test_a_process_that_ended_is_noticed(tmp_path: Path, monkeypatch: pytest.Mon
         cluster.workers["w"].wait()
         with pytest.raises(CommunicationError, match="w ended with code 1"):
             cluster.check()
+
+
+def test_with_json_stdout_has_one_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """What each job did, or the error; all else that is said goes to stderr."""
+    reports = [demo_jobs.JobReport("count", 3, 0.5, "all equal", Counter({"w-1": 3}))]
+    answers: list[Any] = [reports, demo_jobs.WrongResult("one is missing"), reports]
+
+    def run(_cluster: object, console: Any) -> Any:
+        console.print("it works")
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(demo, "_run", run)
+    monkeypatch.setattr("tempfile.mkdtemp", lambda **_: str(tmp_path / "demo"))
+    assert main.run(["demo", "--json", "--keep"]) == 0
+    told = capsys.readouterr()
+    shown = json.loads(told.out)
+    expected = {"name": "count", "tasks": 3, "seconds": 0.5, "detail": "all equal"}
+    assert shown["jobs"] == [{**expected, "workers": {"w-1": 3}}]
+    assert shown["directory"] == str(tmp_path / "demo")
+    assert "it works" in told.err
+    assert main.run(["demo", "--json"]) == 1
+    told = capsys.readouterr()
+    assert json.loads(told.out) == {"error": {"code": "WRONG_RESULT", "message": "one is missing"}}
+    assert main.run(["demo"]) == 0
+    told = capsys.readouterr()
+    assert "it works" in told.out
+    assert "all results right" in told.out

@@ -123,6 +123,7 @@ GOOD_LINES = [
     ("head", [], {}),
     ("head", ["--port", "0", "--no-tls"], {"--port": "0", "--no-tls": "false"}),
     ("head", ["--port=1", "--port=2"], {"--port": "2"}),
+    ("head", ["--json"], {"--json": "true"}),
     ("worker", ["--label", "a=1", "--label=b=2"], {"--label": "a=1,b=2"}),
     ("worker", ["--functions", "a,b", "--functions", "c"], {"--functions": "a,b,c"}),
     ("worker", ["--join", "@file", "--cpus", "-1"], {"--join": "@file", "--cpus": "-1"}),

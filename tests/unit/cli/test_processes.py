@@ -86,6 +86,36 @@ def first_line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline()
 
 
+def test_nodes_that_are_ready_say_so_in_one_json_value(shell: Shell):
+    """It is all that they print; a mistake in the line is one value too."""
+    (shell.directory / "mytasks.py").write_text(
+        "import rustray\n\n@rustray.function\ndef greet() -> str:\n    return 'hello'\n"
+    )
+    head = shell.start("head", "--port", "0", "--json")
+    ready = json.loads(first_line(head))
+    assert ready["address"].startswith("127.0.0.1:")
+    assert ready["state_dir"] == str(shell.directory / "state")
+    argv = ("--port", "0", "--cpus", "1", "--name", "one", "--functions", "mytasks")
+    worker = shell.start("worker", *argv, "--json")
+    joined = json.loads(first_line(worker))
+    assert (joined["name"], joined["head"]) == ("one", ready["address"])
+    assert (joined["cpus"], joined["functions"]) == (1, ["greet"])
+
+    def listed() -> list[str]:
+        answer = json.loads(shell.run("workers", "list", "--json").stdout)
+        return [each["worker_id"] for each in answer["workers"]]
+
+    eventually(lambda: listed() == [joined["worker_id"]], 20)
+    for process in (worker, head):
+        process.terminate()
+        assert process.wait(20) == 0
+        assert process.stdout is not None
+        assert process.stdout.read() == ""
+    wrong = shell.run("head", "--json", "--prot", "1")
+    assert wrong.returncode == 2
+    assert json.loads(wrong.stdout)["error"]["code"] == "USAGE"
+
+
 def test_head_worker_and_clients_find_each_other_without_flags(shell: Shell):
     """On one machine a head, a worker and commands need no addresses and no tokens."""
     (shell.directory / "mytasks.py").write_text(
