@@ -85,11 +85,9 @@ async def purge(
         if not yes:
             count = await count_all(api.purge, where)
             if not count and not task_ids:
-                call.output.note("there are no such dead letters")
-                return exits.OK
+                return _show_nothing("there are no such dead letters", call.output)
             if count and not _confirm(count, call.output):
-                call.output.note("nothing was forgotten")
-                return exits.OK
+                return _show_nothing("nothing was forgotten", call.output)
         report = await change_all(api.purge, where)
     return _show(report, "purged", call.output)
 
@@ -195,6 +193,11 @@ def _confirm(count: int, output: Output) -> bool:
         raise UsageProblem(f"{count} dead letters would be forgotten; say --yes if that is meant")
     output.note(f"forget {count} dead letters, with error and arguments? [y/N]")
     return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _show_nothing(why: str, output: Output) -> int:
+    output.note(why)
+    return _show(LetterReport(), "purged", output) if output.as_json else exits.OK
 
 
 def _show(report: LetterReport, verb: str, output: Output) -> int:

@@ -262,7 +262,7 @@ class SecuritySettings:
         "whole",
         "Lifetime of access tokens in seconds, where none is asked for.",
         low=60,
-        high=86_400 * 365,
+        high=86_400 * 30,
     )
 
 

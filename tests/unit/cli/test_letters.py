@@ -110,6 +110,8 @@ def test_there_may_be_nothing_to_purge(head: FakeHead, rustray: Run) -> None:
     assert (code, out) == (0, "")
     assert "no such dead letters" in err
     assert all(dry_run for _, _, _, dry_run in head.asked)
+    code, out, _ = rustray("tasks", "purge", "--state", "FAILED", "--json")
+    assert (code, json.loads(out)["purged"]) == (0, 0)
     assert rustray("tasks", "purge", B)[0] == 5
 
 
