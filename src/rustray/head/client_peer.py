@@ -219,8 +219,14 @@ class ClientPeer(Peer):
             self.need_ack()
         for definition in frame.classes:
             self._define(definition)
-        for submission in frame.submissions:
-            self._submit(submission)
+        # The end of a value that is put goes with the rest: the next task is not to wait for it.
+        self._is_corked = len(frame.submissions) > 1
+        try:
+            for submission in frame.submissions:
+                self._submit(submission)
+        finally:
+            self._is_corked = False
+            self.wake()
         for cancel in frame.cancels:
             self._cancel(cancel)
         self._answer(frame)

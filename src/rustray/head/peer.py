@@ -40,6 +40,7 @@ class Peer:
         self._ack_timer: asyncio.TimerHandle | None = None
         self._is_ack_ripe = False
         self._closing: asyncio.Task[None] | None = None
+        self._is_corked = False
 
     def attach(self, link: Link) -> None:
         """Learn the link under this peer."""
@@ -47,8 +48,8 @@ class Peer:
         link.wake()
 
     def wake(self) -> None:
-        """Have the link ask for a frame."""
-        if self._link is not None and not self.is_closed:
+        """Have the link ask for a frame; not as long as more is about to come."""
+        if self._link is not None and not (self.is_closed or self._is_corked):
             self._link.wake()
 
     def is_fresh(self, number: int) -> bool:

@@ -8,7 +8,6 @@ that node.
 from __future__ import annotations
 
 import re
-from dataclasses import astuple
 from typing import Final
 
 import msgpack
@@ -71,7 +70,11 @@ class Place:
 
     def pack(self) -> bytes:
         """Encode it."""
-        packed: bytes = msgpack.packb([_FORMAT, *astuple(self)], use_bin_type=True)
+        fields = [
+            _FORMAT, self.object_id, self.size, self.worker_id, self.host_key, self.port,
+            self.address, self.tls_name,
+        ]  # fmt: skip
+        packed: bytes = msgpack.packb(fields, use_bin_type=True)
         return packed
 
     @classmethod
@@ -92,7 +95,7 @@ class Place:
         if any(type(each) is not kind for each, kind in zip(found[1:], _TYPES, strict=True)):
             raise ValueError("no place of a value")
         place = cls(*found[1:])
-        texts = astuple(place)[2:]
+        texts = found[3:]
         if not 0 < place.size < 1 << 46 or _NAME.fullmatch(place.object_id) is None:
             raise ValueError("a value of no size, or without a proper name")
         if any(len(each) > _MAX_TEXT or not each.isprintable() for each in texts):
