@@ -102,6 +102,18 @@ def test_more_than_twenty_of_fifty_waiting_calls_are_cancelled() -> None:
     assert all(f.exception() is None for f in done)
 
 
+def test_a_burst_of_quick_calls_leaves_later_ones_cancellable() -> None:
+    """The cluster has been shown to take thousands at once; slow calls wait here all the same."""
+    executor = rustray.Executor(max_workers=2)
+    for future in [executor.submit(abs, i) for i in range(20_000)]:
+        future.result(60)
+    futures = [executor.submit(slow, 0.1) for _ in range(50)]
+    assert sum(f.running() for f in futures) <= 4
+    executor.shutdown(cancel_futures=True)
+    assert sum(f.cancelled() for f in futures) > 40
+    assert all(f.result(0) for f in futures if not f.cancelled())
+
+
 def test_the_initializer_runs_once_in_each_process() -> None:
     """Before the first call, with its arguments."""
     with rustray.Executor(max_workers=2, initializer=set_state, initargs=("ready",)) as executor:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import secrets
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from rustray.client.calls import Anything, Chunk, Initialized
 from rustray.client.options import function_name, let_module_travel, pickle_function, task_class
 from rustray.client.refs import ClassEntry
 from rustray.client.session import ClientSession
+from rustray.client.windows import kind_of
 
 
 class ChunkOf:
@@ -54,16 +55,18 @@ class CallClasses:
 
     def entry_of(
         self, fn: Callable[..., Any], args: tuple[Any, ...]
-    ) -> tuple[ClassEntry, tuple[Any, ...]]:
-        """Return the task class for a function and what to send as arguments.
+    ) -> tuple[ClassEntry, tuple[Any, ...], Hashable]:
+        """Return the task class for a function, what to send as arguments, and the call's kind.
 
         A function that has a name in its module travels once. Anything else (lambdas, bound
         methods, partials) may carry state that changes from call to call: it travels with
-        the arguments.
+        the arguments. Calls of one kind are of the same function (`rustray.client.windows`).
         """
         is_chunk = type(fn) is ChunkOf
         target = fn.fn if isinstance(fn, ChunkOf) else fn
+        kind: Hashable | None = None
         if not _is_named(target):
+            kind = kind_of(target), is_chunk
             if is_chunk:
                 args = (Chunk(target), *args)
                 is_chunk = False
@@ -73,7 +76,7 @@ class CallClasses:
         entry = self._entries.get((target, is_chunk))
         if entry is None:
             entry = self._entries[target, is_chunk] = self._define(target, is_chunk)
-        return entry, args
+        return entry, args, entry if kind is None else kind
 
     def _define(self, target: Any, is_chunk: bool) -> ClassEntry:
         called: Any = Anything() if target is Anything else target

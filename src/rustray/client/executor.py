@@ -3,7 +3,7 @@
 Futures are real `concurrent.futures.Future` objects. A future whose task has been handed to the
 cluster counts as running and cannot be cancelled any more, as in `ProcessPoolExecutor`; so
 no more tasks are handed over than keep the cluster busy for some tens of milliseconds
-(`Window`), and the rest waits here, where ``cancel()`` is certain.
+(`Windows`), and the rest waits here, where ``cancel()`` is certain.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from rustray.client.map_jobs import MapJobThread
 from rustray.client.options import function_name
 from rustray.client.refs import SUCCEEDED, ClassEntry, TaskRef
 from rustray.client.resolver import Resolver
+from rustray.client.windows import FULL, Window, Windows
 from rustray.common.errors import (
     PayloadError,
     RustRayError,
@@ -41,8 +42,6 @@ T = TypeVar("T")
 
 _log: Final = logging.getLogger("rustray.client")
 
-_MAX_WINDOW: Final = 8_192
-_BUSY_S: Final = 0.05
 # A bigger result is decoded beside the loop thread, which has heartbeats to send.
 _BIG_RESULT_BYTES: Final = 64 << 10
 
@@ -51,38 +50,7 @@ class _Work(NamedTuple):
     future: Future[Any]
     entry: ClassEntry
     payload: bytes
-
-
-class Window:
-    """How many tasks may be with the cluster at once.
-
-    Grows while a windowful ends within 50 ms, shrinks while it takes over 200 ms: about as
-    much work as hides the round trip, and never less than twice the slots.
-    """
-
-    def __init__(self, slots: int, is_strict: bool) -> None:
-        self.size = slots if is_strict else 2 * slots
-        self._floor = self.size
-        self._is_strict = is_strict
-        self._done = 0
-        self._since = 0.0
-
-    def ended(self, now: float) -> None:
-        """Count one ended task."""
-        self._done += 1
-        if self._is_strict or self._done < self.size:
-            return
-        took_s = now - self._since
-        if took_s < _BUSY_S:
-            self.size = min(self.size * 2, _MAX_WINDOW)
-        elif took_s > 4 * _BUSY_S:
-            self.size = max(self.size // 2, self._floor)
-        self.restart(now)
-
-    def restart(self, now: float) -> None:
-        """Begin to measure: the window has just been used after idling, or changed."""
-        self._done = 0
-        self._since = now
+    window: Window
 
 
 class Executor(concurrent.futures.Executor):
@@ -118,10 +86,7 @@ class Executor(concurrent.futures.Executor):
         initializer: Callable[..., Any] | None = None,
         initargs: tuple[Any, ...] = (),
     ) -> None:
-        if max_workers is not None and max_workers <= 0:
-            raise ValueError("max_workers must be greater than 0")
-        if initializer is not None and not callable(initializer):
-            raise TypeError("initializer must be a callable")
+        _check_settings(max_workers, initializer)
         context.refuse_in_executor()
         self.runtime, is_own = _runtime_for(address, max_workers)
         self._session = self.runtime.session
@@ -130,7 +95,7 @@ class Executor(concurrent.futures.Executor):
         self._retries = 0 if is_embedded else self._session.default_retries
         is_strict = max_workers is not None and not (is_own and is_embedded)
         self._limit = max_workers if is_strict else None
-        self._window = Window(self._max_workers, is_strict)
+        self._windows = Windows(self._max_workers, is_strict)
         given = (initializer, initargs) if initializer is not None else None
         self._classes = CallClasses(self._session, self._retries, given)
         self._broken: str | None = None
@@ -155,7 +120,7 @@ class Executor(concurrent.futures.Executor):
         """
         future: Future[T] = Future()
         try:
-            entry, call_args = self._classes.entry_of(fn, args)
+            entry, call_args, kind = self._classes.entry_of(fn, args)
             payload = encode_call(Codec.PICKLE, call_args, kwargs)
         except Exception as error:
             with self._lock:
@@ -164,7 +129,7 @@ class Executor(concurrent.futures.Executor):
             return future
         with self._lock:
             self._check_open()
-            self._pending.append(_Work(future, entry, payload))
+            self._pending.append(_Work(future, entry, payload, self._windows.window_of(kind)))
             ready = self._hand_over()
         _run_all(ready)
         return future
@@ -292,27 +257,29 @@ class Executor(concurrent.futures.Executor):
             What to do without the lock: resolve futures that have ended already.
         """
         ready: list[Callable[[], None]] = []
-        if self._pending and not self._in_flight:
-            self._window.restart(time.monotonic())
-        while self._pending and self._in_flight < self._window.size:
-            future, entry, payload = self._pending.popleft()
+        windows = self._windows
+        while self._pending and windows.load < FULL:
+            future, entry, payload, window = self._pending.popleft()
             if not future.set_running_or_notify_cancel():
                 continue
             try:
                 ref = self._session.submit(entry, payload)
-                is_watched = ref.watch(partial(self._ended, future))
+                is_watched = ref.watch(partial(self._ended, future, window))
             except RustRayError as closed:
                 ready.append(partial(future.set_exception, closed))
                 continue
             self._in_flight += 1
+            if not window.in_flight:
+                window.restart(time.monotonic())
+            windows.begin(window)
             self._out.add(ref)
             if not is_watched:
-                ready.append(partial(self._resolve, future, ref))
+                ready.append(partial(self._resolve, future, window, ref))
         if not self._is_busy():
             self._drained.notify_all()
         return ready
 
-    def _ended(self, future: Future[Any], ref: TaskRef[Any]) -> None:
+    def _ended(self, future: Future[Any], window: Window, ref: TaskRef[Any]) -> None:
         """Take an outcome, on the loop thread."""
         # A user's callback may do anything, also block: not on the loop thread.
         size = len(ref._data) if type(ref._data) is bytes else 0
@@ -322,11 +289,11 @@ class Executor(concurrent.futures.Executor):
             with contextlib.suppress(RuntimeError):
                 self._resolver = Resolver()
         if may_block and self._resolver is not None:
-            self._resolver.put(partial(self._resolve, future, ref))
+            self._resolver.put(partial(self._resolve, future, window, ref))
         else:
-            self._resolve(future, ref)
+            self._resolve(future, window, ref)
 
-    def _resolve(self, future: Future[Any], ref: TaskRef[Any]) -> None:
+    def _resolve(self, future: Future[Any], window: Window, ref: TaskRef[Any]) -> None:
         """Set the future, then hand over what its end makes room for."""
         try:
             self._set(future, ref)
@@ -336,7 +303,7 @@ class Executor(concurrent.futures.Executor):
             with self._lock:
                 self._in_flight -= 1
                 self._out.discard(ref)
-                self._window.ended(time.monotonic())
+                self._windows.end(window, time.monotonic())
                 ready = self._hand_over()
                 is_last = self._frees_itself and not self._is_busy()
             _run_all(ready)
@@ -385,6 +352,13 @@ class Executor(concurrent.futures.Executor):
         with self._lock:
             while self._is_busy() and self._session.broken is None:
                 self._drained.wait(1.0)
+
+
+def _check_settings(max_workers: int | None, initializer: object) -> None:
+    if max_workers is not None and max_workers <= 0:
+        raise ValueError("max_workers must be greater than 0")
+    if initializer is not None and not callable(initializer):
+        raise TypeError("initializer must be a callable")
 
 
 def _runtime_for(address: str | None, max_workers: int | None) -> tuple[context.Runtime, bool]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures as cf
 import concurrent.futures.process
+import functools
 import gc
 import threading
 import weakref
@@ -23,7 +24,6 @@ from helpers.fake_head import FakeHead
 from helpers.waiting import eventually
 from rustray.client import context
 from rustray.client.attachment import Attachment
-from rustray.client.executor import Window
 from rustray.common.errors import PayloadError
 from rustray.task.codec import encode_failure
 from rustray.task.columns import PayloadColumn
@@ -204,6 +204,32 @@ def test_pending_calls_can_be_cancelled_and_running_ones_not(
     assert len(head.ran) == 19
 
 
+@pytest.mark.parametrize(
+    ("quick", "slow"),
+    [
+        (abs, capture),
+        (lambda i: i, lambda i: -i),
+        (functools.partial(abs), functools.partial(mul, 2)),
+    ],
+    ids=["functions", "lambdas", "partials"],
+)
+def test_quick_calls_of_one_function_leave_those_of_others_cancellable(
+    head: FakeHead, executor: rustray.Executor, quick: Any, slow: Any
+) -> None:
+    """However quick a burst was, of another function no more are handed over than keep it busy."""
+    for future in [executor.submit(quick, i) for i in range(5_000)]:
+        future.result(30)
+    head.hold = True
+    futures = [executor.submit(slow, i) for i in range(50)]
+    at_once = 2 * executor._max_workers
+    running = [f.running() for f in futures]
+    cancelled = [f.cancel() for f in futures]
+    head.hold = False
+    on_loop(head.release)
+    assert running == [True] * at_once + [False] * (50 - at_once)
+    assert cancelled == [False] * at_once + [True] * (50 - at_once)
+
+
 def test_callbacks_run_once_even_if_one_raises(
     head: FakeHead, executor: rustray.Executor, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -375,24 +401,6 @@ def test_many_calls_come_back(executor: rustray.Executor) -> None:
     """The window opens by itself; nothing is lost on the way."""
     futures = [executor.submit(abs, -i) for i in range(5_000)]
     assert [f.result(30) for f in futures] == list(range(5_000))
-
-
-def test_the_window_follows_the_speed_of_the_calls() -> None:
-    """It doubles while calls are fast, halves while they are slow, never below twice the slots."""
-    window = Window(2, is_strict=False)
-    window.restart(0.0)
-    for _ in range(4 + 8 + 16):
-        window.ended(0.01)
-    assert window.size == 32
-    now = 0.01
-    for _ in range(200):
-        now += 0.1
-        window.ended(now)
-    assert window.size == 4
-    strict = Window(2, is_strict=True)
-    for _ in range(100):
-        strict.ended(0.0)
-    assert strict.size == 2
 
 
 _remembered: list[str] = []
