@@ -12,6 +12,7 @@ from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar, overload
 
 from rustray.client import waiting
+from rustray.client.addresses import check_address
 from rustray.client.channels import Channel
 from rustray.client.derived import Borrowed
 from rustray.client.generators import RefGenerator
@@ -168,9 +169,11 @@ def init(  # noqa: PLR0913 - settings, by name
         HeadUnavailable: no head answers.
         AuthenticationError: the token is not good.
         ValueError: a value is out of range.
+        TypeError: the address is no text.
         PayloadError: a directory of ``runtime_env`` cannot be packed.
     """
     global _runtime, current_session, _was_forked
+    check_address(address, "num_cpus")
     if ignore_reinit_error and relay.seat() is not None:
         return Context(None)
     refuse_in_executor()

@@ -23,6 +23,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 from rustray.client import context
+from rustray.client.addresses import check_address
 from rustray.client.call_classes import CallClasses, ChunkOf
 from rustray.client.executor_maps import adaptive_map, broken_pool, error_of_call
 from rustray.client.map_iterator import MapJob
@@ -74,7 +75,7 @@ class Executor(concurrent.futures.Executor):
 
     Raises:
         ValueError: ``max_workers`` is not positive.
-        TypeError: ``initializer`` is not callable.
+        TypeError: ``initializer`` is not callable, or the address no text.
         HeadUnavailable: no head answers at the address.
     """
 
@@ -86,6 +87,7 @@ class Executor(concurrent.futures.Executor):
         initializer: Callable[..., Any] | None = None,
         initargs: tuple[Any, ...] = (),
     ) -> None:
+        check_address(address, "max_workers")
         _check_settings(max_workers, initializer)
         context.refuse_in_executor()
         self.runtime, is_own = _runtime_for(address, max_workers)

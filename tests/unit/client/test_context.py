@@ -135,6 +135,15 @@ def test_bad_addresses_say_how_one_looks(text: str) -> None:
         parse_address(text)
 
 
+def test_a_number_in_place_of_the_address_is_told_where_it_belongs() -> None:
+    """It is likely to be a number of slots; other things are no address."""
+    with pytest.raises(TypeError, match=r"must be text.*not 5; .* write num_cpus=5;"):
+        rustray.init(5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"must be text.*not \['host'\]; without one"):
+        rustray.init(["host"])  # type: ignore[arg-type]
+    assert not rustray.is_initialized()
+
+
 def test_an_address_of_the_environment_is_named_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bug: a program that said ``num_cpus`` was told of a cluster that it does not name."""
     monkeypatch.setenv("RUSTRAY_ADDRESS", "rustray://head:8000")

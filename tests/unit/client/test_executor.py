@@ -309,6 +309,14 @@ def test_max_workers_must_be_positive(count: int) -> None:
         rustray.Executor(max_workers=count)
 
 
+def test_a_number_in_place_of_the_address_is_told_where_it_belongs() -> None:
+    """``ThreadPoolExecutor(4)`` is ``Executor(max_workers=4)``; other things are no address."""
+    with pytest.raises(TypeError, match=r"must be text.*not 4; .* write max_workers=4;"):
+        rustray.Executor(4)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"must be text.*not b'host'; without one"):
+        rustray.Executor(b"host")  # type: ignore[arg-type]
+
+
 def test_the_initializer_must_be_callable() -> None:
     """Before anything is started."""
     with pytest.raises(TypeError, match="initializer"):
