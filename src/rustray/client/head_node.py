@@ -19,6 +19,7 @@ from rustray.client.submission import (
     decode_result,
     raise_first_refusal,
 )
+from rustray.client.waiters import deadline_after
 from rustray.common.errors import (
     GetTimeout,
     HeadUnavailable,
@@ -161,6 +162,7 @@ class HeadNode(LetterCalls, LogCalls, CoordinationCalls, StreamCalls, MapCalls):
         Raises:
             RustRayError: the first refusal (see `submit_task`); its notes name the task and
                 the ids of those that were accepted.
+            TypeError: ``specs`` holds something else, or is no list; nothing is handed in.
         """
         answers = await self._submitter.submit(self._connected, specs)
         if not return_errors:
@@ -184,10 +186,10 @@ class HeadNode(LetterCalls, LogCalls, CoordinationCalls, StreamCalls, MapCalls):
 
         Raises:
             GetTimeout: the time passed; the task goes on.
-            ValueError: not a task id.
+            ValueError: not a task id, or the timeout is negative or no number.
         """
         split_task_id(task_id)
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        deadline = deadline_after(timeout_s, "timeout_s")
         attempt = 0
         while True:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())

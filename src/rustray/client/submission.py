@@ -43,8 +43,12 @@ class Submitter:
 
         Raises:
             HeadUnavailable: the head did not answer for 30 s.
-            TypeError: an item is not a TaskSpec.
+            TypeError: an item is not a TaskSpec, or there is no list of them.
         """
+        if isinstance(specs, TaskSpec):
+            raise TypeError("expected a list of TaskSpec, not one: write [spec], or submit_task()")
+        if not isinstance(specs, Iterable):
+            raise TypeError(f"expected a list of TaskSpec, not {type(specs).__name__}")
         answers: list[TaskId | RustRayError] = []
         items: list[SubmitItem] = []
         places: list[int] = []

@@ -178,8 +178,12 @@ class LoopWaiter:
 _FOR_EVER_S = 1e9
 
 
-def deadline_after(timeout_s: float | None) -> float | None:
-    """Turn a timeout in seconds into a deadline; None stays None.
+def deadline_after(timeout_s: float | None, name: str = "timeout") -> float | None:
+    """Turn a timeout in seconds into a deadline; None, and one beyond all bounds, is None.
+
+    Args:
+        timeout_s: The timeout.
+        name: What the caller's parameter is called.
 
     Raises:
         ValueError: negative, or not a number.
@@ -187,9 +191,9 @@ def deadline_after(timeout_s: float | None) -> float | None:
     if timeout_s is None:
         return None
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float):
-        raise ValueError(f"timeout must be a number of seconds or None, not {timeout_s!r:.80}")
+        raise ValueError(f"{name} must be a number of seconds or None, not {timeout_s!r:.80}")
     if not timeout_s >= 0:
-        raise ValueError(f"timeout must be at least 0 seconds, not {timeout_s}")
+        raise ValueError(f"{name} must be at least 0 seconds, not {timeout_s}")
     return None if timeout_s > _FOR_EVER_S else time.monotonic() + timeout_s
 
 

@@ -137,6 +137,7 @@ class TaskSpec:
     def __post_init__(self) -> None:
         check_name("function_name", self.function_name)
         check_arguments(self.args, self.kwargs)
+        check_requirements(self.resource_requirements)
         check_priority(self.priority)
         check_retries(self.max_retries)
         check_retries(self.oom_retries, "oom_retries")
@@ -326,6 +327,19 @@ class TaskClass:
             self.runtime_env.check()
         if len(self.fallback) > MAX_ALTERNATIVES:
             raise ValueError(f"at most {MAX_ALTERNATIVES} alternatives are allowed")
+
+
+def check_requirements(needs: object) -> None:
+    """Refuse what is neither None nor a `ResourceRequirements`.
+
+    Raises:
+        ValueError: as said.
+    """
+    if needs is not None and not isinstance(needs, ResourceRequirements):
+        raise ValueError(
+            "resource_requirements must be a ResourceRequirements, such as "
+            f"ResourceRequirements(cpu_cores=2), not {needs!r:.80}"
+        )
 
 
 def check_lifetime(lifetime: object) -> None:

@@ -122,6 +122,27 @@ async def test_a_task_that_does_not_exist_has_no_result(node: HeadNode) -> None:
         await node.cancel_task("0" * 32)
 
 
+@pytest.mark.parametrize("seconds", ["5", -1, float("nan"), True])
+async def test_a_bad_timeout_of_a_result_is_a_value_error(node: HeadNode, seconds: Any) -> None:
+    """As for `rustray.get`: text was our TypeError, a negative one ended at once."""
+    task_id = await node.submit_task(TaskSpec("client_tests.multiply", [6]))
+    with pytest.raises(ValueError, match="timeout_s must be"):
+        await node.get_task_result(task_id, timeout_s=seconds)
+    assert await node.get_task_result(task_id, timeout_s=float("inf")) is not None
+
+
+@pytest.mark.parametrize(
+    ("specs", "hint"),
+    [(TaskSpec("client_tests.multiply", [6]), r"not one: write \[spec\]"), (3, "not int")],
+    ids=["one", "number"],
+)
+async def test_a_batch_is_a_list(node: HeadNode, fake: Recording, specs: Any, hint: str) -> None:
+    """One task, or no task at all, is a TypeError that says so."""
+    with pytest.raises(TypeError, match="expected a list of TaskSpec, " + hint):
+        await node.submit_tasks_batch(specs)
+    assert not fake.items
+
+
 async def test_the_wait_for_a_result_ends_with_its_timeout(node: HeadNode, fake: Recording) -> None:
     """GetTimeout says where the task stands."""
     task_id = await node.submit_task(TaskSpec("client_tests.multiply", [1]))

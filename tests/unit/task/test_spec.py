@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rustray import TaskSpec
+from rustray import ResourceRequirements, TaskSpec
 
 
 @pytest.mark.parametrize("args", ["ab", b"ab", bytearray(b"ab"), {"a": 1}, {1, 2}, 3, None])
@@ -21,6 +21,13 @@ def test_keyword_arguments_have_names(kwargs: Any) -> None:
     """Regression: they were our AttributeError when the task was handed in."""
     with pytest.raises(ValueError, match="kwargs"):
         TaskSpec("f", (), kwargs)
+
+
+@pytest.mark.parametrize("needs", [{"cpu_cores": 1}, 2, (), {}, ResourceRequirements])
+def test_requirements_are_of_their_class(needs: Any) -> None:
+    """Regression: a mapping was our AttributeError when the task was handed in."""
+    with pytest.raises(ValueError, match=r"must be a ResourceRequirements, such as .*\(cpu_cores"):
+        TaskSpec("f", resource_requirements=needs)
 
 
 @pytest.mark.parametrize("args", [(), [1], (1, 2), range(3), {"a": 1}.values()])
