@@ -326,7 +326,11 @@ async def aget(refs: Any, *, timeout: float | None = None) -> Any:  # noqa: ASYN
 
 
 def wait(
-    refs: Sequence[TaskRef[T]], *, num_returns: int = 1, timeout: float | None = None
+    refs: Sequence[TaskRef[T]],
+    *,
+    num_returns: int = 1,
+    timeout: float | None = None,
+    fetch_local: bool = True,
 ) -> tuple[list[TaskRef[T]], list[TaskRef[T]]]:
     """Wait until ``num_returns`` tasks have ended, however they did.
 
@@ -334,13 +338,17 @@ def wait(
         refs: Different references.
         num_returns: How many to wait for.
         timeout: Seconds to wait; None waits for ever, 0 only looks.
+        fetch_local: Changes nothing, and is there for programs that were written for Ray: what has
+            ended is ready wherever its value is, and `get` brings that here.
 
     Returns:
         (at most ``num_returns`` that have ended, the others), each in the order of ``refs``.
 
     Raises:
-        ValueError: more asked for than there are, or a reference twice.
+        ValueError: more asked for than there are, a reference twice, or ``fetch_local`` is
+            no bool.
     """
+    waiting.check_fetch_local(fetch_local)
     return waiting.wait_some(_as_list(refs), num_returns, timeout)
 
 
@@ -349,8 +357,10 @@ async def await_(
     *,
     num_returns: int = 1,
     timeout: float | None = None,  # noqa: ASYNC109 - twin of wait
+    fetch_local: bool = True,
 ) -> tuple[list[TaskRef[T]], list[TaskRef[T]]]:
     """`wait` for coroutines."""
+    waiting.check_fetch_local(fetch_local)
     return await waiting.await_some(_as_list(refs), num_returns, timeout)
 
 

@@ -310,6 +310,16 @@ def _check_wait(refs: Refs, num_returns: int) -> None:
         raise ValueError("a reference stands in the list twice")
 
 
+def check_fetch_local(fetch_local: object) -> None:
+    """Refuse what is no bool.
+
+    Raises:
+        ValueError: as said.
+    """
+    if not isinstance(fetch_local, bool):
+        raise ValueError(f"fetch_local must be True or False, not {fetch_local!r:.80}")
+
+
 def _split(refs: Refs, num_returns: int) -> tuple[list[Any], list[Any]]:
     """Return (at most ``num_returns`` that have ended, the others), order kept."""
     ready: list[Any] = []

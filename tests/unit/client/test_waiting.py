@@ -204,6 +204,20 @@ def test_wait_refuses_what_can_never_be(head: FakeHead) -> None:
         rustray.wait([refs[0], refs[0]])
 
 
+async def test_wait_takes_the_fetch_local_of_ray(head: FakeHead) -> None:
+    """It changes nothing, and must be a bool."""
+    refs = [double.remote(1), double.remote(2)]
+    await rustray.aget(refs)
+    for value in (True, False):
+        assert rustray.wait(refs, fetch_local=value) == (refs[:1], refs[1:])
+        assert await rustray.await_(refs, fetch_local=value) == (refs[:1], refs[1:])
+    for bad in (None, 1, "no"):
+        with pytest.raises(ValueError, match="fetch_local must be True or False"):
+            rustray.wait(refs, fetch_local=bad)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="fetch_local must be True or False"):
+            await rustray.await_(refs, fetch_local=bad)  # type: ignore[arg-type]
+
+
 async def test_references_can_be_awaited(head: FakeHead) -> None:
     """`await ref`, `asyncio.gather` and `aget` work on any loop."""
     refs = [double.remote(i) for i in range(100)]
