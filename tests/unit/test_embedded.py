@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,33 @@ from rustray.common.errors import (
     TaskExecutionFailed,
     TaskTimeout,
 )
+
+
+class Scale:
+    """Has a state, and can be called."""
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def __call__(self, x: int) -> int:
+        """Multiply."""
+        return self.factor * x
+
+
+class LaterScale(Scale):
+    """The same as a coroutine function."""
+
+    async def __call__(self, x: int) -> int:  # type: ignore[override]
+        """Multiply."""
+        return self.factor * x
+
+
+class CountTo(Scale):
+    """The same as a generator function."""
+
+    def __call__(self, x: int) -> Iterator[int]:  # type: ignore[override]
+        """Count from there, so many."""
+        yield from range(x, x + self.factor)
 
 
 @rustray.remote
@@ -77,6 +106,15 @@ def test_tasks_run_in_other_processes(cluster: None) -> None:
     """Results come in order, from child processes."""
     assert rustray.get([square.remote(i) for i in range(2_000)]) == [i * i for i in range(2_000)]
     assert rustray.get(pid.remote()) != os.getpid()
+
+
+def test_whatever_can_be_called_runs_as_tasks(cluster: None) -> None:
+    """Partials and objects with ``__call__``; plain, async and generators, with their state."""
+    assert rustray.get(rustray.remote(functools.partial(divmod, 7)).remote(2)) == (3, 1)
+    assert rustray.get(rustray.remote(functools.partial(Scale(2), 4)).remote()) == 8
+    assert rustray.get(rustray.remote(Scale(3)).remote(4)) == 12
+    assert rustray.get(rustray.remote(LaterScale(3)).remote(4)) == 12
+    assert rustray.get(list(rustray.remote(CountTo(2)).remote(7))) == [7, 8]
 
 
 def test_both_slots_work_at_once(cluster: None) -> None:

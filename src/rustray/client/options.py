@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import inspect
 import sys
@@ -249,6 +250,8 @@ def let_module_travel(function: Callable[..., Any]) -> None:
     Such are modules that pytest or a notebook loaded from a file that is not on the path; a
     reference to them would fail in every executor.
     """
+    while isinstance(function, functools.partial):
+        function = function.func
     name = getattr(function, "__module__", None) or ""
     module = sys.modules.get(name)
     if module is None or name == "__main__" or name in cloudpickle.list_registry_pickle_by_value():

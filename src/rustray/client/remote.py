@@ -7,6 +7,7 @@ import inspect
 import pickle
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
+from types import FunctionType
 from typing import Any, Final, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from rustray.client import context
@@ -15,6 +16,7 @@ from rustray.client.generators import RefGenerator
 from rustray.client.keeping import put_large
 from rustray.client.options import (
     check_options,
+    function_name,
     imply_streaming,
     pickle_function,
     task_class,
@@ -126,7 +128,7 @@ class RemoteFunction(Generic[P, T]):
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Refuse: the call would run here and not in the cluster."""
-        name = self._function.__name__
+        name = _shown(self._function).rpartition(".")[2]
         raise TypeError(
             f"{name}() runs as a task: call {name}.remote(...) and rustray.get() its reference; "
             f"to run it here, call {name}.__wrapped__(...)"
@@ -137,7 +139,7 @@ class RemoteFunction(Generic[P, T]):
         return _rebuild, (self._function, self._options)
 
     def __repr__(self) -> str:
-        return f"<remote function {self._function.__qualname__}>"
+        return f"<remote function {_shown(self._function)}>"
 
     def _bind(self) -> ClassEntry:
         session = context.ensure_session()
@@ -185,6 +187,12 @@ def make_remote(function: Callable[..., Any], options: dict[str, Any]) -> Remote
     return kind(function, options)
 
 
+def _shown(function: Callable[..., Any]) -> str:
+    """Return a name for messages; of an object that can be called, its class's."""
+    name: str = getattr(function, "__qualname__", type(function).__qualname__)
+    return name.removesuffix(".__call__")
+
+
 def _rebuild(function: Callable[..., Any], options: dict[str, Any]) -> RemoteFunction[Any, Any]:
     return make_remote(function, options)
 
@@ -218,7 +226,8 @@ def remote(function: Any = None, /, **options: Any) -> Any:
     """Make a function run as tasks: ``@remote`` or ``@remote(num_cpus=2, ...)``.
 
     Args:
-        function: What to decorate.
+        function: What to decorate: a function, or what else can be called and is no class, such as
+            a `functools.partial`; its state travels as it is at the first call.
         **options: num_cpus (cores, default 1, fractions allowed), memory_mb, num_gpus,
             resources (name to amount), labels (what a worker must carry), runtime_env (env_vars,
             working_dir, py_modules, excludes: what its process is to be like), label_selector and
@@ -243,7 +252,7 @@ def remote(function: Any = None, /, **options: Any) -> Any:
 
     Raises:
         ValueError: an unknown option, or a value out of range.
-        TypeError: not a function.
+        TypeError: a class, or what cannot be called.
     """
     check_options(options)
 
@@ -255,8 +264,12 @@ def remote(function: Any = None, /, **options: Any) -> Any:
             )
         if isinstance(target, RemoteFunction):
             raise TypeError("the function is a remote function already; use .options(...)")
-        if not callable(target) or not hasattr(target, "__name__"):
+        if not callable(target):
             raise TypeError(f"@rustray.remote decorates a function, not {target!r:.80}")
+        if not hasattr(target, "__name__") and isinstance(type(target).__call__, FunctionType):
+            # By its method, which says whether it is a coroutine function or a generator.
+            named = {"name": function_name(target), **options}
+            return make_remote(target.__call__, named)
         return make_remote(target, options)
 
     return decorate if function is None else decorate(function)

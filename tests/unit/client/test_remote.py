@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 import rustray
 from helpers.fake_head import FakeHead
 from rustray.client.options import VALID, pickle_function, task_class
+from rustray.client.remote import RemoteGenerator
 from rustray.common.errors import PayloadError
 from rustray.task.spec import ExecutorKind
 
@@ -22,6 +25,38 @@ from rustray.task.spec import ExecutorKind
 def square(x: int) -> int:
     """Square."""
     return x * x
+
+
+def power(x: int, y: int) -> int:
+    """Raise to a power."""
+    return int(x**y)
+
+
+class Scale:
+    """Has a state, and can be called."""
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def __call__(self, x: int) -> int:
+        """Multiply."""
+        return self.factor * x
+
+
+class LaterScale(Scale):
+    """The same as a coroutine function."""
+
+    async def __call__(self, x: int) -> int:  # type: ignore[override]
+        """Multiply."""
+        return self.factor * x
+
+
+class CountTo(Scale):
+    """The same as a generator function."""
+
+    def __call__(self, x: int) -> Iterator[int]:  # type: ignore[override]
+        """Count from there, so many."""
+        yield from range(x, x + self.factor)
 
 
 @rustray.remote(num_cpus=2, name="named")
@@ -170,6 +205,28 @@ def test_classes_and_non_functions_are_refused() -> None:
         rustray.remote(square)
 
 
+def test_whatever_can_be_called_is_taken(head: FakeHead) -> None:
+    """Partials and objects with ``__call__``, with their state."""
+    partial = rustray.remote(functools.partial(power, 2))
+    scale = rustray.remote(num_cpus=2)(Scale(3))
+    assert rustray.get([partial.remote(5), scale.remote(4), scale.remote(x=5)]) == [32, 12, 15]
+    assert "partial" in repr(partial)
+    assert repr(scale) == "<remote function Scale>"
+    with pytest.raises(TypeError, match=r"Scale\(\) runs as a task: call Scale\.remote"):
+        scale(1)
+
+
+def test_an_object_that_can_be_called_is_judged_by_its_method() -> None:
+    """Its tasks have the name of its class, and run on an event loop if the method does."""
+    seen = {}
+    for given in (Scale(2), LaterScale(2)):
+        made = rustray.remote(given)
+        seen[given] = task_class(made._function, b"", made._options)
+    kinds = [(found.function.rpartition(".")[2], found.executor) for found in seen.values()]
+    assert kinds == [("Scale", ExecutorKind.PROCESS), ("LaterScale", ExecutorKind.ASYNC)]
+    assert isinstance(rustray.remote(CountTo(2)), RemoteGenerator)
+
+
 def test_an_argument_that_cannot_travel_is_named(head: FakeHead) -> None:
     """The error says which argument, and where in it."""
     with pytest.raises(PayloadError, match=r"args\[1\]\['x'\]"):
@@ -197,7 +254,8 @@ def test_names_survive_the_decorator() -> None:
     assert "square" in repr(square)
 
 
-def test_a_module_that_nobody_can_import_travels_by_value(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wrap", [lambda work: work, functools.partial], ids=["bare", "partial"])
+def test_a_module_that_nobody_can_import_travels_by_value(tmp_path: Path, wrap: Any) -> None:
     """Functions of a file that was loaded from outside the path run in other processes."""
     source = "def helper(x):\n    return x + 1\n\ndef work(x):\n    return helper(x)\n"
     (tmp_path / "offside.py").write_text(source)
@@ -208,7 +266,7 @@ def test_a_module_that_nobody_can_import_travels_by_value(tmp_path: Path) -> Non
     sys.modules["offside_module"] = module
     try:
         spec.loader.exec_module(module)
-        code, code_hash = pickle_function(module.work)
+        code, code_hash = pickle_function(wrap(module.work))
         assert len(code_hash) == 32
         del sys.modules["offside_module"]
         assert cloudpickle.loads(code)(1) == 2
