@@ -13,7 +13,6 @@ import contextlib
 import pickle
 import sys
 import threading
-import types
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -31,16 +30,17 @@ from rustray.common.errors import (
     TaskTimeout,
 )
 from rustray.task.codec import decode_failure
-from rustray.task.failures import blank, portable
+from rustray.task.failures import attributes_of, blank, portable, put_back
 from rustray.task.frames import Rejection
 from rustray.task.result import FailureInfo
 from rustray.task.spec import Codec
 
 _TRACEBACK_ATTRIBUTE_LIMIT = 1_000_000
 _MB = 1_000_000
+_OWN_FIELDS = (
+    "_message", "task_id", "worker_id", "attempt", "error_type", "remote_traceback", "__notes__",
+)  # fmt: skip
 _CLASSES = errors.all_error_classes()
-
-_C_FIELDS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 
 _duals: weakref.WeakKeyDictionary[type[BaseException], type[TaskExecutionFailed] | None] = (
     weakref.WeakKeyDictionary()
@@ -219,26 +219,12 @@ def _dual_error(cause: BaseException) -> TaskExecutionFailed | None:
         return None
     try:
         error = blank(dual, cause.args)
-        _copy_c_fields(cause, error)
-        error.__dict__.update(getattr(cause, "__dict__", {}))
+        put_back(error, attributes_of(cause))
     except BaseException as broken:
         if is_interrupt(broken):
             raise
         return None
     return error
-
-
-def _copy_c_fields(cause: BaseException, error: BaseException) -> None:
-    """Copy what lies outside ``__dict__``: errno, file name, a UnicodeError's positions."""
-    for base in type(cause).__mro__:
-        if base.__module__ != "builtins" or base in (Exception, BaseException, object):
-            continue
-        for name, field in vars(base).items():
-            if isinstance(field, _C_FIELDS) and not name.startswith("__"):
-                value = getattr(cause, name, None)
-                if value is not None:
-                    with contextlib.suppress(AttributeError, TypeError):  # read-only, or unset
-                        setattr(error, name, value)
 
 
 def _make_dual(cls: type[BaseException]) -> type[TaskExecutionFailed] | None:
@@ -260,9 +246,10 @@ def _make_dual(cls: type[BaseException]) -> type[TaskExecutionFailed] | None:
         return str(self.__dict__.get("_message", ""))
 
     def reduce(self: TaskExecutionFailed) -> Any:
-        fields = {name: each for name, each in self.__dict__.items() if name != "cause"}
-        cause = None if self.cause is None else portable(self.cause)
-        return _restore, (cause, fields, str(self))
+        cause = self.__dict__.get("cause")  # what the user's class has, it has too
+        form = portable(cause)[0] if isinstance(cause, BaseException) else None
+        fields = {name: self.__dict__[name] for name in _OWN_FIELDS if name in self.__dict__}
+        return _restore, (form, fields, str(self))
 
     try:
         dual: type[TaskExecutionFailed] = type(

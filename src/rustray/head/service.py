@@ -263,10 +263,11 @@ class HeadService(LetterService, OutputService, CoordinationService, StreamServi
         if found is None:
             kept_s = self._driver.scheduler.state.settings.result_ttl_s
             name = ids.task_id(prefix, sequence)
-            if self._driver.scheduler.has_expired(prefix, sequence):
+            is_own = self._core.sessions.may_use(prefix, self._caller)
+            if is_own and self._driver.scheduler.has_expired(prefix, sequence):
                 raise TaskExpired(
-                    f"task {name} has ended, and its result has expired (kept {kept_s:g} s, "
-                    "[scheduler] result_ttl_s)"
+                    f"task {name} is not known any more: it has ended, and its result has expired "
+                    f"(kept {kept_s:g} s, [scheduler] result_ttl_s), or it was refused"
                 )
             raise TaskNotFound(
                 f"no task {name} is known here; it was never accepted, or its result has expired "

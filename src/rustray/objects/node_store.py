@@ -138,7 +138,7 @@ class NodeStore:
 
     def in_memory(self, object_id: str) -> Segment | None:
         """Return an object that is in memory, as one that is used now; None: see `hold`."""
-        if object_id not in self._segments:
+        if self._is_closed or object_id not in self._segments:
             return None
         try:
             self.core.pin(object_id)  # at once, for it is in memory

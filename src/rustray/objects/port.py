@@ -89,10 +89,16 @@ class ObjectPort:
             packet, descriptor = b"", None
         if not packet:
             self._end(talk)
-        elif descriptor is not None or not self._answers_at_once(talk, packet):
-            self._loop.remove_reader(talk)
-            answering = self._answer_later(talk, packet, descriptor)
-            self._talks[talk] = self._loop.create_task(answering, name="rustray-port")
+            return
+        try:
+            if descriptor is None and self._answers_at_once(talk, packet):
+                return
+        except BaseException:  # who asks is not to wait for ever
+            self._end(talk)
+            raise
+        self._loop.remove_reader(talk)
+        answering = self._answer_later(talk, packet, descriptor)
+        self._talks[talk] = self._loop.create_task(answering, name="rustray-port")
 
     def _answers_at_once(self, talk: socket.socket, packet: bytes) -> bool:
         """Pass on what is in memory: that is what most ask for, and they wait for it."""
@@ -116,12 +122,16 @@ class ObjectPort:
     async def _answer_later(
         self, talk: socket.socket, packet: bytes, descriptor: int | None
     ) -> None:
-        reply, memory = await self._answer(packet, descriptor)
+        memory = None
         try:
+            reply, memory = await self._answer(packet, descriptor)
             await self._send(talk, reply, memory)
         except OSError:
             self._end(talk)
             return
+        except BaseException:
+            self._end(talk)
+            raise
         finally:
             if memory is not None:
                 os.close(memory)
@@ -129,6 +139,8 @@ class ObjectPort:
         self._loop.add_reader(talk, self._on_request, talk)
 
     def _end(self, talk: socket.socket) -> None:
+        if talk not in self._talks:
+            return  # it has ended with the port
         del self._talks[talk]
         self._loop.remove_reader(talk)
         talk.close()

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from types import TracebackType
+from collections.abc import Mapping
+from types import GetSetDescriptorType, MemberDescriptorType, TracebackType
 from typing import Any, Final, TypeVar
 
 import msgpack
@@ -31,6 +32,12 @@ _TEXT_FIELDS: Final = ("code", "message", "error_type", "traceback", "phase", "o
 _BYTES_FIELDS: Final = ("cause", "pickled")
 _INT_FIELDS: Final = ("exit_code", "signal", "memory_peak", "memory_limit")
 MAX_BASES: Final = 16
+MAX_DEPTH: Final = 4
+"""Exceptions in attributes of exceptions that are taken to their parts."""
+MAX_NESTED: Final = 1_000
+"""Tasks that have let an exception through."""
+_NOTHING: Final = object()
+_C_FIELDS: Final = (MemberDescriptorType, GetSetDescriptorType)
 
 
 def encode_failure(info: FailureInfo) -> bytes:
@@ -81,8 +88,11 @@ def failure_from_exception(
     as what was raised there, with the tracebacks of both.
     """
     raised = exc
-    while isinstance(raised, TaskExecutionFailed) and raised.cause is not None:
-        raised = raised.cause
+    for _ in range(MAX_NESTED):
+        cause = _DICT(raised).get("cause") if isinstance(raised, TaskExecutionFailed) else None
+        if not isinstance(cause, BaseException):
+            break
+        raised = cause
     is_too_deep = isinstance(raised, NestedTooDeep)
     return FailureInfo(
         NestedTooDeep.code if is_too_deep else TaskExecutionFailed.code,
@@ -107,6 +117,10 @@ def frames_of(exc: BaseException) -> TracebackType | None:
     return frames
 
 
+# Past what a user's class makes of them:
+_ARGS: Final = BaseException.__dict__["args"].__get__
+_SET_ARGS: Final = BaseException.__dict__["args"].__set__
+_DICT: Final = BaseException.__dict__["__dict__"].__get__
 _TRACEBACK: Final = BaseException.__dict__["__traceback__"].__get__
 _CAUSE: Final = BaseException.__dict__["__cause__"].__get__
 
@@ -174,35 +188,63 @@ def _encoded_cause(exc: BaseException, depth: int) -> bytes:
 
 def _pickled(exc: BaseException) -> bytes:
     """Pickle the exception if a copy of the same class comes out again."""
-    form = portable(exc)
-    data = b"" if form is None else _dumped(form)
-    return data if len(data) <= MAX_PICKLED else b""
+    return portable(exc)[1]
 
 
-def portable(exc: BaseException) -> object:
-    """Return what has a pickle that comes back as such an exception; None if nothing has."""
-    for form in (exc, _Parts(exc)):
-        data = _dumped(form)
-        if data and type(_loaded(data)) is type(exc):
-            return form
-    return None
+def portable(exc: BaseException, depth: int = 0) -> tuple[object, bytes]:
+    """Return what has a pickle that comes back as such an exception, and that; b"": nothing has."""
+    data = _dumped(exc)
+    if len(data) > MAX_PICKLED:
+        return None, b""
+    copy = _loaded(data)
+    is_alike = type(copy) is type(exc)
+    if is_alike and _has_args_of(copy, exc):
+        return exc, data
+    if depth < MAX_DEPTH:
+        parts = _Parts(exc, depth)
+        whole = _dumped(parts)
+        if len(whole) <= MAX_PICKLED and type(_loaded(whole)) is type(exc):
+            return parts, whole
+    return (exc, data) if is_alike else (None, b"")
+
+
+def _has_args_of(copy: Any, exc: BaseException) -> bool:
+    """Whether the copy was made with what the exception has; True where nobody can tell."""
+    try:
+        return bool(copy.args == exc.args)
+    except Exception:  # user code, or arrays
+        return True
 
 
 class _Parts:
     """Stands for an exception whose pickle does not come back: its class, arguments, attributes.
 
     Pickle calls the class with ``args``, which are not what a class was called with that has an
-    ``__init__`` of its own and passes a text on. What cannot be pickled is left out.
+    ``__init__`` of its own and passes a text on. What cannot travel is left out.
     """
 
-    def __init__(self, exc: BaseException) -> None:
-        self._exc = exc
+    def __init__(self, exc: BaseException, depth: int) -> None:
+        text = safe_text(exc)
+        self._cls = type(exc)
+        self._args = tuple(_movable(each, depth, text) for each in _ARGS(exc))
+        known = attributes_of(exc).items()
+        moved = {name: _movable(each, depth, _NOTHING) for name, each in known}
+        self._fields = {name: each for name, each in moved.items() if each is not _NOTHING}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        exc = self._exc
-        args = tuple(each if _dumped(each) else safe_text(exc) for each in exc.args)
-        fields = {name: each for name, each in vars(exc).items() if _dumped(each)}
-        return assembled, (type(exc), args, fields)
+        return assembled, (self._cls, self._args, self._fields)
+
+
+def _movable(value: object, depth: int, otherwise: object) -> object:
+    """Return what has a pickle that comes back as this value; exceptions in it by their parts."""
+    if isinstance(value, BaseException):
+        form, data = portable(value, depth + 1)
+        return form if data else otherwise
+    if type(value) in (list, tuple) and any(isinstance(each, BaseException) for each in value):  # type: ignore[attr-defined]
+        return [_movable(each, depth, str(otherwise)) for each in value]  # type: ignore[attr-defined]
+    data = _dumped(value)
+    is_whole = 0 < len(data) <= MAX_PICKLED and _loaded(data, _NOTHING) is not _NOTHING
+    return value if is_whole else otherwise
 
 
 def assembled(
@@ -210,7 +252,7 @@ def assembled(
 ) -> BaseException:
     """Make an exception of its parts."""
     made = blank(cls, args)
-    made.__dict__.update(fields)
+    put_back(made, fields)
     return made
 
 
@@ -227,8 +269,38 @@ def blank(cls: type[_E], args: tuple[Any, ...]) -> _E:
         made = builtin.__new__(cls, *args)
     with contextlib.suppress(Exception):
         builtin.__init__(made, *args)  # sets what is not in ``__dict__``, such as errno
-    made.args = args
+    _SET_ARGS(made, args)
     return made
+
+
+def attributes_of(exc: BaseException) -> dict[str, Any]:
+    """Return what it has beside ``args``: also slots, errno, a UnicodeError's positions."""
+    found = dict(_DICT(exc))
+    for name, field in _fields_of(type(exc)).items():
+        with contextlib.suppress(Exception):
+            value = field.__get__(exc)
+            if value is not None:
+                found[name] = value
+    return found
+
+
+def put_back(exc: BaseException, fields: Mapping[str, Any]) -> None:
+    """Set attributes, whatever the class makes of that."""
+    outside = _fields_of(type(exc))
+    _DICT(exc).update({name: each for name, each in fields.items() if name not in outside})
+    for name in fields.keys() & outside.keys():
+        with contextlib.suppress(AttributeError, TypeError):  # read-only
+            outside[name].__set__(exc, fields[name])
+
+
+def _fields_of(cls: type[BaseException]) -> dict[str, Any]:
+    return {
+        name: field
+        for base in reversed(cls.__mro__)
+        if base not in (Exception, BaseException, object)
+        for name, field in vars(base).items()
+        if isinstance(field, _C_FIELDS) and not name.startswith("__")
+    }
 
 
 def _dumped(value: object) -> bytes:
@@ -241,11 +313,11 @@ def _dumped(value: object) -> bytes:
         return b""
 
 
-def _loaded(data: bytes) -> object:
+def _loaded(data: bytes, otherwise: object = None) -> object:
     from rustray.task import pickling
 
     try:
         found: object = pickling.loads(data)
     except BaseException:
-        return None
+        return otherwise
     return found

@@ -56,7 +56,7 @@ def give(number: int, payloads: PayloadColumn, look: Look) -> tuple[bytes, Ancil
     except (ValueError, IndexError, struct.error):
         return b"", NOTHING  # the executor says what is wrong with it
     messages, descriptors = [], array.array("i")
-    for place in places:
+    for place in dict.fromkeys(places):  # two parts of one result are in one place
         segment = look(place)
         if segment is not None:
             descriptors.append(segment.fileno())
@@ -85,24 +85,34 @@ class Given:
             for descriptor in array.array("i", data[: len(data) // 4 * 4]):
                 # By what it is, and not by its turn: one that did not come (there is a limit of
                 # open files) must not have the next one taken for it.
-                self._unnamed[_identity(descriptor)] = descriptor
+                identity = _identity(descriptor)
+                if identity in self._unnamed:
+                    os.close(self._unnamed[identity])
+                self._unnamed[identity] = descriptor
 
     def name(self, data: bytes, start: int, stop: int) -> None:
         """Take a `wire.GIVEN` message."""
         identity, place = wire.unpack_given(data, start, stop)
         descriptor = self._unnamed.pop(identity, None)
         if descriptor is not None:
+            if place in self.found:
+                os.close(self.found[place])
             self.found[place] = descriptor
 
     def take(self, place: bytes, size: int) -> Segment | None:
-        """Have what is at a packed place, if it came along.
+        """Have what is at a packed place, if it came along, and there is a descriptor left.
 
         Raises:
-            OSError: no descriptors are left.
             ValueError: it is not sealed, or not of that size.
         """
         descriptor = self.found.get(place)
-        return None if descriptor is None else Segment.adopt(os.dup(descriptor), size)
+        if descriptor is None:
+            return None
+        try:
+            own = os.dup(descriptor)  # a call may take several parts of it
+        except OSError:
+            return None
+        return Segment.adopt(own, size)
 
     def drop(self) -> None:
         """Let go of what came with a chunk that has ended."""

@@ -6,6 +6,7 @@ import concurrent.futures.process
 import pickle
 import sys
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from rustray.common.errors import (
     TaskTimeout,
     WorkerLost,
 )
+from rustray.task import pickling
 from rustray.task.codec import encode_failure, failure_from_exception
 from rustray.task.result import FailureInfo
 from rustray.task.spec import Codec
@@ -152,6 +154,52 @@ class OfOurs(rustray.RustRayError):
         self.status = status
 
 
+class Slotted(Exception):
+    """Keeps its fields elsewhere than in ``__dict__``."""
+
+    __slots__ = ("status",)
+
+    def __init__(self, status: int, body: str) -> None:
+        super().__init__(body)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Frozen(Exception):
+    """Lets nobody set an attribute."""
+
+    status: int
+    body: str
+
+
+class Around(Exception):
+    """Has another one that cannot be made again either, and itself."""
+
+    def __init__(self, inner: BaseException, status: int) -> None:
+        super().__init__(f"around {inner!r}")
+        self.inner, self.status, self.me = inner, status, self
+
+
+class Worded(Exception):
+    """Makes a text of its argument: made again of that text it would say it twice."""
+
+    status = 404
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no such thing: {name}")
+
+
+class WithOwnCause(Exception):
+    """Means another thing by a name of ours."""
+
+    status = 404
+
+    @property
+    def cause(self) -> str:
+        """Say why."""
+        return "why"
+
+
 class OfATask(TaskExecutionFailed):
     """Of the very class that it becomes."""
 
@@ -160,14 +208,15 @@ class OfATask(TaskExecutionFailed):
     "error",
     [
         Status(404, "gone"), ByKeyword(status=404), WithNew(404, 1), OfTheDisk(404),
-        OfOurs(404, "gone"),
+        OfOurs(404, "gone"), Slotted(404, "gone"), Frozen(404, "gone"), Worded("x"),
+        Around(ByKeyword(status=1), 404), WithOwnCause("x"),
     ],
     ids=lambda error: type(error).__name__,
 )  # fmt: skip
 def test_attributes_come_along_whatever_the_class_is_called_with(error: Any) -> None:
     """Bug: `pickle` cannot make such exceptions again, and all but their text was gone."""
     found: Any = decoded(error)
-    for copy in (found, found.cause, pickle.loads(pickle.dumps(found))):
+    for copy in (found, vars(found)["cause"], pickle.loads(pickle.dumps(found))):
         assert isinstance(copy, type(error))
         assert copy.status == 404
         assert copy.args == error.args
@@ -175,6 +224,57 @@ def test_attributes_come_along_whatever_the_class_is_called_with(error: Any) -> 
     assert not hasattr(found, "lock")
     assert getattr(found, "errno", 28) == 28
     assert type(found) is type(decoded(error))
+
+
+def test_exceptions_within_exceptions_come_along() -> None:
+    """In attributes and in groups, whatever their classes are called with."""
+    around: Any = decoded(Around(ByKeyword(status=7), 404))
+    assert type(around.inner) is ByKeyword
+    assert around.inner.status == 7
+    group = decoded(ExceptionGroup("two", [ByKeyword(status=7), ValueError(3)]))
+    assert isinstance(group, ExceptionGroup)
+    assert isinstance(group.cause, ExceptionGroup)
+    first, second = group.cause.exceptions
+    assert (type(first), getattr(first, "status", 0)) == (ByKeyword, 7)
+    assert (type(second), second.args) == (ValueError, (3,))
+
+
+def test_a_file_s_name_is_kept_by_a_class_with_an_init_of_its_own() -> None:
+    """It is in no ``__dict__``, and not in the arguments."""
+
+    class OfAFile(OSError):
+        def __init__(self, status: int) -> None:
+            super().__init__(2, "gone", "f.txt")
+            self.status = status
+
+    found = decoded(OfAFile(404))
+    assert isinstance(found, OSError)
+    assert (found.errno, found.filename) == (2, "f.txt")
+    assert str(found.cause) == "[Errno 2] gone: 'f.txt'"
+
+
+def test_what_nests_without_end_arrives_all_the_same() -> None:
+    """A task's error that names itself as its cause does not keep the executor."""
+    error = TaskExecutionFailed("round")
+    error.cause = error
+    assert "round" in str(decoded(error))
+
+
+def test_a_large_exception_travels_as_text_and_is_pickled_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """There may be no room for more."""
+    dumps, sizes = pickling.dumps, []
+
+    def noting(value: object) -> bytes:
+        data = dumps(value)
+        sizes.append(len(data))
+        return data
+
+    monkeypatch.setattr(pickling, "dumps", noting)
+    found = decoded(ValueError("x" * 2_000_000))
+    assert isinstance(found, ValueError)
+    assert [size > 1_000_000 for size in sizes] == [True]
 
 
 def test_what_rustray_raises_in_a_task_is_the_tasks_failure() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -108,6 +109,27 @@ async def test_what_is_in_memory_is_passed_on_at_once() -> None:
             answer = msgpack.unpackb(await asyncio.to_thread(talk.recv, 1_000))
             assert answer["code"] == ObjectLost.code  # the long way, which does not know it
         await aeventually(lambda: len(os.listdir("/proc/self/fd")) == count)
+
+
+@pytest.mark.parametrize("how", ["at once", "later"])
+async def test_who_asks_what_breaks_the_node_is_not_left_waiting(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bug: after an error that nobody had thought of there was no answer, ever."""
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    told: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    async with a_port() as (shelf, name):
+        monkeypatch.setattr(shelf, "in_memory" if how == "at once" else "hold_at", broken)
+        with pytest.raises(ConnectionError):
+            await asyncio.to_thread(PortClient().take, name, A, "", 20.0)
+        monkeypatch.undo()
+        assert (await asyncio.to_thread(PortClient().take, name, A)).size == A.size
+    gc.collect()
+    await aeventually(lambda: told)
 
 
 async def test_a_port_that_is_gone_says_so_and_a_new_one_is_found() -> None:

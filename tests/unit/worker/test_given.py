@@ -16,7 +16,7 @@ from helpers.waiting import aeventually
 from rustray.objects.segment import Segment
 from rustray.task import codec as codecs
 from rustray.task.columns import PayloadColumn, PlacedColumn
-from rustray.task.inputs import WHOLE, InputValue, Slot, join_call
+from rustray.task.inputs import WHOLE, InputValue, Slot, join_call, join_parts
 from rustray.task.place import Place
 from rustray.task.spec import Codec, ExecutorKind, TaskClass
 from rustray.task.state import TaskState
@@ -68,6 +68,41 @@ async def test_an_executor_needs_no_port_for_what_comes_along() -> None:
             assert size == len(VALUE) + 1
             counts.add(descriptors)
         assert len(counts) == 1
+
+
+async def test_two_parts_of_one_result_leave_no_descriptor_behind() -> None:
+    """Bug: its memory came twice, and one of the two stayed open for ever."""
+    content = join_parts([codecs.encode_value(Codec.PICKLE, each) for each in (VALUE, [1])])
+    segment = Segment.write([content])
+    place = PlacedColumn.of_item(Place("a-1", segment.size, "w-1").pack())
+    call = codecs.encode_call(Codec.PICKLE, (Slot(0), Slot(1)), {})
+    parts = [InputValue(int(Codec.PICKLE), place, index, "t") for index in (0, 1)]
+    async with bench() as made:
+        made.pool.look = {place[0]: segment}.get
+        executor = made.spawn()
+        number = taker(executor, made)
+        counts = set()
+        for _ in range(5):
+            lease = made.run_payloads(executor, number, [join_call(call, parts)])
+            ((size, descriptors),) = await made.values(lease, 1)
+            assert size == len(VALUE) + 1
+            counts.add(descriptors)
+        assert len(counts) == 1
+
+
+def test_what_comes_twice_is_closed_once(pair: tuple[socket.socket, socket.socket]) -> None:
+    """Whatever an agent sends, the executor keeps no more than it knows of."""
+    place, segment = placed("a-1")
+    messages, beside = give(7, PayloadColumn.of([call_with(place)]), {place[0]: segment}.get)
+    before, given = len(os.listdir("/proc/self/fd")), Given()
+    for _ in range(3):
+        pair[0].sendmsg([messages], beside)
+        _pass_on(pair, given, place[0])
+    ((level, kind, data),) = beside
+    pair[0].sendmsg([messages], [(level, kind, bytes(data) * 2)])
+    _pass_on(pair, given, place[0])
+    given.drop()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 async def test_nothing_is_kept_of_tasks_that_never_begin(tmp_path: Path) -> None:
