@@ -210,6 +210,7 @@ _LATER = {
     13: "DROP TABLE shared;",
     14: "DROP TABLE item; DROP TABLE item_read;",
     15: "ALTER TABLE outcome DROP COLUMN placed;",
+    16: "DROP TABLE expired;",
 }
 """Schema version to what takes its novelty away."""
 

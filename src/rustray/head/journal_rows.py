@@ -29,7 +29,7 @@ from rustray.task.state import TaskState
 
 APPLICATION_ID: Final = 0x52525931
 """Marks the file as ours: "RRY1"."""
-SCHEMA_VERSION: Final = 15
+SCHEMA_VERSION: Final = 16
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
@@ -97,14 +97,7 @@ def read_state(db: sqlite3.Connection, now: float, grace_s: float, starts: int) 
         argument_base, argument_ends, arguments, placed
         in db.execute("SELECT * FROM outcome ORDER BY id")
     )  # fmt: skip
-    retries = tuple(
-        RecoveredRetry(
-            number, batch, place, count, attempts, fence, _column(blob, ends, base),
-            max(now - asked, 0.0),
-        )
-        for number, batch, place, count, attempts, fence, asked, base, ends, blob
-        in db.execute("SELECT * FROM retry ORDER BY id")
-    )  # fmt: skip
+    retries = _retries(db, now)
     _verify(batches, outcomes, retries)
     return StateRecovered(
         batches,
@@ -115,13 +108,15 @@ def read_state(db: sqlite3.Connection, now: float, grace_s: float, starts: int) 
         tuple(db.execute("SELECT batch, place, text FROM crash ORDER BY id")),
         tuple(db.execute("SELECT batch, place, count, granted FROM granted ORDER BY id")),
         tuple(db.execute("SELECT hash, code FROM code")),
-        tuple(name for (name,) in db.execute("SELECT id FROM worker ORDER BY id")),
+        # (Without batches nobody holds anything of ours.)
+        tuple(name for (name,) in db.execute("SELECT id FROM worker ORDER BY id") if batches),
         grace_s,
         starts,
         retries,
         tuple(db.execute("SELECT batch, place, count FROM purge")),
         items=_items(db, batches),
         reads=tuple(db.execute("SELECT batch, place, consumed FROM item_read")),
+        expired=_expired(db),
     )
 
 
@@ -151,6 +146,24 @@ def _items(db: sqlite3.Connection, batches: Sequence[RecoveredBatch]) -> tuple[R
             raise ValueError(f"items of batch {batch} miscount themselves, or belong to no task")
         found.append(RecoveredItems(batch, place, first, payloads))
     return tuple(found)
+
+
+def _retries(db: sqlite3.Connection, now: float) -> tuple[RecoveredRetry, ...]:
+    return tuple(
+        RecoveredRetry(
+            number, batch, place, count, attempts, fence, _column(blob, ends, base),
+            max(now - asked, 0.0),
+        )
+        for number, batch, place, count, attempts, fence, asked, base, ends, blob
+        in db.execute("SELECT * FROM retry ORDER BY id")
+    )  # fmt: skip
+
+
+def _expired(db: sqlite3.Connection) -> tuple[tuple[bytes, int], ...]:
+    expired = tuple(db.execute("SELECT prefix, last FROM expired ORDER BY id"))
+    if any(len(prefix) != PREFIX_BYTES or not isinstance(last, int) for prefix, last in expired):
+        raise ValueError("what has expired has a false id")
+    return expired
 
 
 def _verify(

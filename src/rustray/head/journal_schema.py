@@ -7,6 +7,7 @@ from typing import Any, Final
 from rustray.head import event_rows
 from rustray.scheduler import commands as c
 from rustray.scheduler import stream_commands as sc
+from rustray.scheduler import tombstone_commands as tc
 
 _CRASHES: Final = """
 CREATE TABLE crash (
@@ -68,6 +69,11 @@ CREATE TABLE item_read (
 ) WITHOUT ROWID;
 """
 _PLACED: Final = "ALTER TABLE outcome ADD COLUMN placed INTEGER NOT NULL DEFAULT 0;"
+_EXPIRED: Final = """
+CREATE TABLE expired (
+  id INTEGER PRIMARY KEY, prefix BLOB NOT NULL UNIQUE, last INTEGER NOT NULL
+);
+"""
 MIGRATIONS: Final = {
     1: _CRASHES,
     2: _OOM_RERUNS,
@@ -83,6 +89,7 @@ MIGRATIONS: Final = {
     12: _SHARED,
     13: _STREAMS,
     14: _PLACED,
+    15: _EXPIRED,
 }
 """Schema version to what makes the next one of it."""
 SCHEMA: Final = f"""
@@ -116,7 +123,7 @@ CREATE INDEX granted_batch ON granted (batch);
   batch INTEGER NOT NULL, place INTEGER NOT NULL, attempt INTEGER NOT NULL, reruns INTEGER NOT NULL,
   PRIMARY KEY (batch, place)
 ) WITHOUT ROWID;
-{_LETTERS}{_TOKENS}{_SHARED}{_STREAMS}{_PLACED}"""
+{_LETTERS}{_TOKENS}{_SHARED}{_STREAMS}{_PLACED}{_EXPIRED}"""
 _BATCH: Final = "INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _OUTCOME: Final = "INSERT INTO outcome VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 STATEMENTS: Final[dict[type[Any], str]] = {
@@ -155,6 +162,8 @@ STATEMENTS: Final[dict[type[Any], str]] = {
         "VALUES (?, ?, ?, ?, ?, ?, ?)"
     ),
     sc.ForgetItems: "INSERT OR REPLACE INTO item_read VALUES (?, ?, ?)",
+    tc.PersistExpired: "INSERT OR REPLACE INTO expired (prefix, last) VALUES (?, ?)",
+    tc.ForgetExpired: "DELETE FROM expired WHERE prefix = ?",
     **event_rows.STATEMENTS,
 }
 _TABLES_OF_BATCHES: Final = (
@@ -207,5 +216,7 @@ COLUMNS: Final[dict[type[Any], tuple[str, ...]]] = {
     c.PersistShared: ("key", "value"),
     c.ForgetShared: ("key",),
     sc.ForgetItems: ("batch", "offset", "consumed"),
+    tc.PersistExpired: ("prefix", "last"),
+    tc.ForgetExpired: ("prefix",),
 }
 """What of a command goes into its statement, in order, where that is a value as it is."""

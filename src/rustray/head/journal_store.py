@@ -322,7 +322,7 @@ class JournalStore:
         except (sqlite3.Error, OSError, ValueError, KeyError, TypeError) as error:
             self._has_failed = True
             raise unusable(self._path, error) from error
-        return found if found.batches else None
+        return found if found.batches or found.expired else None
 
     def _note_open(self, level: str) -> None:
         """Note at which level a head has the journal open; "": none has."""

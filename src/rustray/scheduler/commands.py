@@ -20,6 +20,7 @@ from rustray.scheduler.stream_commands import (
     ForgetItems,
     PersistItems,
 )
+from rustray.scheduler.tombstone_commands import ForgetExpired, PersistExpired
 from rustray.scheduler.value_commands import AdoptObject, FreeObject, SurrenderObject
 from rustray.task.columns import PayloadColumn
 from rustray.task.frames import LeaseNews, Outcome
@@ -472,6 +473,8 @@ JournalCommand = (
     | ForgetShared
     | PersistItems
     | ForgetItems
+    | PersistExpired
+    | ForgetExpired
 )
 """What a journal takes: what `StateRecovered` brings back, and what was told of it."""
 

@@ -12,6 +12,7 @@ from array import array
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from math import inf
 
 from rustray.common.durability import Durability
 from rustray.common.records import record
@@ -272,7 +273,7 @@ class Batch:
     released: set[int] | None = None
     lacks: dict[int, dict[str, int]] = field(default_factory=dict)
     heirs: dict[int, int] = field(default_factory=dict)
-    known_until_s: float = 0.0
+    known_until_s: float = -inf
     is_buried: bool = False
 
     def add_dependant(self, place: int, batch: Batch, offset: int) -> None:

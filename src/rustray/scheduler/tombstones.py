@@ -9,10 +9,12 @@ gets the answer that it ended and is not kept, and does not run twice. The code 
 from __future__ import annotations
 
 from heapq import heappop, heappush
+from math import inf
 from typing import Final
 
 from rustray.scheduler.records import Batch, StoredOutcome
 from rustray.scheduler.state import SchedulerState
+from rustray.scheduler.tombstone_commands import ForgetExpired, PersistExpired
 
 TOMBSTONE_BYTES: Final = 64 << 20
 """What all of them may take, roughly; then those go first whose time would be up first."""
@@ -25,16 +27,18 @@ _DIGEST_BYTES: Final = 64
 
 def remember(state: SchedulerState, stored: StoredOutcome) -> None:
     """Note until when the tasks of an outcome that goes now are to be known."""
-    if not (stored.is_delivered or stored.is_released):
-        until_s = stored.finished_at_s + state.settings.result_ttl_s
-        stored.batch.known_until_s = max(stored.batch.known_until_s, until_s)
+    if stored.is_released:
+        return
+    kept_s = 0.0 if stored.is_delivered else state.settings.result_ttl_s
+    stored.batch.known_until_s = max(stored.batch.known_until_s, stored.finished_at_s + kept_s)
 
 
 def bury(state: SchedulerState, batch: Batch) -> None:
     """Take a batch that has ended, and whose outcomes are gone: forget it now, or later."""
-    until_s = max(batch.known_until_s, state.keep_until_s) if batch.known_until_s else 0.0
-    if until_s <= state.now:
-        if batch.known_until_s:
+    is_remembered = batch.known_until_s > -inf
+    until_s = max(batch.known_until_s, state.keep_until_s)
+    if until_s <= state.now or not is_remembered:
+        if is_remembered:
             _note_expired(state, batch)
         state.remove(batch)
         return
@@ -62,14 +66,17 @@ def _forget_next(state: SchedulerState) -> None:
 def _note_expired(state: SchedulerState, batch: Batch) -> None:
     last = max(batch.first + batch.count - 1, state.expired.pop(batch.prefix, 0))
     state.expired[batch.prefix] = last
+    state.commands.append(PersistExpired(batch.prefix, last, batch.durability))
     if len(state.expired) > MAX_EXPIRED:
-        del state.expired[next(iter(state.expired))]
+        oldest = next(iter(state.expired))
+        del state.expired[oldest]
+        state.commands.append(ForgetExpired(oldest))
 
 
 def has_expired(state: SchedulerState, prefix: bytes, sequence: int) -> bool:
     """Whether an unknown task is one that was known, as far as that can be told.
 
-    It cannot after a restart, nor of the sessions whose tasks expired longest ago.
+    It cannot of the sessions whose tasks expired longest ago.
     """
     return sequence <= state.expired.get(prefix, -1)
 

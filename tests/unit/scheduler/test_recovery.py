@@ -12,6 +12,7 @@ from rustray.common.ids import child_prefix
 from rustray.head.journal_store import JournalStore
 from rustray.scheduler import commands as c
 from rustray.scheduler import events as e
+from rustray.scheduler import tombstones
 from rustray.scheduler.invariants import check
 from rustray.scheduler.scheduler import Scheduler
 from rustray.scheduler.state import SchedulerSettings
@@ -153,6 +154,27 @@ def test_what_ended_stays_ended_though_its_result_has_expired(is_pushed: bool) -
     assert [head.state_of(n) for n in range(4)] == before
     head.pass_time(GRACE_S + 1)
     assert [head.state_of(n) for n in range(3)] == before[:3]
+
+
+def test_what_has_expired_is_known_to_later_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P15: also where nothing else is left; of those that expired last, and in the same order."""
+    monkeypatch.setattr(tombstones, "MAX_EXPIRED", 2)
+    head = Head(result_ttl_s=60.0, lease_ttl_s=1e6)
+    head.join("w", 1, cpus=9)
+    head.greet("w", 1)
+    task_class, one = TaskClass("f"), PayloadColumn.of([b"argument"])
+    sessions = [bytes([number]) * 10 for number in range(3)]
+    for first, of in enumerate((0, 1, 0, 2)):
+        head.feed(e.TasksSubmitted(sessions[of], first, task_class, one, is_pushed=False))
+        head.end("w", 1, head.grants[-1], OK)
+        head.pass_time(61.0)
+    known = [(sessions[0], 2), (sessions[2], 3)]
+    for _ in range(2):
+        assert list(head.scheduler.state.expired.items()) == known
+        head.restart()
+    assert head.scheduler.has_expired(sessions[0], 2)
+    assert not head.scheduler.has_expired(sessions[1], 1)
+    assert head.scheduler.state.ghost is None
 
 
 def test_arguments_leave_the_journal_with_the_last_task() -> None:

@@ -54,10 +54,11 @@ def test_what_its_client_has_is_forgotten_at_once() -> None:
         bench.feed(e.OutcomesDelivered(PREFIX, number, 1))
     assert bench.scheduler.task(PREFIX, 0) is None
     assert bench.scheduler.state.tombstones == []
+    assert bench.scheduler.has_expired(PREFIX, 0)
 
 
 def test_what_has_expired_is_told_from_what_never_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """P15: as long as there is room for that; what a client has confirmed is nobody's loss."""
+    """P15: as long as there is room for that."""
     bench = Bench(result_ttl_s=TTL_S, lease_ttl_s=1e6)
     bench.join(cpus=1)
     for _ in range(3):
