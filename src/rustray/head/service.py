@@ -10,7 +10,7 @@ import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rustray.common import ids
 from rustray.common.counting import count_refused
@@ -213,23 +213,7 @@ class HeadService(LetterService, OutputService, CoordinationService, StreamServi
         )
         for command in self._driver.handle(event):
             if isinstance(command, AcceptTasks | RejectTasks) and command.prefix == first.prefix:
-                self._note_verdicts(command, first, start, verdicts)
-
-    @staticmethod
-    def _note_verdicts(
-        command: AcceptTasks | RejectTasks,
-        first: SubmitItem,
-        start: int,
-        verdicts: list[SubmitVerdict | None],
-    ) -> None:
-        for number in range(command.first, command.first + command.count):
-            name = ids.task_id(command.prefix, number)
-            position = start + number - first.sequence
-            if isinstance(command, AcceptTasks):
-                level = command.durability
-                verdicts[position] = SubmitVerdict(name, None, command.deduplicated, level)
-            else:
-                verdicts[position] = SubmitVerdict(name, command.error)
+                _note_verdicts(command, first, start, verdicts)
 
     def _resolve(self, item: SubmitItem) -> TaskClass:
         """Check an item's class and fill in what its caller left open."""
@@ -244,16 +228,17 @@ class HeadService(LetterService, OutputService, CoordinationService, StreamServi
                 "or ask for a token with --allow-code"
             )
         info: FunctionInfo | None = self._driver.scheduler.state.functions.get(task_class.function)
+        filled: dict[str, Any] = {}
         if item.uses_default_retries:
-            default = self._driver.scheduler.state.settings.max_retries
-            task_class = replace(task_class, max_retries=default)
+            filled["max_retries"] = self._driver.scheduler.state.settings.max_retries
         if info is not None and not task_class.code_hash:
             # Else it runs in a process, whatever was announced.
             if not (task_class.exclusive or task_class.stream_window):
-                task_class = replace(task_class, executor=info.executor)
+                filled["executor"] = info.executor
             if item.uses_default_resources and info.resources:
-                task_class = replace(task_class, resources=ResourceSet.of(info.resources))
-        return task_class
+                filled["resources"] = ResourceSet.of(info.resources)
+        is_new = any(getattr(task_class, name) != value for name, value in filled.items())
+        return replace(task_class, **filled) if is_new else task_class
 
     def _look(self, task_id: str) -> tuple[bytes, int, TaskSnapshot]:
         return (*parse_id(task_id), self._snapshot(*parse_id(task_id)))
@@ -428,3 +413,19 @@ def _continues(
         and classes[position] == classes[position - 1]
         and classes[position] is not None
     )
+
+
+def _note_verdicts(
+    command: AcceptTasks | RejectTasks,
+    first: SubmitItem,
+    start: int,
+    verdicts: list[SubmitVerdict | None],
+) -> None:
+    for number in range(command.first, command.first + command.count):
+        name = ids.task_id(command.prefix, number)
+        position = start + number - first.sequence
+        if isinstance(command, AcceptTasks):
+            level = command.durability
+            verdicts[position] = SubmitVerdict(name, None, command.deduplicated, level)
+        else:
+            verdicts[position] = SubmitVerdict(name, command.error)

@@ -29,6 +29,8 @@ MAX_RANGE: Final = 1 << 24
 """Tasks that one range on the wire may name."""
 MAX_CLASS_NUMBER: Final = (1 << 31) - 1
 _MAX_UNITS: Final = int(MAX_AMOUNT) * UNIT
+_KEPT_CLASSES: Final = 1024
+_KEPT_BYTES: Final = 2048
 _STATES: Final = {state + 1: state for state in TaskState}
 _MALFORMED: Final = (DecodeError, ValueError, OverflowError, TypeError, KeyError)
 
@@ -305,6 +307,17 @@ def get_task_class(message: common.TaskClass) -> TaskClass:
     Raises:
         ValueError: a field is out of range; the message names it.
     """
+    data = message.SerializeToString()
+    return _kept_class(data) if len(data) <= _KEPT_BYTES else _read_class(message)
+
+
+@functools.lru_cache(_KEPT_CLASSES)
+def _kept_class(data: bytes) -> TaskClass:
+    # Unary calls bring the class with each task, and those of a program are few.
+    return _read_class(common.TaskClass.FromString(data))
+
+
+def _read_class(message: common.TaskClass) -> TaskClass:
     own = _get_alternative(message)
     found = TaskClass(
         function=message.function,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Final
 
 import msgpack
@@ -125,42 +124,39 @@ def get_item(message: common.TaskRequest, prefix: bytes, sequence: int) -> Submi
     try:
         if message.task_id:
             prefix, sequence = ids.split_task_id(message.task_id)
-        item = (
-            SubmitItem(
-                prefix,
-                sequence,
-                get_task_class(message.task_class),
-                message.call,
-                message.uses_default_resources,
-                message.uses_default_retries,
-            )
-            if message.HasField("task_class")
-            else _get_plain_item(message, prefix, sequence)
-        )
-        check_labels(item.task_class)
+        is_plain = not message.HasField("task_class")
+        task_class = _get_plain_class(message) if is_plain else get_task_class(message.task_class)
+        check_labels(task_class)
         key = message.idempotency_key
         if key:
             check_name("idempotency_key", key)
-        return replace(
-            item,
-            deadline_unix_s=moment_from_wire(message.deadline_unix_s),
-            idempotency_key=key,
-            rejects_duplicate=message.reject_duplicate,
-            durability=durability_from_wire(message.durability),
+        return SubmitItem(
+            prefix,
+            sequence,
+            task_class,
+            _get_plain_call(message, task_class.codec) if is_plain else message.call,
+            not message.HasField("resources") if is_plain else message.uses_default_resources,
+            not message.HasField("max_retries") if is_plain else message.uses_default_retries,
+            moment_from_wire(message.deadline_unix_s),
+            key,
+            message.reject_duplicate,
+            durability_from_wire(message.durability),
         )
     except ValueError as error:
         raise PayloadError(f"the task is not valid: {error}") from error
 
 
-def _get_plain_item(message: common.TaskRequest, prefix: bytes, sequence: int) -> SubmitItem:
-    codec = codec_from_wire(message.codec) if message.codec else Codec.JSON
-    kwargs = dict(message.kwargs)
+def _get_plain_call(message: common.TaskRequest, codec: Codec) -> bytes:
+    return compose_call(codec, message.args, dict(message.kwargs))
+
+
+def _get_plain_class(message: common.TaskRequest) -> TaskClass:
     needs = _get_resources(message.resources)
     own = (needs or ResourceRequirements()).to_alternative()
     task_class = TaskClass(
         function=message.function_name,
         nargs=len(message.args),
-        kwarg_names=tuple(sorted(kwargs)),
+        kwarg_names=tuple(sorted(message.kwargs)),
         resources=own.resources,
         labels=own.labels,
         label_selector=own.label_selector,
@@ -174,7 +170,7 @@ def _get_plain_item(message: common.TaskRequest, prefix: bytes, sequence: int) -
         timeout_s=seconds_from_wire("timeout_s", message.timeout_s),
         queue_timeout_s=seconds_from_wire("queue_timeout_s", message.queue_timeout_s),
         total_timeout_s=seconds_from_wire("total_timeout_s", message.total_timeout_s),
-        codec=codec,
+        codec=codec_from_wire(message.codec) if message.codec else Codec.JSON,
         wait_for_resources=message.wait_for_resources,
         oom_retries=message.oom_retries,
         exclusive=message.exclusive,
@@ -182,14 +178,7 @@ def _get_plain_item(message: common.TaskRequest, prefix: bytes, sequence: int) -
         stream_window=message.stream_window,
     )
     task_class.validate()
-    return SubmitItem(
-        prefix,
-        sequence,
-        task_class,
-        compose_call(codec, message.args, kwargs),
-        not message.HasField("resources"),
-        not message.HasField("max_retries"),
-    )
+    return task_class
 
 
 def _get_resources(message: common.Resources) -> ResourceRequirements | None:

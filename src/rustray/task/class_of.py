@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from rustray.task.needs import ResourceRequirements
 from rustray.task.retries import exception_names
 from rustray.task.spec import DEFAULT_RETRIES, Codec, TaskClass, TaskSpec
 from rustray.task.streams import window_of
 
+_ONE_CORE: Final = ResourceRequirements().to_alternative()
+
 
 def class_of(spec: TaskSpec, codec: Codec) -> TaskClass:
     """Return the class of a registered function's task, its arguments encoded so."""
-    needs = spec.resource_requirements or ResourceRequirements()
-    own = needs.to_alternative()
+    needs = spec.resource_requirements
+    own = _ONE_CORE if needs is None else needs.to_alternative()
     return TaskClass(
         function=spec.function_name,
         nargs=len(spec.args),
@@ -20,7 +24,7 @@ def class_of(spec: TaskSpec, codec: Codec) -> TaskClass:
         labels=own.labels,
         label_selector=own.label_selector,
         label_selector_soft=own.label_selector_soft,
-        fallback=needs.to_fallback(),
+        fallback=() if needs is None else needs.to_fallback(),
         priority=spec.priority,
         max_retries=DEFAULT_RETRIES if spec.max_retries is None else spec.max_retries,
         retry_exceptions=exception_names(spec.retry_exceptions),
