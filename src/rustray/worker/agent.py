@@ -121,6 +121,7 @@ class WorkerAgent:
             shows_output=self.config.shows_output,
             packages=PackageStore(self.config.package_dir, self.worker_id),
             object_port=self.objects.port_name,
+            looks=not self.config.address,  # embedded
         )
         pool.handlers = {calls.COORDINATE: self._coordination.handle}
         pool.look = self.objects.in_memory
@@ -193,11 +194,10 @@ class WorkerAgent:
         Args:
             timeout_s: Limit for what runs, in seconds; None takes the configured one.
         """
-        if self._is_running:
-            self._driver.apply(events.DrainRequested(timeout_s))
-        else:
+        if not self._is_running:
             self._left.set()
             return
+        self._driver.apply(events.DrainRequested(timeout_s))
         await self._done.wait()
 
     async def stop(self) -> None:

@@ -39,8 +39,9 @@ from rustray.worker.child_outbox import Outbox
 from rustray.worker.child_output import RawMarks, redirect
 from rustray.worker.child_stream import Streams
 from rustray.worker.child_todo import Refused, Todo
+from rustray.worker.child_wait import Mailbox
 from rustray.worker.context import TaskInterrupt
-from rustray.worker.given import GIVEN, ROOM
+from rustray.worker.given import GIVEN
 from rustray.worker.nest import Nest
 
 FLUSH_AFTER_S: Final = 0.000_5
@@ -82,10 +83,10 @@ class ProcessRunner(Runner):
         self._main_thread = threading.get_ident()
         self.nest = Nest(self.control, self.current, self._main_thread, self.limit)
         self.start_control()
-        buffer = memoryview(bytearray(RECEIVE_BYTES))
-        receive, feed = self.data.recvmsg_into, wire.MessageSplitter().feed
+        mailbox, feed = Mailbox(self.data, RECEIVE_BYTES), wire.MessageSplitter().feed
+        receive, buffer = mailbox.receive, mailbox.buffer
         while True:
-            count, beside, _, _ = receive((buffer,), ROOM, socket.MSG_CMSG_CLOEXEC)
+            count, beside = receive()
             if not count:
                 return
             GIVEN.receive(beside)

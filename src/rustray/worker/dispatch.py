@@ -135,19 +135,22 @@ def _count_fits(state: WorkerState, lane: Lane, reserved: dict[str, int]) -> int
 
 
 def _find_room(state: WorkerState, lane: Lane) -> Executor | None:
+    """Return the executor with the least to do of those that may get more of a lane, or None."""
+    found, least_us = None, NEVER
     for executor in state.executors.values():
         backlog_us = executor.backlog_us
         if (
             executor.count
-            and (backlog_us <= CHUNK_US or (executor.count == 1 and backlog_us < NEVER))
+            and backlog_us < least_us
+            and (backlog_us <= CHUNK_US or executor.count == 1)
             and executor.charge == lane.demand
             and (not state.is_mixed or executor.setting.runtime_env == lane.key.runtime_env)
             and executor.phase is Phase.READY
             and not (executor.is_solo or executor.is_reclaiming)
             and not (executor.stopping or executor.blocked)
         ):
-            return executor
-    return None
+            found, least_us = executor, backlog_us
+    return found
 
 
 def chunk_size(state: WorkerState, lane: Lane, work: WorkClass) -> int:

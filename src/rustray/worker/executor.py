@@ -106,7 +106,7 @@ class ExecutorPool:
         max_result_bytes: Limit of one encoded result.
         keep_output: Takes what tasks print.
         shows_output: Whether stderr has it too (unless ``RUSTRAY_EXECUTOR_OUTPUT`` is 0).
-        packages, object_port: Where those of runtime environments are; the way to objects.
+        packages, object_port, looks: Of runtime environments; to objects; see `child_wait`.
     """
 
     def __init__(  # noqa: PLR0913 - settings, by name
@@ -121,14 +121,15 @@ class ExecutorPool:
         shows_output: bool = True,
         packages: PackageStore | None = None,
         object_port: str = "",
+        looks: bool = False,
     ) -> None:
         self.handlers: Mapping[int, Handler] = {}  # of tasks' calls, by method
         self.look: Look = nowhere  # for what tasks take
         self._listener, self._env = listener, env
         self.packages = packages or PackageStore("", "executors")
         path = default_path() if sys_path is None else list(sys_path)
-        self._modules = tuple(function_modules)
-        self._start_message = start_message(path, self._modules, max_result_bytes, object_port)
+        self._modules = modules = tuple(function_modules)
+        self._start_message = start_message(path, modules, max_result_bytes, object_port, looks)
         self._handles: dict[int, ExecutorHandle] = {}
         self._zygote: ZygoteProcess | None = None
         self._restart: asyncio.TimerHandle | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -108,7 +108,7 @@ class WorkerState:
         urgent: Tasks that have ended in the present event, and that nothing here follows.
         closed: What is kept of leases that were settled lately, by number: a late repetition of
             the grant is known for what it is, and a new head is told whose outcomes wait here.
-        idle: Process executors that are ready and have nothing.
+        idle: Process executors that are ready and have nothing; who had a task last comes first.
         shared: The executor of each shared kind and environment that takes tasks.
         packages: SHA-256 to size of the packages that are on disk, oldest first.
         is_mixed: Not every process executor suits every task: there are GPUs, or environments.
@@ -148,7 +148,7 @@ class WorkerState:
     session_classes: dict[int, WorkClass] = field(default_factory=dict)
     codes: dict[bytes, bytes] = field(default_factory=dict)
     executors: dict[int, Executor] = field(default_factory=dict)
-    idle: dict[int, Executor] = field(default_factory=dict)
+    idle: OrderedDict[int, Executor] = field(default_factory=OrderedDict)
     shared: dict[tuple[ExecutorKind, RuntimeEnv | None], Executor] = field(default_factory=dict)
     packages: dict[bytes, int] = field(default_factory=dict)
     is_mixed: bool = False
@@ -271,6 +271,8 @@ class WorkerState:
         executor.check_at = NEVER
         if executor.phase is Phase.READY:
             self.note_idle(executor, now)
+            # The next task finds it awake, and its caches warm.
+            self.idle.move_to_end(executor.executor_id, last=False)
 
     def note_idle(self, executor: Executor, now: float) -> None:
         """Count a process executor as idle; one beyond the slots ends after a minute of that."""

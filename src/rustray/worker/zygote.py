@@ -33,7 +33,7 @@ from rustray.objects import own_port
 from rustray.task import pickling  # noqa: F401 - so that each executor has it from the start
 from rustray.task.functions import registry
 from rustray.task.spec import ExecutorKind
-from rustray.worker import child, family, wire
+from rustray.worker import child, child_wait, family, wire
 
 MAX_PACKET: Final = 192 * 1024
 _PR_SET_PDEATHSIG: Final = 1
@@ -127,6 +127,7 @@ class Zygote:
         """Import what the users registered, tell the agent, and get ready to be forked."""
         self._max_result_bytes = message["max_result_bytes"]
         own_port.use(message["object_port"])
+        child_wait.look(is_wanted=message["looks"])
         sys.path[:] = message["path"]
         sys.argv[:] = ["rustray-executor"]
         for module in message["modules"]:

@@ -142,7 +142,11 @@ def _environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def start_message(
-    path: Sequence[str], modules: Sequence[str], max_result_bytes: int, object_port: str = ""
+    path: Sequence[str],
+    modules: Sequence[str],
+    max_result_bytes: int,
+    object_port: str = "",
+    looks: bool = False,
 ) -> dict[str, Any]:
     """Build the first order to a zygote."""
     return {
@@ -151,4 +155,5 @@ def start_message(
         "modules": list(modules),
         "max_result_bytes": max_result_bytes,
         "object_port": object_port,
+        "looks": looks,
     }

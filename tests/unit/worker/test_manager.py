@@ -72,6 +72,20 @@ def test_short_tasks_travel_in_chunks_and_executors_stay_stocked() -> None:
     assert len(b.executors[1].tasks) > 100
 
 
+def test_who_had_a_task_last_gets_the_next_one() -> None:
+    """It is awake, and its caches are warm; one that never had any waits."""
+    b = bench()
+    for _ in range(5):
+        b.grant(1)
+        assert [len(x.tasks) for x in b.executors.values()] == [1, 0]
+        b.finish_all(50_000)
+    b.grant(2)
+    b.finish(1, 1)
+    b.finish(2, 1)
+    b.grant(1)
+    assert [len(x.tasks) for x in b.executors.values()] == [0, 1]
+
+
 def test_few_short_tasks_are_shared_out() -> None:
     """Ten tiny tasks for two executors are not all given to one."""
     b = bench()
