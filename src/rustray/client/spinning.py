@@ -14,8 +14,9 @@ SPIN_S: Final = 60e-6
 
 On a task's way through an embedded cluster the loop waits for the program some 20 us, and for an
 executor some 70 us. To be put to sleep and woken on another core costs as much CPU as to look for
-so long, and 30 us of latency: one at a time, a task took 398 us with 30 us, 358 with 60, and 362
-with 80, at less CPU time (on a busy machine, medians of interleaved runs). With gRPC in between,
+so long, and 30 us of latency: one at a time, with executors that slept, a task took 398 us with
+30 us, 358 with 60, and 362 with 80, at less CPU time (on a busy machine, medians of interleaved
+runs). Executors look as well (`rustray.worker.child_wait`). With gRPC in between,
 other threads need the core more (head, worker and client measured 3 % slower), so their loops sleep
 at once.
 """
