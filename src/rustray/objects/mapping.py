@@ -59,7 +59,7 @@ def join_pages(fd: int, size: int) -> bool:
     size -= size % LARGE_PAGE
     if not size:
         return False
-    libc = _Libc.get()
+    libc = Libc.get()
     try:
         address = _map(libc, fd, size, _PROT_READ, _MAP_PRIVATE)
     except OSError:
@@ -71,7 +71,7 @@ def join_pages(fd: int, size: int) -> bool:
 
 
 def _mapped(fd: int, size: int, access: int, flags: int) -> Any:
-    libc = _Libc.get()
+    libc = Libc.get()
     address = _map(libc, fd, size, access, flags)
     # A class made here, for only instances of such can be referred to weakly.
     kind: Any = type("Mapping", (ctypes.c_ubyte * size,), {})
@@ -109,7 +109,7 @@ def _call(libc: Any, at: int | None, size: int, access: int, flags: int, fd: int
     return int(found)
 
 
-class _Libc:
+class Libc:
     """The C library, loaded at the first mapping."""
 
     _found: Any = None
@@ -117,6 +117,7 @@ class _Libc:
 
     @classmethod
     def get(cls) -> Any:
+        """Return it."""
         if cls._found is not None:  # without the lock: whoever held it may not be in this fork
             return cls._found
         with cls._lock:
@@ -129,5 +130,7 @@ class _Libc:
                 ]  # fmt: skip
                 libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
                 libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+                libc.memmove.restype = None
+                libc.memmove.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
                 cls._found = libc
             return cls._found

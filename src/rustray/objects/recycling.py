@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from rustray.objects import mapping
+from rustray.objects.copying import copy
 
 MIN_BYTES: Final = 100 * 1024
 DEFAULT_BUDGET: Final = 256 << 20
@@ -78,7 +79,7 @@ class Arena:
         """Overwrite it from its start."""
         position = 0
         for part in parts:
-            self._memory[position : position + len(part)] = part
+            copy(self._memory[position : position + len(part)], part)
             position += len(part)
 
     def reader(self) -> int:

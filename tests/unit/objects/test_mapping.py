@@ -72,7 +72,7 @@ def test_once_the_library_is_loaded_nobody_waits_for_it() -> None:
     """Regression (review): a fork may be made while another thread has the lock."""
     fd = memory_file(4096)
     map_readable(fd, 4096)
-    with mapping._Libc._lock:
+    with mapping.Libc._lock:
         assert len(map_readable(fd, 4096)) == 4096
     os.close(fd)
 
