@@ -135,6 +135,8 @@ def run_apart(command: Sequence[str], limit_s: float) -> dict[str, float]:
 def environment(directory: Path) -> dict[str, str]:
     """Return a sample's environment: its own state, one thread a library, no settings of others."""
     env = {key: text for key, text in os.environ.items() if not key.startswith(_FOREIGN)}
+    # Else each sample compiles rustray's modules, and those of the peers, which are installed, not.
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
     paths = [str(_BENCHMARKS), str(_SOURCE), env.get("PYTHONPATH", "")]
     env["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     env["RUSTRAY_STATE_DIR"] = str(directory / "state")
