@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -21,7 +21,7 @@ from rustray.common.durability import DURABILITIES, Durability, parse_durability
 from rustray.common.errors import CommunicationError, DurabilityNotAvailable, PayloadError
 from rustray.head.client_peer import ClientPeer
 from rustray.head.core import HeadCore, HeadIdentity
-from rustray.head.driver import HeadDriver
+from rustray.head.driver import _AS_ASKED, HeadDriver
 from rustray.head.embedded import LOCAL_ADMIN, EmbeddedHead
 from rustray.head.journal import GroupCommitJournal
 from rustray.head.journal_log import damage_of
@@ -38,6 +38,7 @@ from rustray.rpc.request_codec import get_item
 from rustray.scheduler import commands as c
 from rustray.scheduler import events as e
 from rustray.scheduler import stream_commands as sc
+from rustray.scheduler import tombstone_commands as tc
 from rustray.scheduler.scheduler import Scheduler
 from rustray.scheduler.state import SchedulerSettings
 from rustray.task.columns import PayloadColumn
@@ -587,6 +588,29 @@ async def test_an_ack_names_the_level_where_an_outcome_does_not_imply_it() -> No
         assert frame is not None
         assert frame.accepted == said
     await journal.close()
+
+
+async def test_a_command_that_says_how_safe_it_has_to_be_is_no_safer() -> None:
+    """Regression: to note that a task at `process` has expired had the journal synced."""
+    loop = asyncio.get_running_loop()
+    journal = GroupCommitJournal(JournalStore(":memory:"), "full", loop, on_failure=_fail)
+    driver = HeadDriver(Scheduler(), NotificationManager(), journal, loop)
+    commands: list[c.JournalCommand] = [
+        tc.PersistExpired(PREFIX, 3, PROCESS),
+        tc.ForgetExpired(PREFIX, PROCESS),
+        c.ForgetBatch(1, PROCESS),
+    ]
+    for command in commands:
+        carry_out: Any = driver._actions[type(command)]
+        carry_out(command)
+    assert (journal.appended, journal.to_sync) == (3, 0)
+    asking = {kind for kind in get_args(c.JournalCommand) if "durability" in _fields_of(kind)}
+    assert asking == {*_AS_ASKED, c.PersistOutcome}
+    await journal.close()
+
+
+def _fields_of(kind: type[Any]) -> set[str]:
+    return {each.name for each in fields(kind)}
 
 
 async def test_levels_travel_with_the_batch_and_not_with_the_class(make: Make) -> None:

@@ -50,6 +50,7 @@ from rustray.scheduler.stream_commands import (
     ForgetItems,
     PersistItems,
 )
+from rustray.scheduler.tombstone_commands import ForgetExpired, PersistExpired
 from rustray.scheduler.value_commands import AdoptObject, FreeObject, SurrenderObject
 from rustray.security.wall_clock import unix_s
 from rustray.task.columns import PayloadColumn, StoredColumn
@@ -485,6 +486,8 @@ _AS_ASKED = (
     ForgetBatch,
     PersistItems,
     ForgetItems,
+    PersistExpired,
+    ForgetExpired,
 )
 """Is as safe as its task was asked to be; the rest of what is committed as the head has it."""
 

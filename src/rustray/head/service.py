@@ -252,7 +252,8 @@ class HeadService(LetterService, OutputService, CoordinationService, StreamServi
             if is_own and self._driver.scheduler.has_expired(prefix, sequence):
                 raise TaskExpired(
                     f"task {name} is not known any more: it has ended, and its result has expired "
-                    f"(kept {kept_s:g} s, [scheduler] result_ttl_s), or it was refused"
+                    f"(kept {kept_s:g} s, [scheduler] result_ttl_s); or it was refused, or lost "
+                    "with a head that had it in memory only"
                 )
             raise TaskNotFound(
                 f"no task {name} is known here; it was never accepted, or its result has expired "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import threading
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ LARGE_BYTES: Final = 32 << 20
 """From this size on a copy is made so."""
 _LOOK_S: Final = 0.05
 _NEW, _BEGUN, _DONE = range(3)
+_NO_THREAD: Final = "can't start new thread"
+"""What Python says then; of no class of its own."""
+_WRITABLE: Final = 1
 
 
 def copy(target: memoryview, source: bytes | memoryview) -> None:
@@ -28,12 +32,18 @@ def copy(target: memoryview, source: bytes | memoryview) -> None:
 
     What is raised meanwhile (Ctrl-C, the cancel of a task) comes out of it when nobody writes to
     the target any more.
+
+    Raises:
+        ValueError, TypeError: as an assignment to a slice does.
     """
-    if len(source) < LARGE_BYTES or len(os.sched_getaffinity(0)) < 2:
+    view = memoryview(source)
+    size = view.nbytes
+    is_large = size >= LARGE_BYTES and len(os.sched_getaffinity(0)) > 1
+    is_fit = target.nbytes == size and not target.readonly
+    if not (is_large and is_fit and _is_plain(target) and _is_plain(view)):
         target[:] = source
         return
-    with _address_of(target) as to, _address_of(source) as start:
-        size = len(source)
+    with _address_of(target, _WRITABLE) as to, _address_of(view) as start:
         half = size // 2
         helper = _Helper(to + half, start + half, size - half)
         try:
@@ -50,6 +60,7 @@ class _Helper:
 
     def __init__(self, to: int, start: int, size: int) -> None:
         self._job = (to, start, size)
+        self._thread = threading.Thread(target=self._run, name="rustray-copy", daemon=True)
         self._state = _NEW
         self._is_unwanted = False
         self._end = threading.Event()
@@ -57,8 +68,10 @@ class _Helper:
     def begin(self) -> None:
         """Start; where the system lets this process have no more threads, copy."""
         try:
-            threading.Thread(target=self._run, name="rustray-copy", daemon=True).start()
-        except RuntimeError:
+            self._thread.start()
+        except RuntimeError as error:
+            if _NO_THREAD not in str(error):
+                raise  # by who handles a signal: the thread may run
             self._run()
 
     def _run(self) -> None:
@@ -72,6 +85,8 @@ class _Helper:
         """Wait until it has copied."""
         while self._state != _DONE:
             self._end.wait(_LOOK_S)
+        if self._thread.ident is not None:
+            self._thread.join()  # so that a program that forks has none
 
     def give_up(self) -> None:
         """Return when it does not copy, and never will, whatever is raised meanwhile.
@@ -107,13 +122,27 @@ class _Buffer(ctypes.Structure):
     )
 
 
+@functools.cache
+def _api() -> Any:
+    """Return the interpreter's own functions; not `ctypes.pythonapi`, which programs set up."""
+    api = ctypes.PyDLL(None)
+    api.PyObject_GetBuffer.argtypes = [ctypes.py_object, ctypes.POINTER(_Buffer), ctypes.c_int]
+    api.PyBuffer_Release.argtypes = [ctypes.POINTER(_Buffer)]
+    api.PyBuffer_Release.restype = None
+    return api
+
+
 @contextlib.contextmanager
-def _address_of(memory: bytes | memoryview) -> Iterator[int]:
+def _address_of(memory: memoryview, access: int = 0) -> Iterator[int]:
     """Give the address of contiguous memory, which stays there as long as the block lasts."""
-    api: Any = ctypes.pythonapi
-    found = _Buffer()
-    api.PyObject_GetBuffer(ctypes.py_object(memory), ctypes.byref(found), 0)
+    api, found = _api(), _Buffer()
+    api.PyObject_GetBuffer(memory, ctypes.byref(found), access)
     try:
         yield found.buf
     finally:
         api.PyBuffer_Release(ctypes.byref(found))
+
+
+def _is_plain(view: memoryview) -> bool:
+    """Whether it shows bytes, one behind the other."""
+    return view.contiguous and view.itemsize == 1 and view.ndim == 1

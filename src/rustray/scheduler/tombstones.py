@@ -8,8 +8,8 @@ gets the answer that it ended and is not kept, and does not run twice. The code 
 
 from __future__ import annotations
 
+import sys
 from heapq import heappop, heappush
-from math import inf
 from typing import Final
 
 from rustray.scheduler.records import Batch, StoredOutcome
@@ -20,6 +20,8 @@ TOMBSTONE_BYTES: Final = 64 << 20
 """What all of them may take, roughly; then those go first whose time would be up first."""
 MAX_EXPIRED: Final = 50_000
 """Sessions of whose tasks it is known that they have expired; some 150 bytes each."""
+_HEARD: Final = -sys.float_info.max
+"""Until when a batch is to be known of which no client has missed anything: no more."""
 _BATCH_BYTES: Final = 1_000
 _TASK_BYTES: Final = 32
 _DIGEST_BYTES: Final = 64
@@ -29,16 +31,18 @@ def remember(state: SchedulerState, stored: StoredOutcome) -> None:
     """Note until when the tasks of an outcome that goes now are to be known."""
     if stored.is_released:
         return
-    kept_s = 0.0 if stored.is_delivered else state.settings.result_ttl_s
-    stored.batch.known_until_s = max(stored.batch.known_until_s, stored.finished_at_s + kept_s)
+    until_s = stored.finished_at_s + state.settings.result_ttl_s
+    batch = stored.batch
+    batch.known_until_s = max(batch.known_until_s, _HEARD if stored.is_delivered else until_s)
 
 
 def bury(state: SchedulerState, batch: Batch) -> None:
     """Take a batch that has ended, and whose outcomes are gone: forget it now, or later."""
-    is_remembered = batch.known_until_s > -inf
-    until_s = max(batch.known_until_s, state.keep_until_s)
-    if until_s <= state.now or not is_remembered:
-        if is_remembered:
+    until_s = batch.known_until_s
+    if until_s > _HEARD:
+        until_s = max(until_s, state.keep_until_s)
+    if until_s <= state.now:
+        if until_s >= _HEARD:
             _note_expired(state, batch)
         state.remove(batch)
         return
@@ -70,7 +74,7 @@ def _note_expired(state: SchedulerState, batch: Batch) -> None:
     if len(state.expired) > MAX_EXPIRED:
         oldest = next(iter(state.expired))
         del state.expired[oldest]
-        state.commands.append(ForgetExpired(oldest))
+        state.commands.append(ForgetExpired(oldest, batch.durability))
 
 
 def has_expired(state: SchedulerState, prefix: bytes, sequence: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import threading
@@ -39,6 +40,50 @@ def test_both_places_are_let_go() -> None:
         copy(view, other)
     source.clear()
     target.clear()
+
+
+@pytest.mark.parametrize(
+    ("target", "source", "error"),
+    [
+        (memoryview(bytearray(5)), b"x" * 6, ValueError),
+        (memoryview(b"x" * 6), b"y" * 6, TypeError),
+        (memoryview(bytearray(16)), memoryview(bytes(16)).cast("d"), ValueError),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    target: memoryview, source: bytes | memoryview, error: type[Exception]
+) -> None:
+    """As a small copy refuses it, and nothing is written beside."""
+    with pytest.raises(error):
+        copy(target, source)
+
+
+def test_what_does_not_lie_together_is_copied() -> None:
+    """As a small copy does it."""
+    target = bytearray(3)
+    copy(memoryview(target), memoryview(b"axbxcx")[::2])
+    assert target == b"abc"
+
+
+def test_a_program_may_set_up_the_interpreter_s_functions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of `ctypes.pythonapi` are everybody's."""
+    monkeypatch.setattr(ctypes.pythonapi.PyObject_GetBuffer, "argtypes", [ctypes.c_int] * 3)
+    target = bytearray(SIZE)
+    copy(memoryview(target), b"x" * SIZE)
+    assert target == b"x" * SIZE
+
+
+def test_an_error_of_a_signal_s_handler_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: a RuntimeError was taken for the system's that there are no more threads."""
+    start = threading.Thread.start
+
+    def start_and_raise(thread: threading.Thread) -> None:
+        start(thread)
+        raise RuntimeError("a deadline of the program's")
+
+    monkeypatch.setattr(threading.Thread, "start", start_and_raise)
+    with pytest.raises(RuntimeError, match="deadline"):
+        copy(memoryview(bytearray(SIZE)), b"x" * SIZE)
 
 
 def test_without_a_second_thread_it_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:

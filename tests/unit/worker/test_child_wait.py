@@ -79,6 +79,24 @@ def test_one_that_comes_late_ends_it(channel: Channel) -> None:
     assert channel.looks == before
 
 
+def test_large_messages_do_not_count(channel: Channel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come in several pieces, one right behind the other."""
+    monkeypatch.setattr(child_wait, "SMALL_BYTES", 0)
+    channel.pass_on(3 * LOOK_AFTER)
+    assert channel.looks == 0
+
+
+def test_it_ends_though_a_task_has_stopped_the_clock(
+    channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As tests of programs do."""
+    monkeypatch.setattr(child_wait, "MAX_LOOKS", 100)
+    channel.pass_on(LOOK_AFTER)
+    channel.finds = False
+    channel.pass_on(1)
+    assert channel.looks == 100
+
+
 def test_it_sleeps_where_it_may_not_look(channel: Channel, monkeypatch: pytest.MonkeyPatch) -> None:
     """An executor of a worker that is a process of its own."""
     monkeypatch.setattr(child_wait, "_may_look", False)
