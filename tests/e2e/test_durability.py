@@ -94,6 +94,11 @@ async def test_what_has_expired_is_not_what_never_was(tmp_path: Path) -> None:
                 assert await head.get_task_result(task_id, 20) is not None
             eventually(lambda: cluster.run("tasks", "get", task_id).returncode == 5, 20)
             cluster.restart_head()
+            other = cluster.run("token", "create", "--role", "submit").stdout.split()[-1]
+            async with cluster.head_node(other) as stranger:
+                with pytest.raises(rustray.TaskNotFound) as hidden:
+                    await stranger.cancel_task(task_id)
+                assert type(hidden.value) is rustray.TaskNotFound
             async with cluster.head_node() as head:
                 assert await head.get_task_result(task_id, 0) is None
                 with pytest.raises(rustray.TaskExpired, match="has expired"):

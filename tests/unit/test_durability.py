@@ -596,7 +596,7 @@ async def test_a_command_that_says_how_safe_it_has_to_be_is_no_safer() -> None:
     journal = GroupCommitJournal(JournalStore(":memory:"), "full", loop, on_failure=_fail)
     driver = HeadDriver(Scheduler(), NotificationManager(), journal, loop)
     commands: list[c.JournalCommand] = [
-        tc.PersistExpired(PREFIX, 3, PROCESS),
+        tc.PersistExpired(PREFIX, 3, "", PROCESS),
         tc.ForgetExpired(PREFIX, PROCESS),
         c.ForgetBatch(1, PROCESS),
     ]

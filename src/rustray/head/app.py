@@ -282,6 +282,8 @@ def _take_over(core: HeadCore, recovered: StateRecovered) -> None:
     core.driver.handle(recovered)
     for batch in recovered.batches:
         core.sessions.restore(batch.prefix, batch.principal)
+    for prefix, _, principal in recovered.expired:
+        core.sessions.restore(prefix, principal)
     logger.info(
         "found %d unfinished tasks of an earlier head and %d workers to wait for",
         core.driver.scheduler.state.pending_tasks,

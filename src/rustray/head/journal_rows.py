@@ -159,9 +159,9 @@ def _retries(db: sqlite3.Connection, now: float) -> tuple[RecoveredRetry, ...]:
     )  # fmt: skip
 
 
-def _expired(db: sqlite3.Connection) -> tuple[tuple[bytes, int], ...]:
-    expired = tuple(db.execute("SELECT prefix, last FROM expired ORDER BY id"))
-    if any(len(prefix) != PREFIX_BYTES or not isinstance(last, int) for prefix, last in expired):
+def _expired(db: sqlite3.Connection) -> tuple[tuple[bytes, int, str], ...]:
+    expired = tuple(db.execute("SELECT prefix, last, principal FROM expired ORDER BY id"))
+    if any(len(prefix) != PREFIX_BYTES or not isinstance(last, int) for prefix, last, _ in expired):
         raise ValueError("what has expired has a false id")
     return expired
 

@@ -71,7 +71,8 @@ CREATE TABLE item_read (
 _PLACED: Final = "ALTER TABLE outcome ADD COLUMN placed INTEGER NOT NULL DEFAULT 0;"
 _EXPIRED: Final = """
 CREATE TABLE expired (
-  id INTEGER PRIMARY KEY, prefix BLOB NOT NULL UNIQUE, last INTEGER NOT NULL
+  id INTEGER PRIMARY KEY, prefix BLOB NOT NULL UNIQUE, last INTEGER NOT NULL,
+  principal TEXT NOT NULL
 );
 """
 MIGRATIONS: Final = {
@@ -162,7 +163,9 @@ STATEMENTS: Final[dict[type[Any], str]] = {
         "VALUES (?, ?, ?, ?, ?, ?, ?)"
     ),
     sc.ForgetItems: "INSERT OR REPLACE INTO item_read VALUES (?, ?, ?)",
-    tc.PersistExpired: "INSERT OR REPLACE INTO expired (prefix, last) VALUES (?, ?)",
+    tc.PersistExpired: (
+        "INSERT OR REPLACE INTO expired (prefix, last, principal) VALUES (?, ?, ?)"
+    ),
     tc.ForgetExpired: "DELETE FROM expired WHERE prefix = ?",
     **event_rows.STATEMENTS,
 }
@@ -216,7 +219,7 @@ COLUMNS: Final[dict[type[Any], tuple[str, ...]]] = {
     c.PersistShared: ("key", "value"),
     c.ForgetShared: ("key",),
     sc.ForgetItems: ("batch", "offset", "consumed"),
-    tc.PersistExpired: ("prefix", "last"),
+    tc.PersistExpired: ("prefix", "last", "principal"),
     tc.ForgetExpired: ("prefix",),
 }
 """What of a command goes into its statement, in order, where that is a value as it is."""

@@ -329,7 +329,7 @@ class StateRecovered:
         is_clock_sure: The wall clock has gone on from times in the journal: ages are right.
         items: Of streams, in order of arrival.
         reads: (batch, offset, consumed) of streams.
-        expired: (session, last sequence number) of tasks that are past; the latest last.
+        expired: (session, last sequence number, whose) of tasks that are past; the latest last.
     """
 
     batches: tuple[RecoveredBatch, ...]
@@ -348,7 +348,7 @@ class StateRecovered:
     is_clock_sure: bool = False
     items: tuple[RecoveredItems, ...] = ()
     reads: tuple[tuple[int, int, int], ...] = ()
-    expired: tuple[tuple[bytes, int], ...] = ()
+    expired: tuple[tuple[bytes, int, str], ...] = ()
 
 
 @record

@@ -63,7 +63,7 @@ _OPEN = (TaskState.QUEUED, TaskState.LEASED, TaskState.CANCELLING)
 
 def on_recovered(state: SchedulerState, event: StateRecovered) -> None:
     """Rebuild batches and outcomes, and wait for the workers of before."""
-    state.expired.update(event.expired)
+    state.expired.update((prefix, last) for prefix, last, _ in event.expired)
     state.code.update(event.codes)
     state.code_bytes = sum(map(len, state.code.values()))
     batches: dict[int, Batch] = {}

@@ -12,10 +12,12 @@ class PersistExpired:
 
     Attributes:
         last: Sequence number, in place of what was said of this session before.
+        principal: Whose session it is.
     """
 
     prefix: bytes
     last: int
+    principal: str
     durability: Durability = Durability.DEFAULT
 
 

@@ -70,7 +70,7 @@ def _forget_next(state: SchedulerState) -> None:
 def _note_expired(state: SchedulerState, batch: Batch) -> None:
     last = max(batch.first + batch.count - 1, state.expired.pop(batch.prefix, 0))
     state.expired[batch.prefix] = last
-    state.commands.append(PersistExpired(batch.prefix, last, batch.durability))
+    state.commands.append(PersistExpired(batch.prefix, last, batch.principal, batch.durability))
     if len(state.expired) > MAX_EXPIRED:
         oldest = next(iter(state.expired))
         del state.expired[oldest]
