@@ -169,9 +169,12 @@ class HeadCore:
             lease_s=state.settings.lease_ttl_s, first_fence=state.settings.first_lease
         )
         self.shared = CoordinationDriver(self.driver, settings)
-        known = (state.sessions, clients, refusals, state.expired)
         self.sessions = Owners(
-            "this session of tasks", lambda key: any(key in those for those in known)
+            "this session of tasks",
+            # By way of the state: what ends with it is not to be kept by who asks.
+            lambda key: (
+                key in state.sessions or key in clients or key in refusals or key in state.expired
+            ),
         )
         self.workers = Owners("this worker's id", lambda key: key in state.workers)
         if self.tokens is not None:
