@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+from types import SimpleNamespace
 
 import pytest
 
-from rustray.objects import copying
+from rustray.objects import copying, mapping
 from rustray.objects.copying import copy
 
 SIZE = 100_003
@@ -27,6 +28,24 @@ def test_a_copy_is_whole(size: int) -> None:
         target = bytearray(size + 2)
         copy(memoryview(target)[1:-1], each)
         assert bytes(target) == b"\0" + source + b"\0"
+
+
+def test_others_go_on_while_it_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a function of the C library, which ctypes calls without the interpreter's lock."""
+    libc = mapping.Libc.get()
+    assert isinstance(libc, ctypes.CDLL)
+    assert not isinstance(libc, ctypes.PyDLL)
+    sizes: list[int] = []
+
+    def memmove(to: int, start: int, size: int) -> None:
+        sizes.append(size)
+        libc.memmove(to, start, size)
+
+    monkeypatch.setattr(mapping.Libc, "get", lambda: SimpleNamespace(memmove=memmove))
+    target = bytearray(SIZE)
+    copy(memoryview(target), b"x" * SIZE)
+    assert sizes == [SIZE]
+    assert target == b"x" * SIZE
 
 
 def test_both_places_are_let_go() -> None:
