@@ -1,4 +1,4 @@
-"""Calls are composed from encoded arguments without decoding one."""
+"""Requests of unary calls: composed without decoding, and their classes read once."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rustray.proto.rustray.v1 import common_pb2 as common
+from rustray.rpc.convert import get_task_class, put_task_class
 from rustray.rpc.request_codec import compose_call
 from rustray.task.codec import decode_call, encode_call, encode_value
-from rustray.task.spec import Codec
+from rustray.task.spec import Codec, TaskClass
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.text(max_size=10),
@@ -52,3 +54,20 @@ def test_what_cannot_be_composed_is_named(codec: Codec, args: Any, kwargs: Any, 
     """An empty argument and a codec that carries code are refused by name."""
     with pytest.raises(ValueError, match=reason):
         compose_call(codec, args, kwargs)
+
+
+def test_a_class_that_comes_again_is_read_once_and_a_bad_one_is_refused_each_time() -> None:
+    """Unary calls bring it with each task; what is long is not kept."""
+    message = common.TaskClass()
+    put_task_class(message, TaskClass("f", priority=3))
+    assert get_task_class(message) is get_task_class(message)
+    message.priority = 4
+    assert get_task_class(message).priority == 4
+    long = common.TaskClass()
+    put_task_class(long, TaskClass("f", labels=tuple((f"{n:0100}", "v") for n in range(40))))
+    assert get_task_class(long) == get_task_class(long)
+    assert get_task_class(long) is not get_task_class(long)
+    message.num_returns = 1 << 30
+    for _ in range(2):
+        with pytest.raises(ValueError, match="num_returns"):
+            get_task_class(message)
