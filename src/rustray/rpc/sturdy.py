@@ -1,10 +1,13 @@
-"""A grpc.aio server that a stranger cannot stop with one call.
+"""A grpc.aio server that a stranger cannot stop with one call, and that is quick with many methods.
 
 grpc.aio (1.85 at least) decodes the path of each call to an unregistered method as UTF-8 in its
 main loop. A path that is not UTF-8 ends that loop, and with it the server, before any interceptor
 or credential has been looked at. So here every method of the node is registered, and whatever
 arrives beside them is by definition a call to a method that does not exist: it is answered without
 its path.
+
+For each call that main loop waits anew for every method of the server, which took longer than most
+calls of a node with thirty. Here each method has a loop of its own, and the main loop waits once.
 
 It needs names that grpc keeps to itself. Where a later grpc has them no more, the plain server
 serves, and ``tests/integration/test_rpc_wire.py`` says whether it is in danger.
@@ -13,7 +16,8 @@ serves, and ``tests/integration/test_rpc_wire.py`` says whether it is in danger.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from rustray.rpc.grpcio import aio, cygrpc, grpc
@@ -21,6 +25,9 @@ from rustray.rpc.grpcio import aio, cygrpc, grpc
 UNKNOWN: Final = "/unknown"
 """What the gate is told for the path of a method that does not exist."""
 _NEEDED: Final = ("_MethodResolver", "_handle_rpc", "_schedule_rpc_coro", "get_working_loop")
+_NEEDED_OF_SERVER: Final = (
+    "_make_request_call_future", "_request_call", "_request_registered_call"
+)  # fmt: skip
 
 if TYPE_CHECKING:
     _Core: Any = object
@@ -33,33 +40,43 @@ else:
 def is_supported() -> bool:
     """Whether this grpc has what the sturdy server stands on."""
     return all(hasattr(cygrpc, name) for name in _NEEDED) and all(
-        hasattr(cygrpc.AioServer, name) for name in ("_make_request_call_future", "_request_call")
+        hasattr(cygrpc.AioServer, name) for name in _NEEDED_OF_SERVER
     )
 
 
 class _SturdyCore(_Core):  # type: ignore[misc]
-    """Answers calls to unregistered methods itself."""
+    """Answers all calls itself."""
 
-    def prepare(self, loop: asyncio.AbstractEventLoop, interceptors: tuple[Any, ...]) -> None:
+    def prepare(
+        self, loop: asyncio.AbstractEventLoop, interceptors: tuple[Any, ...], max_calls: int
+    ) -> None:
         """Say what the base class keeps to itself."""
         self.own_loop = loop
         self.own_interceptors = interceptors
+        self.own_max_calls = max_calls
         self.own_calls: set[asyncio.Task[None]] = set()
 
     def _make_request_call_future(self, method_bytes: bytes | None) -> Any:
-        if method_bytes is not None:
-            return super()._make_request_call_future(method_bytes)
-        return self.own_loop.create_task(self._answer_unknown())
+        """Return what the main loop takes for one call to come: a task that answers them all."""
+        if method_bytes is None:
+            return self.own_loop.create_task(self._answer(UNKNOWN, self._request_call))
+        request = partial(self._request_registered_call, method_bytes)
+        return self.own_loop.create_task(self._answer(method_bytes.decode(), request))
 
-    async def _answer_unknown(self) -> Any:
+    async def _answer(self, path: str, request: Callable[[], Awaitable[Any]]) -> Any:
         resolver = cygrpc._MethodResolver([], {})
         while True:
-            state = await self._request_call()  # raises when the server shuts down
+            state = await request()  # raises when the server shuts down
             answer = cygrpc._handle_rpc(
-                UNKNOWN, resolver, self.own_interceptors, state, self.own_loop, False
+                path,
+                resolver,
+                self.own_interceptors,
+                state,
+                self.own_loop,
+                len(self.own_calls) >= self.own_max_calls,
             )
             call = self.own_loop.create_task(
-                cygrpc._schedule_rpc_coro(answer, state, self.own_loop, UNKNOWN)
+                cygrpc._schedule_rpc_coro(answer, state, self.own_loop, path)
             )
             self.own_calls.add(call)
             call.add_done_callback(self.own_calls.discard)
@@ -71,8 +88,8 @@ class _SturdyServer(_Plain):  # type: ignore[misc]
     ) -> None:
         loop = cygrpc.get_working_loop()
         self._loop = loop
-        self._server = _SturdyCore(loop, None, (), interceptors, tuple(options), max_calls)
-        self._server.prepare(loop, interceptors)
+        self._server = _SturdyCore(loop, None, (), interceptors, tuple(options), None)
+        self._server.prepare(loop, interceptors, max_calls)
 
 
 def make_server(
