@@ -201,6 +201,11 @@ class RecordingOs:
         self._disk.note(Step("write", self._names[descriptor], at, bytes(data)))
         return os.pwrite(descriptor, data, at)
 
+    def ftruncate(self, descriptor: int, size: int) -> None:
+        """Cut a file."""
+        self._disk.note(Step("truncate", self._names[descriptor], size))
+        os.ftruncate(descriptor, size)
+
     def unlink(self, path: Path) -> None:
         """Remove a name."""
         os.unlink(path)

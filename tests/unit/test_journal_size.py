@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,6 +69,91 @@ def test_a_journal_is_as_large_as_what_it_holds_however_many_tasks_come(tmp_path
     # 6 results and one batch's arguments of 400 kB, and a log of up to 4,000 pages.
     assert max(sizes) < 8 * 420_000 + 4_000 * 4_200 + (1 << 20)
     assert sizes[-1] <= sizes[1] * 1.1
+
+
+def test_a_log_that_is_synced_has_its_room_from_the_start(tmp_path: Path) -> None:
+    """Commits do not make it longer, round after round, but by the one that ends a round."""
+    path = tmp_path / FILE_NAME
+    log = Path(f"{path}-wal")
+    store = JournalStore(path, "full")
+    store.load(0.0)
+    room = log.stat().st_size
+    assert room == 32 + 4_000 * (24 + 4096)
+    for number in range(1, 1_001):
+        store.commit([a_batch(number, 100)])
+        assert log.stat().st_size <= room + 20 * 4_120
+    assert path.stat().st_size > 2 * room
+    store.close()
+    assert not log.exists()
+
+
+def test_a_log_that_is_not_synced_grows_as_it_needs_to(tmp_path: Path) -> None:
+    """Nothing is gained by room ahead where no commit waits for the disk."""
+    store = JournalStore(tmp_path / FILE_NAME, "process")
+    store.load(0.0)
+    assert Path(f"{tmp_path / FILE_NAME}-wal").stat().st_size < 1 << 20
+    store.close()
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_a_disk_without_room_ahead_for_the_log_is_no_reason_not_to_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_killed: bool
+) -> None:
+    """What was written of it goes again, and commits work as far as the disk goes."""
+
+    class Full:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def pwrite(self, descriptor: int, data: bytes, at: int) -> int:
+            if at > 5 << 20:
+                raise OSError(errno.ENOSPC, "no space left on device")
+            return os.pwrite(descriptor, data, at)
+
+    monkeypatch.setattr(journal_room, "os", Full())
+    path = tmp_path / FILE_NAME
+    store = JournalStore(path, "full")
+    store.load(0.0)
+    assert Path(f"{path}-wal").stat().st_size < 1 << 20
+    store.commit([a_batch(1, 10)])
+    if is_killed:
+        copy = tmp_path / "copy"
+        copy.mkdir()
+        for suffix in ("", "-wal", "-seen"):
+            (copy / f"{FILE_NAME}{suffix}").write_bytes(Path(f"{path}{suffix}").read_bytes())
+        path = copy / FILE_NAME
+    store.close()
+    found = JournalStore(path).load(1.0)
+    assert found is not None
+    assert [one.batch for one in found.batches] == [1]
+
+
+def test_a_head_looks_for_room_to_give_back_only_when_something_was_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would do so after each commit, while that is told of."""
+    looks: list[bool] = []
+
+    def tidy(_: object) -> bool:
+        looks.append(True)
+        return False
+
+    monkeypatch.setattr(journal_room, "tidy", tidy)
+    store = JournalStore(tmp_path / FILE_NAME)
+    store.load(0.0)
+    cases: list[tuple[list[c.JournalCommand], bool]] = [
+        ([], True),  # an earlier head may have left something
+        ([a_batch(1, 10)], False),
+        ([an_outcome(1, 10), c.ForgetArguments(1, b"")], True),
+        ([a_batch(2, 10), a_batch(3, 10)], False),
+        ([c.ForgetBatch(1), a_batch(4, 10)], True),
+    ]
+    for commands, are_looked_at in cases:
+        store.commit(commands)
+        looks.clear()
+        assert store.tidy() is False
+        assert bool(looks) is are_looked_at, commands
+    store.close()
 
 
 async def test_room_that_is_not_needed_any_more_goes_back_to_the_disk(

@@ -190,7 +190,7 @@ class Life:
         self.path = directory / FILE_NAME
         self.level = level
         self.disk = Disk()
-        for module in (result_files, journal_log):
+        for module in (result_files, journal_log, journal_room):
             patch.setattr(module, "os", RecordingOs(self.disk))
         self.told = Told(self.disk, are_repeated=len(asked) > 1)
         self.committed: list[object] = [None]

@@ -200,6 +200,12 @@ FOLLOWED_BY: Final[dict[type[Any] | None, tuple[str, ...]]] = {
     ),
 }
 """What else a command does, with the same row: ``:p1`` is its first value."""
+ADDING: Final = frozenset(
+    kind
+    for kind, statement in STATEMENTS.items()
+    if statement.startswith("INSERT INTO") and kind not in FOLLOWED_BY
+)
+"""Commands that leave no page of the file without use."""
 COLUMNS: Final[dict[type[Any], tuple[str, ...]]] = {
     c.PersistDurability: ("batch", "durability"),
     c.PersistCancel: ("batch", "offset", "count", "force"),

@@ -38,7 +38,7 @@ from rustray.head.journal_rows import (
     refuse_foreign,
     unusable,
 )
-from rustray.head.journal_schema import COLUMNS, FOLLOWED_BY, MIGRATIONS, SCHEMA, STATEMENTS
+from rustray.head.journal_schema import ADDING, COLUMNS, FOLLOWED_BY, MIGRATIONS, SCHEMA, STATEMENTS
 from rustray.head.result_files import ResultFiles, name_of
 from rustray.rpc.convert import decode_task_class, encode_task_class
 from rustray.scheduler import commands as c
@@ -105,6 +105,7 @@ class JournalStore:
         self._is_syncing = level == "full"
         self._may_lag = not self._is_syncing
         self._has_written = self._has_failed = False
+        self._has_freed = True  # an earlier head may have
         self._seen: Seen | None = None
         self._doomed: list[tuple[int, bytes]] = []
         self.starts = self.epoch_ms = 0
@@ -142,8 +143,7 @@ class JournalStore:
             )
         else:
             migrate(self._db)
-        # So that the file by itself is a journal, and is not taken for an empty one; nor is the log
-        # missed that this ends.
+        # So that the file by itself is a journal, not an empty one; nor is the log missed.
         self._is_doubtful = not is_empty and opened_at(self._db) == "process"
         self._note_open("")
         execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -175,6 +175,7 @@ class JournalStore:
                 if type(command) is not kind:
                     _write(db, kind, rows)
                     kind, rows = type(command), []
+                    self._has_freed = self._has_freed or kind not in ADDING
                 rows.append(self._row(command, now))
             _write(db, kind, rows)
             self._end_group(is_last)
@@ -211,15 +212,13 @@ class JournalStore:
             self._files.is_synced = is_synced
 
     def tidy(self) -> bool:
-        """Give some of the room that is not needed any more back to the disk.
-
-        Returns:
-            Whether there is more to give back.
+        """Give some of the room that is not needed any more back; return whether there is more.
 
         Raises:
             sqlite3.Error: as `commit`.
         """
-        return journal_room.tidy(self._db)
+        self._has_freed = self._has_freed and journal_room.tidy(self._db)
+        return self._has_freed
 
     def _row(self, command: c.JournalCommand, now: float) -> tuple[Any, ...]:
         match command:
@@ -281,12 +280,10 @@ class JournalStore:
     def _class_number(self, task_class: TaskClass) -> int:
         number = self._classes.get(task_class)
         if number is None:
-            definition = encode_task_class(task_class)
-            number = self._db.execute(
-                "INSERT INTO class (definition) VALUES (?)", (definition,)
-            ).lastrowid
-            assert number is not None
-            self._classes[task_class] = number
+            row = (encode_task_class(task_class),)
+            added = self._db.execute("INSERT INTO class (definition) VALUES (?)", row).lastrowid
+            assert added is not None
+            number = self._classes[task_class] = added
         return number
 
     # -- reading ----------------------------------------------------------------
@@ -316,6 +313,8 @@ class JournalStore:
             self._sweep(found)
             # That this head has it open is in the file itself from now on.
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if self.level == "full" and self._inode:
+                journal_room.make_log_room(self._path, _CHECKPOINT_PAGES)
             self.events = event_rows.load(db)
             self.tokens = [TokenInfo(*row) for row in db.execute("SELECT * FROM token")]
             self.shared = list(db.execute("SELECT key, value FROM shared"))
