@@ -53,8 +53,7 @@ class StoredOutcome:
         is_large: The shell keeps the payloads; a `StoredColumn` once it has them safe.
         index: Its place in the batch's ``outcomes``.
         live: Tasks whose present outcome it is: not those retried or purged since.
-        arguments: Of dead letters, and of a value that has stayed with its worker, one a task: what
-            it takes to run them again.
+        arguments: Of dead letters and of values that stay with a worker, one a task, to run again.
         pins: Tasks that have not ended and take one of these results: it is kept as long.
         is_overdue: It would have gone but for the pins, and stands on no shelf's queue.
         fence: Of dead letters: the highest attempt number that one of them has had.
@@ -421,6 +420,7 @@ class Lease:
         blocked: Offsets in it that wait for tasks of their own and hold no core; None for none.
         is_behind: It is of one task, which follows another: see `following`.
         is_idle: What that makes is not there yet, and the task holds nothing of its worker.
+        is_adopted: Nobody knew it, and its worker brought it back: see `recovery.adopt`.
         is_halfway: With its end half of the chain that was leased at once is done: more may follow.
         followers: Leases of those that follow tasks of this one; None for none.
     """
@@ -437,6 +437,7 @@ class Lease:
     blocked: set[int] | None = None
     is_behind: bool = False
     is_idle: bool = False
+    is_adopted: bool = False
     is_halfway: bool = False
     followers: list[Lease] | None = None
 

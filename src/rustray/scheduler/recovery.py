@@ -347,6 +347,7 @@ def adopt(state: SchedulerState, worker: WorkerRecord, parts: Sequence[HeldRange
     if parts[0].follows and not _followed_what_counts(state, worker, batch, parts[0]):
         return None
     lease = Lease(number, batch, low, count, max(parts[0].attempt, 1), worker, variant, 0, horizon)
+    lease.is_adopted = True
     for part in parts:
         start = low + part.offset
         for begin, end, byte in list(runs(batch.state, start, start + part.count)):

@@ -78,7 +78,9 @@ def on_outcome(state: SchedulerState, worker: WorkerRecord, report: LeaseOutcome
         payloads = report.payloads.slice(start, start + part.count)
         release(state, lease, part)
         worker.finished += part.count
-        if not may_retry:
+        if report.state is TaskState.CANCELLED and _was_dropped(lease, part):
+            _queue_dropped(state, lease, part)
+        elif not may_retry:
             finish(state, part, report.state, payloads, worker)
         elif part.state is TaskState.CANCELLING:
             finish(state, part, TaskState.CANCELLED, cancelled_payloads(part.count), worker)
@@ -91,6 +93,25 @@ def on_outcome(state: SchedulerState, worker: WorkerRecord, report: LeaseOutcome
                     _lost_executor(state, lease, one, payload)
                 else:
                     _raised(state, lease, one, payload)
+
+
+def _was_dropped(lease: Lease, part: Part) -> bool:
+    """Whether a worker has stopped tasks for another reason than that somebody has cancelled them.
+
+    It was told to while somebody else had them, by a head before this one or by this one before
+    that worker was lost; or that head died before it could confirm a cancel: who asked asks again.
+    """
+    is_asked = part.state is TaskState.CANCELLING
+    return lease.is_adopted and not is_asked and part.batch.queue.task_class.max_retries != 0
+
+
+def _queue_dropped(state: SchedulerState, lease: Lease, part: Part) -> None:
+    """Have tasks run that their worker was made to drop, at no cost to their budget."""
+    state.counters["tasks_dropped"] += part.count
+    if _is_haunted(state, lease):
+        haunt(state, part)
+    else:
+        requeue(state, lease, part)
 
 
 def _raised(state: SchedulerState, lease: Lease, one: Part, payload: PayloadColumn) -> None:

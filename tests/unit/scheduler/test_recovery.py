@@ -242,6 +242,87 @@ def test_a_rerun_that_another_worker_may_have_already_waits_for_it() -> None:
     assert head.state_of(0) is OK
 
 
+def lost_to_another(head: Head) -> tuple[c.GrantLease, c.GrantLease]:
+    """Give a task to w, which is lost, and to v; w comes back and is told to drop it.
+
+    Returns:
+        The grants of w and of v.
+    """
+    head.join("w", 1)
+    head.greet("w", 1)
+    head.submit(0, 1, max_retries=3)
+    head.pass_time(GRACE_S)
+    head.join("v", 1)
+    head.greet("v", 1)
+    first, second = head.grants
+    assert (second.worker_id, second.attempt) == ("v", first.attempt + 1)
+    head.join("w", 2)
+    head.greet("w", 2, first)
+    assert head.dropped() == {("w", 0)}
+    return first, second
+
+
+@pytest.mark.parametrize("is_v_back", [True, False])
+def test_what_a_head_before_had_dropped_is_not_cancelled(is_v_back: bool) -> None:
+    """Regression: a worker's word that it had obeyed reached the next head, as the task's end.
+
+    Nobody had cancelled it, so what waited for it was cancelled too, or failed.
+    """
+    head = Head()
+    first, second = lost_to_another(head)
+    head.restart()
+    head.join("w", 10)
+    head.greet("w", 10, first)
+    head.end("w", 10, first, TaskState.CANCELLED)
+    assert not head.state_of(0).is_terminal
+    if is_v_back:
+        head.join("v", 11)
+        head.greet("v", 11, second)
+        assert (head.grants, head.dropped()) == ([], set())
+        head.end("v", 11, second, OK)
+    else:
+        assert head.grants == []  # v may have it
+        head.pass_time(GRACE_S + 1)
+        head.join("w", 11)
+        head.greet("w", 11)
+        [third] = head.grants
+        assert third.attempt > second.attempt
+        head.end("w", 11, third, OK)
+    assert head.state_of(0) is OK
+
+
+def test_what_this_head_had_dropped_is_not_cancelled_when_it_comes_back() -> None:
+    """Regression: likewise when both workers were lost before the word arrived."""
+    head = Head()
+    first, second = lost_to_another(head)
+    head.pass_time(2 * GRACE_S)
+    assert head.state_of(0) is TaskState.QUEUED
+    head.join("w", 3)
+    head.greet("w", 3, first)
+    head.end("w", 3, first, TaskState.CANCELLED)
+    third = head.grants[-1]
+    assert (third.worker_id, head.state_of(0)) == ("w", TaskState.LEASED)
+    assert third.attempt > second.attempt
+    # Who stops this one of itself has ended it, and runs it no more.
+    head.end("w", 3, third, TaskState.CANCELLED)
+    assert head.state_of(0) is TaskState.CANCELLED
+
+
+def test_what_was_to_run_once_is_not_run_again_for_a_cancel_that_was_lost() -> None:
+    """The head died before it could confirm that: its worker has obeyed, and nothing runs twice."""
+    head = Head()
+    head.join("w", 1)
+    head.greet("w", 1)
+    head.submit(0, 1, max_retries=0)
+    [grant] = head.grants
+    head.feed(e.CancelRequested(CancelRequest(PREFIX, 0, 1, False)), committed=False)
+    head.restart()
+    head.join("w", 2)
+    head.greet("w", 2, grant)
+    head.end("w", 2, grant, TaskState.CANCELLED)
+    assert (head.state_of(0), head.grants) == (TaskState.CANCELLED, [])
+
+
 def test_what_is_not_given_back_is_to_be_dropped() -> None:
     """Regression: a task told to be cancelled could start on a worker that came back."""
     head = Head()
