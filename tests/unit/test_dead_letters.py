@@ -8,7 +8,7 @@ import pytest
 
 from helpers.waiting import aeventually
 from rustray import HeadNode, TaskSpec, TaskState
-from rustray.common.errors import HeadUnavailable, PayloadError, TaskNotFound
+from rustray.common.errors import HeadUnavailable, PayloadError, TaskExpired, TaskNotFound
 from rustray.common.ids import task_id
 from rustray.head import letters as head_letters
 from rustray.head.embedded import EmbeddedHead
@@ -180,6 +180,27 @@ async def test_names_that_are_no_letters_are_told_apart(head: EmbeddedHead) -> N
     assert [type(error) for error in report.errors.values()] == [TaskNotFound]
     again = await HeadNode.over(api).purge_tasks([dead])
     assert (again.changed, list(again.unchanged)) in ((0, [dead]), (1, []))
+
+
+async def test_a_letter_that_has_expired_is_told_from_one_that_never_was() -> None:
+    """To its owner: "no task of yours is known" sends people looking for the wrong id."""
+    head = EmbeddedHead(SchedulerSettings(result_ttl_s=0.05))
+    await head.start()
+    try:
+        api, stranger = head.api(a_caller("ann")), head.api(a_caller("bob"))
+        (dead,) = await submit(api, 1)
+        await aeventually(lambda: _is_gone(api, dead), 10)
+        report = await HeadNode.over(api).retry_tasks([dead])
+        assert [type(error) for error in report.errors.values()] == [TaskExpired]
+        assert "hand it in again" in str(report.errors[dead])
+        report = await HeadNode.over(stranger).retry_tasks([dead])
+        assert [type(error) for error in report.errors.values()] == [TaskNotFound]
+    finally:
+        await head.close()
+
+
+async def _is_gone(api: HeadApi, name: str) -> bool:
+    return name not in await states(api)
 
 
 async def test_the_text_of_a_state_is_not_taken_for_the_state(head: EmbeddedHead) -> None:

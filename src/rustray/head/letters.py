@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from rustray.common import ids
 from rustray.common.counting import count_refused
-from rustray.common.errors import PayloadError, RustRayError, TaskNotFound
+from rustray.common.errors import PayloadError, RustRayError, TaskExpired, TaskNotFound
 from rustray.head.driver import HeadDriver
 from rustray.head.output_service import parse_id
 from rustray.rpc.api import (
@@ -112,9 +112,16 @@ class Letters:
     def _find(self, name: str) -> tuple[Batch, int]:
         prefix, sequence = parse_id(name)
         found = self._state.find(prefix, sequence)
-        if found is None or not self._may_use(prefix):
-            raise TaskNotFound(f"no task {name} of yours is known here")
-        return found
+        is_own = self._may_use(prefix)
+        if found is not None and is_own:
+            return found
+        if is_own and self._driver.scheduler.has_expired(prefix, sequence):
+            kept_s = self._state.settings.result_ttl_s
+            raise TaskExpired(
+                f"task {name} has ended, and nothing is left of it: it has expired (kept "
+                f"{kept_s:g} s, [scheduler] result_ttl_s) or was purged; hand it in again"
+            )
+        raise TaskNotFound(f"no task {name} of yours is known here")
 
     def _change_named(self, where: LetterFilter, horizon: int, kind: Kind | None) -> LetterAnswer:
         before: dict[str, int] = {}
