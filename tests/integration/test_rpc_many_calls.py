@@ -12,7 +12,7 @@ import pytest
 from helpers.rpc import FakeAuth, FakeHead
 from helpers.waiting import aeventually
 from rustray.common.errors import GetTimeout, HeadUnavailable, ResourceExhausted
-from rustray.rpc import gate
+from rustray.rpc import gate, sturdy
 from rustray.rpc.head_client import GrpcHeadClient, connect
 from rustray.rpc.node_server import Limits
 from rustray.rpc.server import HeadServer
@@ -60,6 +60,63 @@ async def test_more_calls_than_allowed_are_refused_and_those_before_are_not() ->
         assert not any(call.done() for call in calls)
         head.gate.set()
         assert {status.cluster_id for status in await asyncio.gather(*calls)} == {"c"}
+        assert (await client.status()).cluster_id == "c"
+
+
+async def test_calls_that_are_being_refused_keep_nobody_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Regression: under a storm of calls most of the room was taken by those that were told no."""
+    ends = [asyncio.Event() for _ in range(4)]
+    refused: list[bool] = []
+
+    class Core:
+        _MethodResolver = staticmethod(lambda *_: None)
+
+        @staticmethod
+        def _handle_rpc(*given: Any) -> int:
+            refused.append(given[-1])
+            return len(refused) - 1
+
+        @staticmethod
+        async def _schedule_rpc_coro(number: int, *_: Any) -> None:
+            await ends[number].wait()
+
+    class Server:  # without a port of gRPC's under it
+        prepare = sturdy._SturdyCore.prepare
+        _answer = sturdy._SturdyCore._answer
+        _count_out = sturdy._SturdyCore._count_out
+
+    monkeypatch.setattr(sturdy, "cygrpc", Core)
+    core: Any = Server()
+    core.prepare(asyncio.get_running_loop(), (), 1)
+    calls: asyncio.Queue[object] = asyncio.Queue()
+    answering = asyncio.create_task(core._answer("/service/Method", calls.get))
+    for _ in range(3):
+        calls.put_nowait(object())
+    await aeventually(lambda: refused == [False, True, True])
+    ends[0].set()
+    await aeventually(lambda: len(core.own_calls) == 2)
+    calls.put_nowait(object())
+    await aeventually(lambda: refused == [False, True, True, False])
+    answering.cancel()
+    for end in ends:
+        end.set()
+    await aeventually(lambda: not core.own_calls)
+
+
+async def test_a_grpc_whose_core_takes_something_else_serves_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The names that the server stands on may stay, and what they take may change."""
+
+    def refuse(*_: object) -> None:
+        raise TypeError("__init__() takes exactly 7 positional arguments (6 given)")
+
+    monkeypatch.setattr(sturdy, "_SturdyCore", refuse)
+    head = _WaitingHead()
+    head.gate.set()
+    async with _served(head, Limits()) as client:
         assert (await client.status()).cluster_id == "c"
 
 

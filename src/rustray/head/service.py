@@ -216,8 +216,12 @@ class HeadService(LetterService, OutputService, CoordinationService, StreamServi
                 _note_verdicts(command, first, start, verdicts)
 
     def _resolve(self, item: SubmitItem) -> TaskClass:
-        """Look whether its caller may hand an item in, and fill in what was left open."""
+        """Check an item's class and fill in what its caller left open."""
         task_class = item.task_class
+        try:
+            task_class.validate()
+        except ValueError as error:
+            raise PayloadError(f"the task is not valid: {error}") from error
         if task_class.needs_code and "code" not in self._caller.scopes:
             raise AuthorizationError(
                 "this token may not send code or pickles; use the msgpack or json codec, "

@@ -55,6 +55,7 @@ class _SturdyCore(_Core):  # type: ignore[misc]
         self.own_interceptors = interceptors
         self.own_max_calls = max_calls
         self.own_calls: set[asyncio.Task[None]] = set()
+        self.own_served = 0
 
     def _make_request_call_future(self, method_bytes: bytes | None) -> Any:
         """Return what the main loop takes for one call to come: a task that answers them all."""
@@ -67,19 +68,21 @@ class _SturdyCore(_Core):  # type: ignore[misc]
         resolver = cygrpc._MethodResolver([], {})
         while True:
             state = await request()  # raises when the server shuts down
+            is_refused = self.own_served >= self.own_max_calls
             answer = cygrpc._handle_rpc(
-                path,
-                resolver,
-                self.own_interceptors,
-                state,
-                self.own_loop,
-                len(self.own_calls) >= self.own_max_calls,
+                path, resolver, self.own_interceptors, state, self.own_loop, is_refused
             )
             call = self.own_loop.create_task(
                 cygrpc._schedule_rpc_coro(answer, state, self.own_loop, path)
             )
             self.own_calls.add(call)
             call.add_done_callback(self.own_calls.discard)
+            if not is_refused:  # or those that are told so would keep others out
+                self.own_served += 1
+                call.add_done_callback(self._count_out)
+
+    def _count_out(self, _: asyncio.Task[None]) -> None:
+        self.own_served -= 1
 
 
 class _SturdyServer(_Plain):  # type: ignore[misc]
@@ -103,11 +106,14 @@ def make_server(
         options: Channel arguments.
         max_calls: Calls and streams at once.
     """
-    if not is_supported():
+    try:
+        server = _SturdyServer((interceptor,), options, max_calls) if is_supported() else None
+    except TypeError:  # its core takes something else by now
+        server = None
+    if server is None:
         return aio.server(
             interceptors=(interceptor,), options=options, maximum_concurrent_rpcs=max_calls
         )
-    server = _SturdyServer((interceptor,), options, max_calls)
     for path in paths:
         service, _, method = path.removeprefix("/").rpartition("/")
         # The interceptor answers in place of this handler, which is never called.
