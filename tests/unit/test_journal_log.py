@@ -15,6 +15,7 @@ from helpers.scheduling import PREFIX
 from rustray.common.errors import ConfigError
 from rustray.head import journal_files
 from rustray.head.journal_log import commits_lost
+from rustray.head.journal_room import give_log_room_back
 from rustray.head.journal_store import FILE_NAME, JournalStore
 from rustray.scheduler import commands as c
 from rustray.security.state_dir import StateDir
@@ -133,6 +134,26 @@ def test_damage_in_the_middle_is_refused_with_a_way_out(tmp_path: Path, place: s
     assert tasks(path) == left.batches
 
 
+@pytest.mark.parametrize("how", ["cut in half", "all zeros", "zeros at its begin", "empty"])
+def test_a_log_that_ends_early_is_refused_where_it_is_known_to_have_been_longer(
+    tmp_path: Path, how: str
+) -> None:
+    """Regression: to SQLite its end is where it ends, and what was acked behind that was gone."""
+    path = a_crash(tmp_path)
+    content = the_log(path).read_bytes()
+    used = len(content.rstrip(b"\0"))
+    harmed = {
+        "cut in half": content[: used // 2],
+        "all zeros": bytes(len(content)),
+        "zeros at its begin": bytes(FRAME) + content[FRAME:],
+        "empty": b"",
+    }[how]
+    the_log(path).write_bytes(harmed)
+    with pytest.raises(ConfigError, match=r"is damaged: at least|is missing"):
+        journal_files.expect_log(path)
+    assert journal_files.check(path).damage
+
+
 def test_a_log_that_was_taken_away_is_refused(tmp_path: Path) -> None:
     """Only a head that ends in order leaves no log; after such an end there is none to miss."""
     path = a_crash(tmp_path)
@@ -184,6 +205,7 @@ def test_a_journal_that_somebody_has_locked_is_waited_for(tmp_path: Path) -> Non
 def test_a_torn_last_commit_is_no_damage(tmp_path: Path) -> None:
     """A power cut leaves that, and nobody was told of it: any part of it may be missing."""
     path = a_crash(tmp_path)
+    give_log_room_back(str(path))
     whole = the_log(path).read_bytes()
     frames = (len(whole) - 32) // FRAME
     for missing in (1, 2):

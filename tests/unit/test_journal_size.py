@@ -12,7 +12,8 @@ import pytest
 
 from helpers.scheduling import PREFIX
 from helpers.waiting import aeventually
-from rustray.head import journal_room, journal_store
+from rustray.common.errors import ConfigError
+from rustray.head import journal_files, journal_room, journal_store
 from rustray.head.journal import GroupCommitJournal
 from rustray.head.journal_store import FILE_NAME, JournalStore
 from rustray.scheduler import commands as c
@@ -126,6 +127,70 @@ def test_a_disk_without_room_ahead_for_the_log_is_no_reason_not_to_start(
     found = JournalStore(path).load(1.0)
     assert found is not None
     assert [one.batch for one in found.batches] == [1]
+
+
+def test_where_room_is_scarce_the_log_takes_none_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: it took the last of it from what a head writes next, and did not start again."""
+    monkeypatch.setattr(journal_room, "_LEAST_FREE_BYTES", 1 << 60)
+    store = JournalStore(tmp_path / FILE_NAME, "full")
+    store.load(0.0)
+    assert Path(f"{tmp_path / FILE_NAME}-wal").stat().st_size < 1 << 20
+    store.close()
+
+
+@pytest.mark.parametrize("number", [0, 1, 300])
+def test_a_head_that_was_killed_leaves_the_next_one_its_room(tmp_path: Path, number: int) -> None:
+    """Regression: a disk that had become full had none for what the log holds."""
+    path, copy = tmp_path / FILE_NAME, tmp_path / "copy" / FILE_NAME
+    copy.parent.mkdir()
+    store = JournalStore(path, "full")
+    store.load(0.0)
+    for one in range(1, number + 1):
+        store.commit([a_batch(one, 1)])
+    for suffix in ("", "-wal", "-seen"):
+        Path(f"{copy}{suffix}").write_bytes(Path(f"{path}{suffix}").read_bytes())
+    store.close()
+    log = Path(f"{copy}-wal")
+    used = len(log.read_bytes().rstrip(b"\0"))
+    journal_room.give_log_room_back(str(copy))
+    size = log.stat().st_size
+    assert used <= size < used + 4_120
+    assert (size - 32) % 4_120 == 0
+    journal_files.expect_log(copy)
+    found = JournalStore(copy).load(1.0)
+    assert len(found.batches if found is not None else ()) == number
+
+
+@pytest.mark.parametrize("content", [b"", bytes(5_000), b"x" * 5_000 + bytes(5_000)])
+def test_what_is_no_log_is_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+    """Whoever looks at it says what is wrong."""
+    log = tmp_path / f"{FILE_NAME}-wal"
+    journal_room.give_log_room_back(str(tmp_path / FILE_NAME))
+    assert not log.exists()
+    log.write_bytes(content)
+    journal_room.give_log_room_back(str(tmp_path / FILE_NAME))
+    assert log.read_bytes() == content
+
+
+def test_a_disk_that_fails_is_not_taken_for_one_without_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sync that fails stops the head, here as later."""
+
+    class Broken:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def fsync(self, descriptor: int) -> None:
+            raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(journal_room, "os", Broken())
+    store = JournalStore(tmp_path / FILE_NAME, "full")
+    with pytest.raises(ConfigError, match="input/output error"):
+        store.load(0.0)
+    store.close()
 
 
 def test_a_head_looks_for_room_to_give_back_only_when_something_was_deleted(

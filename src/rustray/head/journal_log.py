@@ -74,8 +74,8 @@ def damage_of(path: Path, db: sqlite3.Connection, had_log: bool) -> str:
     if level != "full":  # a power cut may leave any part of what came after the last sync
         lost = _seen_beside(path)[1] - max(_commits_of(db), 0)
         return f"{log} is damaged: at least {lost} commits" if lost > 0 else ""
-    lost = commits_lost(log.read_bytes())
-    return f"{log} is damaged: at least {lost} commits" if lost else ""
+    lost = commits_lost(log.read_bytes()) or _seen_beside(path)[1] - max(_commits_of(db), 0)
+    return f"{log} is damaged: at least {lost} commits" if lost > 0 else ""
 
 
 def opened_at(db: sqlite3.Connection) -> str:

@@ -115,6 +115,7 @@ class JournalStore:
         try:
             if is_file:
                 make_private(Path(path))
+                journal_room.give_log_room_back(self._path)
             self._db: sqlite3.Connection = connect(self._path)
         except (sqlite3.Error, OSError) as error:
             raise unusable(self._path, error) from error
