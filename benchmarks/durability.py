@@ -122,11 +122,9 @@ def at_level(level: str) -> Figures:
         with rustray.init(cluster.address):
             function = rustray.remote(wait_for_resources=True)(tasks.noop)
             rustray.get([function.remote() for _ in range(1000)])
-            return {
-                "burst tasks/s": _burst(function),
-                "one at a time/s": _alone(function),
-                **_acks(cluster.address),
-            }
+            figures = {"burst tasks/s": _burst(function), "one at a time/s": _alone(function)}
+        # By a program that does nothing else: two event loops share one thread of gRPC's.
+        return {**figures, **_acks(cluster.address)}
     finally:
         cluster.stop()
 
