@@ -102,17 +102,18 @@ def requeue(state: SchedulerState, lease: Lease, part: Part, pause_s: float = 0.
     """
     batch = part.batch
     if not batch.is_overdue:
-        _put_back(state, lease, part, pause_s)
+        put_back(state, lease, part, pause_s)
         return
     limit_s = batch.queue.task_class.queue_timeout_s
     for one in reversed(part.singles()):
         if one.low in batch.reruns or not batch.is_past(one.low, limit_s, state.now):
-            _put_back(state, lease, one, pause_s)
+            put_back(state, lease, one, pause_s)
         else:
             end_overdue(state, one)
 
 
-def _put_back(state: SchedulerState, lease: Lease, part: Part, pause_s: float) -> None:
+def put_back(state: SchedulerState, lease: Lease, part: Part, pause_s: float = 0.0) -> None:
+    """Do so without a look at their queue limit: they have started."""
     take_from(state, lease, part)
     worker, is_exclusive = lease.worker, part.batch.queue.task_class.exclusive
     # A lost worker's executors may outlive it, but not its lease.
@@ -126,15 +127,23 @@ def _put_back(state: SchedulerState, lease: Lease, part: Part, pause_s: float) -
 def take_from(state: SchedulerState, lease: Lease, part: Part) -> None:
     """Make released tasks QUEUED ones that no queue has yet."""
     batch = part.batch
-    for offset in range(part.low, part.high):
-        # A worker that came back late may have taken it over from the queue as an old attempt.
-        batch.grants[offset] = max(lease.attempt, batch.grants.get(offset, 0))
+    count_attempt(lease, part)
     if batch.queue.task_class.max_retries == 0:
         state.commands.append(PersistGrant(batch.number, part.low, part.count, is_granted=False))
         if batch.begun:
             batch.begun.difference_update(range(part.low, part.high))
     batch.lease[part.low : part.high] = array("Q", (0,)) * part.count
     state.set_state(part, TaskState.QUEUED)
+
+
+def count_attempt(lease: Lease, part: Part) -> None:
+    """See to it that the next attempt of these tasks has a number that none before it had.
+
+    A worker that came back late may have taken them over from the queue as an old attempt.
+    """
+    batch = part.batch
+    for offset in range(part.low, part.high):
+        batch.grants[offset] = max(lease.attempt, batch.grants.get(offset, batch.lost_attempts))
 
 
 def end_overdue(state: SchedulerState, part: Part) -> None:

@@ -15,9 +15,11 @@ from rustray.scheduler import placed
 from rustray.scheduler.commands import PersistCrash, PersistOomRerun, PersistRerun
 from rustray.scheduler.completion import (
     cancelled_payloads,
+    count_attempt,
     failure_payloads,
     finish,
     owned_runs,
+    put_back,
     release,
     requeue,
     take_from,
@@ -27,7 +29,7 @@ from rustray.scheduler.records import Batch, Delay, Lease, Part, WorkerRecord
 from rustray.scheduler.stale import OUT_OF_RANGE, count_stale, lease_of
 from rustray.scheduler.state import SchedulerState, haunt
 from rustray.task.columns import PayloadColumn
-from rustray.task.failures import decode_failure
+from rustray.task.failures import TOLD, decode_failure
 from rustray.task.frames import LeaseOutcome
 from rustray.task.inputs import LACKS
 from rustray.task.result import FailureInfo
@@ -78,8 +80,8 @@ def on_outcome(state: SchedulerState, worker: WorkerRecord, report: LeaseOutcome
         payloads = report.payloads.slice(start, start + part.count)
         release(state, lease, part)
         worker.finished += part.count
-        if report.state is TaskState.CANCELLED and _was_dropped(lease, part):
-            _queue_dropped(state, lease, part)
+        if report.state is TaskState.CANCELLED:
+            _stopped(state, lease, part, payloads)
         elif not may_retry:
             finish(state, part, report.state, payloads, worker)
         elif part.state is TaskState.CANCELLING:
@@ -95,23 +97,40 @@ def on_outcome(state: SchedulerState, worker: WorkerRecord, report: LeaseOutcome
                     _raised(state, lease, one, payload)
 
 
-def _was_dropped(lease: Lease, part: Part) -> bool:
-    """Whether a worker has stopped tasks for another reason than that somebody has cancelled them.
+def _stopped(state: SchedulerState, lease: Lease, part: Part, payloads: PayloadColumn) -> None:
+    """End tasks that a worker has stopped, but for those that it was told to drop.
 
-    It was told to while somebody else had them, by a head before this one or by this one before
-    that worker was lost; or that head died before it could confirm a cancel: who asked asks again.
+    It was told so while another worker had them: by a head before this one, or by this one before
+    the worker was lost. Or that head died before it could confirm a cancel: who asked asks again.
     """
     is_asked = part.state is TaskState.CANCELLING
-    return lease.is_adopted and not is_asked and part.batch.queue.task_class.max_retries != 0
+    may_run = lease.is_adopted and part.batch.queue.task_class.max_retries != 0
+    if is_asked or not may_run:
+        ends = cancelled_payloads(part.count) if is_asked else payloads
+        finish(state, part, TaskState.CANCELLED, ends, lease.worker)
+        return
+    for one in reversed(part.singles()):
+        index = one.low - part.low
+        payload = payloads.slice(index, index + 1)
+        if decode_failure(payload[0]).phase == TOLD:
+            _queue_dropped(state, lease, one)
+        else:  # it has ended itself
+            finish(state, one, TaskState.CANCELLED, payload, lease.worker)
 
 
-def _queue_dropped(state: SchedulerState, lease: Lease, part: Part) -> None:
-    """Have tasks run that their worker was made to drop, at no cost to their budget."""
-    state.counters["tasks_dropped"] += part.count
+def _queue_dropped(state: SchedulerState, lease: Lease, one: Part) -> None:
+    """Have a task run that its worker was made to drop, at no cost to its budget."""
+    state.counters["tasks_dropped"] += 1
     if _is_haunted(state, lease):
-        haunt(state, part)
+        count_attempt(lease, one)
+        haunt(state, one)
+        return
+    # Whoever has an exclusive one may still run it, for as long as its lease can last.
+    pause_s = max(state.settings.lease_ttl_s, state.exclusive_from_s - state.now)
+    if one.state is TaskState.RUNNING:
+        put_back(state, lease, one, pause_s)
     else:
-        requeue(state, lease, part)
+        requeue(state, lease, one, pause_s)
 
 
 def _raised(state: SchedulerState, lease: Lease, one: Part, payload: PayloadColumn) -> None:

@@ -28,6 +28,8 @@ MAX_CAUSE_TRACEBACK: Final = 8 * 1024
 MAX_PICKLED: Final = 1024 * 1024
 """Bytes of a pickled exception; a bigger one travels as text only."""
 
+TOLD: Final = "told"
+"""Phase of the failure of a task that a worker has stopped because a head told it to."""
 _TEXT_FIELDS: Final = ("code", "message", "error_type", "traceback", "phase", "origin")
 _BYTES_FIELDS: Final = ("cause", "pickled")
 _INT_FIELDS: Final = ("exit_code", "signal", "memory_peak", "memory_limit")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from rustray.task.columns import PayloadColumn
+from rustray.task.failures import TOLD
 from rustray.task.frames import AssignFrame, ClassDefinition, LeaseCancel, LeaseGrant, LeaseRange
 from rustray.task.result import FailureInfo
 from rustray.task.state import TaskState
@@ -41,7 +42,9 @@ ANSWER_S: Final = 1.0
 ALIVE_S: Final = 5.0
 """How long a process of several tasks may take to answer once one of them does not obey: it answers
 between two turns of their threads, or of its event loop."""
-CANCELLED: Final = FailureInfo("TASK_CANCELLED", "the task was cancelled before it ended")
+CANCELLED: Final = FailureInfo(
+    "TASK_CANCELLED", "the task was cancelled before it ended", phase=TOLD
+)
 
 NO_DIRECT_STREAM: Final = FailureInfo(
     "PAYLOAD_ERROR", "a generator's items need a head: hand the task in there, not at a worker"

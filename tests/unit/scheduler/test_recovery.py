@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
 from helpers.builders import a_death, a_failure
 from helpers.scheduling import ANYTHING, PREFIX
 from rustray.common.ids import child_prefix
+from rustray.common.resources import ResourceSet
 from rustray.head.journal_store import JournalStore
 from rustray.scheduler import commands as c
 from rustray.scheduler import events as e
@@ -17,13 +18,18 @@ from rustray.scheduler.invariants import check
 from rustray.scheduler.scheduler import Scheduler
 from rustray.scheduler.state import SchedulerSettings
 from rustray.task.columns import PayloadColumn
+from rustray.task.failures import encode_failure
 from rustray.task.frames import CancelRequest, HeldRange, LeaseOutcome, LeaseRange
 from rustray.task.inputs import InputId, pack_inputs
+from rustray.task.result import FailureInfo
 from rustray.task.spec import TaskClass
 from rustray.task.state import TaskState
 from rustray.task.views import WorkerInfo
+from rustray.worker import leases
 
 GRACE_S = 22.0
+STOPPED = encode_failure(leases.CANCELLED)
+"""What a worker says of a task that it was told to stop."""
 OK, FAILED = TaskState.SUCCEEDED, TaskState.FAILED
 
 
@@ -102,7 +108,10 @@ class Head:
         *, committed: bool = True,
     ) -> None:  # fmt: skip
         """Report how the first tasks of a grant ended."""
-        payload = {FAILED: a_failure(), TaskState.LEASED: a_death()}.get(state, b"value")
+        own_end = encode_failure(FailureInfo("TASK_CANCELLED", "the task was cancelled"))
+        payload = {
+            FAILED: a_failure(), TaskState.LEASED: a_death(), TaskState.CANCELLED: own_end
+        }.get(state, b"value")  # fmt: skip
         outcome = LeaseOutcome(grant.lease, 0, state, PayloadColumn.of([payload] * count), 1)
         event = e.WorkerReported(name, session, None, (outcome,), (), (), False, False)
         self.feed(event, committed=committed)
@@ -242,15 +251,19 @@ def test_a_rerun_that_another_worker_may_have_already_waits_for_it() -> None:
     assert head.state_of(0) is OK
 
 
-def lost_to_another(head: Head) -> tuple[c.GrantLease, c.GrantLease]:
-    """Give a task to w, which is lost, and to v; w comes back and is told to drop it.
+def lost_to_another(head: Head, **options: Any) -> tuple[c.GrantLease, c.GrantLease]:
+    """Give three tasks to w, which is lost, and to v; w comes back and is told to drop them.
+
+    The first may have been running, and has cost a retry; the others are given away at no cost, so
+    a head that knows nothing of v takes w's word for them.
 
     Returns:
         The grants of w and of v.
     """
     head.join("w", 1)
     head.greet("w", 1)
-    head.submit(0, 1, max_retries=3)
+    tenth = ResourceSet.of({"cpu_cores": 0.1})
+    head.submit(0, 3, max_retries=3, resources=tenth, **options)
     head.pass_time(GRACE_S)
     head.join("v", 1)
     head.greet("v", 1)
@@ -258,37 +271,49 @@ def lost_to_another(head: Head) -> tuple[c.GrantLease, c.GrantLease]:
     assert (second.worker_id, second.attempt) == ("v", first.attempt + 1)
     head.join("w", 2)
     head.greet("w", 2, first)
-    assert head.dropped() == {("w", 0)}
+    assert head.dropped() == {("w", 0), ("w", 1), ("w", 2)}
     return first, second
+
+
+def obey(head: Head, session: int, grant: c.GrantLease) -> None:
+    """Have w say that it has stopped the last two tasks, as it was told to."""
+    outcome = LeaseOutcome(grant.lease, 1, TaskState.CANCELLED, PayloadColumn.of([STOPPED] * 2), 0)
+    before = head.scheduler.state.counters["tasks_dropped"]
+    head.feed(e.WorkerReported("w", session, None, (outcome,), (), (), False, False))
+    assert head.scheduler.state.counters["tasks_dropped"] == before + 2
+
+
+def states(head: Head) -> list[TaskState]:
+    """Return those of the three."""
+    return [head.state_of(number) for number in range(3)]
 
 
 @pytest.mark.parametrize("is_v_back", [True, False])
 def test_what_a_head_before_had_dropped_is_not_cancelled(is_v_back: bool) -> None:
     """Regression: a worker's word that it had obeyed reached the next head, as the task's end.
 
-    Nobody had cancelled it, so what waited for it was cancelled too, or failed.
+    Nobody had cancelled it, so a task that waited for it handed in another one, or failed.
     """
     head = Head()
     first, second = lost_to_another(head)
     head.restart()
     head.join("w", 10)
     head.greet("w", 10, first)
-    head.end("w", 10, first, TaskState.CANCELLED)
-    assert not head.state_of(0).is_terminal
+    obey(head, 10, first)
+    assert head.grants == []  # v may have them
     if is_v_back:
         head.join("v", 11)
         head.greet("v", 11, second)
         assert (head.grants, head.dropped()) == ([], set())
-        head.end("v", 11, second, OK)
+        head.end("v", 11, second, OK, 3)
     else:
-        assert head.grants == []  # v may have it
         head.pass_time(GRACE_S + 1)
         head.join("w", 11)
         head.greet("w", 11)
-        [third] = head.grants
-        assert third.attempt > second.attempt
-        head.end("w", 11, third, OK)
-    assert head.state_of(0) is OK
+        for grant in list(head.grants):
+            assert grant.attempt > second.attempt
+            head.end("w", 11, grant, OK, len(grant.payloads))
+    assert states(head) == [OK] * 3
 
 
 def test_what_this_head_had_dropped_is_not_cancelled_when_it_comes_back() -> None:
@@ -296,16 +321,102 @@ def test_what_this_head_had_dropped_is_not_cancelled_when_it_comes_back() -> Non
     head = Head()
     first, second = lost_to_another(head)
     head.pass_time(2 * GRACE_S)
-    assert head.state_of(0) is TaskState.QUEUED
     head.join("w", 3)
     head.greet("w", 3, first)
-    head.end("w", 3, first, TaskState.CANCELLED)
-    third = head.grants[-1]
-    assert (third.worker_id, head.state_of(0)) == ("w", TaskState.LEASED)
-    assert third.attempt > second.attempt
-    # Who stops this one of itself has ended it, and runs it no more.
-    head.end("w", 3, third, TaskState.CANCELLED)
-    assert head.state_of(0) is TaskState.CANCELLED
+    head.grants.clear()
+    obey(head, 3, first)
+    again = [grant for grant in head.grants if grant.first > 0]
+    assert sum(len(grant.payloads) for grant in again) == 2
+    assert min(grant.attempt for grant in again) > second.attempt
+
+
+def test_what_a_late_worker_was_made_to_drop_has_a_number_that_nobody_had() -> None:
+    """Regression: the next attempt had that of the other worker, which the head knew no more."""
+    head = Head()
+    first, second = lost_to_another(head)
+    head.restart()
+    head.pass_time(GRACE_S + 1)
+    head.join("w", 10)
+    head.greet("w", 10, first)
+    head.grants.clear()
+    obey(head, 10, first)
+    assert len(head.grants) > 0
+    assert min(grant.attempt for grant in head.grants) > second.attempt
+
+
+def test_a_number_is_not_given_twice_when_what_was_dropped_waits_for_others() -> None:
+    """Regression: of a task that had come to its fifth attempt the next one was the fifth again."""
+    head = Head()
+    for name in ("v", "w"):
+        head.join(name, 1)
+        head.greet(name, 1)
+    head.feed(e.WorkerDisconnected("v", 1))
+    head.submit(0, 1, max_retries=3)
+    for session in range(2, 6):  # it never got there
+        head.join("w", session)
+        head.greet("w", session)
+    grant = head.grants[-1]
+    assert grant.attempt == 5
+    head.restart()
+    head.join("w", 10)
+    head.greet("w", 10, grant)
+    outcome = LeaseOutcome(grant.lease, 0, TaskState.CANCELLED, PayloadColumn.of([STOPPED]), 0)
+    head.feed(e.WorkerReported("w", 10, None, (outcome,), (), (), False, False))
+    assert head.grants == []
+    head.pass_time(GRACE_S + 1)
+    head.join("w", 11)
+    head.greet("w", 11)
+    [again] = head.grants
+    assert again.attempt == 6
+
+
+def test_an_exclusive_one_that_was_dropped_waits_for_whoever_may_run_it() -> None:
+    """Its other worker may be gone, and what it has started with it or not."""
+    head = Head()
+    first, _ = lost_to_another(head, exclusive=True)
+    head.feed(e.WorkerDied("v", 1))
+    head.restart()
+    head.join("w", 10)
+    head.greet("w", 10, first)
+    since = head.now
+    obey(head, 10, first)
+    assert head.grants == []
+    while not head.grants:
+        head.pass_time(1.0)
+        head.feed(e.WorkerReported("w", 10, None, (), (), (), False, False))
+    assert head.now - since >= SchedulerSettings().lease_ttl_s
+
+
+def test_what_has_started_was_not_too_long_in_the_queue() -> None:
+    """Regression: a dropped task ended as one that no worker had started in time."""
+    head = Head()
+    head.join("w", 1)
+    head.greet("w", 1)
+    head.submit(0, 1, max_retries=3, queue_timeout_s=15.0)
+    [grant] = head.grants
+    head.restart()
+    head.join("w", 2)
+    head.greet("w", 2, grant)
+    for started in ((LeaseRange(grant.lease, 0, 1),), (), (), ()):
+        head.feed(e.WorkerReported("w", 2, None, (), (), started, False, False))
+        head.pass_time(5.0)
+    outcome = LeaseOutcome(grant.lease, 0, TaskState.CANCELLED, PayloadColumn.of([STOPPED]), 0)
+    head.feed(e.WorkerReported("w", 2, None, (outcome,), (), (), False, False))
+    assert head.state_of(0) is TaskState.LEASED
+
+
+def test_a_task_that_ends_itself_as_cancelled_has_ended_after_a_restart_too() -> None:
+    """Whoever raises `TaskInterrupt` wants that; no head has told the worker to stop it."""
+    head = Head()
+    head.join("w", 1)
+    head.greet("w", 1)
+    head.submit(0, 1, max_retries=3)
+    [grant] = head.grants
+    head.restart()
+    head.join("w", 2)
+    head.greet("w", 2, grant)
+    head.end("w", 2, grant, TaskState.CANCELLED)
+    assert (head.state_of(0), head.grants) == (TaskState.CANCELLED, [])
 
 
 def test_what_was_to_run_once_is_not_run_again_for_a_cancel_that_was_lost() -> None:
@@ -319,7 +430,8 @@ def test_what_was_to_run_once_is_not_run_again_for_a_cancel_that_was_lost() -> N
     head.restart()
     head.join("w", 2)
     head.greet("w", 2, grant)
-    head.end("w", 2, grant, TaskState.CANCELLED)
+    outcome = LeaseOutcome(grant.lease, 0, TaskState.CANCELLED, PayloadColumn.of([STOPPED]), 0)
+    head.feed(e.WorkerReported("w", 2, None, (outcome,), (), (), False, False))
     assert (head.state_of(0), head.grants) == (TaskState.CANCELLED, [])
 
 
