@@ -214,7 +214,8 @@ def unusable(path: str, error: Exception) -> ConfigError:
         )
     return ConfigError(
         f"the journal {path} cannot be used: {error}. Put a backup in its place with 'rustray "
-        "state restore FILE'; or move it away to start empty, and all tasks in it are lost"
+        "state restore FILE'; or see what 'rustray state export' can still read of it, and move it "
+        "away to start empty"
     )
 
 

@@ -113,7 +113,7 @@ def requeue(state: SchedulerState, lease: Lease, part: Part, pause_s: float = 0.
 
 
 def put_back(state: SchedulerState, lease: Lease, part: Part, pause_s: float = 0.0) -> None:
-    """Do so without a look at their queue limit: they have started."""
+    """Do what `requeue` does, without a look at their queue limit."""
     take_from(state, lease, part)
     worker, is_exclusive = lease.worker, part.batch.queue.task_class.exclusive
     # A lost worker's executors may outlive it, but not its lease.
